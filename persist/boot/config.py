@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persist.conf. Boot-safe.
+
+``[Volume]`` counts only from the image (/usr), /run and the command line: a volume must not configure its own finding,
+and /etc may be kept on it.
+"""
+
+from .dropins import DIRECTORIES, fragments, inside, masked
+from .ini import ERROR, WARNING, Problem, Section, boolean, parse, read
+
+FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
+JOINS = ("by-id", "auto", "no")
+SECTIONS = ("Volume", "Seal", "Registry")
+DEFAULT_HEADER = "persist-please-format-me"
+
+
+class Config:
+    """persist.conf with its defaults. Sizes are in bytes, times in seconds; ``swap_size`` None is automatic."""
+
+    __slots__ = ("device", "mount", "fallback", "member_timeout", "allow_removable", "join", "magic_headers", "swap_size")
+
+    def __init__(self) -> None:
+        self.device: list[str] = ["auto"]
+        self.mount = "/mnt/state"
+        self.fallback = "auto"
+        self.member_timeout = 30
+        self.allow_removable = False
+        self.join = "by-id"
+        self.magic_headers: list[str] = [DEFAULT_HEADER]
+        self.swap_size: int | None = None
+
+
+def size(value: str) -> int | None:
+    """Bytes with the suffixes K, M, G, T to the base 1024; None when it is not a size."""
+    factor = 1
+    if value[-1:] in "KMGT" and value[-1:]:
+        factor = 1024 ** ("KMGT".index(value[-1]) + 1)
+        value = value[:-1]
+    return int(value) * factor if value.isascii() and value.isdigit() else None
+
+
+def _volume(config: Config, key: str, value: str) -> str:
+    """Take one setting of [Volume]; returns what is wrong with it, or an empty string."""
+    if key == "Device":
+        config.device = value.split() or ["auto"]
+    elif key == "Mount":
+        path = value.rstrip("/")
+        if not path.startswith("/") or "/../" in path + "/" or "//" in path or "/./" in path + "/":
+            return "must be an absolute path without '..'"
+        config.mount = path
+    elif key == "Fallback":
+        if value not in FALLBACKS:
+            return "must be one of " + ", ".join(FALLBACKS)
+        config.fallback = value
+    elif key == "MemberTimeoutSec":
+        number = value[:-1] if value.endswith("s") else value
+        if not (number.isascii() and number.isdigit()) or int(number) > 3600:
+            return "must be whole seconds, at most 3600"
+        config.member_timeout = int(number)
+    elif key == "AllowRemovable":
+        yes = boolean(value)
+        if yes is None:
+            return "must be yes or no"
+        config.allow_removable = yes
+    elif key == "Join":
+        if value not in JOINS:
+            return "must be one of " + ", ".join(JOINS)
+        config.join = value
+    elif key == "MagicHeader":
+        headers = value.split()
+        for header in headers:
+            if not header.endswith("-please-format-me") or not header.isascii() or len(header) > 64:
+                return "must be words that end in -please-format-me, at most 64 bytes each"
+        config.magic_headers = headers or [DEFAULT_HEADER]
+    elif key == "SwapSize":
+        config.swap_size = None if value == "auto" else size(value)
+        if config.swap_size is None and value != "auto":
+            return "must be auto, 0 or a size such as 512M"
+    else:
+        return "unknown"
+    return ""
+
+
+def _take(config: Config, section: Section, problems: list[Problem]) -> None:
+    where = "%s:%d" % (section.file, section.line)
+    if section.name not in SECTIONS and not section.name.startswith("X-"):
+        problems.append(Problem(WARNING, where, "Unknown section [%s], ignoring." % section.name))
+    if section.name != "Volume":
+        return
+    if section.file.startswith("/etc/"):
+        problems.append(Problem(WARNING, where, "[Volume] is ignored in /etc, which may itself be kept on the volume. "
+                                                "Put it into /usr/lib/persist or /run/persist."))
+        return
+    for key, value, line in section.settings:
+        wrong = _volume(config, key, value)
+        where = "%s:%d" % (section.file, line)
+        if wrong == "unknown":
+            problems.append(Problem(WARNING, where, "Unknown key '%s=' in section [Volume], ignoring." % key))
+        elif wrong:
+            problems.append(Problem(ERROR, where, "%s=%s: %s, ignoring." % (key, value, wrong)))
+
+
+def _files(root: str, bases: tuple[str, ...], problems: list[Problem]) -> list[tuple[str, str]]:
+    main = [f for f in fragments(root, "persist", problems, bases) if f[1].endswith("/persist.conf")]
+    return main + fragments(root, "persist/persist.conf.d", problems, bases)
+
+
+def load(root: str, problems: list[Problem]) -> Config:
+    """Read persist/persist.conf (the highest one that is there), then persist/persist.conf.d/*.conf in order.
+
+    /etc is read apart from the others: a file there must not even mask one that has a [Volume].
+    """
+    config = Config()
+    for path, shown in _files(root, DIRECTORIES[1:], problems) + _files(root, DIRECTORIES[:1], problems):
+        if masked(path):
+            continue
+        data = read(inside(path, root), shown, problems)
+        if data:
+            for section in parse(data, shown, problems):
+                _take(config, section, problems)
+    return config
+
+
+def headers(config: Config) -> list[bytes]:
+    """The magic headers that are accepted, as bytes."""
+    return [h.encode("ascii") for h in config.magic_headers]

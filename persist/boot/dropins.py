@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Configuration fragments over four directories (UAPI configuration files specification). Boot-safe."""
+
+import os
+
+from .ini import ERROR, Problem
+
+DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib")
+
+
+def fragments(
+    root: str, directory: str, problems: list[Problem], bases: tuple[str, ...] = DIRECTORIES,
+) -> list[tuple[str, str]]:
+    """The ``*.conf`` files of e.g. ``persist.d`` in force, sorted by name: (path to open, path to show).
+
+    The same name in a higher directory replaces; an empty file or a link to /dev/null masks.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for base in bases:
+        shown = base + "/" + directory
+        try:
+            names = os.listdir(root + shown)
+        except FileNotFoundError:
+            continue
+        except OSError as e:
+            problems.append(Problem(ERROR, shown, "Cannot be read: %s. The directory is ignored." % e.strerror))
+            continue
+        for name in names:
+            if name.endswith(".conf") and name[0] != "." and name not in found:
+                found[name] = (root + shown + "/" + name, shown + "/" + name)
+    return [found[name] for name in sorted(found)]
+
+
+def masked(path: str) -> bool:
+    """Whether a fragment is a link to /dev/null."""
+    try:
+        return os.readlink(path) == "/dev/null"
+    except OSError:
+        return False
+
+
+def inside(path: str, root: str) -> str:
+    """The file behind a link, with absolute targets taken below ``root`` (an image's own links)."""
+    if not root:
+        return path
+    for _ in range(16):
+        try:
+            target = os.readlink(path)
+        except OSError:
+            return path
+        path = root + target if target[0] == "/" else os.path.dirname(path) + "/" + target
+    return path

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The tolerant line parser: sections may repeat, each problem has a file and a line, nothing raises. Boot-safe."""
+
+import os
+
+MAX_BYTES = 1 << 20  # a registry file is some lines; more is a mistake or an attack
+
+ERROR, WARNING, NOTICE = 3, 4, 5
+
+
+class Problem:
+    """Something wrong in a file: ``level`` as in syslog(3), ``where`` is file:line, ``path`` the entry it costs."""
+
+    __slots__ = ("level", "where", "text", "path", "code")
+
+    def __init__(self, level: int, where: str, text: str, path: str = "", code: str = "REGISTRY_PROBLEM") -> None:
+        self.level = level
+        self.where = where
+        self.text = text
+        self.path = path
+        self.code = code
+
+    def __str__(self) -> str:
+        return self.where + ": " + self.text if self.where else self.text
+
+
+class Section:
+    """One ``[Name]`` of a file with its settings in order: (key, value, line number)."""
+
+    __slots__ = ("name", "file", "line", "settings")
+
+    def __init__(self, name: str, file: str, line: int) -> None:
+        self.name = name
+        self.file = file
+        self.line = line
+        self.settings: list[tuple[str, str, int]] = []
+
+
+def parse(data: bytes, file: str, problems: list[Problem]) -> list[Section]:
+    """Split the bytes of a file into sections (systemd.syntax(7)): comments start a line, a backslash continues one.
+
+    What cannot be read is reported in ``problems`` and left out.
+    """
+    sections: list[Section] = []
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        line = data.count(b"\n", 0, e.start) + 1
+        problems.append(Problem(ERROR, "%s:%d" % (file, line), "Not UTF-8, the file is ignored. Save it as UTF-8 text."))
+        return sections
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        problems.append(Problem(ERROR, "%s:%d" % (file, line), "Zero byte in a text file, the file is ignored. Write it again."))
+        return sections
+    if text.startswith("\ufeff"):
+        text = text[1:]
+    current: Section | None = None
+    number = start = 0
+    pending = ""
+    known_bad = False
+    for raw in text.split("\n"):
+        number += 1
+        line = raw.strip()
+        if pending:
+            if line[:1] in ("#", ";"):
+                continue
+            line = pending + " " + line
+            pending = ""
+        else:
+            start = number
+            if not line or line[0] in "#;":
+                continue
+        if line.endswith("\\") and not line.endswith("\\\\"):
+            pending = line[:-1].rstrip()
+            continue
+        if line[0] == "[":
+            if line[-1] != "]" or len(line) < 3:
+                problems.append(Problem(WARNING, "%s:%d" % (file, start), "Bad section header '%s', ignoring it and its settings." % line[:80]))
+                current, known_bad = None, True
+                continue
+            current, known_bad = Section(line[1:-1].strip(), file, start), False
+            sections.append(current)
+            continue
+        key, sep, value = line.partition("=")
+        if not sep or not key.strip():
+            problems.append(Problem(WARNING, "%s:%d" % (file, start), "Line '%s' is neither a section nor a setting (Key=value), ignoring." % line[:80]))
+        elif current is None:
+            if not known_bad:
+                problems.append(Problem(WARNING, "%s:%d" % (file, start), "Setting '%s=' outside of a section, ignoring. Put it below a line such as [Path]." % key.strip()))
+        else:
+            current.settings.append((key.rstrip(), value.lstrip(), start))
+    if pending:
+        problems.append(Problem(WARNING, "%s:%d" % (file, start), "The last line ends in a backslash, ignoring it."))
+    return sections
+
+
+def read(path: str, shown: str, problems: list[Problem]) -> bytes | None:
+    """The content of a file, or None with a problem. Never blocks on a FIFO and never reads without end."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as e:
+        problems.append(Problem(ERROR, shown, "Cannot be read: %s. The file is ignored." % e.strerror))
+        return None
+    try:
+        data = os.read(fd, MAX_BYTES + 1)
+    except OSError as e:
+        problems.append(Problem(ERROR, shown, "Cannot be read: %s. The file is ignored." % e.strerror))
+        return None
+    finally:
+        os.close(fd)
+    if len(data) > MAX_BYTES:
+        problems.append(Problem(ERROR, shown, "Larger than 1 MiB, the file is ignored."))
+        return None
+    return data
+
+
+def unquote(value: str) -> str:
+    """A value without the double quotes around it, ``\\\\`` and ``\\"`` resolved. Raises ValueError on an open quote."""
+    if len(value) < 1 or value[0] != '"':
+        return value
+    if len(value) < 2 or value[-1] != '"':
+        raise ValueError("the quote is not closed")
+    out = []
+    body = value[1:-1]
+    i = 0
+    while i < len(body):
+        c = body[i]
+        if c == '"':
+            raise ValueError("text after the closing quote")
+        if c == "\\":
+            i += 1
+            if i == len(body):
+                raise ValueError("the quote is not closed")
+            follow = body[i]
+            if follow not in '\\"':
+                raise ValueError("'\\%s' is not an escape, only \\\\ and \\\" are" % follow)
+            c = follow
+        out.append(c)
+        i += 1
+    return "".join(out)
+
+
+def boolean(value: str) -> bool | None:
+    """systemd's booleans, None for anything else."""
+    low = value.lower()
+    if low in ("1", "yes", "y", "true", "t", "on"):
+        return True
+    if low in ("0", "no", "n", "false", "f", "off"):
+        return False
+    return None

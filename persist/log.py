@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Structured records for the journal, plain lines for people.
+
+A process started by systemd (``$JOURNAL_STREAM`` names our standard error) sends records with MESSAGE_ID and
+``PERSIST_*`` fields; anyone else reads the same sentence on standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .errors import PersistError
+from .messages import MESSAGE_IDS
+
+ERR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
+
+
+def to_journal() -> bool:
+    """Whether standard error is connected to the journal (systemd.exec(5), $JOURNAL_STREAM)."""
+    stream = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        st = os.fstat(2)
+    except OSError:
+        return False
+    return stream == f"{st.st_dev}:{st.st_ino}"
+
+
+def log(priority: int, message: str, message_id: str, **fields: str) -> None:
+    """Write one record. ``message_id`` is a name in persist.messages; fields are PERSIST_PATH and the like."""
+    if to_journal():
+        from systemd import journal
+
+        journal.send(message, MESSAGE_ID=MESSAGE_IDS[message_id], PRIORITY=str(priority), **fields)
+    elif priority <= INFO:
+        print(message, file=sys.stderr)
+
+
+def log_error(error: PersistError, *, priority: int = ERR) -> None:
+    """Write the record of an exception that was caught where it is to be logged."""
+    log(priority, str(error), error.message_id, **error.fields)
+
+
+def notify_status(text: str) -> None:
+    """Tell the service manager what a long step is doing (sd_notify(3), ``STATUS=``)."""
+    if os.environ.get("NOTIFY_SOCKET"):
+        from systemd import daemon
+
+        daemon.notify(f"STATUS={text}")
