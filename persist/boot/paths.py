@@ -8,6 +8,7 @@ IMAGE = "/run/persist/image"
 STORE = VOLUME + "/.persist"
 EARLY = "/run/persist/early"
 MOUNT_ENTRIES = "/run/persist/mount-entries"
+PERSISTENT = "/run/persist/persistent"
 
 UNIT_NAME_MAX = 255  # unit-name.h; also NAME_MAX, the store uses the same names
 

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The registry: persist.d/*.conf to entries. One bad line costs that line, one bad entry costs that entry. Boot-safe."""
+
+from .dropins import fragments, inside, masked
+from .ini import ERROR, NOTICE, WARNING, Problem, Section, boolean, parse, read, unquote
+from .paths import UNIT_NAME_MAX, escape
+
+METHODS = ("overlay", "bind", "symlink", "image", "tmpfs")
+PATH_KEYS = ("Path", "Method", "Type", "User", "Group", "Mode", "SeedFrom", "Required", "Services", "Stale", "Snapshot", "Early")
+IDENTITY_KEYS = ("Path", "Action", "RegeneratedBy", "Class")
+MIGRATION_KEYS = ("Id", "Path", "Services", "Exec", "When", "Downgrade")
+LINK_KEYS = ("Path", "Target")
+ACTIONS = ("remove", "truncate", "empty-dir", "write", "run", "report")
+_KEYS = {"Path": PATH_KEYS, "Identity": IDENTITY_KEYS, "Migration": MIGRATION_KEYS, "Link": LINK_KEYS}
+
+# Only the exact directories of a hierarchy that is the kernel's, the boot loader's or the image's, and what lies below.
+_REFUSED = ("/usr", "/proc", "/sys", "/dev", "/run", "/boot", "/efi")
+_LONGEST = "/run/persist/volume/.persist/overlay//upper"
+
+
+class Entry:
+    """One ``[Path]``: what is kept and how. ``source`` is file:line, ``file`` the file for SourcePath=."""
+
+    __slots__ = ("path", "method", "type", "user", "group", "mode", "seed_from", "required", "services",
+                 "stale", "snapshot", "early", "source", "file", "name")
+
+    def __init__(self, path: str, source: str, file: str) -> None:
+        self.path = path
+        self.name = escape(path)
+        self.source = source
+        self.file = file
+        self.method = "overlay"
+        self.type = ""
+        self.user = ""
+        self.group = ""
+        self.mode = ""
+        self.seed_from = ""
+        self.required = "no"
+        self.services: list[str] = []
+        self.stale = "ro"
+        self.snapshot = True
+        self.early: bool | None = None
+
+
+class Registry:
+    """What the files said: entries sorted by path (a parent before its children), and the other sections as they stand."""
+
+    __slots__ = ("entries", "others", "refused")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.others: list[Section] = []
+        self.refused: list[Problem] = []
+
+
+def wrong_path(path: str) -> str:
+    """Why a text is not a path that persist takes, or an empty string."""
+    if path[:1] != "/":
+        return "is not absolute"
+    if path == "/":
+        return "is the root directory; name what lies below it"
+    if not path.isprintable():
+        for c in path:
+            if c < " " or c == "\x7f":
+                return "has a control character"
+    if path[-1] in " \t\\":
+        return "ends in a blank or a backslash, which a unit file cannot say"
+    if "//" in path or path[-1] == "/" or "/./" in path or "/../" in path or path.endswith(("/.", "/..")):
+        return "is not normalised (no '//', '.', '..' or '/' at the end)"
+    return ""
+
+
+def forbidden(path: str, mount: str = "/mnt/state") -> str:
+    """Why persist will not take a normalised path, or an empty string (docs/architecture.md)."""
+    for top in _REFUSED:
+        if path == top or path.startswith(top + "/"):
+            if top == "/usr" and (path == "/usr/local" or path.startswith("/usr/local/")):
+                return ""
+            return "%s belongs to the %s" % (top, {"/usr": "image", "/boot": "boot loader", "/efi": "boot loader"}.get(top, "running system"))
+    if path == mount or path.startswith(mount + "/") or mount.startswith(path + "/"):
+        return "%s is the state volume" % mount
+    return ""
+
+
+def _mode(value: str) -> bool:
+    return 3 <= len(value) <= 4 and all(c in "01234567" for c in value)
+
+
+def _name(value: str) -> bool:
+    return bool(value) and all(c.isalnum() or c in "_-.$" for c in value) and value[0] != "-"
+
+
+def _set(entry: Entry, key: str, value: str) -> str:
+    """Take one setting; returns what is wrong with it, or an empty string."""
+    if key == "Method":
+        if value not in METHODS:
+            return "must be one of " + ", ".join(METHODS)
+        entry.method = value
+    elif key == "Type":
+        if value not in ("directory", "file"):
+            return "must be directory or file"
+        entry.type = value
+    elif key in ("User", "Group"):
+        if not _name(value):
+            return "is not the name or number of a " + key.lower()
+        if key == "User":
+            entry.user = value
+        else:
+            entry.group = value
+    elif key == "Mode":
+        if not _mode(value):
+            return "must be three or four octal digits"
+        entry.mode = value
+    elif key == "SeedFrom":
+        wrong = wrong_path(value)
+        if wrong:
+            return wrong
+        entry.seed_from = value
+    elif key == "Required":
+        if value not in ("no", "service", "boot"):
+            return "must be no, service or boot"
+        entry.required = value
+    elif key == "Services":
+        for unit in value.split():
+            if "." not in unit or "/" in unit or not unit.isprintable():
+                return "'%s' is not the full name of a unit, such as foo.service" % unit
+            entry.services.append(unit)
+    elif key == "Stale":
+        if value not in ("ro", "allow"):
+            return "must be ro or allow"
+        entry.stale = value
+    else:
+        yes = boolean(value)
+        if yes is None:
+            return "must be yes or no"
+        if key == "Snapshot":
+            entry.snapshot = yes
+        else:
+            entry.early = yes
+    return ""
+
+
+def _entry(section: Section, problems: list[Problem]) -> Entry | None:
+    """An entry from a [Path] section, or None when the section cannot stand."""
+    path = ""
+    where = ""
+    for key, value, line in section.settings:
+        if key == "Path":
+            where = "%s:%d" % (section.file, line)
+            if path:
+                problems.append(Problem(ERROR, where, "A second Path= in one [Path] section, the section is ignored. Begin a new [Path].", path))
+                return None
+            try:
+                path = unquote(value)
+            except ValueError as e:
+                problems.append(Problem(ERROR, where, "Path=%s: %s, the entry is ignored." % (value, e)))
+                return None
+    if not path:
+        problems.append(Problem(ERROR, "%s:%d" % (section.file, section.line), "[Path] without Path=, the entry is ignored."))
+        return None
+    if path[-1] == "/" and path.strip("/") and not path.endswith("//"):
+        path = path[:-1]
+    wrong = wrong_path(path)
+    if wrong:
+        problems.append(Problem(ERROR, where, "Path=%r %s, the entry is ignored." % (path, wrong), path))
+        return None
+    entry = Entry(path, where, section.file)
+    if len(entry.name) + len("persist-seed@.service") > UNIT_NAME_MAX or len(path) + len(_LONGEST) > 3800:
+        problems.append(Problem(ERROR, where, "Path=%s is too long for the name of a unit, the entry is ignored. Keep a directory above it." % path, path))
+        return None
+    for key, value, line in section.settings:
+        if key == "Path":
+            continue
+        if key not in PATH_KEYS:
+            if not key.startswith("X-"):
+                problems.append(Problem(WARNING, "%s:%d" % (section.file, line), "Unknown key '%s=' in section [Path], ignoring." % key, path))
+            continue
+        wrong = _set(entry, key, value)
+        if wrong:
+            problems.append(Problem(ERROR, "%s:%d" % (section.file, line), "%s=%s %s, the entry for %s is ignored." % (key, value, wrong, path), path))
+            return None
+    if entry.method == "overlay":
+        if entry.type == "file":
+            problems.append(Problem(ERROR, where, "Method=overlay is for directories, the entry for %s is ignored. Use Method=bind." % path, path))
+            return None
+        if "," in path or '"' in path:
+            problems.append(Problem(ERROR, where, "Path=%s: mount(8) cannot overlay a path with a comma or a double quote, "
+                                                  "the entry is ignored. Use Method=bind." % path, path))
+            return None
+    return entry
+
+
+def parse_file(data: bytes, file: str, registry: Registry, problems: list[Problem]) -> None:
+    """Add what one registry file says to a registry."""
+    for section in parse(data, file, problems):
+        if section.name == "Path":
+            entry = _entry(section, problems)
+            if entry is not None:
+                registry.entries.append(entry)
+            continue
+        keys = _KEYS.get(section.name)
+        if keys is None:
+            if not section.name.startswith("X-"):
+                problems.append(Problem(WARNING, "%s:%d" % (file, section.line), "Unknown section [%s], ignoring. "
+                                        "Known are [Path], [Identity], [Migration] and [Link]." % section.name))
+            continue
+        for key, value, line in section.settings:
+            if key not in keys and not key.startswith("X-"):
+                problems.append(Problem(WARNING, "%s:%d" % (file, line), "Unknown key '%s=' in section [%s], ignoring." % (key, section.name)))
+            elif section.name == "Identity" and key == "Action" and value not in ACTIONS:
+                problems.append(Problem(ERROR, "%s:%d" % (file, line), "Action=%s must be one of %s." % (value, ", ".join(ACTIONS))))
+        registry.others.append(section)
+
+
+def _path(entry: Entry) -> str:
+    return entry.path + "/"  # so that /a/b sorts before /a-b, a parent always before its children
+
+
+def load(root: str, problems: list[Problem]) -> Registry:
+    """Read all files of the registry below ``root`` ('' for the running system)."""
+    registry = Registry()
+    for path, shown in fragments(root, "persist.d", problems):
+        if masked(path):
+            continue
+        data = read(inside(path, root), shown, problems)
+        if data:
+            parse_file(data, shown, registry, problems)
+    seen: dict[str, Entry] = {}
+    for entry in registry.entries:
+        first = seen.get(entry.path)
+        if first is None:
+            seen[entry.path] = entry
+        else:
+            problems.append(Problem(NOTICE, entry.source, "%s is already declared by %s, which sorts first; ignoring this one." % (entry.path, first.source), entry.path))
+    registry.entries = sorted(seen.values(), key=_path)
+    return registry
