@@ -143,12 +143,12 @@ def _early(plan: Plan, facts: Facts, accepted: dict[str, Planned]) -> None:
             continue
         planned.early = True
         planned.mounted_early = planned.name in facts.early
-        lines.append("%s\t%s\t%s\n" % (entry.method, planned.name, path))
+        lines.append("\t".join((entry.method, planned.name, path, overlay_option(path), overlay_option(planned.name))) + "\n")
     plan.early_table = "".join(lines)
 
 
-def _mount_unit(planned: Planned, children: list[str]) -> str:
-    """The text of an entry's mount unit."""
+def _mount_unit(planned: Planned, children: list[str], mounted: str) -> str:
+    """The text of an entry's mount unit. ``mounted`` is the fstab mount it lies in, '' on the root filesystem."""
     entry = planned.entry
     method = entry.method
     name = planned.name
@@ -178,10 +178,11 @@ def _mount_unit(planned: Planned, children: list[str]) -> str:
     text += test + "PathExists=" + MOUNT_ENTRIES + "\n" + test + "PathExists=" + STORE + "/seed/" + specifiers(name) + ".json\n"
     if method == "overlay":
         store = STORE + "/overlay/" + name
-        options = ("lowerdir=" + overlay_option(LOWER + planned.path) + ",upperdir=" + overlay_option(store + "/upper")
+        # /run/persist/lower is the root filesystem alone; below another one, what the path shows is what the overlay hides.
+        lower = planned.path if mounted else LOWER + planned.path
+        options = ("lowerdir=" + overlay_option(lower) + ",upperdir=" + overlay_option(store + "/upper")
                    + ",workdir=" + overlay_option(store + "/work") + "," + OVERLAY_OPTIONS)
-        # overlayfs has no lower to offer where the image lacks the directory; the seed has said so.
-        return (text + test + "PathIsDirectory=" + specifiers(LOWER) + path
+        return (text + test + "PathIsDirectory=" + specifiers(lower)
                 + "\n\n[Mount]\nWhat=overlay\nWhere=" + path + "\nType=overlay\nOptions=" + specifiers(options) + "\n")
     return text + "\n[Mount]\nWhat=" + VOLUME + path + "\nWhere=" + path + "\nType=none\nOptions=bind\n"
 
@@ -223,13 +224,15 @@ def plan(config: Config, registry: Registry, facts: Facts) -> Plan:
     for planned in result.entries:
         entry = planned.entry
         if not planned.mounted_early:
+            mounted = above(planned.path, facts.fstab) if facts.fstab else ""
+            if mounted == "/":
+                mounted = ""
             if planned.unit:
-                result.files[planned.unit] = _mount_unit(planned, children.get(planned.path, []))
+                result.files[planned.unit] = _mount_unit(planned, children.get(planned.path, []), mounted)
             wants.append(specifiers(planned.unit or "persist-seed@" + planned.name + ".service"))
             if entry.required == "boot":
                 required.append(wants[-1])
-            mounted = above(planned.path, facts.fstab)
-            if mounted not in ("", "/") and entry.method not in ("image", "tmpfs"):
+            if mounted and entry.method not in ("image", "tmpfs"):
                 result.files["persist-seed@" + planned.name + ".service.d/" + DROPIN] = (
                     FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\nRequires=" + specifiers(escape(mounted)) + ".mount\nAfter="
                     + specifiers(escape(mounted)) + ".mount\n")
