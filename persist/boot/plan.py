@@ -100,7 +100,9 @@ def _refusal(entry: Entry, path: str, config: Config, facts: Facts, accepted: di
     return ""
 
 
-def _accept(plan: Plan, config: Config, registry: Registry, facts: Facts) -> dict[str, Planned]:
+def accept(config: Config, registry: Registry, facts: Facts) -> tuple[list[Planned], list[Problem]]:
+    """The entries that can be in force, parents first, and the refusals of the others."""
+    refused: list[Problem] = []
     accepted: dict[str, Planned] = {}
     aliases = facts.aliases
     ordered = registry.entries
@@ -117,11 +119,11 @@ def _accept(plan: Plan, config: Config, registry: Registry, facts: Facts) -> dic
             why = _refusal(entry, path, config, facts, accepted)
         if why:
             redundant = why.endswith("already") or why.endswith("the same place")
-            plan.refused.append(Problem(NOTICE if redundant else ERROR, entry.source,
-                                        "Will not keep %s: %s." % (shown, why), entry.path, "ENTRY_REFUSED"))
+            refused.append(Problem(NOTICE if redundant else ERROR, entry.source,
+                                   "Will not keep %s: %s." % (shown, why), entry.path, "ENTRY_REFUSED"))
             continue
         accepted[path] = Planned(entry, path, above(path, accepted))
-    return accepted
+    return list(accepted.values()), refused
 
 
 def _early(plan: Plan, facts: Facts, accepted: dict[str, Planned]) -> None:
@@ -215,8 +217,8 @@ def plan(config: Config, registry: Registry, facts: Facts) -> Plan:
     if not registry.entries:
         result.reason = "the registry has no entries"
         return result
-    accepted = _accept(result, config, registry, facts)
-    result.entries = list(accepted.values())
+    result.entries, result.refused = accept(config, registry, facts)
+    accepted = {p.path: p for p in result.entries}
     _early(result, facts, accepted)
     children = _children(accepted)
     wants: list[str] = []

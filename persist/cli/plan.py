@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persistctl plan: the units that the generator would write."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from . import show
+
+
+def add(verbs: Any) -> None:
+    """Add the verb to the parser."""
+    sub = verbs.add_parser("plan", help="the units that the generator would write",
+                           description="Print what persist-generator would write on this machine, or on that of an image. Nothing is changed.")
+    show.options(sub, root=True)
+    sub.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the plan. Exit status 1 when a file has an error."""
+    from ..boot.ini import ERROR
+    from ..boot.load import load
+
+    loaded = load(show.root_of(arguments), {})
+    made = loaded.plan
+    if arguments.json:
+        show.print_json({
+            "reason": made.reason,
+            "files": made.files,
+            "early": [p.path for p in made.entries if p.early],
+            "problems": [{"level": p.level, "where": p.where, "message": p.text} for p in loaded.problems],
+        })
+    else:
+        for name, text in made.files.items():
+            print(f"# {show.safe(name)}\n{text}")
+        if made.reason:
+            print(f"Nothing to do: {made.reason}.", file=sys.stderr)
+        for problem in loaded.problems:
+            print(show.safe(str(problem)), file=sys.stderr)
+    return 1 if any(p.level <= ERROR for p in loaded.problems) else 0

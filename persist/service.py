@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``persist-service STEP [ARGUMENT]``: what the units start. Each step imports only what it needs."""
+
+from __future__ import annotations
+
+import sys
+
+
+def _early_table() -> int:
+    from .boot.load import load
+
+    # The initrd is for the boots to come, so this boot's command line counts for nothing (it may be another machine's).
+    loaded = load("", {"SYSTEMD_PROC_CMDLINE": ""})
+    for spec in loaded.config.device:
+        print(f"device\t{spec}")
+    if loaded.config.allow_removable:
+        print("removable")
+    sys.stdout.write(loaded.plan.early_table)
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Run one step and return its exit status; 2 for a call that is wrong."""
+    match argv:
+        case ["format"]:
+            from .volume.service import format_main
+
+            return format_main()
+        case ["volume"]:
+            from .volume.service import volume_main
+
+            return volume_main()
+        case ["seed", name]:
+            from .state.seed_service import main as seed_main
+
+            return seed_main(name)
+        case ["verify"]:
+            from .state.verify_service import main as verify_main
+
+            return verify_main()
+        case ["early-table"]:
+            return _early_table()
+    print("persist-service: expected format, volume, seed NAME, verify or early-table", file=sys.stderr)
+    return 2

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persist-verify.service: make the verdict, write it down, and say it where people look."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from .. import log
+from ..boot import paths
+from ..boot.load import Loaded, load
+from ..errors import PersistError
+from ..run import run
+from . import verdict as v
+
+STATE = f"{paths.RUN}/state.json"
+ONLINE_FLAG = f"{paths.RUN}/online"
+NOTICES = ("/run/issue.d/persist.issue", "/run/motd.d/persist")
+_MESSAGES = {v.ONLINE: "VERDICT_ONLINE", v.DEGRADED: "VERDICT_DEGRADED", v.VOLATILE: "VERDICT_VOLATILE", v.OFF: "VERDICT_OFF"}
+_PRIORITIES = {v.ONLINE: log.INFO, v.DEGRADED: log.WARNING, v.VOLATILE: log.ERR, v.OFF: log.INFO}
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as f:
+            return f.read().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""  # an id that cannot be read is left empty in the verdict
+
+
+def write_atomically(path: str, text: str) -> None:
+    """Write a small file so that a reader sees the old or the new one. Raises OSError."""
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(temporary, path)
+
+
+def summary(found: v.Verdict) -> str:
+    """The verdict in one line."""
+    first = found.reasons[0].message if found.reasons else ""
+    more = f" (and {len(found.reasons) - 1} more)" if len(found.reasons) > 1 else ""
+    match found.verdict:
+        case v.ONLINE:
+            return f"Persistent state is online ({found.volume.get('device') or found.volume.get('kind', '')})."
+        case v.VOLATILE:
+            return f"Persistent state is VOLATILE, what is written now is lost at power-off: {first}{more}"
+        case v.DEGRADED:
+            return f"Persistent state is DEGRADED: {first}{more}"
+    return f"Persistent state is off: {first}"
+
+
+def _notices(found: v.Verdict) -> None:
+    """Console, and the texts before and after login; taken away again when all is well."""
+    line = summary(found) + " See 'persistctl status'.\n"
+    loud = found.verdict in (v.DEGRADED, v.VOLATILE)
+    for path in NOTICES:
+        if loud:
+            # agetty takes backslashes in an issue file for escapes.
+            write_atomically(path, line.replace("\\", "\\\\") if path.endswith(".issue") else line)
+        elif os.path.lexists(path):
+            os.unlink(path)
+    if loud:
+        try:
+            with open("/dev/console", "w", encoding="utf-8", errors="replace") as console:
+                console.write("\n*** " + line)
+        except OSError as e:
+            log.log(log.DEBUG, f"No console to write to: {e}", "FAILED")
+
+
+def _journal(found: v.Verdict, loaded: Loaded) -> None:
+    for problem in loaded.problems:
+        log.log(problem.level, str(problem), problem.code, PERSIST_SOURCE=problem.where, PERSIST_PATH=problem.path)
+    log.log(_PRIORITIES[found.verdict], summary(found), _MESSAGES[found.verdict], PERSIST_VERDICT=found.verdict,
+            PERSIST_DEVICE=str(found.volume.get("device", "")), PERSIST_REASON=found.reasons[0].code if found.reasons else "")
+    for reason in found.reasons[1:]:
+        if reason.code != "registry":
+            log.log(log.WARNING, f"{reason.message} {reason.hint}", "FAILED", PERSIST_PATH=reason.path, PERSIST_REASON=reason.code)
+    for name in v.stale_early(loaded):
+        log.log(log.WARNING, f"The initrd mounted {paths.unescape(name)}, which the registry does not ask for. Run 'update-initramfs -u'.",
+                "REGISTRY_PROBLEM", PERSIST_PATH=paths.unescape(name))
+    missing = v.initrd_stage_missing(loaded, loaded.facts)
+    if missing:
+        log.log(log.WARNING, missing, "REGISTRY_PROBLEM")
+
+
+def _environment() -> dict[str, str]:
+    """What PID 1 tells its generators and not its services, as far as a plan needs it."""
+    try:
+        kind = run("systemd-detect-virt", "--container", ok=(0, 1)).strip()
+    except PersistError:
+        kind = "none"
+    return {} if kind in ("", "none") else {"SYSTEMD_VIRTUALIZATION": f"container:{kind}"}
+
+
+def current() -> tuple[v.Verdict, Loaded]:
+    """The verdict of this moment."""
+    loaded = load("", _environment())
+    return v.judge(loaded, v.read_volume(), v.Look()), loaded
+
+
+def document(found: v.Verdict) -> dict[str, Any]:
+    """The content of state.json."""
+    return found.as_dict() | {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "uptime": round(time.clock_gettime(time.CLOCK_BOOTTIME), 3),
+        "boot_id": _text("/proc/sys/kernel/random/boot_id").replace("-", ""),
+        "machine_id": _text("/etc/machine-id"),
+    }
+
+
+def main() -> int:
+    """Run as persist-verify.service. Exit status 1 only when no verdict could be written."""
+    try:
+        found, loaded = current()
+        write_atomically(STATE, json.dumps(document(found), indent=2) + "\n")
+        if found.verdict == v.ONLINE:
+            write_atomically(ONLINE_FLAG, "")
+        elif os.path.lexists(ONLINE_FLAG):
+            os.unlink(ONLINE_FLAG)
+        _notices(found)
+        _journal(found, loaded)
+        if found.verdict == v.ONLINE:
+            run("systemctl", "--no-block", "start", "persist-online.target")
+    except PersistError as e:
+        log.log_error(e)
+        return 1
+    except OSError as e:
+        log.log(log.ERR, f"The verdict cannot be written: {e}", "FAILED")
+        return 1
+    return 0
