@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# 'make help' lists the targets. Everything that is made goes into build/.
+
+DESTDIR ?=
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+SBINDIR ?= $(PREFIX)/sbin
+LIBDIR ?= $(PREFIX)/lib
+DATADIR ?= $(PREFIX)/share
+MANDIR ?= $(DATADIR)/man
+SYSTEMD_DIR ?= $(LIBDIR)/systemd
+UNIT_DIR ?= $(SYSTEMD_DIR)/system
+GENERATOR_DIR ?= $(SYSTEMD_DIR)/system-generators
+CATALOG_DIR ?= $(SYSTEMD_DIR)/catalog
+UDEV_RULES_DIR ?= $(LIBDIR)/udev/rules.d
+INITRAMFS_TOOLS_DIR ?= $(DATADIR)/initramfs-tools
+# The scripts and the units name this directory; it is not for moving.
+PRIVATE_DIR = /usr/lib/persist
+
+PYTHON ?= /usr/bin/python3
+INSTALL ?= install
+BUILD = build
+VENV = $(BUILD)/venv
+VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' persist/version.py)
+DEBS = $(BUILD)/persist_$(VERSION)_all.deb $(BUILD)/persist-initramfs-tools_$(VERSION)_all.deb
+SOURCES = $(shell find Makefile bin generators packaging persist units -type f -not -name '*.pyc')
+PYTEST = $(PYTHON) -m pytest -p no:cacheprovider
+export PYTHONDONTWRITEBYTECODE = 1
+
+.DEFAULT_GOAL = help
+.PHONY: help
+help: ## show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name text; do printf '  make %-15s %s\n' "$$name" "$$text"; done
+
+# Installation
+
+.PHONY: install install-persist install-man install-initramfs-tools
+install: install-persist install-man install-initramfs-tools ## install below DESTDIR
+
+install-persist:
+	find persist -name '*.py' | LC_ALL=C sort | while read -r file; do \
+		$(INSTALL) -D -m 644 "$$file" "$(DESTDIR)$(PRIVATE_DIR)/$$file" || exit 1; done
+	$(INSTALL) -D -m 755 bin/persist-service $(DESTDIR)$(PRIVATE_DIR)/persist-service
+	$(INSTALL) -D -m 755 bin/persistctl $(DESTDIR)$(SBINDIR)/persistctl
+	$(INSTALL) -D -m 755 generators/persist-generator $(DESTDIR)$(GENERATOR_DIR)/persist-generator
+	$(INSTALL) -d $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants $(DESTDIR)$(UDEV_RULES_DIR) $(DESTDIR)$(CATALOG_DIR) \
+		$(DESTDIR)$(DATADIR)/persist/presets $(DESTDIR)$(LIBDIR)/persist.d
+	$(INSTALL) -m 644 units/*.service units/*.target $(DESTDIR)$(UNIT_DIR)
+	ln -sf ../persist-verify.service $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants/persist-verify.service
+	for rules in units/*.rules; do [ ! -e "$$rules" ] || $(INSTALL) -m 644 "$$rules" $(DESTDIR)$(UDEV_RULES_DIR); done
+	$(INSTALL) -m 644 units/persist.catalog $(DESTDIR)$(CATALOG_DIR)
+	$(INSTALL) -m 644 units/presets/*.conf $(DESTDIR)$(DATADIR)/persist/presets
+
+install-man:
+	for page in packaging/man/*.[1-9]; do \
+		$(INSTALL) -D -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}" || exit 1; done
+
+install-initramfs-tools:
+	$(INSTALL) -D -m 755 packaging/initramfs-tools/hooks/persist $(DESTDIR)$(INITRAMFS_TOOLS_DIR)/hooks/persist
+	$(INSTALL) -D -m 755 packaging/initramfs-tools/scripts/local-bottom/persist $(DESTDIR)$(INITRAMFS_TOOLS_DIR)/scripts/local-bottom/persist
+	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early $(DESTDIR)$(PRIVATE_DIR)/persist-early
+
+# Packages
+
+.PHONY: deb deb-check
+deb: $(BUILD)/.deb ## build the Debian packages into build/
+
+# Made again only when something that goes into it has changed.
+$(BUILD)/.deb: $(SOURCES)
+	packaging/install-deps build
+	packaging/build-deb $(BUILD)
+	@touch $@
+
+deb-check: deb ## lintian on the Debian packages
+	packaging/install-deps lint
+	lintian --fail-on error --tag-display-limit 0 --allow-root $(DEBS)
+
+# Tests
+
+.PHONY: test test-deps test-unit test-generator test-storage test-vm lint bench demo
+test: test-deps ## install what the tests need and run all layers (as root)
+	@packaging/run-tests
+
+test-deps:
+	packaging/install-deps build lint test vm
+
+test-unit: ## parsers, plan, refusals, lint rules of our own
+	$(PYTEST) tests/unit
+
+test-generator: ## golden cases of the generator
+	$(PYTEST) tests/generator
+
+test-storage: ## loop devices and real mounts (as root)
+	$(PYTEST) tests/storage
+
+test-vm: deb ## real boots under QEMU
+	PERSIST_DEBS="$(abspath $(BUILD))" $(PYTEST) -s tests/vm
+
+lint: $(VENV)/.done ## ruff, mypy --strict, shellcheck
+	packaging/lint $(VENV)/bin
+
+$(VENV)/.done: packaging/lint-requirements.txt
+	@echo "lint: fetching the pinned mypy and ruff into $(VENV)"
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r packaging/lint-requirements.txt
+	@touch $@
+
+bench: ## the generator against systemd-fstab-generator
+	$(PYTHON) tests/bench/run.py
+
+demo: ## build everything, boot it, change it, reboot it and show what survived (as root)
+	packaging/install-deps build vm
+	$(MAKE) deb
+	PERSIST_DEBS="$(abspath $(BUILD))" $(PYTHON) -m tests.vm.demo
+
+.PHONY: clean
+clean: ## remove what was made
+	rm -rf $(BUILD)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
