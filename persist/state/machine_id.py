@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The machine-id when /etc comes late: the id of the first boot becomes the id of all boots.
+
+On a read-only image PID 1 makes up a transient id, keeps it in /run/machine-id and binds that over /etc/machine-id. The
+overlay of /etc would hide the bind, show an empty file, and leave a mount at shutdown that nobody can reach.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ..errors import CommandError
+from ..log import INFO, NOTICE, WARNING
+from ..run import run
+from .safepath import Dir
+
+NAME = "machine-id"
+
+
+def valid(text: str) -> bool:
+    """Whether this is a machine-id (machine-id(5)): 32 lower-case hexadecimal digits that are not all zero."""
+    return len(text) == 32 and all(c in "0123456789abcdef" for c in text) and text.strip("0") != ""
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as f:
+            text = f.read(64)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    # PID 1 writes a newline; anything else around the id makes it none.
+    return text.removesuffix("\n")
+
+
+def running_id(root: str) -> str:
+    """The id that PID 1 runs under, or an empty string. ``root`` is "" or "/" on the live system."""
+    for name in ("run/machine-id", "etc/machine-id"):
+        text = _read(os.path.join(root or "/", name))
+        if valid(text):
+            return text
+    return ""
+
+
+def keep(store: Dir, scratch: Dir, root: str) -> tuple[int, str]:
+    """Write the running id into a directory that will be shown as /etc, unless it has one.
+
+    ``scratch`` is a directory of the same filesystem for the temporary file, which must never be seen in /etc.
+    Returns a priority for the log and a sentence.
+    """
+    running = running_id(root)
+    there = store.lstat(NAME)
+    if there is not None and (stat.S_ISLNK(there.st_mode) or stat.S_ISDIR(there.st_mode)):
+        return WARNING, f"'{store.path(NAME)}' is not a file and was left alone; this boot's machine-id is not kept."
+    if there is not None and stat.S_ISREG(there.st_mode):
+        kept = (store.read(NAME) or b"").decode("ascii", "replace").strip()
+        if kept == running and running:
+            return INFO, f"The machine-id {running} is already kept."
+        if valid(kept):
+            return NOTICE, (f"The volume already has the machine-id {kept}; it was left alone, although this boot runs under "
+                            f"{running or 'none'}. The next boot uses it.")
+        if kept not in ("", "uninitialized"):
+            return WARNING, f"'{store.path(NAME)}' holds something that is no machine-id; it was left alone."
+    if not running:
+        return WARNING, "This boot has no valid machine-id that could be kept."
+    scratch.write(NAME, running.encode("ascii") + b"\n", 0o444)
+    os.rename(NAME, NAME, src_dir_fd=scratch.fd, dst_dir_fd=store.fd)
+    store.sync()
+    return NOTICE, f"The machine-id {running} of this boot is kept from now on."
+
+
+def _transient_binds(mountinfo: str, path: str) -> int:
+    """How many times PID 1's file is mounted on ``path``: a tmpfs (/run) whose machine-id is the root of the mount."""
+    found = 0
+    for line in mountinfo.splitlines():
+        fields = line.split(" ")
+        separator = fields.index("-", 6)
+        if fields[4] == path and fields[3].endswith("/machine-id") and fields[separator + 1] == "tmpfs":
+            found += 1
+    return found
+
+
+def take_bind_away(root: str) -> tuple[int, str] | None:
+    """Unmount PID 1's transient bind on /etc/machine-id. Returns a priority and a sentence when there was one."""
+    path = os.path.join(root or "/", "etc", NAME)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
+        count = _transient_binds(f.read(), path)
+    try:
+        for _ in range(count):
+            run("umount", "--", path)
+    except CommandError as e:
+        # The machine works nevertheless; only its shutdown will complain about a mount below /etc.
+        return WARNING, f"The transient machine-id stays mounted below /etc: {e}"
+    return (INFO, "The transient mount on /etc/machine-id was taken away.") if count else None
