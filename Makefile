@@ -62,7 +62,7 @@ install-initramfs-tools:
 
 # Packages
 
-.PHONY: deb deb-check
+.PHONY: deb deb-check test-install
 deb: $(BUILD)/.deb ## build the Debian packages into build/
 
 # Made again only when something that goes into it has changed.
@@ -74,6 +74,10 @@ $(BUILD)/.deb: $(SOURCES)
 deb-check: deb ## lintian on the Debian packages
 	packaging/install-deps lint
 	lintian --fail-on error --tag-display-limit 0 --allow-root $(DEBS)
+
+test-install: deb ## install and purge the packages in fresh Debian 12 and 13 systems (as root)
+	packaging/install-deps vm
+	packaging/check-install $(BUILD) bookworm trixie
 
 # Tests
 
