@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A virtual machine under test.
+
+    with Machine(image) as machine:
+        machine.add_disk("state", "2G", header=b"persist-please-format-me")
+        machine.start()
+        machine.wait_for_boot()
+        assert "state" in machine.succeed("lsblk -no SERIAL")
+
+Nothing here takes the end of QEMU for success: reboot and power-off are believed when QMP says that the guest
+asked for them, and every verdict on a command is an answer of the agent to the question just asked.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from . import accel, disks
+from .agent import Result
+from .cache import WorkDir
+from .disks import Attachment, Disk
+from .errors import CommandFailed, EmergencyMode, MachineError
+from .image import Image
+from .progress import note, step
+from .qemu import Settings, clean
+from .storage import Storage
+
+COMMAND_SEC = 60.0
+BOOT_SEC = 300.0
+
+_TRACES = {
+    "journal": "journalctl -b -o short-monotonic --no-pager",
+    "units": "systemctl --failed --no-pager; systemctl list-jobs --no-pager; findmnt",
+}
+
+
+def artifacts_dir() -> Path:
+    """Where the traces of failures go."""
+    default = Path(__file__).resolve().parents[2] / "build" / "vm-artifacts"
+    return Path(os.environ.get("PERSIST_TEST_ARTIFACTS") or default)
+
+
+class Machine(Storage):
+    """One machine: its disks and console outlive its boots, until close()."""
+
+    def __init__(
+        self, image: Image, name: str = "machine", *, memory_mib: int = 1024, cpus: int = 2,
+        command_line: str = "", credentials: Mapping[str, str] | None = None, extra: Sequence[str] = (),
+    ) -> None:
+        self.image = image
+        self.name = name
+        self._work = WorkDir(name)
+        self.console_log = self._work.path / "console.log"
+        self._settings = Settings(
+            image.kernel, image.initrd, accel.choose(image.kernel), command_line, memory_mib, cpus,
+            dict(credentials or {}), tuple(extra),
+        )
+        root = Disk("root", image.root, "raw")
+        if image.variant == "rw":
+            root = Disk("root", self._work.path / "root.qcow2")
+            disks.create(root.path, "", backing=image.root)
+        read_only = image.variant == "ro"
+        super().__init__(self._work.path, Attachment(root, "virtio", disks.SLOT_ROOT, read_only, "root"))
+        self._boot_id: str | None = None
+        self._watch_emergency = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(error, Exception):
+                self.save_artifacts(self.name)
+        finally:
+            self.close()
+
+    # -- power ----------------------------------------------------------------------------------------------
+
+    def start(
+        self, command_line: str = "", *, wait: bool = True, credentials: Mapping[str, str] | None = None,
+        expect_emergency: bool = False, timeout: float = BOOT_SEC,
+    ) -> None:
+        """Switch on, and with WAIT stay until the agent answers.
+
+        COMMAND_LINE and CREDENTIALS are added for this start only.
+        """
+        if self._qemu is not None:
+            raise MachineError("the machine is already running")
+        own = self._settings
+        settings = replace(
+            own, command_line=f"{own.command_line} {command_line}".strip(),
+            credentials={**own.credentials, **(credentials or {})},
+        )
+        note(f"{self.name}: start ({settings.accel}) {settings.command_line}".rstrip())
+        self._started_with = settings
+        self._boot_id = None
+        self._watch_emergency = not expect_emergency
+        self._qemu = self._launch(settings)
+        self._qemu.mark_boot(self._watch_emergency)
+        if wait:
+            self.wait_for_agent(timeout)
+
+    def wait_for_agent(self, timeout: float = BOOT_SEC) -> None:
+        """Wait until the agent of this boot answers: udev is up, the file systems may not be."""
+        with step(f"{self.name}: waiting for the agent"):
+            boot = self.qemu.agent.boot_id(timeout, self._boot_id)
+        if boot is None:
+            raise MachineError(f"no agent after {timeout:g} s\n{self.qemu.tail()}")
+        self._boot_id = boot
+
+    def wait_for_boot(self, timeout: float = BOOT_SEC) -> str:
+        """Wait until systemd has no job left and multi-user.target is up; return "running" or "degraded"."""
+        deadline = time.monotonic() + timeout
+        with step(f"{self.name}: waiting for multi-user.target"):
+            while time.monotonic() < deadline:
+                state = self.execute("systemctl is-system-running")[1].strip()
+                if state == "maintenance":
+                    raise EmergencyMode(f"the machine is in maintenance mode\n{self.qemu.tail()}")
+                if state in ("running", "degraded"):
+                    self.succeed("systemctl is-active multi-user.target")
+                    return state
+                time.sleep(0.5)
+        jobs = self.execute("systemctl list-jobs --no-pager")[1]
+        raise MachineError(f"the boot did not end in {timeout:g} s; jobs:\n{jobs}\n{self.qemu.tail()}")
+
+    def reboot(self, timeout: float = BOOT_SEC) -> None:
+        """A clean reboot by the guest; returns when the agent of the new boot answers."""
+        with step(f"{self.name}: reboot"):
+            self.qemu.qmp.forget_events()
+            self.succeed("systemctl --no-block reboot")
+            self.wait_for_reset(timeout)
+        self.wait_for_agent(timeout)
+
+    def wait_for_reset(self, timeout: float = BOOT_SEC) -> None:
+        """Wait until the guest resets the machine, whoever asked it to."""
+        self._power_event("RESET", "guest-reset", timeout)
+        self.qemu.mark_boot(self._watch_emergency)
+
+    def shutdown(self, timeout: float = BOOT_SEC) -> None:
+        """A clean power-off by the guest; returns when QEMU has ended."""
+        with step(f"{self.name}: power-off"):
+            self.qemu.qmp.forget_events()
+            self.succeed("systemctl --no-block poweroff")
+            self.wait_for_poweroff(timeout)
+
+    def wait_for_poweroff(self, timeout: float = BOOT_SEC) -> None:
+        """Wait until the guest powers off, whoever asked it to, and let QEMU end."""
+        self._power_event("SHUTDOWN", "guest-shutdown", timeout)
+        status = self.qemu.quit()
+        self._qemu = None
+        if status != 0:
+            raise MachineError(f"QEMU ended with status {status}")
+
+    def _power_event(self, name: str, reason: str, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            event = self.qemu.qmp.take_event(lambda event: event["event"] in ("SHUTDOWN", "RESET"), 0.5)
+            if event is not None:
+                data = event.get("data", {})
+                if (event["event"], data.get("reason")) != (name, reason):
+                    got = f"{event['event']} {data}"
+                    raise MachineError(f"waited for {reason}, got {got}\n{self.qemu.tail()}")
+                return
+            self.qemu.check()
+        raise MachineError(f"no {reason} in {timeout:g} s\n{self.qemu.tail()}")
+
+    def crash(self) -> None:
+        """A power cut: QEMU is killed at once; what the guest had flushed is in the disks."""
+        self.qemu.kill()
+        self._qemu = None
+        note(f"{self.name}: power cut")
+
+    def kill_after(self, milliseconds: float, command: str = "") -> None:
+        """A power cut MILLISECONDS from now, with COMMAND (if any) sent just before and not waited for."""
+        if command:
+            self.qemu.agent.post(command)
+        time.sleep(milliseconds / 1000)
+        self.crash()
+
+    # -- commands -------------------------------------------------------------------------------------------
+
+    def run(self, command: str, timeout: float = COMMAND_SEC, data: bytes = b"") -> Result:
+        """Run a command under bash in the guest, with DATA as its standard input, and return all about it."""
+        return self.qemu.agent.run(command, timeout, data)
+
+    def execute(self, command: str, timeout: float = COMMAND_SEC) -> tuple[int, str]:
+        """Exit status and standard output of a command; status 124 when it was killed for its time."""
+        result = self.run(command, timeout)
+        return result.status, result.stdout.decode(errors="replace")
+
+    def succeed(self, command: str, timeout: float = COMMAND_SEC) -> str:
+        """The standard output of a command that must end with status 0."""
+        result = self.run(command, timeout)
+        if result.timed_out:
+            raise CommandFailed(f"not done in {timeout:g} s: {command}\n{result.text()}")
+        if result.status != 0:
+            raise CommandFailed(f"status {result.status}: {command}\n{result.text()}")
+        return result.stdout.decode(errors="replace")
+
+    def fail(self, command: str, timeout: float = COMMAND_SEC) -> str:
+        """Everything a command said that must end, and with another status than 0."""
+        result = self.run(command, timeout)
+        if result.timed_out or result.status == 0:
+            verdict = "timed out" if result.timed_out else "succeeded"
+            raise CommandFailed(f"{verdict}: {command}\n{result.text()}")
+        return result.text()
+
+    def wait_until(self, what: str, condition: Callable[[], bool], timeout: float = COMMAND_SEC) -> None:
+        """Ask CONDITION again and again until it holds."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"not in {timeout:g} s: {what}")
+            time.sleep(0.3)
+
+    def wait_until_succeeds(self, command: str, timeout: float = COMMAND_SEC) -> str:
+        """Run a command until it succeeds; its standard output then."""
+        deadline = time.monotonic() + timeout
+        while True:
+            result = self.run(command, max(1.0, deadline - time.monotonic()))
+            if result.status == 0:
+                return result.stdout.decode(errors="replace")
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"no success in {timeout:g} s: {command}\n{result.text()}")
+            time.sleep(0.3)
+
+    def wait_for_unit(self, unit: str, timeout: float = COMMAND_SEC) -> None:
+        """Wait until a unit is active; an error at once when it failed, or is inactive without a job."""
+        deadline = time.monotonic() + timeout
+        while True:
+            show = self.succeed(f"systemctl show -p ActiveState,SubState,Result,Job,LoadState -- '{unit}'")
+            state = dict(line.split("=", 1) for line in show.splitlines() if "=" in line)
+            if state["ActiveState"] == "active":
+                return
+            hopeless = state["ActiveState"] == "inactive" and state.get("Job", "") in ("", "0")
+            if state["ActiveState"] == "failed" or hopeless or time.monotonic() > deadline:
+                status = self.execute(f"systemctl status -n 20 --no-pager -l -- '{unit}'")[1]
+                raise CommandFailed(f"{unit} is {state['ActiveState']}:\n{status}")
+            time.sleep(0.3)
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Write a file in the guest."""
+        result = self.run(f"cat >'{path}'", COMMAND_SEC, data)
+        if result.status != 0:
+            raise CommandFailed(f"write {path}: {result.text()}")
+
+    def read_file(self, path: str) -> bytes:
+        """Read a file of the guest."""
+        result = self.run(f"cat -- '{path}'")
+        if result.status != 0:
+            raise CommandFailed(f"read {path}: {result.text()}")
+        return result.stdout
+
+    # -- traces ---------------------------------------------------------------------------------------------
+
+    def console_text(self) -> str:
+        """All that the console ever said, over all starts, without terminal escapes."""
+        if not self.console_log.exists():
+            return ""
+        return clean(self.console_log.read_bytes())
+
+    def save_artifacts(self, label: str) -> Path:
+        """Save console, QEMU's messages and, if the agent still answers, the journal; say where."""
+        target = artifacts_dir() / label
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("console.log", "qemu.log"):
+            if (self._work.path / name).exists():
+                shutil.copyfile(self._work.path / name, target / name)
+        if self._qemu is not None and self._qemu.process.poll() is None:
+            self._qemu.mark_boot(False)
+            for name, command in _TRACES.items():
+                try:
+                    answers = self._qemu.agent.boot_id(5) is not None
+                    text = self._qemu.agent.run(command, 20).text() if answers else "no agent\n"
+                except MachineError as error:
+                    text = f"not to be had: {error}\n"
+                (target / f"{name}.txt").write_text(text, encoding="utf-8")
+        note(f"{self.name}: traces of the failure are in {target}")
+        return target
+
+    def close(self) -> None:
+        """Kill what runs and remove what is temporary."""
+        if self._qemu is not None:
+            self._qemu.kill()
+            self._qemu = None
+        self._work.close()
