@@ -14,7 +14,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import CommandError, PersistError
 from ..run import run
@@ -33,19 +33,21 @@ class Summary:
     directories: int = 0
     others: int = 0
     bytes: int = 0
+    allocated: int = field(default=0, compare=False)  # on the disk; a copy elsewhere may differ
 
     def add(self, st: os.stat_result) -> None:
         """Count one more name."""
         if stat.S_ISREG(st.st_mode):
             self.files += 1
             self.bytes += st.st_size
+            self.allocated += st.st_blocks * 512 // max(1, st.st_nlink)
         elif stat.S_ISDIR(st.st_mode):
             self.directories += 1
         else:
             self.others += 1
 
     def __str__(self) -> str:
-        return f"{self.files} files, {size(self.bytes)}"
+        return f"{self.files} {'file' if self.files == 1 else 'files'}, {size(self.bytes)}"
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,8 @@ def _copy(
             before = source.count(one_device=one_device)
         except FileNotFoundError:
             continue
+        if not _fits(source, target, before):
+            raise no_space(target, source.label, before)
         done = threading.Event()
         watch = threading.Thread(
             target=_watch, args=(target.proc(name), before, source.label, say, done), daemon=True)
@@ -207,12 +211,33 @@ def _copy(
     )
 
 
+def _reserve(volume: os.statvfs_result) -> int:
+    """What has to stay free: a sixteenth, 64 MiB at most."""
+    return min(64 << 20, volume.f_blocks * volume.f_frsize // 16)
+
+
+def _fits(source: Source, target: Dir, needed: Summary) -> bool:
+    """Whether a copy leaves room for others.
+
+    Tried: a btrfs that was filled once, with all of it given to data, has no room for its metadata afterwards, even
+    with the copy removed again and after a balance. One entry too large would cost all the others.
+    """
+    to, of = os.fstatvfs(target.fd), os.statvfs(source.path())
+    if to.f_blocks == 0:
+        return True  # a filesystem that does not say
+    if (to.f_blocks, to.f_bfree, to.f_bavail, to.f_files) == (of.f_blocks, of.f_bfree, of.f_bavail, of.f_files):
+        return True  # the same filesystem: reflinks, where it has them
+    names = needed.files + needed.directories + needed.others
+    return needed.allocated + names * 512 + _reserve(to) <= to.f_bavail * to.f_frsize
+
+
 def no_space(volume: Dir, label: str, needed: Summary) -> PersistError:
     """The error for a volume that is too small."""
+    volume.sync_filesystem()  # what was just removed is free on btrfs only after this
     free = os.fstatvfs(volume.fd)
     return PersistError(
-        f"The state volume has no room for {label}: it needs {size(needed.bytes)} in {needed.files} files, and "
-        f"{size(free.f_bavail * free.f_frsize)} are free.",
+        f"The state volume has no room for {label}: {needed}, of which {size(needed.allocated)} are on the disk; "
+        f"{size(free.f_bavail * free.f_frsize)} are free, and {size(_reserve(free))} have to stay so.",
         hint="Use a larger disk, keep the path by Method=overlay, or leave a part of it out with Method=image.",
         message_id="SEED_FAILED",
     )

@@ -76,6 +76,7 @@ class _Seeding:
             try:
                 if self.store.placed() is None:
                     self.store.tidy()
+                    self.store.tmp.sync_filesystem()  # btrfs gives the space back only then, and others want it
             except OSError as left:
                 e.add_note(f"What was copied so far could not be removed: {left}")
             raise
@@ -94,9 +95,8 @@ class _Seeding:
     def _tree_from(self, source: Source | None) -> None:
         entry, store = self.entry, self.store
         kind = entry.type or (source.kind if source else "directory")
-        link = None
-        if entry.method == "symlink":
-            link = LivePath(entry.path, self.live, self.roots.links, self.roots.mounts)
+        as_link = entry.method == "symlink"
+        live = LivePath(entry.path, self.live, self.roots.links, self.roots.mounts)
         with store.parents(entry.path, [self.image, self.live]) as parent:
             step("parents")
             name = split(entry.path)[-1]
@@ -107,19 +107,20 @@ class _Seeding:
                 if there is not None:
                     found = self._adoptable(parent, name, there, source)
                     kind, there = found or kind, there if found else None
-                if link is not None:
-                    link.check(kind)
+                if as_link:
+                    live.check(kind)
                 else:
-                    self._mount_point(kind)
+                    live.check_mount_point(kind)
                 intent = self._adopt(kind) if there is not None else self._copy(source, kind)
                 if there is None:
                     store.place(parent, name)
-            elif link is None:
-                self._mount_point(intent.type)
+            # The mount point only now: an empty one made earlier would look like a source to the next attempt.
+            if not as_link:
+                live.mount_point(intent.type)
             self.result.state = "adopted" if intent.adopted else "seeded" if intent.source else "empty"
             self.result.source, self.result.summary = intent.source, intent.summary
-            if link is not None:
-                link.put(store)
+            if as_link:
+                live.put(store)
             elif entry.path == "/etc":
                 with parent.sub(name) as etc:
                     self._machine_id(etc)
@@ -179,6 +180,7 @@ class _Seeding:
                 self.note(WARNING, "SEED_SOURCE_MISSING",
                           f"'{entry.path}' does not exist in the image: an empty {kind} was made on the state volume.")
         else:
+            store.one_at_a_time()
             self.say(f"Copying {source.label}")
             summary, lost = copy(source, store.work, "tree", self.say)
             for text in lost:
@@ -200,14 +202,15 @@ class _Seeding:
         if stat.S_ISLNK(there.st_mode):
             raise PersistError(f"'{at}' on the state volume is a symbolic link, which persist does not follow.",
                                hint="Look at where it comes from, and move it away.")
-        kind = "directory" if stat.S_ISDIR(there.st_mode) else "file" if stat.S_ISREG(there.st_mode) else "device or pipe"
+        mode = there.st_mode
+        kind = "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "device or pipe"
         wanted = entry.type or (source.kind if source else kind)
         if kind != wanted:
             raise PersistError(f"'{at}' on the state volume is a {kind}, and '{entry.path}' is a {wanted}.",
                                hint="Move it away, or correct Type=.")
         kept = self.store.kept_below()
-        if (kind == "directory" and source is not None and set(os.listdir(source.path())) - set(os.listdir(parent.proc(name)))
-                and only_leads_to(parent, name, entry.path, kept)):
+        if (kind == "directory" and source is not None and only_leads_to(parent, name, entry.path, kept)
+                and set(os.listdir(source.path())) - set(os.listdir(parent.proc(name)))):
             # Parents made for entries below. Adopting them would hide all of the image's content but the children's.
             if only_leads_to(parent, name, entry.path, []):
                 remove_empty(parent, name)
@@ -220,15 +223,11 @@ class _Seeding:
 
     def _adopt(self, kind: str) -> Intent:
         entry = self.entry
-        self.note(NOTICE, "ENTRY_ADOPTED", f"'{entry.path}' was already on the state volume and is used as it is there.")
+        self.note(NOTICE, "ENTRY_ADOPTED", f"'{entry.path}' was already on the state volume and is used as it is.")
         intent = Intent(entry.path, entry.method, kind, self.roots.image_version, "", adopted=True, summary=Summary(),
                         listed=False)
         self.store.intend(intent, b"")
         return intent
-
-    def _mount_point(self, kind: str) -> None:
-        """Make sure that there is something to mount on. Only the last resort, for what the image lacks."""
-        LivePath(self.entry.path, self.live, self.roots.links, self.roots.mounts).mount_point(kind)
 
     # ------------------------------------------------------------------------------------------------------- overlay
 
@@ -244,8 +243,8 @@ class _Seeding:
             intent = Intent(entry.path, entry.method, "directory", self.roots.image_version, "", adopted=adopted,
                             summary=Summary(), listed=False)
             if adopted:
-                self.note(NOTICE, "ENTRY_ADOPTED", f"The changes of '{entry.path}' were already on the state volume and are "
-                          "used as they are there.")
+                self.note(NOTICE, "ENTRY_ADOPTED",
+                          f"The changes of '{entry.path}' were already on the state volume and are used as they are.")
                 self._complete()
                 store.work.remove("tree")
             store.intend(intent, b"")
@@ -302,17 +301,20 @@ class _Seeding:
                 if filled:
                     raise PersistError(f"'{path}' is not in the image but has content, which an overlay would hide.",
                                        hint="Use Method=bind, which takes it over.")
-            self.note(WARNING, "SEED_SOURCE_MISSING", f"'{path}' does not exist in the image: an empty directory is made.")
-            LivePath(path, self.image, self.roots.links, self.roots.mounts, ", or use Method=bind").mount_point("directory")
-        self._mount_point("directory")
+            self.note(WARNING, "SEED_SOURCE_MISSING",
+                      f"'{path}' does not exist in the image: an empty directory is made there.")
+            there = LivePath(path, self.image, self.roots.links, self.roots.mounts, ", or use Method=bind")
+            there.mount_point("directory")
+        LivePath(path, self.live, self.roots.links, self.roots.mounts).mount_point("directory")
         for up in parents(path):
             relative = path[len(up) + 1 :]
             with self.store.overlays.sub("") as overlays:
                 fd = overlays.node(f"{escape(up)}/upper/{relative}")
             if fd is not None:
                 os.close(fd)
-                self.note(WARNING, "SEED_DONE", f"What was changed below '{path}' as a part of '{up}' is hidden from now on; "
-                          f"it stays in .persist/overlay/{escape(up)}/upper/{relative} on the state volume.")
+                self.note(WARNING, "SEED_DONE",
+                          f"What was changed below '{path}' as a part of '{up}' is hidden from now on; it stays in "
+                          f".persist/overlay/{escape(up)}/upper/{relative} on the state volume.")
 
     def _machine_id(self, etc: Dir) -> None:
         priority, text = machine_id.keep(etc, self.store.work, self.roots.root)

@@ -61,7 +61,7 @@ class Note:
 
 @dataclass
 class Result:
-    """What seeding did. ``state``: ``present`` (was seeded before), ``seeded``, ``empty`` (no source) or ``adopted``."""
+    """What seeding did. ``state``: ``present`` (seeded before), ``seeded``, ``empty`` (no source) or ``adopted``."""
 
     state: str
     source: str = ""
@@ -86,11 +86,15 @@ def image_version(root: str) -> str:
     return found.get("IMAGE_VERSION") or found.get("VERSION_ID") or found.get("BUILD_ID") or ""
 
 
+def _number(name: str) -> bool:
+    return not name or name.isdecimal()
+
+
 def owner_of(entry: Entry) -> tuple[int, int, int | None]:
     """User=, Group= and Mode= as numbers; -1 and None leave what is there. Raises PersistError for unknown names."""
     try:
-        uid = -1 if not entry.user else int(entry.user) if entry.user.isdecimal() else pwd.getpwnam(entry.user).pw_uid
-        gid = -1 if not entry.group else int(entry.group) if entry.group.isdecimal() else grp.getgrnam(entry.group).gr_gid
+        uid = int(entry.user or -1) if _number(entry.user) else pwd.getpwnam(entry.user).pw_uid
+        gid = int(entry.group or -1) if _number(entry.group) else grp.getgrnam(entry.group).gr_gid
     except KeyError as e:
         raise PersistError(
             f"'{entry.path}' is to belong to a user or group that this system does not know: {e.args[0]}.",

@@ -29,14 +29,32 @@ class LivePath:
 
     # ---------------------------------------------------------------------------------------------------- mount point
 
+    def check_mount_point(self, kind: str) -> None:
+        """Raise PersistError now, before anything is copied, when mount_point() is going to."""
+        here = Dir(os.dup(self.live.fd), self.live.name)
+        try:
+            for part in split(self.path)[:-1]:
+                if here.lstat(part) is None:
+                    break
+                deeper = here.sub(part)
+                here.close()
+                here = deeper
+            else:
+                part = self.name
+                if self._usable(here, kind):
+                    return
+            if here.read_only():
+                raise self._cannot(here.path(part), OSError(errno.EROFS, os.strerror(errno.EROFS)))
+        finally:
+            here.close()
+
     def mount_point(self, kind: str) -> None:
         """Make a directory or file to mount on, with parents, where there is none.
 
         Raises PersistError when something else is there, or nothing can be made.
         """
         with self._parent() as parent:
-            there = parent.lstat(self.name)
-            if there is None:
+            if not self._usable(parent, kind):
                 try:
                     if kind == "directory":
                         os.mkdir(self.name, 0o755, dir_fd=parent.fd)
@@ -45,12 +63,19 @@ class LivePath:
                 except OSError as e:
                     raise self._cannot(parent.path(self.name), e) from e
                 parent.sync()
-            elif stat.S_ISLNK(there.st_mode):
-                raise PersistError(f"'{parent.path(self.name)}' is a symbolic link, and nothing is mounted on those.",
-                                   hint="Register the path that it leads to, or use Method=symlink.")
-            elif stat.S_ISDIR(there.st_mode) != (kind == "directory"):
-                raise PersistError(f"'{parent.path(self.name)}' is not a {kind}, so that no {kind} can be mounted on it.",
-                                   hint="Correct Type=, or move away what is there.")
+
+    def _usable(self, parent: Dir, kind: str) -> bool:
+        """Whether something of the right kind is there to mount on. Raises PersistError for a wrong kind."""
+        there = parent.lstat(self.name)
+        if there is None:
+            return False
+        if stat.S_ISLNK(there.st_mode):
+            raise PersistError(f"'{parent.path(self.name)}' is a symbolic link, and nothing is mounted on those.",
+                               hint="Register the path that it leads to, or use Method=symlink.")
+        if stat.S_ISDIR(there.st_mode) != (kind == "directory"):
+            raise PersistError(f"'{parent.path(self.name)}' is not a {kind}, so that no {kind} can be mounted on it.",
+                               hint="Correct Type=, or move away what is there.")
+        return True
 
     def _parent(self) -> Dir:
         """Open the directory that holds the path, made where missing."""
@@ -102,8 +127,9 @@ class LivePath:
             if what == "ours":
                 return
             if parent.read_only():
-                raise PersistError(f"'{self.path}' has to become a link into the state volume, and '{parent.name}' is read-only.",
-                                   hint=f"Make it a link to '{self.target}' in the image, or use Method=bind.")
+                raise PersistError(
+                    f"'{self.path}' has to become a link into the state volume, and '{parent.name}' is read-only.",
+                    hint=f"Make it a link to '{self.target}' in the image, or use Method=bind.")
             if what == "real":
                 if parent.lstat(self.name + ASIDE) is not None:
                     raise PersistError(f"Both '{self.path}' and '{self.path}{ASIDE}' exist; neither is overwritten.",

@@ -69,8 +69,8 @@ def main(escaped_name: str) -> int:
         if entry.method not in ("overlay", "bind", "symlink"):
             return 0
         if not os.path.ismount(VOLUME):
-            raise PersistError(f"No state volume is mounted at {VOLUME}.", hint="See 'systemctl status persist-volume.service'.",
-                               message_id="SEED_FAILED", PERSIST_PATH=entry.path)
+            raise PersistError(f"No state volume is mounted at {VOLUME}.", message_id="SEED_FAILED",
+                               hint="See 'systemctl status persist-volume.service'.", PERSIST_PATH=entry.path)
         _report(entry, seed(entry, Roots(image_version=image_version("/"))))
     except PersistError as e:
         e.message = _text("; ".join([e.message, *getattr(e, "__notes__", [])]))

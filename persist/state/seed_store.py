@@ -34,6 +34,9 @@ STEPS = ("store", "work", "parents", "copied", "synced", "intent", "placed", "li
          "linked", "machine-id", "unbound", "manifest", "marker", "done")
 
 
+_COUNTED = ("files", "directories", "others", "bytes")
+
+
 def step(name: str) -> None:
     """Note that a step is done. With PERSIST_TEST_KILL_AFTER=<name> in the environment the process ends here."""
     assert name in STEPS, name
@@ -56,11 +59,12 @@ class Intent:
 
     def to_json(self, name: str) -> bytes:
         """The marker's text."""
+        counted = {k: v for k, v in asdict(self.summary).items() if k in _COUNTED}
         record: dict[str, Any] = {
             "version": 1, "path": self.path, "method": self.method, "type": self.type,
             "image_version": self.image_version, "source": self.source, "adopted": self.adopted,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "manifest": asdict(self.summary) | ({"list": f"{name}.manifest"} if self.listed else {}),
+            "manifest": counted | ({"list": f"{name}.manifest"} if self.listed else {}),
         }
         return (json.dumps(record, indent=1) + "\n").encode("ascii")
 
@@ -76,7 +80,7 @@ class Intent:
                 path=str(record["path"]), method=str(record["method"]), type=str(record["type"]),
                 image_version=str(record["image_version"]), source=str(record["source"]),
                 adopted=bool(record["adopted"]), listed="list" in numbers,
-                summary=Summary(*(int(numbers[k]) for k in ("files", "directories", "others", "bytes"))),
+                summary=Summary(*(int(numbers[k]) for k in _COUNTED)),
             )
         except (ValueError, KeyError, TypeError) as e:
             raise PersistError(f"'{name}' is not a marker of persist: {e!r}.",
@@ -134,11 +138,15 @@ class Store:
         return None if data is None else Intent.from_json(data, self.work.path("marker"))
 
     def wipe(self) -> None:
-        """Remove what a cut attempt left. The marker goes first, and for good, or a lost tree would look like placed."""
+        """Remove what a cut attempt left. The marker goes first, and for good: without a tree it means placed."""
         self.work.remove("marker")
         self.work.sync()
         for name in sorted(os.listdir(self.work.fd)):
             self.work.remove(name)
+
+    def one_at_a_time(self) -> None:
+        """Wait until no other entry is being copied, so that what is free now is free for us. Held until intend()."""
+        fcntl.flock(self.tmp.fd, fcntl.LOCK_EX)
 
     def intend(self, intent: Intent, listing: bytes) -> None:
         """Write down what is about to be placed, and make all of it safe."""
@@ -149,6 +157,7 @@ class Store:
         self.work.write("marker.new", intent.to_json(self.name))
         os.rename("marker.new", "marker", src_dir_fd=self.work.fd, dst_dir_fd=self.work.fd)
         self.work.sync()
+        fcntl.flock(self.tmp.fd, fcntl.LOCK_UN)
         step("intent")
 
     def place(self, parent: Dir, name: str) -> None:

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Killed after any step, the next start comes to the same result; and the symlink method, which has the most steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from persist.errors import PersistError
+from persist.state.seed_store import STEPS
+
+from .test_seed_basic import ID, Rig
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners of files need root")
+
+
+def snapshot(top: Path) -> dict[str, tuple[object, ...]]:
+    """Everything below a directory but for times."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(top.rglob("*")):
+        st = path.lstat()
+        content = ""
+        if path.is_symlink():
+            content = os.readlink(path)
+        elif stat.S_ISREG(st.st_mode) and path.suffix != ".manifest":
+            content = "\n".join(x for x in path.read_text().splitlines() if '"time"' not in x)
+        found[str(path.relative_to(top))] = (stat.filemode(st.st_mode), st.st_uid, st.st_gid, content)
+    return found
+
+
+def killed(work: Callable[[], object], step: str) -> bool:
+    """Run in a child that dies after ``step``; whether it did."""
+    child = os.fork()
+    if child == 0:
+        os.environ["PERSIST_TEST_KILL_AFTER"] = step
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _pid, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0
+    return False
+
+
+def tree(rig: Rig) -> None:
+    """Something to keep at /var/lib/x."""
+    for i in range(3):
+        rig.put(f"/var/lib/x/d{i}/f", f"content {i}")
+    os.chown(rig.root / "var/lib", 7, 7)
+
+
+def etc(rig: Rig) -> None:
+    """An /etc of a first boot."""
+    rig.put("/etc/f", "x")
+    rig.put("/etc/machine-id", "")
+    rig.put("/run/machine-id", ID + "\n")
+
+
+def old(rig: Rig) -> None:
+    """Content that was on the volume before."""
+    tree(rig)
+    rig.at("/var/lib/x").mkdir(parents=True)
+    rig.at("/var/lib/x/mine").touch()
+
+
+def linked(rig: Rig) -> None:
+    """A link that the image has, with a source."""
+    rig.put("/usr/share/x/f", "factory")
+    (rig.root / "var/lib").mkdir(parents=True)
+    (rig.root / "var/lib/x").symlink_to("/mnt/state/var/lib/x")
+
+
+def nothing(_rig: Rig) -> None:
+    """An image without the path."""
+
+
+CASES: dict[str, tuple[Callable[[Rig], None], str, dict[str, str]]] = {
+    "bind": (tree, "/var/lib/x", {"method": "bind", "user": "3", "mode": "0750"}),
+    "bind-missing": (nothing, "/var/lib/x", {"method": "bind"}),
+    "bind-file-missing": (nothing, "/var/lib/x", {"method": "bind", "type": "file", "mode": "0600"}),
+    "bind-adopted": (old, "/var/lib/x", {"method": "bind"}),
+    "bind-etc": (etc, "/etc", {"method": "bind"}),
+    "bind-file": (etc, "/etc/f", {"method": "bind"}),
+    "overlay": (tree, "/var/lib", {"method": "overlay"}),
+    "overlay-missing": (nothing, "/var/lib", {"method": "overlay"}),
+    "overlay-etc": (etc, "/etc", {"method": "overlay"}),
+    "symlink": (tree, "/var/lib/x", {"method": "symlink", "group": "3"}),
+    "symlink-file": (etc, "/etc/f", {"method": "symlink"}),
+    "symlink-missing": (nothing, "/var/lib/x", {"method": "symlink"}),
+    "symlink-adopted": (old, "/var/lib/x", {"method": "symlink"}),
+    "symlink-in-image": (linked, "/var/lib/x", {"method": "symlink", "seed_from": "/usr/share/x"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cut_after_each_step(tmp_path: Path, case: str) -> None:
+    prepare, path, entry = CASES[case]
+
+    def rig(name: str) -> Rig:
+        (tmp_path / name).mkdir()
+        made = Rig(tmp_path / name)
+        prepare(made)
+        return made
+
+    whole = rig("whole")
+    expected_result = whole.seed(path, **entry)
+    expected = snapshot(tmp_path / "whole")
+    cuts = 0
+    for name in STEPS:
+        cut = rig(name)
+        if not killed(lambda cut=cut: cut.seed(path, **entry), name):  # type: ignore[misc]
+            continue
+        cuts += 1
+        finished = name in ("marker", "done")
+        assert (cut.marker(path) is not None) == finished
+        result = cut.seed(path, **entry)
+        assert result.state == ("present" if finished else expected_result.state), name
+        assert snapshot(tmp_path / name) == expected, name
+        # Twice in the same place, then to the end.
+        again = rig(name + "-twice")
+        assert killed(lambda: again.seed(path, **entry), name)  # noqa: B023
+        killed(lambda: again.seed(path, **entry), name)  # noqa: B023
+        again.seed(path, **entry)
+        assert snapshot(tmp_path / (name + "-twice")) == expected, name
+    assert cuts >= 8
+
+
+def test_symlink_keeps_the_pristine_copy(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    tree(rig)
+    rig.seed("/var/lib/x", "symlink")
+    link = rig.root / "var/lib/x"
+    assert os.readlink(link) == "/run/persist/volume/var/lib/x"
+    assert (rig.root / "var/lib/x.persist-orig/d0/f").read_text() == "content 0"
+    assert rig.at("/var/lib/x/d0/f").read_text() == "content 0"
+
+
+def test_symlink_after_the_volume_was_lost(tmp_path: Path) -> None:
+    """The link and the pristine copy are on the root, the volume is new: the copy is the source."""
+    rig = Rig(tmp_path)
+    tree(rig)
+    (rig.root / "var/lib/x").rename(rig.root / "var/lib/x.persist-orig")
+    (rig.root / "var/lib/x").symlink_to("../../run/persist/volume/var/lib/x")
+    assert rig.seed("/var/lib/x", "symlink").state == "seeded"
+    assert rig.at("/var/lib/x/d1/f").exists()
+
+
+def test_symlink_elsewhere_is_refused(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    (rig.root / "srv").symlink_to("/somewhere")
+    with pytest.raises(PersistError, match="'/srv' is a symbolic link to '/somewhere'"):
+        rig.seed("/srv", "symlink")
+    assert os.readlink(rig.root / "srv") == "/somewhere" and rig.marker("/srv") is None
+
+
+def test_symlink_with_an_old_copy_in_the_way(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.put("/srv/f", "now")
+    rig.put("/srv.persist-orig/f", "then")
+    with pytest.raises(PersistError, match="neither is overwritten"):
+        rig.seed("/srv", "symlink")
+    assert (rig.root / "srv/f").read_text() == "now" and (rig.root / "srv.persist-orig/f").read_text() == "then"
+    assert rig.leftovers() == []
