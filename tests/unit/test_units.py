@@ -16,7 +16,8 @@ TOP = Path(__file__).resolve().parents[2]
 UNITS = sorted(p for p in (TOP / "units").iterdir() if p.suffix in (".service", ".target"))
 SYSTEM_UNITS = Path("/usr/lib/systemd/system")
 
-# Besides the preset: all methods, all settings that reach a unit, and names that need escaping.
+# Besides the preset: all methods, all settings that reach a unit, and names that need escaping (but for a colon, which
+# systemd-analyze takes for an alias; tests/generator has it).
 REGISTRY = """
 [Path]
 Path=/srv/data
@@ -34,7 +35,7 @@ Path=/var/lib/linked
 Method=symlink
 
 [Path]
-Path=/srv/pl ain-%n $x:ü'\\\\y
+Path=/srv/pl ain-%n $x;ü'\\\\y
 Method=overlay
 
 [Path]
@@ -63,8 +64,7 @@ def verify(root: Path, units: list[str]) -> str:
     """What systemd-analyze says about units below a root, standard output and error together."""
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", f"--root={root}", *units],
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    # A machine's own units may have their own problems with its own version of systemd.
-    return "".join(line for line in done.stdout.splitlines(keepends=True) if "persist" in line) + (f"exit status {done.returncode}" if done.returncode else "")
+    return done.stdout + (f"exit status {done.returncode}" if done.returncode else "")
 
 
 def name(unit: Path) -> str:

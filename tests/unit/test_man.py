@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The manual knows every key, word and verb that the code knows."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from persist.boot import config, registry
+from persist.cli.main import VERBS
+from persist.version import VERSION
+
+TOP = Path(__file__).resolve().parents[2]
+MAN = TOP / "packaging/man"
+PAGES = sorted(MAN.glob("*.[1-9]"))
+
+
+def text(page: str) -> str:
+    """A page as bare words: without requests, fonts and escapes."""
+    lines = []
+    for line in (MAN / page).read_text(encoding="utf-8").split("\n"):
+        line = re.sub(r"^\.(\\\".*|[A-Z]+ ?)", "", line)
+        lines.append(re.sub(r'\\f[BIR]|"', "", line).replace("\\-", "-"))
+    return "\n".join(lines)
+
+
+def volume_keys() -> set[str]:
+    """The keys of [Volume]: what config._volume compares its argument with."""
+    tree = ast.parse(Path(config.__file__).read_text(encoding="utf-8"))
+    function = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "_volume")
+    return {node.comparators[0].value for node in ast.walk(function)
+            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == "key"
+            and isinstance(node.comparators[0], ast.Constant) and isinstance(node.comparators[0].value, str)}
+
+
+REGISTRY_KEYS = sorted({*registry.PATH_KEYS, *registry.IDENTITY_KEYS, *registry.MIGRATION_KEYS, *registry.LINK_KEYS})
+
+
+@pytest.mark.parametrize("key", REGISTRY_KEYS)
+def test_registry_key_is_described(key: str) -> None:
+    assert re.search(rf"(?<![\w]){key}=", text("persist.d.5"))
+
+
+@pytest.mark.parametrize("word", [*registry.METHODS, *registry.ACTIONS])
+def test_registry_word_is_described(word: str) -> None:
+    assert re.search(rf"(?<![\w-]){word}(?![\w-])", text("persist.d.5"))
+
+
+def test_the_keys_of_the_volume_are_found() -> None:
+    assert {"Device", "Fallback"} <= volume_keys()
+
+
+@pytest.mark.parametrize("key", sorted(volume_keys()))
+def test_volume_key_is_described(key: str) -> None:
+    assert f"{key}=" in text("persist.conf.5")
+
+
+@pytest.mark.parametrize("word", [*config.FALLBACKS, *config.JOINS, *(f"[{s.upper()}]" for s in config.SECTIONS)])
+def test_configuration_word_is_described(word: str) -> None:
+    assert word in text("persist.conf.5")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verb_is_described(verb: str) -> None:
+    assert f"persistctl {verb}" in text("persistctl.8") or re.search(rf"\|{verb}\b", text("persistctl.8"))
+    assert re.search(rf"^{verb}\b", text("persistctl.8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_page_has_the_version_and_is_sound(page: Path) -> None:
+    source = page.read_text(encoding="utf-8")
+    assert f'"persist {VERSION}"' in source
+    for other, section in re.findall(r"^\.BR (persist[\w.\\-]*) \((\d)\)", source, re.MULTILINE):
+        assert (MAN / f"{other.replace(chr(92), '')}.{section}").is_file()
+    if shutil.which("groff"):
+        done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", page], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
