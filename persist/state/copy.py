@@ -80,7 +80,9 @@ class Source:
 
 def size(count: int) -> str:
     """A number of bytes for people."""
-    return f"{count / (1 << 20):.1f} MiB" if count >= 1 << 20 else f"{count / 1024:.1f} KiB"
+    if count < 1 << 20:
+        return f"{count / 1024:.1f} KiB" if count >= 1024 else f"{count} bytes"
+    return f"{count / (1 << 20):.1f} MiB"
 
 
 def walk(top: str, *, one_device: bool = False) -> Iterator[tuple[str, os.stat_result]]:
@@ -132,7 +134,8 @@ def _watch(top: str, total: Summary, label: str, say: Callable[[str], None], don
             # Not made yet, or a name went away under us: nothing to report this time.
             now = Summary()
         percent = min(99, now.bytes * 100 // total.bytes) if total.bytes else 0
-        say(f"Copying {label}: {now.files} of {total.files} files, {size(now.bytes)} of {size(total.bytes)} ({percent} %)")
+        say(f"Copying {label}: {now.files} of {total.files} files, "
+            f"{size(now.bytes)} of {size(total.bytes)} ({percent} %)")
         pause = max(2.0, 10 * (time.monotonic() - start))
 
 

@@ -57,8 +57,8 @@ def keep(store: Dir, scratch: Dir, root: str) -> tuple[int, str]:
         if kept == running and running:
             return INFO, f"The machine-id {running} is already kept."
         if valid(kept):
-            return NOTICE, (f"The volume already has the machine-id {kept}; it was left alone, although this boot runs under "
-                            f"{running or 'none'}. The next boot uses it.")
+            return NOTICE, (f"The volume already has the machine-id {kept}; it was left alone, although this boot "
+                            f"runs under {running or 'none'}. The next boot uses it.")
         if kept not in ("", "uninitialized"):
             return WARNING, f"'{store.path(NAME)}' holds something that is no machine-id; it was left alone."
     if not running:

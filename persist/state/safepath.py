@@ -129,17 +129,18 @@ class Dir:
 
         Raises LinkRefused or PersistError when the volume has something else there.
         """
+        if self.lstat(name) is None:
+            try:
+                os.mkdir(name, 0o700, dir_fd=self.fd)
+                self.sync()
+            except FileExistsError:
+                return self.own(name)  # somebody was faster: look at what it is
         try:
-            os.mkdir(name, 0o700, dir_fd=self.fd)
-            self.sync()
-        except FileExistsError:
-            # It was there before us. What it is, is looked at below either way.
-            made = False
-        else:
-            made = True
-        there = self.sub(name)
+            there = self.sub(name)
+        except FileNotFoundError:
+            return self.own(name)  # a work directory that its last user just removed
         st = os.fstat(there.fd)
-        if not made and (st.st_uid != os.geteuid() or st.st_mode & 0o022):
+        if st.st_uid != os.geteuid() or st.st_mode & 0o022:
             there.close()
             raise PersistError(
                 f"'{self.path(name)}' may be written by others than root, so what it says cannot be believed.",
@@ -225,7 +226,7 @@ def without_submounts(fd: int) -> int | None:
 
 
 def node_in_root(root: Dir, path: str) -> int | None:
-    """An O_PATH descriptor of a path below ``root`` with its links followed as if ``root`` were ``/``; None if missing."""
+    """An O_PATH descriptor of a path, its links followed as if ``root`` were ``/``; None if nothing is there."""
     how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     fd = _libc.syscall(
         _SYS_OPENAT2, root.fd, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))

@@ -103,12 +103,21 @@ class Store:
             self.tmp = self._keep(self.persist.own("tmp"))
             self.overlays = self._keep(self.persist.own("overlay"))
             step("store")
-            self.work = self._keep(self.tmp.own(self.name))
-            fcntl.flock(self.work.fd, fcntl.LOCK_EX)  # a second process for the same entry waits, and finds the marker
+            self.work = self._keep(self._locked())
             step("work")
         except BaseException:
             self.close()
             raise
+
+    def _locked(self) -> Dir:
+        """Our work directory. A second process for the same entry waits here, and then finds the marker."""
+        while True:
+            work = self.tmp.own(self.name)
+            fcntl.flock(work.fd, fcntl.LOCK_EX)
+            there, mine = self.tmp.lstat(self.name), os.fstat(work.fd)
+            if there is not None and (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
+                return work
+            work.close()  # whoever had the lock before tidied it away
 
     def _keep(self, d: Dir) -> Dir:
         self._open.append(d)

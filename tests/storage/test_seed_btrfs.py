@@ -189,7 +189,7 @@ def test_progress_of_a_long_copy(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> N
         assert fd is not None
         copy(Source(fd, "directory", "/data"), volume, "copy", said.append)
         os.close(fd)
-    assert said == ["Copying /data: 1 of 1 files, 1.0 KiB of 1.0 KiB (99 %)"]
+    assert said == ["Copying /data: 1 of 1 files, 1000 bytes of 1000 bytes (99 %)"]
 
 
 def test_what_is_mounted_below_stays_out_but_subvolumes_come_along(tmp_path: Path) -> None:

@@ -170,3 +170,23 @@ def test_symlink_with_an_old_copy_in_the_way(tmp_path: Path) -> None:
         rig.seed("/srv", "symlink")
     assert (rig.root / "srv/f").read_text() == "now" and (rig.root / "srv.persist-orig/f").read_text() == "then"
     assert rig.leftovers() == []
+
+
+def test_many_at_once(tmp_path: Path) -> None:
+    """Siblings and even the same entry, all in the same moment."""
+    rig = Rig(tmp_path)
+    tree(rig)
+    rig.put("/var/lib/y/f", "y")
+    children = []
+    for i in range(24):
+        child = os.fork()
+        if child == 0:
+            try:
+                rig.seed(("/var/lib/x", "/var/lib/y", "/var/lib/none")[i % 3])
+                os._exit(0)
+            finally:
+                os._exit(1)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 24
+    assert rig.leftovers() == [] and sorted(os.listdir(rig.at("/var/lib"))) == ["none", "x", "y"]
+    assert rig.at("/var/lib/x/d2/f").exists() and rig.at("/var/lib").stat().st_uid == 7
