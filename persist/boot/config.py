@@ -5,7 +5,7 @@
 and /etc may be kept on it.
 """
 
-from .dropins import DIRECTORIES, fragments, inside, masked
+from .dropins import DIRECTORIES, fragments, inside
 from .ini import ERROR, WARNING, Problem, Section, boolean, parse, read
 
 FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
@@ -30,13 +30,17 @@ class Config:
         self.swap_size: int | None = None
 
 
+def _number(value: str) -> bool:
+    return value.isascii() and value.isdigit() and len(value) <= 18  # int() raises on thousands of digits
+
+
 def size(value: str) -> int | None:
     """Bytes with the suffixes K, M, G, T to the base 1024; None when it is not a size."""
     factor = 1
     if value[-1:] in "KMGT" and value[-1:]:
         factor = 1024 ** ("KMGT".index(value[-1]) + 1)
         value = value[:-1]
-    return int(value) * factor if value.isascii() and value.isdigit() else None
+    return int(value) * factor if _number(value) else None
 
 
 def _volume(config: Config, key: str, value: str) -> str:
@@ -54,7 +58,7 @@ def _volume(config: Config, key: str, value: str) -> str:
         config.fallback = value
     elif key == "MemberTimeoutSec":
         number = value[:-1] if value.endswith("s") else value
-        if not (number.isascii() and number.isdigit()) or int(number) > 3600:
+        if not _number(number) or int(number) > 3600:
             return "must be whole seconds, at most 3600"
         config.member_timeout = int(number)
     elif key == "AllowRemovable":
@@ -112,8 +116,6 @@ def load(root: str, problems: list[Problem]) -> Config:
     """
     config = Config()
     for path, shown in _files(root, DIRECTORIES[1:], problems) + _files(root, DIRECTORIES[:1], problems):
-        if masked(path):
-            continue
         data = read(inside(path, root), shown, problems)
         if data:
             for section in parse(data, shown, problems):

@@ -3,7 +3,7 @@
 
 import os
 
-from .ini import ERROR, Problem
+from .ini import ERROR, WARNING, Problem
 
 DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib")
 
@@ -13,13 +13,13 @@ def fragments(
 ) -> list[tuple[str, str]]:
     """The ``*.conf`` files of e.g. ``persist.d`` in force, sorted by name: (path to open, path to show).
 
-    The same name in a higher directory replaces; an empty file or a link to /dev/null masks.
+    The same name in a higher directory replaces; an empty file or a link to /dev/null masks (both read as nothing).
     """
     found: dict[str, tuple[str, str]] = {}
     for base in bases:
         shown = base + "/" + directory
         try:
-            names = os.listdir(root + shown)
+            names = sorted(os.listdir(root + shown))
         except FileNotFoundError:
             continue
         except OSError as e:
@@ -27,16 +27,11 @@ def fragments(
             continue
         for name in names:
             if name.endswith(".conf") and name[0] != "." and name not in found:
+                if not name.isprintable():  # it would go into SourcePath= and into messages
+                    problems.append(Problem(WARNING, shown, "The file name %a is not printable UTF-8 text, the file is ignored. Rename it." % name))
+                    continue
                 found[name] = (root + shown + "/" + name, shown + "/" + name)
     return [found[name] for name in sorted(found)]
-
-
-def masked(path: str) -> bool:
-    """Whether a fragment is a link to /dev/null."""
-    try:
-        return os.readlink(path) == "/dev/null"
-    except OSError:
-        return False
 
 
 def inside(path: str, root: str) -> str:
@@ -48,5 +43,7 @@ def inside(path: str, root: str) -> str:
             target = os.readlink(path)
         except OSError:
             return path
+        if target == "/dev/null":
+            return target  # a mask, also where the image has no /dev
         path = root + target if target[0] == "/" else os.path.dirname(path) + "/" + target
     return path

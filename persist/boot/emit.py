@@ -26,8 +26,11 @@ def emit(plan: Plan, directory: str, problems: list[Problem]) -> int:
             if "/" in name:
                 parent = path.rpartition("/")[0]
                 if parent not in made:
-                    os.makedirs(parent, 0o755, exist_ok=True)
                     made.add(parent)
+                    try:
+                        os.mkdir(parent, 0o755)
+                    except FileExistsError:
+                        pass  # of another generator, or of an earlier run by hand
             fd = os.open(path, flags, 0o644)
         except FileExistsError:
             problems.append(Problem(ERROR, path, "Another generator has written this unit already; leaving the path to it."))
@@ -40,8 +43,11 @@ def emit(plan: Plan, directory: str, problems: list[Problem]) -> int:
             while data:
                 data = data[os.write(fd, data) :]
         except OSError as e:
-            os.unlink(path)  # half a unit is worse than none
             problems.append(Problem(ERROR, path, "Cannot be written: %s. The path is not kept on this boot." % e.strerror))
+            try:
+                os.unlink(path)  # half a unit is worse than none
+            except OSError:
+                pass  # said above that it is bad
             continue
         finally:
             os.close(fd)

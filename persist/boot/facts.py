@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
+from .dropins import DIRECTORIES, inside
+from .ini import READ
 from .paths import EARLY, parents
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import (collections.abc costs 2 ms)
@@ -29,7 +30,7 @@ class Facts:
     """A record of the machine. ``root`` is '' for the running system."""
 
     __slots__ = ("root", "cmdline", "in_initrd", "container", "user_scope", "enabled", "fstab", "shipped", "early",
-                 "aliases", "links")
+                 "aliases", "links", "broken")
 
     def __init__(self) -> None:
         self.root = ""
@@ -39,10 +40,11 @@ class Facts:
         self.user_scope = False
         self.enabled = False
         self.fstab: dict[str, str] = {}
-        self.shipped: dict[str, str] = {}
+        self.shipped: dict[str, str] = {}  # name of a mount unit -> why its path is taken, '' where it is not
         self.early: set[str] = set()
         self.aliases: dict[str, str] = {}  # entry path -> the path without the image's links among its parents
-        self.links: dict[str, str] = {}  # path without such links -> target, where it is itself a symbolic link
+        self.links: dict[str, str] = {}  # entry path -> target, where the last component is itself a symbolic link
+        self.broken: dict[str, str] = {}  # entry path -> why the links on its way cannot be followed
 
     def option(self, key: str) -> str | None:
         """The last value of a kernel command line option, '' for a bare word, None when it is not there."""
@@ -50,7 +52,7 @@ class Facts:
 
 
 def option(cmdline: str, key: str) -> str | None:
-    """The last value of ``key=`` on a kernel command line; quotes around a value are taken away (kernel-command-line(7))."""
+    """The last value of ``key=`` on a kernel command line; quotes are taken away as PID 1 does."""
     if key not in cmdline:
         return None
     value = None
@@ -63,14 +65,18 @@ def option(cmdline: str, key: str) -> str | None:
 
 
 def _words(cmdline: str) -> list[str]:
-    if '"' not in cmdline:
+    if '"' not in cmdline and "'" not in cmdline:
         return cmdline.split()
-    words, word, inside, any_ = [], [], False, False
+    words: list[str] = []
+    word: list[str] = []
+    quote, any_ = "", False
     for c in cmdline:
-        if c == '"':
-            inside = not inside
+        if c == quote:
+            quote = ""
+        elif not quote and c in "\"'":
+            quote = c
             any_ = True
-        elif c.isspace() and not inside:
+        elif not quote and c in " \t\r\n":
             if word or any_:
                 words.append("".join(word))
             word, any_ = [], False
@@ -81,11 +87,11 @@ def _words(cmdline: str) -> list[str]:
     return words
 
 
-def _text(path: str) -> str:
+def _bytes(path: str) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, READ)
     except OSError:
-        return ""  # not there or not readable: the same as empty, for /proc/cmdline and fstab alike
+        return b""  # not there or not readable: the same as empty, for /proc/cmdline and fstab alike
     try:
         data = b""
         while len(data) < 1 << 20:
@@ -93,75 +99,118 @@ def _text(path: str) -> str:
             if not piece:
                 break
             data += piece
-        return data.decode("utf-8", "surrogateescape")
+        return data
+    except OSError:
+        return b""  # a directory, for one
     finally:
         os.close(fd)
 
 
-def _octal(text: str) -> str:
-    r"""Undo getmntent(3)'s escapes: ``\040`` and the like."""
-    if "\\" not in text:
-        return text
-    out = []
-    i = 0
-    while i < len(text):
-        digits = text[i + 1 : i + 4]
-        if text[i] == "\\" and len(digits) == 3 and all(c in "01234567" for c in digits):
-            out.append(chr(int(digits, 8) & 255))
-            i += 4
+def _octal(text: bytes) -> bytes:
+    r"""Undo the escapes of getmntent(3) and libmount: ``\040`` and the like, bytes of UTF-8 among them."""
+    first, *rest = text.split(b"\\")
+    out = first
+    for piece in rest:
+        digits = piece[:3]
+        if len(digits) == 3 and not digits.strip(b"01234567"):
+            out += bytes((int(digits, 8) & 255,)) + piece[3:]
         else:
-            out.append(text[i])
-            i += 1
-    return "".join(out)
+            out += b"\\" + piece
+    return out
 
 
-def _fstab(path: str, shown: str) -> dict[str, str]:
+def _fstab(root: str, path: str, shown: str, known: dict[str, str]) -> dict[str, str]:
+    """What fstab mounts, under the names that systemd-fstab-generator gives them: links are followed, slashes simplified."""
     mounts = {}
     number = 0
-    for line in _text(path).split("\n"):
+    for line in _bytes(path).split(b"\n"):
         number += 1
         words = line.split()
-        if len(words) >= 3 and words[0][0] != "#" and words[1][0] == "/" and words[2] != "swap":
-            mounts[_octal(words[1]).rstrip("/") or "/"] = "%s:%d" % (shown, number)
+        if len(words) < 2 or words[0][0] == 35 or words[1][0] != 47 or words[2:3] == [b"swap"] or b"\0" in line:
+            continue
+        where = _octal(words[1]).decode("utf-8", "surrogateescape")
+        if "\0" in where:
+            continue
+        try:
+            where = _real(root, where, known)
+        except OSError:
+            where = where.rstrip("/")  # a loop of links: nothing can be mounted there
+        mounts[where or "/"] = "%s:%d" % (shown, number)
     return mounts
 
 
-def _is_link(path: str) -> bool:
+def _target(path: str) -> str:
     try:
-        return stat.S_ISLNK(os.lstat(path).st_mode)
+        return os.readlink(path)
     except OSError:
-        return False
+        return ""
 
 
 def enabled(root: str) -> bool:
-    """Whether a link enables persist-setup.target: the master switch."""
+    """Whether a link enables persist-setup.target: the master switch. The highest directory that has a say wins, as for PID 1."""
     for base in UNIT_DIRECTORIES[:4]:
-        if base != "/run/systemd/system" and _masked(root + base + "/persist-setup.target"):
+        unit = root + base + "/persist-setup.target"
+        if _target(unit) == "/dev/null":
             return False
-        for wants in ENABLED:
-            if _is_link(root + base + "/" + wants + "/persist-setup.target"):
+        if os.path.lexists(unit):
+            break
+    for wants in ENABLED:
+        for base in UNIT_DIRECTORIES[:4]:
+            target = _target(root + base + "/" + wants + "/persist-setup.target")
+            if target == "/dev/null":
+                break
+            if target:
                 return True
     return False
-
-
-def _masked(path: str) -> bool:
-    try:
-        return os.readlink(path) == "/dev/null"
-    except OSError:
-        return False
 
 
 def _shipped(root: str) -> dict[str, str]:
     units: dict[str, str] = {}
     for base in UNIT_DIRECTORIES:
+        if base == "/lib/systemd/system" and _target(root + "/lib"):
+            continue  # merged /usr: seen already
         try:
             names = os.listdir(root + base)
         except OSError:
             continue  # a directory that is not there ships nothing
         for name in names:
             if name.endswith(".mount") and name not in units:
-                units[name] = "" if _masked(root + base + "/" + name) else base + "/" + name
+                unit = base + "/" + name
+                if _target(root + unit) != "/dev/null":
+                    units[name] = unit + " mounts it"
+                else:
+                    # PID 1 looks for units in /etc and /run before it looks at ours, and in /usr afterwards.
+                    units[name] = "" if base.startswith(("/usr/", "/lib/")) else unit + " masks its mount unit"
     return units
+
+
+def any_fragments(root: str) -> bool:
+    """Whether there is a registry file at all: looked at first, so that machines without one pay next to nothing."""
+    for base in DIRECTORIES:
+        try:
+            for name in os.listdir(root + base + "/persist.d"):
+                if name.endswith(".conf"):
+                    return True
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True  # registry.load() says what is wrong
+    return False
+
+
+def why_nothing(facts: Facts) -> str:
+    """Why the generator has nothing to do on this machine whatever the registry says, or an empty string."""
+    if facts.user_scope:
+        return "a user's manager keeps no system state"
+    if facts.in_initrd:
+        return "in the initrd, where persist-early does the work"
+    if facts.container:
+        return "in a container (%s), where the engine keeps the volumes" % facts.container
+    if facts.option("persist") == "off":
+        return "persist=off on the kernel command line"
+    if not facts.enabled:
+        return "persist-setup.target is not enabled"
+    return ""
 
 
 def gather(root: str, environ: Mapping[str, str]) -> Facts:
@@ -175,7 +224,7 @@ def gather(root: str, environ: Mapping[str, str]) -> Facts:
         facts.container = virtualization[len("container:") :]
     override = environ.get("SYSTEMD_PROC_CMDLINE")
     # A container sees its host's command line, which says nothing about it (systemd reads /proc/1/cmdline there).
-    facts.cmdline = override if override is not None else "" if facts.container else _text(root + "/proc/cmdline").strip()
+    facts.cmdline = override if override is not None else "" if facts.container else _bytes(root + "/proc/cmdline").decode("utf-8", "surrogateescape").strip()
     facts.enabled = enabled(root)
     return facts
 
@@ -186,15 +235,20 @@ def gather_paths(facts: Facts, registry: Registry, environ: Mapping[str, str]) -
     known: dict[str, str] = {}
     for entry in registry.entries:
         path = entry.path
-        real = _resolve(root, path, known)
-        target = _link_target(root, real)
-        if target and entry.method != "symlink":
-            # The entry is an alias itself (/lib -> usr/lib): what counts is the directory behind it.
-            real = _resolve(root, real + "/.", {}).rpartition("/")[0] or "/"
+        parent, _, last = path.rpartition("/")
+        try:
+            real = _real(root, parent, known) + "/" + last
+            target = _link_target(root, real)
+            if target and entry.method != "symlink":
+                # The entry is an alias itself (/lib -> usr/lib): what counts is the directory behind it.
+                real = _real(root, real, known) or "/"
+        except OSError as e:
+            facts.broken[path] = e.strerror or str(e)
+            continue
         facts.aliases[path] = real
         if target:
             facts.links[path] = target
-    facts.fstab = _fstab(environ.get("SYSTEMD_FSTAB", root + "/etc/fstab"), "/etc/fstab")
+    facts.fstab = _fstab(root, environ.get("SYSTEMD_FSTAB") or inside(root + "/etc/fstab", root), "/etc/fstab", known)
     facts.shipped = _shipped(root)
     try:
         facts.early = set(os.listdir(root + EARLY))
@@ -202,18 +256,15 @@ def gather_paths(facts: Facts, registry: Registry, environ: Mapping[str, str]) -
         facts.early = set()  # no initrd stage on this boot
 
 
-def _resolve(root: str, path: str, known: dict[str, str]) -> str:
-    """``path`` with the links among its parents resolved as chroot(2) to ``root`` would; its last component is not followed.
+def _real(root: str, path: str, known: dict[str, str]) -> str:
+    """``path`` with all links resolved as chroot(2) to ``root`` would, '' for the root itself. ``known`` caches.
 
-    ``known`` caches the directories looked at. A loop of links is left as it is; the mount will fail there and say so.
+    Raises OSError where the links cannot be followed: a loop, a name that is too long, a directory that cannot be searched.
     """
-    parent = path.rpartition("/")[0]
-    if not parent:
-        return path
-    if parent in known:
-        return known[parent] + path[len(parent) :]
+    if path in known:
+        return known[path]
     resolved = ""
-    todo = parent[1:].split("/")
+    todo = path.split("/")
     hops = 0
     while todo:
         part = todo.pop(0)
@@ -229,12 +280,12 @@ def _resolve(root: str, path: str, known: dict[str, str]) -> str:
             continue
         hops += 1
         if hops > 40:
-            return path
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if target[0] == "/":
             resolved = ""
         todo = target.split("/") + todo
-    known[parent] = resolved
-    return resolved + path[len(parent) :]
+    known[path] = resolved
+    return resolved
 
 
 def _link_target(root: str, path: str) -> str:

@@ -2,8 +2,13 @@
 """The tolerant line parser: sections may repeat, each problem has a file and a line, nothing raises. Boot-safe."""
 
 import os
+import stat
 
 MAX_BYTES = 1 << 20  # a registry file is some lines; more is a mistake or an attack
+
+_PIECE = 1 << 13
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_BLANKS = " \t\r"  # systemd's, less the newline: no other blank that Unicode knows ends or begins a value
 
 ERROR, WARNING, NOTICE = 3, 4, 5
 
@@ -45,12 +50,12 @@ def parse(data: bytes, file: str, problems: list[Problem]) -> list[Section]:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as e:
-        line = data.count(b"\n", 0, e.start) + 1
-        problems.append(Problem(ERROR, "%s:%d" % (file, line), "Not UTF-8, the file is ignored. Save it as UTF-8 text."))
+        number = data.count(b"\n", 0, e.start) + 1
+        problems.append(Problem(ERROR, "%s:%d" % (file, number), "Not UTF-8, the file is ignored. Save it as UTF-8 text."))
         return sections
     if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        problems.append(Problem(ERROR, "%s:%d" % (file, line), "Zero byte in a text file, the file is ignored. Write it again."))
+        number = text.count("\n", 0, text.index("\0")) + 1
+        problems.append(Problem(ERROR, "%s:%d" % (file, number), "Zero byte in a text file, the file is ignored. Write it again."))
         return sections
     if text.startswith("\ufeff"):
         text = text[1:]
@@ -60,35 +65,37 @@ def parse(data: bytes, file: str, problems: list[Problem]) -> list[Section]:
     known_bad = False
     for raw in text.split("\n"):
         number += 1
-        line = raw.strip()
+        line = raw.strip(_BLANKS)
         if pending:
             if line[:1] in ("#", ";"):
                 continue
-            line = pending + " " + line
+            line = (pending + " " + line).rstrip(_BLANKS)
             pending = ""
         else:
             start = number
             if not line or line[0] in "#;":
                 continue
-        if line.endswith("\\") and not line.endswith("\\\\"):
-            pending = line[:-1].rstrip()
+        if line[-1] == "\\" and (len(line) - len(line.rstrip("\\"))) % 2:
+            pending = line[:-1].rstrip(_BLANKS)
             continue
         if line[0] == "[":
             if line[-1] != "]" or len(line) < 3:
                 problems.append(Problem(WARNING, "%s:%d" % (file, start), "Bad section header '%s', ignoring it and its settings." % line[:80]))
                 current, known_bad = None, True
                 continue
-            current, known_bad = Section(line[1:-1].strip(), file, start), False
+            current, known_bad = Section(line[1:-1].strip(_BLANKS), file, start), False
             sections.append(current)
             continue
         key, sep, value = line.partition("=")
-        if not sep or not key.strip():
+        key = key.rstrip(_BLANKS)
+        if not sep or not key:
             problems.append(Problem(WARNING, "%s:%d" % (file, start), "Line '%s' is neither a section nor a setting (Key=value), ignoring." % line[:80]))
         elif current is None:
             if not known_bad:
-                problems.append(Problem(WARNING, "%s:%d" % (file, start), "Setting '%s=' outside of a section, ignoring. Put it below a line such as [Path]." % key.strip()))
+                problems.append(Problem(WARNING, "%s:%d" % (file, start), "Setting '%s=' outside of a section, ignoring. "
+                                        "Put it below a line such as [Path]." % key))
         else:
-            current.settings.append((key.rstrip(), value.lstrip(), start))
+            current.settings.append((key, value.lstrip(_BLANKS), start))
     if pending:
         problems.append(Problem(WARNING, "%s:%d" % (file, start), "The last line ends in a backslash, ignoring it."))
     return sections
@@ -97,12 +104,18 @@ def parse(data: bytes, file: str, problems: list[Problem]) -> list[Section]:
 def read(path: str, shown: str, problems: list[Problem]) -> bytes | None:
     """The content of a file, or None with a problem. Never blocks on a FIFO and never reads without end."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, READ)
     except OSError as e:
         problems.append(Problem(ERROR, shown, "Cannot be read: %s. The file is ignored." % e.strerror))
         return None
     try:
-        data = os.read(fd, MAX_BYTES + 1)
+        data = os.read(fd, _PIECE)
+        if len(data) == _PIECE:
+            while len(data) <= MAX_BYTES and (piece := os.read(fd, 1 << 16)):
+                data += piece
+        elif not data and stat.S_ISFIFO(os.fstat(fd).st_mode):
+            problems.append(Problem(ERROR, shown, "Is a named pipe and not a file, ignoring it."))
+            return None
     except OSError as e:
         problems.append(Problem(ERROR, shown, "Cannot be read: %s. The file is ignored." % e.strerror))
         return None

@@ -10,29 +10,53 @@ import os
 import sys
 
 from . import facts
-from .plan import GENERATOR, why_nothing
+from .paths import GENERATOR
 
-CRIT, ERR, INFO, DEBUG = 2, 3, 6, 7
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .ini import Problem
+
+CRIT, WARNING, DEBUG = 2, 4, 7
+LONGEST_LINE = 600  # the kernel's records end at about a thousand bytes
+MOST_LINES = 50  # a file of garbage must not push everything else out of the kernel's log
 
 
 def _log(level: int, text: str, to_kmsg: bool) -> None:
-    """One line to /dev/kmsg when PID 1 runs us (no journal to talk to yet), else to standard error."""
-    if to_kmsg:
+    """One line to /dev/kmsg when PID 1 runs us (no journal to talk to yet), else to standard error. Never raises."""
+    if not text.isprintable():
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        text = "".join([c if c.isprintable() else c.encode("unicode_escape").decode() for c in text])
+    if len(text) > LONGEST_LINE:
+        text = text[:LONGEST_LINE] + "..."
+    try:
+        if to_kmsg:
+            fd = os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            try:
+                os.write(fd, ("<%d>%s[%d]: %s" % (level, GENERATOR, os.getpid(), text)).encode())
+                return
+            finally:
+                os.close(fd)
+    except OSError:
+        pass  # no kernel log in a sandbox; then standard error
+    if level < DEBUG:
         try:
-            fd = os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC)
+            os.write(2, ("%s: %s\n" % (GENERATOR, text)).encode())
         except OSError:
-            to_kmsg = False  # then standard error, below
-        else:
-            line = "<%d>%s[%d]: %s" % (level, GENERATOR, os.getpid(), text)
-            os.write(fd, line.encode("utf-8", "backslashreplace")[:900])
-            os.close(fd)
-    if not to_kmsg and level < DEBUG:
-        sys.stderr.write("%s: %s\n" % (GENERATOR, text.encode("utf-8", "backslashreplace").decode()))
+            pass  # nobody listens
+
+
+def _report(problems: list[Problem], to_kmsg: bool) -> None:
+    if len(problems) > MOST_LINES:
+        problems = sorted(problems, key=lambda p: p.level)  # what costs an entry first
+    for problem in problems[:MOST_LINES]:
+        _log(problem.level, str(problem), to_kmsg)
+    if len(problems) > MOST_LINES:
+        _log(WARNING, "%d more problems, see persistctl verify." % (len(problems) - MOST_LINES), to_kmsg)
 
 
 def _generate(root: str, directory: str, to_kmsg: bool) -> None:
     known = facts.gather(root, os.environ)
-    reason = why_nothing(known)
+    reason = facts.why_nothing(known) or ("" if facts.any_fragments(root) else "the registry has no files")
     if reason:
         _log(DEBUG, "Nothing to do: %s." % reason, to_kmsg)
         return
@@ -40,15 +64,13 @@ def _generate(root: str, directory: str, to_kmsg: bool) -> None:
     from .load import Loaded
 
     loaded = Loaded(root, known, os.environ)
-    for problem in loaded.problems:
-        _log(problem.level, str(problem), to_kmsg)
+    _report(loaded.problems, to_kmsg)
     if loaded.plan.reason:
         _log(DEBUG, "Nothing to do: %s." % loaded.plan.reason, to_kmsg)
         return
-    problems: list = []  # type: ignore[type-arg]  # of Problem, which is not imported on machines without entries
+    problems: list[Problem] = []
     emit(loaded.plan, directory, problems)
-    for problem in problems:
-        _log(problem.level, str(problem), to_kmsg)
+    _report(problems, to_kmsg)
 
 
 def main(argv: list[str]) -> int:
@@ -56,7 +78,10 @@ def main(argv: list[str]) -> int:
     if len(argv) not in (2, 4):
         sys.stderr.write("%s: this program takes one or three directories as arguments.\n" % GENERATOR)
         return 1
-    to_kmsg = len(argv) == 4 and "SYSTEMD_SCOPE" in os.environ
+    if sys.getfilesystemencoding() != "utf-8":
+        # PID 1 has a LANG= of old in its environment; systemd's names are UTF-8, and so are ours.
+        os.execv(sys.executable, [sys.executable, "-IS", "-X", "utf8", *argv])
+    to_kmsg = len(argv) == 4 and os.environ.get("SYSTEMD_SCOPE") == "system"
     try:
         _generate(os.environ.get("PERSIST_GENERATOR_ROOT", "").rstrip("/"), argv[1], to_kmsg)
     except Exception as e:  # noqa: BLE001  # whatever it is, the boot goes on and the verdict says what is missing

@@ -10,9 +10,12 @@ EARLY = "/run/persist/early"
 MOUNT_ENTRIES = "/run/persist/mount-entries"
 PERSISTENT = "/run/persist/persistent"
 
+GENERATOR = "persist-generator"
 UNIT_NAME_MAX = 255  # unit-name.h; also NAME_MAX, the store uses the same names
+ENTRY_NAME_MAX = UNIT_NAME_MAX - len("persist-seed@.service.d")  # the longest that is made of an entry's name
 
-_PLAIN = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:_.")
+_PLAIN = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:_."
+_ESCAPES = {b: "-" if b == 47 else "\\x%02x" % b for b in range(256) if chr(b) not in _PLAIN}
 
 
 def escape(path: str) -> str:
@@ -20,21 +23,14 @@ def escape(path: str) -> str:
     body = path.strip("/")
     if not body:
         return "-"
-    if body.isascii() and body.replace("/", "").isalnum():
-        return body.replace("/", "-")
-    out = []
-    for i, c in enumerate(body):
-        if c == "/":
-            out.append("-")
-        elif c in _PLAIN and not (c == "." and i == 0):
-            out.append(c)
-        else:
-            out.extend(["\\x%02x" % b for b in c.encode("utf-8", "surrogateescape")])
-    return "".join(out)
+    if not body.isascii():
+        body = body.encode("utf-8", "surrogateescape").decode("latin-1")  # a character for each byte
+    name = body.translate(_ESCAPES)
+    return "\\x2e" + name[1:] if name[0] == "." else name
 
 
 def unescape(name: str) -> str:
-    """The path behind an escaped name, as ``systemd-escape --unescape --path``. Raises ValueError on a bad escape."""
+    """The path behind an escaped name, as ``systemd-escape --unescape --path``. Raises ValueError where there is none."""
     if name == "-":
         return "/"
     out = bytearray(b"/")
@@ -44,14 +40,19 @@ def unescape(name: str) -> str:
         if c == "-":
             out += b"/"
         elif c == "\\":
-            if name[i + 1 : i + 2] != "x":
+            digits = name[i + 2 : i + 4].lower()
+            if name[i + 1 : i + 2] != "x" or len(digits) != 2 or digits.strip("0123456789abcdef") or digits == "00":
                 raise ValueError("bad escape in '%s'" % name)
-            out.append(int(name[i + 2 : i + 4], 16))
+            out.append(int(digits, 16))
             i += 3
         else:
             out += c.encode("utf-8", "surrogateescape")
         i += 1
-    return out.decode("utf-8", "surrogateescape")
+    path = out.decode("utf-8", "surrogateescape")
+    for part in path[1:].split("/"):
+        if part in ("", ".", ".."):
+            raise ValueError("'%s' is not the name of a normalised path" % name)
+    return path
 
 
 def specifiers(text: str) -> str:
@@ -76,6 +77,14 @@ def overlay_option(path: str) -> str:
     if ":" in path:
         path = path.replace(":", "\\:")
     return path
+
+
+def mount_options(text: str) -> str:
+    r"""A list of mount options as value of Options=, where PID 1 takes ``\\\\`` for a backslash (fstab_filter_options()) and ``%`` for a specifier.
+
+    Without the doubling, an overlay whose store has a ``\\x2d`` in its name, as of /srv/my-data, would not be mounted.
+    """
+    return specifiers(text.replace("\\", "\\\\"))
 
 
 def parents(path: str) -> list[str]:

@@ -13,9 +13,23 @@ Rules and where they come from (numbers are those of docs/architecture.md's "Rul
 from __future__ import annotations
 
 from .facts import above
+from .facts import why_nothing as why_nothing
 from .ini import ERROR, NOTICE, WARNING, Problem
-from .paths import IMAGE, LOWER, MOUNT_ENTRIES, PERSISTENT, STORE, VOLUME, escape, overlay_option, specifiers
-from .registry import forbidden
+from .paths import (
+    ENTRY_NAME_MAX,
+    GENERATOR,
+    IMAGE,
+    LOWER,
+    MOUNT_ENTRIES,
+    PERSISTENT,
+    STORE,
+    VOLUME,
+    escape,
+    mount_options,
+    overlay_option,
+    specifiers,
+)
+from .registry import forbidden, wrong_overlay, wrong_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +37,6 @@ if TYPE_CHECKING:
     from .facts import Facts
     from .registry import Entry, Registry
 
-GENERATOR = "persist-generator"
 OVERLAY_OPTIONS = "index=off,metacopy=off,redirect_dir=nofollow,xino=off"
 TMPFS_OPTIONS = "mode=1777,strictatime,nosuid,nodev,size=50%,nr_inodes=1m"
 EARLY_BY_DEFAULT = ("/etc", "/etc/systemd", "/etc/systemd/system")
@@ -61,32 +74,29 @@ class Plan:
         self.reason = ""
 
 
-def why_nothing(facts: Facts) -> str:
-    """Why the generator has nothing to do on this machine whatever the registry says, or an empty string."""
-    if facts.user_scope:
-        return "a user's manager keeps no system state"
-    if facts.in_initrd:
-        return "in the initrd, where persist-early does the work"
-    if facts.container:
-        return "in a container (%s), where the engine keeps the volumes" % facts.container
-    if facts.option("persist") == "off":
-        return "persist=off on the kernel command line"
-    if not facts.enabled:
-        return "persist-setup.target is not enabled"
-    return ""
-
-
 def _refusal(entry: Entry, path: str, config: Config, facts: Facts, accepted: dict[str, Planned]) -> str:
     """Why an entry cannot be in force, or an empty string."""
+    if entry.path in facts.broken:
+        return "its links cannot be followed (%s)" % facts.broken[entry.path]
+    if path != entry.path:
+        # What the image's links say is not less hostile than what the registry says.
+        wrong = wrong_path(path) or (wrong_overlay(path) if entry.method == "overlay" else "")
+        if wrong:
+            return wrong
+        if len(escape(path)) > ENTRY_NAME_MAX:
+            return "the path behind its links is too long for the name of a unit"
     wrong = forbidden(path, config.mount)
     if wrong:
         return wrong
     if entry.method != "symlink" and entry.type == "file" and entry.path in facts.links:
         return "a symbolic link in the image cannot be bound over; keep its directory"
+    mounted = above(path, facts.fstab) if entry.method == "image" else ""
+    if mounted:
+        return "%s mounts %s above it, and what the image has below that is out of reach" % (facts.fstab[mounted], mounted)
     if path in facts.fstab:
         return "%s mounts it" % facts.fstab[path]
     if facts.shipped.get(escape(path) + ".mount"):
-        return "%s mounts it" % facts.shipped[escape(path) + ".mount"]
+        return facts.shipped[escape(path) + ".mount"]
     parent = above(path, accepted)
     method = accepted[parent].entry.method if parent else ""
     if method == "symlink":
@@ -118,7 +128,7 @@ def accept(config: Config, registry: Registry, facts: Facts) -> tuple[list[Plann
         else:
             why = _refusal(entry, path, config, facts, accepted)
         if why:
-            redundant = why.endswith("already") or why.endswith("the same place")
+            redundant = why.endswith(("already", "the same place"))
             refused.append(Problem(NOTICE if redundant else ERROR, entry.source,
                                    "Will not keep %s: %s." % (shown, why), entry.path, "ENTRY_REFUSED"))
             continue
@@ -139,9 +149,9 @@ def _early(plan: Plan, facts: Facts, accepted: dict[str, Planned]) -> None:
         if planned.parent and not accepted[planned.parent].early:
             plan.problems.append(Problem(NOTICE, entry.source, "Not early, because %s above it is not." % planned.parent, path))
             continue
-        if above(path, facts.fstab) not in ("", "/"):
-            plan.problems.append(Problem(NOTICE, entry.source, "Not early, because %s mounts %s above it."
-                                         % (facts.fstab[above(path, facts.fstab)], above(path, facts.fstab)), path))
+        mounted = above(path, facts.fstab)
+        if mounted:
+            plan.problems.append(Problem(NOTICE, entry.source, "Not early, because %s mounts %s above it." % (facts.fstab[mounted], mounted), path))
             continue
         planned.early = True
         planned.mounted_early = planned.name in facts.early
@@ -185,7 +195,7 @@ def _mount_unit(planned: Planned, children: list[str], mounted: str) -> str:
         options = ("lowerdir=" + overlay_option(lower) + ",upperdir=" + overlay_option(store + "/upper")
                    + ",workdir=" + overlay_option(store + "/work") + "," + OVERLAY_OPTIONS)
         return (text + test + "PathIsDirectory=" + specifiers(lower)
-                + "\n\n[Mount]\nWhat=overlay\nWhere=" + path + "\nType=overlay\nOptions=" + specifiers(options) + "\n")
+                + "\n\n[Mount]\nWhat=overlay\nWhere=" + path + "\nType=overlay\nOptions=" + mount_options(options) + "\n")
     return text + "\n[Mount]\nWhat=" + VOLUME + path + "\nWhere=" + path + "\nType=none\nOptions=bind\n"
 
 
@@ -227,8 +237,6 @@ def plan(config: Config, registry: Registry, facts: Facts) -> Plan:
         entry = planned.entry
         if not planned.mounted_early:
             mounted = above(planned.path, facts.fstab) if facts.fstab else ""
-            if mounted == "/":
-                mounted = ""
             if planned.unit:
                 result.files[planned.unit] = _mount_unit(planned, children.get(planned.path, []), mounted)
             wants.append(specifiers(planned.unit or "persist-seed@" + planned.name + ".service"))
@@ -241,9 +249,10 @@ def plan(config: Config, registry: Registry, facts: Facts) -> Plan:
         if entry.services:
             _services(result, planned)
     if required:
-        result.files["local-fs.target.d/" + DROPIN] = FIRST_LINE + "[Unit]\nRequires=" + " ".join(required) + "\n"
+        result.files["local-fs.target.d/" + DROPIN] = FIRST_LINE + "[Unit]\nRequires=" + "\nRequires=".join(required) + "\n"
     # Last, so that a generator that dies half-way has wanted nothing.
     if wants:
-        units = " ".join(wants)
-        result.files["persist-setup.target.d/" + DROPIN] = FIRST_LINE + "[Unit]\nWants=" + units + "\nAfter=" + units + "\n"
+        # A line for each: PID 1 drops a file with a line of more than 1 MiB.
+        result.files["persist-setup.target.d/" + DROPIN] = (FIRST_LINE + "[Unit]\nWants=" + "\nWants=".join(wants)
+                                                            + "\nAfter=" + "\nAfter=".join(wants) + "\n")
     return result

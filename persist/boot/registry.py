@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The registry: persist.d/*.conf to entries. One bad line costs that line, one bad entry costs that entry. Boot-safe."""
 
-from .dropins import fragments, inside, masked
+from .dropins import fragments, inside
 from .ini import ERROR, NOTICE, WARNING, Problem, Section, boolean, parse, read, unquote
-from .paths import UNIT_NAME_MAX, escape
+from .paths import ENTRY_NAME_MAX, UNIT_NAME_MAX, escape
 
 METHODS = ("overlay", "bind", "symlink", "image", "tmpfs")
 PATH_KEYS = ("Path", "Method", "Type", "User", "Group", "Mode", "SeedFrom", "Required", "Services", "Stale", "Snapshot", "Early")
@@ -15,7 +15,8 @@ _KEYS = {"Path": PATH_KEYS, "Identity": IDENTITY_KEYS, "Migration": MIGRATION_KE
 
 # Only the exact directories of a hierarchy that is the kernel's, the boot loader's or the image's, and what lies below.
 _REFUSED = ("/usr", "/proc", "/sys", "/dev", "/run", "/boot", "/efi")
-_LONGEST = "/run/persist/volume/.persist/overlay//upper"
+_UNIT_TYPES = ("service", "socket", "target", "mount", "automount", "swap", "timer", "path", "slice", "scope", "device")
+_UNIT_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:-_.\\@"
 
 
 class Entry:
@@ -63,11 +64,19 @@ def wrong_path(path: str) -> str:
         for c in path:
             if c < " " or c == "\x7f":
                 return "has a control character"
-    if path[-1] in " \t\\":
+            # What systemd takes for bad UTF-8 (unichar_is_valid()): it would ignore the line that says the path.
+            if "\ud800" <= c <= "\udfff" or "\ufdd0" <= c <= "\ufdef" or ord(c) & 0xFFFE == 0xFFFE:
+                return "is not UTF-8 text"
+    if path[-1] in " \\":
         return "ends in a blank or a backslash, which a unit file cannot say"
     if "//" in path or path[-1] == "/" or "/./" in path or "/../" in path or path.endswith(("/.", "/..")):
         return "is not normalised (no '//', '.', '..' or '/' at the end)"
     return ""
+
+
+def wrong_overlay(path: str) -> str:
+    """Why a path cannot be an overlay, or an empty string."""
+    return "mount(8) cannot overlay a path with a comma or a double quote" if "," in path or '"' in path else ""
 
 
 def forbidden(path: str, mount: str = "/mnt/state") -> str:
@@ -88,6 +97,12 @@ def _mode(value: str) -> bool:
 
 def _name(value: str) -> bool:
     return bool(value) and all(c.isalnum() or c in "_-.$" for c in value) and value[0] != "-"
+
+
+def _unit(name: str) -> bool:
+    """Whether a text is the name of a unit that can have a drop-in directory."""
+    stem, _, suffix = name.rpartition(".")
+    return bool(stem) and suffix in _UNIT_TYPES and all([c in _UNIT_CHARACTERS for c in name]) and len(name) <= UNIT_NAME_MAX - len(".d")
 
 
 def _set(entry: Entry, key: str, value: str) -> str:
@@ -122,7 +137,7 @@ def _set(entry: Entry, key: str, value: str) -> str:
         entry.required = value
     elif key == "Services":
         for unit in value.split():
-            if "." not in unit or "/" in unit or not unit.isprintable():
+            if not _unit(unit):
                 return "'%s' is not the full name of a unit, such as foo.service" % unit
             entry.services.append(unit)
     elif key == "Stale":
@@ -165,7 +180,7 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
         problems.append(Problem(ERROR, where, "Path=%r %s, the entry is ignored." % (path, wrong), path))
         return None
     entry = Entry(path, where, section.file)
-    if len(entry.name) + len("persist-seed@.service") > UNIT_NAME_MAX or len(path) + len(_LONGEST) > 3800:
+    if len(entry.name) > ENTRY_NAME_MAX:
         problems.append(Problem(ERROR, where, "Path=%s is too long for the name of a unit, the entry is ignored. Keep a directory above it." % path, path))
         return None
     for key, value, line in section.settings:
@@ -180,12 +195,9 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
             problems.append(Problem(ERROR, "%s:%d" % (section.file, line), "%s=%s %s, the entry for %s is ignored." % (key, value, wrong, path), path))
             return None
     if entry.method == "overlay":
-        if entry.type == "file":
-            problems.append(Problem(ERROR, where, "Method=overlay is for directories, the entry for %s is ignored. Use Method=bind." % path, path))
-            return None
-        if "," in path or '"' in path:
-            problems.append(Problem(ERROR, where, "Path=%s: mount(8) cannot overlay a path with a comma or a double quote, "
-                                                  "the entry is ignored. Use Method=bind." % path, path))
+        wrong = "Method=overlay is for directories" if entry.type == "file" else wrong_overlay(path)
+        if wrong:
+            problems.append(Problem(ERROR, where, "%s, the entry for %s is ignored. Use Method=bind." % (wrong, path), path))
             return None
     return entry
 
@@ -220,8 +232,6 @@ def load(root: str, problems: list[Problem]) -> Registry:
     """Read all files of the registry below ``root`` ('' for the running system)."""
     registry = Registry()
     for path, shown in fragments(root, "persist.d", problems):
-        if masked(path):
-            continue
         data = read(inside(path, root), shown, problems)
         if data:
             parse_file(data, shown, registry, problems)
@@ -231,6 +241,7 @@ def load(root: str, problems: list[Problem]) -> Registry:
         if first is None:
             seen[entry.path] = entry
         else:
-            problems.append(Problem(NOTICE, entry.source, "%s is already declared by %s, which sorts first; ignoring this one." % (entry.path, first.source), entry.path))
+            problems.append(Problem(NOTICE, entry.source, "%s is already declared by %s, which sorts first; ignoring this one."
+                                    % (entry.path, first.source), entry.path))
     registry.entries = sorted(seen.values(), key=_path)
     return registry

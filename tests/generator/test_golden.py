@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Each directory in cases/ is one machine; see golden.py. PERSIST_UPDATE_GOLDEN=1 writes the expected texts anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.generator.golden import CASES, Case, record, run
+
+NAMES = sorted(p.name for p in CASES.iterdir())
+
+
+def fresh(parent: Path, name: str) -> Path:
+    path = parent / name
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_case(name: str, tmp_path: Path) -> None:
+    case = Case((CASES / name / "input").read_text(encoding="utf-8"))
+    root = fresh(tmp_path, "root")
+    case.build(root)
+
+    one = fresh(tmp_path, "one")
+    status, stderr = run(root, [one], case.env)
+    got = record(status, stderr.replace(str(one), "OUT"), one)
+    expected = CASES / name / "expected"
+    if os.environ.get("PERSIST_UPDATE_GOLDEN"):
+        expected.write_text(got, encoding="utf-8")
+    assert got == expected.read_text(encoding="utf-8")
+
+    again = fresh(tmp_path, "again")
+    status, stderr = run(root, [again], case.env)
+    assert record(status, stderr.replace(str(again), "OUT"), again) == got, "the same input gives the same bytes"
+
+    three = [fresh(tmp_path, n) for n in ("normal", "early", "late")]
+    status, stderr = run(root, three, case.env)
+    assert record(status, stderr.replace(str(three[0]), "OUT"), three[0]) == got, "three directories give what one gives"
+    assert not list(three[1].iterdir()) and not list(three[2].iterdir()), "all units go into the normal directory"
+
+
+def test_enough_cases() -> None:
+    assert len(NAMES) >= 30
+
+
+def test_wrong_number_of_arguments(tmp_path: Path) -> None:
+    for count in (0, 2, 4):
+        status, stderr = run(tmp_path, [tmp_path] * count)
+        assert status == 1
+        assert "one or three directories" in stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_other_generators_are_left_alone(tmp_path: Path) -> None:
+    root, out = fresh(tmp_path, "root"), fresh(tmp_path, "out")
+    Case("== enabled\n== file /usr/lib/persist.d/a.conf\n[Path]\nPath=/home\n[Path]\nPath=/srv\n").build(root)
+    (out / "home.mount").write_text("of fstab-generator\n")
+    (out / "outside").mkdir()
+    (out / "srv.mount").symlink_to("outside/target")
+    status, stderr = run(root, [out])
+    assert status == 0
+    assert (out / "home.mount").read_text() == "of fstab-generator\n"
+    assert not list((out / "outside").iterdir()), "never through a link"
+    assert stderr.count("Another generator has written this unit already") == 2
+
+
+def test_output_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    root = fresh(tmp_path, "root")
+    Case("== enabled\n== file /usr/lib/persist.d/a.conf\n[Path]\nPath=/home\n").build(root)
+    status, stderr = run(root, [tmp_path / "missing" / "deep"])
+    assert status == 0
+    assert "Cannot be written" in stderr
