@@ -98,7 +98,7 @@ test-storage: ## loop devices and real mounts (as root)
 	$(PYTEST) tests/storage
 
 test-vm: deb ## real boots under QEMU
-	PERSIST_DEBS="$(abspath $(BUILD))" $(PYTEST) -s tests/vm
+	PERSIST_DEBS="$(abspath $(DEBS))" $(PYTEST) -s tests/vm
 
 lint: $(VENV)/.done ## ruff, mypy --strict, shellcheck
 	packaging/lint $(VENV)/bin
@@ -116,7 +116,7 @@ bench: ## the generator against systemd-fstab-generator
 demo: ## build everything, boot it, change it, reboot it and show what survived (as root)
 	packaging/install-deps build vm
 	$(MAKE) deb
-	PERSIST_DEBS="$(abspath $(BUILD))" $(PYTHON) -m tests.vm.demo
+	PERSIST_DEBS="$(abspath $(DEBS))" $(PYTHON) -m tests.vm.demo
 
 .PHONY: clean
 clean: ## remove what was made

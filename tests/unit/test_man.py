@@ -24,8 +24,8 @@ def text(page: str) -> str:
     """A page as bare words: without requests, fonts and escapes."""
     lines = []
     for line in (MAN / page).read_text(encoding="utf-8").split("\n"):
-        line = re.sub(r"^\.(\\\".*|[A-Z]+ ?)", "", line)
-        lines.append(re.sub(r'\\f[BIR]|"', "", line).replace("\\-", "-"))
+        words = re.sub(r"^\.(\\\".*|[A-Z]+ ?)", "", line)
+        lines.append(re.sub(r'\\f[BIR]|"', "", words).replace("\\-", "-"))
     return "\n".join(lines)
 
 
