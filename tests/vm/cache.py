@@ -122,7 +122,7 @@ class WorkDir:
                 continue
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Between another run's mkdtemp and its flock there is a moment without a lock: spare the young.
+                # Between another run's mkdtemp and its flock is a moment without a lock: spare the young.
                 if lock_path.stat().st_mtime < time.time() - 60:
                     shutil.rmtree(lock_path.parent, ignore_errors=True)
             except (BlockingIOError, FileNotFoundError):

@@ -23,9 +23,9 @@ ABSENT = (
         for lib in ("/lib", "/usr/lib")
         for part in (
             "sound", "drivers/gpu", "drivers/media", "drivers/net/wireless", "drivers/infiniband",
-            "drivers/isdn", "drivers/net/ethernet", "drivers/staging", "drivers/iio", "drivers/bluetooth", "drivers/hwmon",
-            "drivers/input/touchscreen", "drivers/comedi", "drivers/accel", "net/wireless", "net/mac80211",
-            "drivers/net/can", "drivers/net/usb", "drivers/usb/gadget", "drivers/usb/serial",
+            "drivers/isdn", "drivers/net/ethernet", "drivers/staging", "drivers/iio", "drivers/bluetooth",
+            "drivers/hwmon", "drivers/input/touchscreen", "drivers/comedi", "drivers/accel",
+            "net/wireless", "net/mac80211", "drivers/net/can", "drivers/net/usb", "drivers/usb/gadget", "drivers/usb/serial",
             "drivers/platform",
         )
     ),

@@ -145,7 +145,7 @@ class Storage:
         with step(f"restore {name}"):
             if self._qemu is not None and (
                 tuple(self._attached) != kept.attached or self._started_with != kept.settings
-                or self._qemu.process.poll() is not None
+                or not self._qemu.healthy()
             ):
                 self._qemu.kill()
                 self._qemu = None

@@ -161,14 +161,18 @@ def send(port: int, data: bytes) -> None:
 
 def serve(port: int) -> None:
     """Answer requests as long as the machine lives."""
-    pending = b""
+    pending = bytearray()
     while True:
         chunk = os.read(port, 65536)
         if not chunk:
             time.sleep(0.05)  # the host has not connected (again)
             continue
         pending += chunk
-        *lines, pending = pending.split(b"\n")
+        if b"\n" not in chunk:
+            continue
+        end = pending.rindex(b"\n")
+        lines = bytes(pending[:end]).split(b"\n")
+        del pending[: end + 1]
         for line in lines:
             reply = answer(line)
             if reply:

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fixtures of the VM tests: images, machines, and what is left of a failure.
+
+Environment: PERSIST_DEBS (paths or patterns, blanks or colons between; default build/*.deb of the checkout),
+PERSIST_TEST_SUITES (default "bookworm"), PERSIST_TEST_CACHE, PERSIST_TEST_ACCEL, PERSIST_TEST_ARTIFACTS.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import image as images
+from .accel import QEMU
+from .image import Image
+from .machine import Machine
+from .recipe import SUITES
+
+HERE = Path(__file__).resolve().parent
+NEEDED = (QEMU, "qemu-img", "qemu-io", "mmdebstrap", "mkfs.ext4", "unshare", "setpriv")
+
+ImageFactory = Callable[..., Image]
+MachineFactory = Callable[..., Machine]
+
+_reports: pytest.StashKey[bool] = pytest.StashKey()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line("markers", "vm: boots a virtual machine (needs root, QEMU and mmdebstrap)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lives here, and skip it where it cannot run."""
+    missing = [tool for tool in NEEDED if shutil.which(tool) is None]
+    reason = f"needs {', '.join(missing)}" if missing else "needs root" if os.geteuid() != 0 else ""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.vm)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """Remember whether the test failed, for the fixtures that end after it."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        item.stash[_reports] = True
+
+
+def built_debs() -> tuple[Path, ...]:
+    """The packages under test: PERSIST_DEBS, else build/*.deb of the checkout."""
+    patterns = re.split(r"[\s:]+", os.environ.get("PERSIST_DEBS", "").strip())
+    if patterns == [""]:
+        patterns = [str(HERE.parents[1] / "build" / "*.deb")]
+    return tuple(sorted(Path(name) for pattern in patterns for name in glob.glob(pattern)))
+
+
+def selected_suites() -> list[str]:
+    """The suites to test on."""
+    return os.environ.get("PERSIST_TEST_SUITES", "bookworm").split()
+
+
+@pytest.fixture(scope="session", params=selected_suites())
+def suite(request: pytest.FixtureRequest) -> str:
+    """Each suite in turn."""
+    name: str = request.param
+    assert name in SUITES
+    return name
+
+
+@pytest.fixture(scope="session")
+def debs() -> tuple[Path, ...]:
+    """The packages under test; skips where none is built."""
+    found = built_debs()
+    if not found:
+        pytest.skip("no package built: set PERSIST_DEBS, or build into build/")
+    return found
+
+
+@pytest.fixture(scope="session")
+def make_image(suite: str, debs: tuple[Path, ...]) -> ImageFactory:
+    """make_image(variant="ro", customize=..., files=...): an image of the suite with the packages."""
+
+    def make(variant: str = "ro", **options: Any) -> Image:
+        return images.build(suite, options.pop("debs", debs), variant, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def plain_image(suite: str) -> Callable[[str], Image]:
+    """plain_image(variant): an image of the suite without any package of ours."""
+    return lambda variant: images.build(suite, (), variant)
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest) -> Iterator[MachineFactory]:
+    """machine(image, ...): a Machine that is removed after the test; a failure leaves its traces."""
+    made: list[Machine] = []
+    label = re.sub(r"[^A-Za-z0-9_.-]+", "-", request.node.name).strip("-")
+
+    def make(image: Image, name: str = "", **options: Any) -> Machine:
+        one = Machine(image, name or label, **options)
+        made.append(one)
+        return one
+
+    try:
+        yield make
+    finally:
+        for number, one in enumerate(made):
+            try:
+                if request.node.stash.get(_reports, False):
+                    one.save_artifacts(label if number == 0 else f"{label}.{number}")
+            finally:
+                one.close()

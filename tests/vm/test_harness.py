@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The harness tests itself, on images without any package of ours."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from .errors import CommandFailed, EmergencyMode, MachineError
+from .image import Image
+from .machine import Machine
+
+PlainImage = Callable[[str], Image]
+MachineFactory = Callable[..., Machine]
+
+
+@pytest.fixture(scope="module")
+def shared(plain_image: PlainImage) -> Iterator[Machine]:
+    """One writable machine, booted once and kept as the snapshot "booted"."""
+    with Machine(plain_image("rw"), "harness") as machine:
+        machine.start()
+        machine.wait_for_boot()
+        machine.snapshot("booted")
+        yield machine
+
+
+@pytest.fixture
+def booted(shared: Machine) -> Machine:
+    """The shared machine, as it was when it had booted."""
+    shared.restore("booted")
+    return shared
+
+
+def test_exit_status_and_streams(booted: Machine) -> None:
+    """Status, output and errors arrive as they were."""
+    assert booted.succeed("echo one; echo two >&2") == "one\n"
+    assert booted.execute("echo out; exit 7") == (7, "out\n")
+    result = booted.run("cat; echo err >&2", data=b"\0\n\xff" * 1000)
+    assert (result.status, result.stdout, result.stderr) == (0, b"\0\n\xff" * 1000, b"err\n")
+    assert "no such" in booted.fail("ls /nowhere 2>&1").lower()
+    with pytest.raises(CommandFailed, match="status 1"):
+        booted.succeed("false")
+    with pytest.raises(CommandFailed, match="succeeded"):
+        booted.fail("true")
+    assert booted.execute("kill -9 $$")[0] == -9
+
+
+def test_large_output(booted: Machine) -> None:
+    """Megabytes pass in both directions."""
+    data = os.urandom(4 << 20)
+    booted.write_file("/run/data", data)
+    assert booted.read_file("/run/data") == data
+
+
+def test_timeout(booted: Machine) -> None:
+    """A command that does not end is killed, with its children, and the agent goes on."""
+    with pytest.raises(CommandFailed, match="not done in 1 s"):
+        booted.succeed("sleep 1000 & sleep 1001", timeout=1)
+    assert booted.execute("echo on; sleep 1002", timeout=1) == (124, "on\n")
+    booted.wait_until_succeeds("! pgrep -x sleep")
+    assert booted.succeed("sleep 1000 & echo background") == "background\n"
+
+
+def test_units(booted: Machine) -> None:
+    """wait_for_unit waits for what comes, and gives up at once on what will not."""
+    booted.wait_for_unit("ssh.service")
+    booted.succeed("systemd-run --no-block --unit slow -p Type=oneshot -p RemainAfterExit=yes sleep 1")
+    booted.wait_for_unit("slow.service")
+    booted.execute("systemd-run --unit bad -p Type=oneshot false")
+    with pytest.raises(CommandFailed, match="bad.service is failed"):
+        booted.wait_for_unit("bad.service")
+    with pytest.raises(CommandFailed, match="is inactive"):
+        booted.wait_for_unit("rescue.target")
+
+
+def test_restore(booted: Machine) -> None:
+    """Memory and disk go back together, and a machine that is off can be restored too."""
+    booted.succeed("touch /run/later /later && sync")
+    booted.restore("booted")
+    booted.fail("test -e /run/later -o -e /later")
+    booted.crash()
+    booted.restore("booted")
+    booted.fail("test -e /run/later")
+
+
+@pytest.mark.parametrize("bus", ["virtio", "scsi", "usb"])
+def test_hot_plug(booted: Machine, bus: str) -> None:
+    """A disk appears in the running machine with its serial and header, and goes away again."""
+    disk = booted.create_disk(f"hot{bus}", "64M", header=b"persist-please-format-me")
+    booted.attach_disk(disk, bus=bus)  # type: ignore[arg-type]
+    find = f"lsblk -dpno NAME,SERIAL | awk '$2 == \"hot{bus}\" {{print $1}}' | grep ."
+    node = booted.wait_until_succeeds(find)
+    assert booted.succeed(f"head -c 24 {node.strip()}") == "persist-please-format-me"
+    booted.detach_disk(disk)
+    booted.wait_until_succeeds(f"! lsblk -dno SERIAL | grep -qx hot{bus}")
+
+
+def test_snapshot_with_other_disks(booted: Machine) -> None:
+    """A snapshot brings back the disks that were plugged in when it was taken, and what they held."""
+    booted.add_disk("extra", "64M")
+    booted.wait_until_succeeds("test -b /dev/disk/by-id/virtio-extra")
+    booted.succeed("printf first | dd of=/dev/disk/by-id/virtio-extra conv=fsync")
+    booted.snapshot("with-extra")
+    booted.succeed("printf other | dd of=/dev/disk/by-id/virtio-extra conv=fsync")
+    booted.restore("booted")
+    booted.fail("test -b /dev/disk/by-id/virtio-extra")
+    booted.restore("with-extra")
+    assert booted.succeed("head -c 5 /dev/disk/by-id/virtio-extra") == "first"
+
+
+def test_qemu_death_is_an_error(booted: Machine) -> None:
+    """A QEMU that ends by itself is never a success, whatever was being waited for."""
+    os.kill(booted.qemu.process.pid, signal.SIGKILL)
+    with pytest.raises(MachineError):
+        booted.succeed("true")
+    booted.restore("booted")
+    os.kill(booted.qemu.process.pid, signal.SIGKILL)
+    with pytest.raises(MachineError):
+        booted.shutdown(timeout=20)
+
+
+def test_power(plain_image: PlainImage, machine: MachineFactory) -> None:
+    """What was flushed outlives a power cut; a reboot keeps disks; a power-off is seen for what it is."""
+    one = machine(plain_image("ro"))
+    disk = one.add_disk("data", "64M")
+    one.start()
+    one.succeed("printf kept | dd of=/dev/disk/by-id/virtio-data conv=fsync")
+    one.crash()
+    assert one.read_disk(disk, 0, 512)[:4] == b"kept"
+    one.start("persist.test=second")
+    assert one.succeed("head -c 4 /dev/disk/by-id/virtio-data") == "kept"
+    one.succeed("grep -q persist.test=second /proc/cmdline")
+    one.fail("touch /anything")
+    one.wait_for_boot()
+    one.reboot()
+    one.shutdown()
+    assert "Power down" in one.console_text()
+    assert not one.running
+
+
+def test_emergency_is_seen(plain_image: PlainImage, machine: MachineFactory) -> None:
+    """Emergency mode ends a test soon, and can be looked into by one that expects it."""
+    one = machine(plain_image("ro"))
+    with pytest.raises(EmergencyMode):
+        one.start("systemd.unit=emergency.target")
+        one.wait_for_boot()
+    one.crash()
+    one.start("systemd.unit=emergency.target", expect_emergency=True)
+    assert one.succeed("systemctl is-active emergency.target") == "active\n"
+
+
+def test_panic_is_seen(plain_image: PlainImage, machine: MachineFactory) -> None:
+    """A kernel that panics ends the test, not the patience."""
+    one = machine(plain_image("ro"))
+    with pytest.raises(MachineError, match="Kernel panic"):
+        one.start("rdinit=/nowhere noinitrd root=/dev/nowhere init=/nowhere")
