@@ -80,9 +80,9 @@ def overlay_option(path: str) -> str:
 
 
 def mount_options(text: str) -> str:
-    r"""A list of mount options as value of Options=, where PID 1 takes ``\\\\`` for a backslash (fstab_filter_options()) and ``%`` for a specifier.
+    r"""A list of mount options as value of Options=, where PID 1 takes ``\\`` for a backslash (fstab_filter_options()) and ``%`` for a specifier.
 
-    Without the doubling, an overlay whose store has a ``\\x2d`` in its name, as of /srv/my-data, would not be mounted.
+    Without the doubling, an overlay whose store has a ``\x2d`` in its name, as that of /srv/my-data has, would not be mounted.
     """
     return specifiers(text.replace("\\", "\\\\"))
 

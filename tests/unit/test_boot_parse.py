@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The small parsers of the generator, where a golden case would say too little."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from persist.boot import facts, ini
+from persist.boot.config import size
+from persist.boot.dropins import inside
+from persist.boot.registry import forbidden, wrong_path
+
+
+@pytest.mark.parametrize(("cmdline", "value"), [
+    ("", None), ("quiet", None), ("persist", ""), ("persist=", ""), ("persist=off", "off"), ("persist=ro persist=off", "off"),
+    ("xpersist=off", None), ("persist.volume=1", None), ('"persist=off"', "off"), ("'persist=off'", "off"), ('persist="of"f', "off"),
+    ('a="b persist=off"', None), ("a='b persist=off", None), ('persist="a b"', "a b"),
+    ("a\tpersist=off\n", "off"), ('"', None), ("persist=it's", "its"),
+])
+def test_command_line(cmdline: str, value: str | None) -> None:
+    assert facts.option(cmdline, "persist") == value
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("0", 0), ("512M", 512 << 20), ("1K", 1024), ("4G", 4 << 30), ("2T", 2 << 40), ("", None), ("M", None), ("-1", None), ("1.5G", None),
+    ("٣", None), ("9" * 5000, None), ("9" * 18, 10**18 - 1), ("1 G", None), ("0x10", None), ("1_0", None),
+])
+def test_size(text: str, value: int | None) -> None:
+    assert size(text) == value
+
+
+def values(text: str) -> list[tuple[str, str, int]]:
+    problems: list[ini.Problem] = []
+    return [s for section in ini.parse(text.encode(), "f", problems) for s in section.settings]
+
+
+def test_blanks_are_those_of_systemd() -> None:
+    assert values("[S]\n\t K \t=\t v w \t\r\n") == [("K", "v w", 2)]
+    assert values("[S]\nK=\u00a0v\u2003\x0c") == [("K", "\u00a0v\u2003\x0c", 2)]
+    assert values("[S]\nK=a\u2028b\x85c") == [("K", "a\u2028b\x85c", 2)], "only a newline ends a line"
+
+
+def test_continuation() -> None:
+    assert values("[S]\nK=a \\\n# no\n  b\\\n c\nL=d") == [("K", "a b c", 2), ("L", "d", 6)]
+    assert values("[S]\nK=a\\\\\nL=b") == [("K", "a\\\\", 2), ("L", "b", 3)]
+    assert values("[S]\nK=a\\\\\\\nb") == [("K", "a\\\\ b", 2)]
+    assert values("[S]\nK=a\\\n\nL=b") == [("K", "a", 2), ("L", "b", 4)]
+
+
+@pytest.mark.parametrize("text", ['"', '"a', '"a\\"', '"a"b"', '"\\n"', '"a\\'])
+def test_unquote_refuses(text: str) -> None:
+    with pytest.raises(ValueError, match=r"quote|escape"):
+        ini.unquote(text)
+
+
+def test_read_never_blocks_and_never_raises(tmp_path: Path) -> None:
+    problems: list[ini.Problem] = []
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "exact").write_bytes(b"#" * ini.MAX_BYTES)
+    (tmp_path / "more").write_bytes(b"#" * (ini.MAX_BYTES + 1))
+    for name in ("fifo", "more", "missing", ".", "x" * 300):
+        assert ini.read(str(tmp_path / name), name, problems) is None
+    assert len(problems) == 5
+    assert len(ini.read(str(tmp_path / "exact"), "exact", problems) or b"") == ini.MAX_BYTES
+    assert ini.read("/dev/null", "null", problems) == b""
+    assert len(problems) == 5
+
+
+def test_links_stay_inside_the_root(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    (tmp_path / "a").symlink_to("/b/c")
+    (tmp_path / "mask").symlink_to("/dev/null")
+    (tmp_path / "loop").symlink_to("loop")
+    assert inside(root + "/a", root) == root + "/b/c"
+    assert inside(root + "/mask", root) == "/dev/null"
+    assert inside(root + "/loop", root) == root + "/loop"
+    assert inside("/etc/mtab", "") == "/etc/mtab"
+
+
+def test_real_path(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "lib").symlink_to("usr/lib")
+    (tmp_path / "up").symlink_to("../../../lib/../lib")
+    (tmp_path / "loop").symlink_to("/loop/x")
+    known: dict[str, str] = {}
+    assert facts._real(root, "/lib/foo", known) == "/usr/lib/foo"
+    assert facts._real(root, "//lib//./foo/", known) == "/usr/lib/foo"
+    assert facts._real(root, "/up/x", known) == "/usr/lib/x"
+    assert facts._real(root, "/..", known) == ""
+    with pytest.raises(OSError, match="Too many levels"):
+        facts._real(root, "/loop", known)
+
+
+@pytest.mark.parametrize("path", ["", "a", "/", "//", "/a/", "/a//b", "/./a", "/a/..", "/a\nb", "/a\x7f", "/a ", "/a\\", "/a\udce9", "/a\ufdd0", "/a\U0001ffff"])
+def test_wrong_path(path: str) -> None:
+    assert wrong_path(path)
+
+
+@pytest.mark.parametrize("path", ["/a", "/a b", "/a\\b", "/é", "/💾", "/-", "/...", "/..a", "/%", '/"', "/\u00a0"])
+def test_right_path(path: str) -> None:
+    assert not wrong_path(path)
+
+
+def test_forbidden() -> None:
+    assert not forbidden("/usr/local/share") and not forbidden("/mnt/stat", "/mnt/state")
+    assert forbidden("/mnt", "/mnt/state") and forbidden("/usr/locale") and forbidden("/boot")

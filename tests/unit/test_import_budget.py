@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The generator runs while PID 1 waits: what it imports, asks and writes is a closed list (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+GENERATOR = TOP / "generators" / "persist-generator"
+PYTHON = "/usr/bin/python3"
+
+
+def machine(root: Path, entries: int) -> Path:
+    """A root directory with an enabled target and some entries of all methods, and an empty directory for the units."""
+    wants = root / "etc/systemd/system/local-fs.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "persist-setup.target").symlink_to("/usr/lib/systemd/system/persist-setup.target")
+    registry = root / "usr/lib/persist.d"
+    registry.mkdir(parents=True)
+    methods = ("overlay", "bind", "symlink", "tmpfs")
+    for i in range(entries):
+        (registry / f"{i:03}.conf").write_text(f"[Path]\nPath=/srv/grün/{i}\nMethod={methods[i % 4]}\nServices=a{i}.service\nUser=u{i}\n")
+    if entries:
+        (registry / "bad.conf").write_bytes(b"\xff\n")
+        (registry / "worse.conf").write_text("nonsense\n[Path]\nPath=/usr\n[Path]\nPath=no\n")
+    (root / "etc/fstab").write_text("UUID=1 /srv/grün/0 ext4 defaults\n")
+    out = root.parent / "out"
+    out.mkdir()
+    return out
+
+
+def environment(root: Path) -> dict[str, str]:
+    return {"PERSIST_LIBRARY": str(TOP), "PERSIST_GENERATOR_ROOT": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def imports(arguments: list[str], env: dict[str, str]) -> set[str]:
+    done = subprocess.run([PYTHON, "-IS", "-X", "importtime", *arguments], env=env, capture_output=True, text=True, check=True)
+    return set(re.findall(r"^import time:[^|]*\|[^|]*\|\s*(\S+)", done.stderr, re.MULTILINE)) - {"imported"}
+
+
+def imported(root: Path, out: Path) -> set[str]:
+    return imports([str(GENERATOR), str(out)], environment(root))
+
+
+@pytest.mark.parametrize("entries", [0, 8])
+def test_imports(tmp_path: Path, entries: int) -> None:
+    root = tmp_path / "root"
+    found = imported(root, machine(root, entries))
+    ours = {name for name in found if name == "persist" or name.startswith("persist.")}
+    assert "persist.boot.main" in ours
+    assert all(name in ("persist", "persist.boot") or name.startswith("persist.boot.") for name in ours)
+    assert found - ours <= imports(["-c", "import os, sys, stat, errno"], {}), "os, sys, stat and errno, and what they bring themselves"
+    if not entries:
+        assert "persist.boot.plan" not in ours and "persist.boot.registry" not in ours, "a machine without a registry pays for none"
+
+
+def test_imports_where_nothing_is_enabled(tmp_path: Path) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    root.mkdir()
+    out.mkdir()
+    assert len([name for name in imported(root, out) if name.startswith("persist")]) <= 8
+
+
+def test_first_line() -> None:
+    line = GENERATOR.read_text().split("\n", 1)[0]
+    assert re.fullmatch(r"#!/usr/bin/python3 -[A-Za-z0-9]+", line), "one argument is all that a first line can carry"
+    assert "I" in line.split(" -")[1] and "S" in line.split(" -")[1], "without -S, site.py asks NSS for the home directory, which can deadlock PID 1"
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+def test_system_calls(tmp_path: Path) -> None:
+    """No socket, no process, no NSS, and nothing opened for writing but units in the directory."""
+    root = tmp_path / "root"
+    out = machine(root, 8)
+    trace = tmp_path / "trace"
+    done = subprocess.run(["strace", "-f", "-qq", "-o", str(trace), PYTHON, "-IBS", str(GENERATOR), str(out)], env=environment(root), capture_output=True, text=True)
+    if not trace.exists() or "ptrace" in done.stderr:
+        pytest.skip("ptrace is not allowed here")
+    assert done.returncode == 0
+    calls = trace.read_text(errors="backslashreplace").splitlines()[1:]  # the first is the execve of Python
+    assert sum(str(out) in call and "O_CREAT" in call for call in calls) >= 7
+    for call in calls:
+        name = re.sub(r"^\d+\s+", "", call).partition("(")[0]
+        assert name not in ("socket", "connect", "fork", "vfork", "clone", "clone3", "execve", "mount", "unlink", "unlinkat", "rename", "symlink", "symlinkat"), call
+        assert "nsswitch" not in call and "nscd" not in call and "/etc/passwd" not in call and "/etc/group" not in call, call
+        if name in ("mkdir", "mkdirat") or "O_WRONLY" in call or "O_RDWR" in call or "O_CREAT" in call:
+            assert f'"{out}/' in call, call
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root")
+def test_all_else_read_only(tmp_path: Path) -> None:
+    """As in PID 1's sandbox for generators: everything but the output directory is read-only."""
+    root = tmp_path / "root"
+    out = machine(root, 8)
+    script = 'set -e; mount --bind "$1" "$1"; mount -o remount,bind,ro /; mount -t tmpfs -o ro none /tmp 2>/dev/null || :; exec "$2" "$1"'
+    if str(tmp_path).startswith("/tmp"):
+        script = 'set -e; mount --bind "$1" "$1"; mount -o remount,bind,ro /; exec "$2" "$1"'
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", str(out), str(GENERATOR)], env={**environment(root), "PATH": os.environ["PATH"]},
+                          capture_output=True, text=True)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("no mount namespaces here: " + done.stderr.strip())
+    assert done.returncode == 0
+    assert len(list(out.glob("*.mount"))) >= 4
+    assert (out / "persist-setup.target.d/50-persist.conf").exists()
+
+
+def test_legacy_locale(tmp_path: Path) -> None:
+    """PID 1 hands on LANG=; with a locale that is not UTF-8 the paths are still those that systemd means."""
+    root = tmp_path / "root"
+    out = machine(root, 0)
+    (root / "data/ř").mkdir(parents=True)
+    (root / "srv").mkdir()
+    (root / "srv/link").symlink_to("/data/ř")
+    (root / "usr/lib/persist.d/ř.conf").write_text("[Path]\nPath=/srv/link\n")
+    locales = subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split() if shutil.which("locale") else []
+    legacy = [name for name in locales if "utf" not in name.lower() and name not in ("C", "POSIX")]
+    for lang in [*legacy[:1], "C", "C.UTF-8", "xx_YY.ISO-8859-1"]:
+        subprocess.run([str(GENERATOR), str(out)], env={**environment(root), "LANG": lang}, check=True)
+        assert (out / "data-\\xc5\\x99.mount").exists()
+        shutil.rmtree(out)
+        out.mkdir()
+
+
+def test_encoding_of_file_names_is_looked_at(tmp_path: Path) -> None:
+    """The same without such a locale on the test machine: the interpreter is told to begin with another encoding."""
+    code = ("import sys, os\n"
+            "sys.path.insert(0, %r)\n"
+            "sys.getfilesystemencoding = lambda: 'iso8859-1'\n"
+            "os.execv = lambda *a: (print(a), sys.exit(0))\n"
+            "from persist.boot.main import main\n"
+            "main(['/x/persist-generator', '/out'])\n") % str(TOP)
+    done = subprocess.run([PYTHON, "-IBS", "-c", code], capture_output=True, text=True, check=True)
+    assert "'-X', 'utf8', '/x/persist-generator', '/out'" in done.stdout
