@@ -10,7 +10,8 @@ import argparse
 import sys
 
 from . import scene
-from .errors import HarnessError
+from .chroot import BuildError
+from .errors import CommandFailed, MachineError
 from .machine import Machine
 from .progress import note
 
@@ -63,7 +64,7 @@ def main() -> int:
     parser.add_argument("--suite", default="bookworm", choices=("bookworm", "trixie"))
     try:
         return 0 if play(parser.parse_args().suite) else 1
-    except HarnessError as e:
+    except (MachineError, CommandFailed, BuildError) as e:
         print(f"demo: {e}", file=sys.stderr)
         return 1
 

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A bind mount that is private (and read-only, if asked) before anybody can see it: open_tree(2), mount_setattr(2), move_mount(2).
+
+mount(8) makes a bind first and changes it afterwards. In between, a bind of ``/`` is in the peer group of ``/``, and what PID 1
+mounts in parallel would appear in it for good.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same on every architecture
+_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOUNT_ATTR_RDONLY = 1
+_MS_PRIVATE = 1 << 18
+
+
+class _Attributes(ctypes.Structure):
+    _fields_ = [("attr_set", ctypes.c_uint64), ("attr_clr", ctypes.c_uint64), ("propagation", ctypes.c_uint64), ("userns_fd", ctypes.c_uint64)]
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(what: str, number: int, *arguments: object) -> int:
+    result = int(_libc.syscall(number, *arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), what)
+    return result
+
+
+def bind(source: str, target: str, *, read_only: bool = False) -> None:
+    """Mount ``source``, without what is mounted below it, on ``target``. Raises OSError."""
+    fd = _call(source, _OPEN_TREE, _AT_FDCWD, os.fsencode(source), ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC))
+    try:
+        attributes = _Attributes(_MOUNT_ATTR_RDONLY if read_only else 0, 0, _MS_PRIVATE, 0)
+        _call(source, _MOUNT_SETATTR, fd, b"", ctypes.c_uint(_AT_EMPTY_PATH), ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)))
+        _call(target, _MOVE_MOUNT, fd, b"", _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH))
+    finally:
+        os.close(fd)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persistctl: each verb against a scratch image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from persist.cli.main import main
+from persist.cli.show import safe
+
+PRESETS = Path(__file__).parents[2] / "units" / "presets"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An image with the shipped presets, an enabled target and one registry file."""
+    presets = tmp_path / "usr/share/persist/presets"
+    presets.mkdir(parents=True)
+    for preset in PRESETS.glob("*.conf"):
+        (presets / preset.name).write_text(preset.read_text())
+    registry = tmp_path / "usr/lib/persist.d"
+    registry.mkdir(parents=True)
+    (registry / "app.conf").write_text("[Path]\nPath=/var/lib/app\nMethod=bind\n")
+    wants = tmp_path / "etc/systemd/system/local-fs.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "persist-setup.target").symlink_to("/usr/lib/systemd/system/persist-setup.target")
+    return tmp_path
+
+
+def test_list(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (image / "usr/lib/persist.d/bad.conf").write_text("[Path]\nPath=/usr/share/x\n")
+    assert main(["list", "--json", "--root", str(image)]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [(e["path"], e["state"]) for e in found["entries"]] == [("/usr/share/x", "refused"), ("/var/lib/app", "declared")]
+    assert found["problems"][0]["where"] == "/usr/lib/persist.d/bad.conf:2"
+
+
+def test_list_text(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--root", str(image)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[1].split() == ["/var/lib/app", "bind", "no", "declared", "/usr/lib/persist.d/app.conf:2"]
+
+
+def test_preset_enable_disable(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(image)
+    link = image / "etc/persist.d/zz-preset-whole-system.conf"
+    assert main(["preset", "enable", "whole-system", "--root", root]) == 0
+    assert link.readlink() == Path("/usr/share/persist/presets/whole-system.conf")
+    assert "initramfs" in capsys.readouterr().err, "the missing initrd stage must be said"
+    assert main(["preset", "enable", "whole-system", "--root", root]) == 0, "enabling twice is no error"
+    capsys.readouterr()
+    assert main(["preset", "list", "--json", "--root", root]) == 0
+    assert {"name": "whole-system", "enabled": True} in json.loads(capsys.readouterr().out)
+    assert main(["plan", "--json", "--root", root]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["early"] == ["/etc"]
+    assert "etc.mount" in plan["files"], "the link of a preset is followed inside the image"
+    assert main(["preset", "disable", "whole-system", "--root", root]) == 0
+    assert not link.is_symlink()
+
+
+def test_preset_unknown(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["preset", "enable", "nothing", "--root", str(image)]) == 1
+    err = capsys.readouterr().err
+    assert "nothing" in err and "whole-system" in err
+
+
+def test_preset_does_not_replace_a_file(image: Path) -> None:
+    there = image / "etc/persist.d/zz-preset-whole-system.conf"
+    there.parent.mkdir(parents=True)
+    there.write_text("mine")
+    assert main(["preset", "enable", "whole-system", "--root", str(image)]) == 1
+    assert there.read_text() == "mine"
+
+
+def test_plan_is_what_the_generator_writes(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--root", str(image)]) == 0
+    out = capsys.readouterr().out
+    assert "# var-lib-app.mount\n" in out and "Where=/var/lib/app\n" in out
+
+
+def test_plan_not_enabled(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (image / "etc/systemd/system/local-fs.target.wants/persist-setup.target").unlink()
+    assert main(["plan", "--json", "--root", str(image)]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "reason": "persist-setup.target is not enabled", "files": {}, "early": [], "problems": []}
+
+
+def test_verify(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(image)
+    assert main(["verify", "--root", root]) == 0
+    assert capsys.readouterr().out == "1 entries, 0 problems.\n"
+    (image / "usr/lib/persist.d/bad.conf").write_text("[Path]\nPath=relative\n[Path]\nPath=/etc\n")
+    assert main(["verify", "--root", root]) == 1
+    out = capsys.readouterr().out
+    assert "/usr/lib/persist.d/bad.conf:2: " in out
+    assert "persist-initramfs-tools" in out
+
+
+def test_terminal_escapes_are_shown_not_obeyed() -> None:
+    assert safe("/a\x1b[2J\n\udcff") == "/a\\x1b[2J\\n\\udcff"
+
+
+def test_wrong_call() -> None:
+    with pytest.raises(SystemExit) as e:
+        main(["nonsense"])
+    assert e.value.code == 2
