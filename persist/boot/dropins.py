@@ -4,8 +4,7 @@
 import os
 
 from .ini import ERROR, WARNING, Problem
-
-DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib")
+from .paths import DIRECTORIES as DIRECTORIES
 
 
 def fragments(

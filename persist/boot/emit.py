@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The only writer of units. Boot-safe."""
 
-from __future__ import annotations
-
 import os
 
 from .ini import ERROR, Problem
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 
-def emit(plan: Plan, directory: str, problems: list[Problem]) -> int:
+def emit(plan: "Plan", directory: str, problems: list[Problem]) -> int:
     """Write the units of a plan into ``directory`` and return how many files were written.
 
     Files are created exclusively: one that is there already is another generator's, and is left alone with a problem.

@@ -5,14 +5,10 @@ Each input can be put elsewhere for tests, with the variables that systemd's own
 (``SYSTEMD_PROC_CMDLINE``, ``SYSTEMD_FSTAB``) and with ``root``.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 
-from .dropins import DIRECTORIES, inside
-from .ini import READ
-from .paths import EARLY, parents
+from .paths import DIRECTORIES, EARLY, READ, parents
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import (collections.abc costs 2 ms)
 if TYPE_CHECKING:
@@ -213,7 +209,7 @@ def why_nothing(facts: Facts) -> str:
     return ""
 
 
-def gather(root: str, environ: Mapping[str, str]) -> Facts:
+def gather(root: str, environ: "Mapping[str, str]") -> Facts:
     """Read all facts. ``root`` is '' for the running system."""
     facts = Facts()
     facts.root = root
@@ -229,8 +225,10 @@ def gather(root: str, environ: Mapping[str, str]) -> Facts:
     return facts
 
 
-def gather_paths(facts: Facts, registry: Registry, environ: Mapping[str, str]) -> None:
+def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]") -> None:
     """The facts that only matter where there are entries: fstab, shipped mount units, what the initrd mounted, links."""
+    from .dropins import inside
+
     root = facts.root
     known: dict[str, str] = {}
     for entry in registry.entries:
@@ -297,7 +295,7 @@ def _link_target(root: str, path: str) -> str:
         return ""
 
 
-def above(path: str, mounts: Mapping[str, object]) -> str:
+def above(path: str, mounts: "Mapping[str, object]") -> str:
     """The nearest strict ancestor of ``path`` that is in ``mounts``, or an empty string."""
     for parent in parents(path):
         if parent in mounts:

@@ -4,10 +4,11 @@
 import os
 import stat
 
+from .paths import READ
+
 MAX_BYTES = 1 << 20  # a registry file is some lines; more is a mistake or an attack
 
 _PIECE = 1 << 13
-READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _BLANKS = " \t\r"  # systemd's, less the newline: no other blank that Unicode knows ends or begins a value
 
 ERROR, WARNING, NOTICE = 3, 4, 5

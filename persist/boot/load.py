@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One call from the files of a machine to its plan; used by the generator, persistctl, the verdict and the initrd build. Boot-safe."""
 
-from __future__ import annotations
-
 from . import config, facts, plan, registry
 from .ini import Problem
 
@@ -16,7 +14,7 @@ class Loaded:
 
     __slots__ = ("config", "registry", "facts", "plan", "problems")
 
-    def __init__(self, root: str, known: facts.Facts, environ: Mapping[str, str]) -> None:
+    def __init__(self, root: str, known: facts.Facts, environ: "Mapping[str, str]") -> None:
         self.problems: list[Problem] = []
         self.facts = known
         self.config = config.load(root, self.problems)
@@ -26,6 +24,6 @@ class Loaded:
         self.problems += self.plan.refused + self.plan.problems
 
 
-def load(root: str, environ: Mapping[str, str]) -> Loaded:
+def load(root: str, environ: "Mapping[str, str]") -> Loaded:
     """Read and plan everything below ``root`` ('' for the running system)."""
     return Loaded(root, facts.gather(root, environ), environ)

@@ -4,8 +4,6 @@
 ``PERSIST_GENERATOR_ROOT`` names another root directory: documented, for tests and images.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
@@ -45,7 +43,7 @@ def _log(level: int, text: str, to_kmsg: bool) -> None:
             pass  # nobody listens
 
 
-def _report(problems: list[Problem], to_kmsg: bool) -> None:
+def _report(problems: "list[Problem]", to_kmsg: bool) -> None:
     if len(problems) > MOST_LINES:
         problems = sorted(problems, key=lambda p: p.level)  # what costs an entry first
     for problem in problems[:MOST_LINES]:

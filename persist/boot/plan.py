@@ -10,8 +10,6 @@ Rules and where they come from (numbers are those of docs/architecture.md's "Rul
    "Changes to underlying filesystems"), and nofollow refuses a redirect that a hostile upper carries.
 """
 
-from __future__ import annotations
-
 from .facts import above
 from .facts import why_nothing as why_nothing
 from .ini import ERROR, NOTICE, WARNING, Problem
@@ -50,7 +48,7 @@ class Planned:
 
     __slots__ = ("entry", "path", "name", "unit", "early", "mounted_early", "parent")
 
-    def __init__(self, entry: Entry, path: str, parent: str) -> None:
+    def __init__(self, entry: "Entry", path: str, parent: str) -> None:
         self.entry = entry
         self.path = path
         self.name = entry.name if path == entry.path else escape(path)
@@ -74,8 +72,9 @@ class Plan:
         self.reason = ""
 
 
-def _refusal(entry: Entry, path: str, config: Config, facts: Facts, accepted: dict[str, Planned]) -> str:
+def _refusal(planned: Planned, config: "Config", facts: "Facts", accepted: dict[str, Planned]) -> str:
     """Why an entry cannot be in force, or an empty string."""
+    entry, path, parent = planned.entry, planned.path, planned.parent
     if entry.path in facts.broken:
         return "its links cannot be followed (%s)" % facts.broken[entry.path]
     if path != entry.path:
@@ -83,7 +82,7 @@ def _refusal(entry: Entry, path: str, config: Config, facts: Facts, accepted: di
         wrong = wrong_path(path) or (wrong_overlay(path) if entry.method == "overlay" else "")
         if wrong:
             return wrong
-        if len(escape(path)) > ENTRY_NAME_MAX:
+        if len(planned.name) > ENTRY_NAME_MAX:
             return "the path behind its links is too long for the name of a unit"
     wrong = forbidden(path, config.mount)
     if wrong:
@@ -95,9 +94,9 @@ def _refusal(entry: Entry, path: str, config: Config, facts: Facts, accepted: di
         return "%s mounts %s above it, and what the image has below that is out of reach" % (facts.fstab[mounted], mounted)
     if path in facts.fstab:
         return "%s mounts it" % facts.fstab[path]
-    if facts.shipped.get(escape(path) + ".mount"):
-        return facts.shipped[escape(path) + ".mount"]
-    parent = above(path, accepted)
+    shipped = facts.shipped.get(planned.name + ".mount")
+    if shipped:
+        return shipped
     method = accepted[parent].entry.method if parent else ""
     if method == "symlink":
         return "%s above it is kept by a symbolic link" % parent
@@ -110,7 +109,7 @@ def _refusal(entry: Entry, path: str, config: Config, facts: Facts, accepted: di
     return ""
 
 
-def accept(config: Config, registry: Registry, facts: Facts) -> tuple[list[Planned], list[Problem]]:
+def accept(config: "Config", registry: "Registry", facts: "Facts") -> tuple[list[Planned], list[Problem]]:
     """The entries that can be in force, parents first, and the refusals of the others."""
     refused: list[Problem] = []
     accepted: dict[str, Planned] = {}
@@ -121,22 +120,23 @@ def accept(config: Config, registry: Registry, facts: Facts) -> tuple[list[Plann
     for entry in ordered:
         path = aliases.get(entry.path, entry.path)
         shown = entry.path if path == entry.path else "%s (%s)" % (entry.path, path)
+        planned = Planned(entry, path, above(path, accepted))
         if path in accepted:
             why = "%s is the same place" % accepted[path].entry.path
-        elif entry.method == "tmpfs" and (path in facts.fstab or facts.shipped.get(escape(path) + ".mount")):
+        elif entry.method == "tmpfs" and (path in facts.fstab or facts.shipped.get(planned.name + ".mount")):
             continue  # something mounts it already, which is all that a tmpfs entry wants
         else:
-            why = _refusal(entry, path, config, facts, accepted)
+            why = _refusal(planned, config, facts, accepted)
         if why:
             redundant = why.endswith(("already", "the same place"))
             refused.append(Problem(NOTICE if redundant else ERROR, entry.source,
                                    "Will not keep %s: %s." % (shown, why), entry.path, "ENTRY_REFUSED"))
             continue
-        accepted[path] = Planned(entry, path, above(path, accepted))
+        accepted[path] = planned
     return list(accepted.values()), refused
 
 
-def _early(plan: Plan, facts: Facts, accepted: dict[str, Planned]) -> None:
+def _early(plan: Plan, facts: "Facts", accepted: dict[str, Planned]) -> None:
     lines = []
     for path, planned in accepted.items():
         entry = planned.entry
@@ -168,7 +168,7 @@ def _mount_unit(planned: Planned, children: list[str], mounted: str) -> str:
     test = "Condition" if entry.required == "no" else "Assert"
     before = "local-fs.target"
     for child in children:
-        before += " persist-seed@" + specifiers(child) + ".service"
+        before += " persist-seed@" + child + ".service"
     text = FIRST_LINE + "[Unit]\nDescription=persist: " + method + " on " + path + "\nDocumentation=man:persist.d(5)\nSourcePath=" + specifiers(entry.file)
     text += "\nDefaultDependencies=no\n"
     if planned.path != "/etc":
@@ -183,11 +183,11 @@ def _mount_unit(planned: Planned, children: list[str], mounted: str) -> str:
         return (text + "Wants=persist-volume.service\nAfter=persist-volume.service\nConditionPathExists=" + MOUNT_ENTRIES
                 + "\nConditionPathExists=" + IMAGE + path + "\nConditionPathExists=" + path
                 + "\n\n[Mount]\nWhat=" + IMAGE + path + "\nWhere=" + path + "\nType=none\nOptions=bind\n")
-    seed = "persist-seed@" + specifiers(name) + ".service"
+    seed = "persist-seed@" + name + ".service"  # an escaped name has no specifiers
     text += "Wants=persist-volume.service " + seed + "\nAfter=persist-volume.service " + seed + "\n"
     if test == "Assert":
         text += "AssertPathExists=" + PERSISTENT + "\n"
-    text += test + "PathExists=" + MOUNT_ENTRIES + "\n" + test + "PathExists=" + STORE + "/seed/" + specifiers(name) + ".json\n"
+    text += test + "PathExists=" + MOUNT_ENTRIES + "\n" + test + "PathExists=" + STORE + "/seed/" + name + ".json\n"
     if method == "overlay":
         store = STORE + "/overlay/" + name
         # /run/persist/lower is the root filesystem alone; below another one, what the path shows is what the overlay hides.
@@ -214,11 +214,11 @@ def _services(plan: Plan, planned: Planned) -> None:
     requirement = "Wants=" if entry.required == "no" else "Requires="
     for service in entry.services:
         file = service + ".d/50-persist-" + planned.name + ".conf"
-        plan.files[file] = (FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + requirement + specifiers(unit)
-                            + "\nAfter=" + specifiers(unit) + "\n")
+        plan.files[file] = (FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + requirement + unit
+                            + "\nAfter=" + unit + "\n")
 
 
-def plan(config: Config, registry: Registry, facts: Facts) -> Plan:
+def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
     """What shall be mounted, seeded and ordered on this machine. Never raises on what users wrote: see Plan.refused."""
     result = Plan()
     result.reason = why_nothing(facts)
@@ -239,13 +239,13 @@ def plan(config: Config, registry: Registry, facts: Facts) -> Plan:
             mounted = above(planned.path, facts.fstab) if facts.fstab else ""
             if planned.unit:
                 result.files[planned.unit] = _mount_unit(planned, children.get(planned.path, []), mounted)
-            wants.append(specifiers(planned.unit or "persist-seed@" + planned.name + ".service"))
+            wants.append(planned.unit or "persist-seed@" + planned.name + ".service")
             if entry.required == "boot":
                 required.append(wants[-1])
             if mounted and entry.method not in ("image", "tmpfs"):
                 result.files["persist-seed@" + planned.name + ".service.d/" + DROPIN] = (
-                    FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\nRequires=" + specifiers(escape(mounted)) + ".mount\nAfter="
-                    + specifiers(escape(mounted)) + ".mount\n")
+                    FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\nRequires=" + escape(mounted) + ".mount\nAfter="
+                    + escape(mounted) + ".mount\n")
         if entry.services:
             _services(result, planned)
     if required:

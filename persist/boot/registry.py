@@ -13,8 +13,9 @@ LINK_KEYS = ("Path", "Target")
 ACTIONS = ("remove", "truncate", "empty-dir", "write", "run", "report")
 _KEYS = {"Path": PATH_KEYS, "Identity": IDENTITY_KEYS, "Migration": MIGRATION_KEYS, "Link": LINK_KEYS}
 
-# Only the exact directories of a hierarchy that is the kernel's, the boot loader's or the image's, and what lies below.
-_REFUSED = ("/usr", "/proc", "/sys", "/dev", "/run", "/boot", "/efi")
+# Hierarchies that are the kernel's, the boot loader's or the image's (but for /usr/local).
+_REFUSED = {"/usr": "image", "/proc": "running system", "/sys": "running system", "/dev": "running system", "/run": "running system",
+            "/boot": "boot loader", "/efi": "boot loader"}
 _UNIT_TYPES = ("service", "socket", "target", "mount", "automount", "swap", "timer", "path", "slice", "scope", "device")
 _UNIT_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:-_.\\@"
 
@@ -81,11 +82,9 @@ def wrong_overlay(path: str) -> str:
 
 def forbidden(path: str, mount: str = "/mnt/state") -> str:
     """Why persist will not take a normalised path, or an empty string (docs/architecture.md)."""
-    for top in _REFUSED:
-        if path == top or path.startswith(top + "/"):
-            if top == "/usr" and (path == "/usr/local" or path.startswith("/usr/local/")):
-                return ""
-            return "%s belongs to the %s" % (top, {"/usr": "image", "/boot": "boot loader", "/efi": "boot loader"}.get(top, "running system"))
+    top = "/" + path.split("/", 2)[1]
+    if top in _REFUSED and not (path + "/").startswith("/usr/local/"):
+        return "%s belongs to the %s" % (top, _REFUSED[top])
     if path == mount or path.startswith(mount + "/") or mount.startswith(path + "/"):
         return "%s is the state volume" % mount
     return ""
