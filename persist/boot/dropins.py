@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Configuration fragments over four directories (UAPI configuration files specification). Boot-safe."""
 
-import os
+import posix as os  # see __init__.py
 
 from .ini import ERROR, WARNING, Problem
 from .paths import DIRECTORIES as DIRECTORIES
@@ -44,5 +44,5 @@ def inside(path: str, root: str) -> str:
             return path
         if target == "/dev/null":
             return target  # a mask, also where the image has no /dev
-        path = root + target if target[0] == "/" else os.path.dirname(path) + "/" + target
+        path = root + target if target[0] == "/" else path.rpartition("/")[0] + "/" + target
     return path

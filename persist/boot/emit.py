@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The only writer of units. Boot-safe."""
 
-import os
+import posix as os  # see __init__.py
 
 from .ini import ERROR, Problem
 

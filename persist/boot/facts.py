@@ -6,7 +6,7 @@ Each input can be put elsewhere for tests, with the variables that systemd's own
 """
 
 import errno
-import os
+import posix as os  # see __init__.py
 
 from .paths import DIRECTORIES, EARLY, READ, parents
 
@@ -145,11 +145,13 @@ def _target(path: str) -> str:
 def enabled(root: str) -> bool:
     """Whether a link enables persist-setup.target: the master switch. The highest directory that has a say wins, as for PID 1."""
     for base in UNIT_DIRECTORIES[:4]:
-        unit = root + base + "/persist-setup.target"
-        if _target(unit) == "/dev/null":
-            return False
-        if os.path.lexists(unit):
+        try:
+            if os.readlink(root + base + "/persist-setup.target") == "/dev/null":
+                return False
             break
+        except OSError as e:
+            if e.errno == errno.EINVAL:  # there, and not a link
+                break
     for wants in ENABLED:
         for base in UNIT_DIRECTORIES[:4]:
             target = _target(root + base + "/" + wants + "/persist-setup.target")

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The tolerant line parser: sections may repeat, each problem has a file and a line, nothing raises. Boot-safe."""
 
-import os
-import stat
+import posix as os  # see __init__.py
 
 from .paths import READ
 
 MAX_BYTES = 1 << 20  # a registry file is some lines; more is a mistake or an attack
 
 _PIECE = 1 << 13
+_S_IFMT, _S_IFIFO = 0o170000, 0o010000  # as in stat, which is one more module
 _BLANKS = " \t\r"  # systemd's, less the newline: no other blank that Unicode knows ends or begins a value
 
 ERROR, WARNING, NOTICE = 3, 4, 5
@@ -114,7 +114,7 @@ def read(path: str, shown: str, problems: list[Problem]) -> bytes | None:
         if len(data) == _PIECE:
             while len(data) <= MAX_BYTES and (piece := os.read(fd, 1 << 16)):
                 data += piece
-        elif not data and stat.S_ISFIFO(os.fstat(fd).st_mode):
+        elif not data and os.fstat(fd).st_mode & _S_IFMT == _S_IFIFO:
             problems.append(Problem(ERROR, shown, "Is a named pipe and not a file, ignoring it."))
             return None
     except OSError as e:

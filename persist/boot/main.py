@@ -4,7 +4,7 @@
 ``PERSIST_GENERATOR_ROOT`` names another root directory: documented, for tests and images.
 """
 
-import os
+import posix as os  # see __init__.py
 import sys
 
 from . import facts
@@ -52,8 +52,8 @@ def _report(problems: "list[Problem]", to_kmsg: bool) -> None:
         _log(WARNING, "%d more problems, see persistctl verify." % (len(problems) - MOST_LINES), to_kmsg)
 
 
-def _generate(root: str, directory: str, to_kmsg: bool) -> None:
-    known = facts.gather(root, os.environ)
+def _generate(root: str, environ: dict[str, str], directory: str, to_kmsg: bool) -> None:
+    known = facts.gather(root, environ)
     reason = facts.why_nothing(known) or ("" if facts.any_fragments(root) else "the registry has no files")
     if reason:
         _log(DEBUG, "Nothing to do: %s." % reason, to_kmsg)
@@ -61,7 +61,7 @@ def _generate(root: str, directory: str, to_kmsg: bool) -> None:
     from .emit import emit
     from .load import Loaded
 
-    loaded = Loaded(root, known, os.environ)
+    loaded = Loaded(root, known, environ)
     _report(loaded.problems, to_kmsg)
     if loaded.plan.reason:
         _log(DEBUG, "Nothing to do: %s." % loaded.plan.reason, to_kmsg)
@@ -79,9 +79,10 @@ def main(argv: list[str]) -> int:
     if sys.getfilesystemencoding() != "utf-8":
         # PID 1 has a LANG= of old in its environment; systemd's names are UTF-8, and so are ours.
         os.execv(sys.executable, [sys.executable, "-IS", "-X", "utf8", *argv])
-    to_kmsg = len(argv) == 4 and os.environ.get("SYSTEMD_SCOPE") == "system"
+    environ = {key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape") for key, value in os.environ.items()}
+    to_kmsg = len(argv) == 4 and environ.get("SYSTEMD_SCOPE") == "system"
     try:
-        _generate(os.environ.get("PERSIST_GENERATOR_ROOT", "").rstrip("/"), argv[1], to_kmsg)
+        _generate(environ.get("PERSIST_GENERATOR_ROOT", "").rstrip("/"), environ, argv[1], to_kmsg)
     except Exception as e:  # noqa: BLE001  # whatever it is, the boot goes on and the verdict says what is missing
         _log(CRIT, "Failed, no entry is kept on this boot: %s: %s. Please report this." % (type(e).__name__, e), to_kmsg)
         return 1

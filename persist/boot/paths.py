@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Where things are, and systemd's escaping of paths. Boot-safe."""
 
-import os
+import posix as os  # see __init__.py
 
 DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib")  # of configuration, the highest first
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # whatever is there instead of a file: no harm, no waiting

@@ -46,7 +46,8 @@ def test_unescape_as_systemd_escape() -> None:
         assert done.stdout.decode("utf-8")[:-1] == unescape(name)
 
 
-@pytest.mark.parametrize("name", ["", "-a", "a-", "a--b", "..", "a-..-b", ".-a", "a\\", "a\\x", "a\\x2", "a\\xg0", "a\\x+1", "a\\x_1", "a\\x 1", "a\\n", "a\\x00b"])
+@pytest.mark.parametrize("name", ["", "-a", "a-", "a--b", "..", "a-..-b", ".-a", "a\\", "a\\x", "a\\x2",
+                                  "a\\xg0", "a\\x+1", "a\\x_1", "a\\x 1", "a\\n", "a\\x00b"])
 def test_unescape_refuses(name: str) -> None:
     with pytest.raises(ValueError, match="bad escape|not the name"):
         unescape(name)

@@ -95,7 +95,8 @@ def test_real_path(tmp_path: Path) -> None:
         facts._real(root, "/loop", known)
 
 
-@pytest.mark.parametrize("path", ["", "a", "/", "//", "/a/", "/a//b", "/./a", "/a/..", "/a\nb", "/a\x7f", "/a ", "/a\\", "/a\udce9", "/a\ufdd0", "/a\U0001ffff"])
+@pytest.mark.parametrize("path", ["", "a", "/", "//", "/a/",
+                                  "/a//b", "/./a", "/a/..", "/a\nb", "/a\x7f", "/a ", "/a\\", "/a\udce9", "/a\ufdd0", "/a\U0001ffff"])
 def test_wrong_path(path: str) -> None:
     assert wrong_path(path)
 

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_imports(tmp_path: Path, entries: int) -> None:
         assert "persist.boot.plan" not in ours and "persist.boot.registry" not in ours, "a machine without a registry pays for none"
 
 
+def test_the_package_does_without_os() -> None:
+    """It costs a millisecond, see persist/boot/__init__.py."""
+    modules = ", ".join(f"persist.boot.{path.stem}" for path in (TOP / "persist/boot").glob("*.py") if path.stem != "__init__")
+    code = f"import sys; sys.path.insert(0, {str(TOP)!r}); import {modules}; print(*sys.modules)"
+    done = subprocess.run([PYTHON, "-IBS", "-c", code], capture_output=True, text=True, check=True)
+    extra = {name for name in done.stdout.split() if name != "persist" and not name.startswith("persist.")} - set(sys.builtin_module_names)
+    assert extra <= {"__main__", "_frozen_importlib", "_frozen_importlib_external", "zipimport", "codecs", "encodings", "encodings.aliases",
+                     "encodings.utf_8", "io", "abc"}
+
+
 def test_imports_where_nothing_is_enabled(tmp_path: Path) -> None:
     root, out = tmp_path / "root", tmp_path / "out"
     root.mkdir()
@@ -79,7 +90,8 @@ def test_system_calls(tmp_path: Path) -> None:
     root = tmp_path / "root"
     out = machine(root, 8)
     trace = tmp_path / "trace"
-    done = subprocess.run(["strace", "-f", "-qq", "-o", str(trace), PYTHON, "-IBS", str(GENERATOR), str(out)], env=environment(root), capture_output=True, text=True)
+    done = subprocess.run(["strace", "-f", "-qq", "-o", str(trace), PYTHON, "-IBS", str(GENERATOR), str(out)], env=environment(root),
+                          capture_output=True, text=True)
     if not trace.exists() or "ptrace" in done.stderr:
         pytest.skip("ptrace is not allowed here")
     assert done.returncode == 0
@@ -87,7 +99,8 @@ def test_system_calls(tmp_path: Path) -> None:
     assert sum(str(out) in call and "O_CREAT" in call for call in calls) >= 7
     for call in calls:
         name = re.sub(r"^\d+\s+", "", call).partition("(")[0]
-        assert name not in ("socket", "connect", "fork", "vfork", "clone", "clone3", "execve", "mount", "unlink", "unlinkat", "rename", "symlink", "symlinkat"), call
+        assert name not in ("socket", "connect", "fork", "vfork", "clone", "clone3", "execve", "mount", "unlink", "unlinkat", "rename",
+                            "symlink", "symlinkat"), call
         assert "nsswitch" not in call and "nscd" not in call and "/etc/passwd" not in call and "/etc/group" not in call, call
         if name in ("mkdir", "mkdirat") or "O_WRONLY" in call or "O_RDWR" in call or "O_CREAT" in call:
             assert f'"{out}/' in call, call
@@ -129,11 +142,11 @@ def test_legacy_locale(tmp_path: Path) -> None:
 
 def test_encoding_of_file_names_is_looked_at(tmp_path: Path) -> None:
     """The same without such a locale on the test machine: the interpreter is told to begin with another encoding."""
-    code = ("import sys, os\n"
-            "sys.path.insert(0, %r)\n"
+    code = ("import sys, posix\n"
+            f"sys.path.insert(0, {str(TOP)!r})\n"
             "sys.getfilesystemencoding = lambda: 'iso8859-1'\n"
-            "os.execv = lambda *a: (print(a), sys.exit(0))\n"
+            "posix.execv = lambda *a: (print(a), sys.exit(0))\n"
             "from persist.boot.main import main\n"
-            "main(['/x/persist-generator', '/out'])\n") % str(TOP)
+            "main(['/x/persist-generator', '/out'])\n")
     done = subprocess.run([PYTHON, "-IBS", "-c", code], capture_output=True, text=True, check=True)
     assert "'-X', 'utf8', '/x/persist-generator', '/out'" in done.stdout
