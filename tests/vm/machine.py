@@ -35,6 +35,9 @@ from .storage import Storage
 COMMAND_SEC = 60.0
 BOOT_SEC = 300.0
 
+# What logind does when it is asked; systemctl asks logind first, and waits for it long where it cannot start.
+_GO = "systemctl --no-block --job-mode=replace-irreversibly start {}.target"
+
 _TRACES = {
     "journal": "journalctl -b -o short-monotonic --no-pager",
     "units": "systemctl --failed --no-pager; systemctl list-jobs --no-pager; findmnt",
@@ -136,7 +139,7 @@ class Machine(Storage):
         """A clean reboot by the guest; returns when the agent of the new boot answers."""
         with step(f"{self.name}: reboot"):
             self.qemu.qmp.forget_events()
-            self.succeed("systemctl --no-block reboot")
+            self.succeed(_GO.format("reboot"))
             self.wait_for_reset(timeout)
         self.wait_for_agent(timeout)
 
@@ -149,7 +152,7 @@ class Machine(Storage):
         """A clean power-off by the guest; returns when QEMU has ended."""
         with step(f"{self.name}: power-off"):
             self.qemu.qmp.forget_events()
-            self.succeed("systemctl --no-block poweroff")
+            self.succeed(_GO.format("poweroff"))
             self.wait_for_poweroff(timeout)
 
     def wait_for_poweroff(self, timeout: float = BOOT_SEC) -> None:

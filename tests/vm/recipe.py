@@ -25,8 +25,8 @@ ABSENT = (
             "sound", "drivers/gpu", "drivers/media", "drivers/net/wireless", "drivers/infiniband",
             "drivers/isdn", "drivers/net/ethernet", "drivers/staging", "drivers/iio", "drivers/bluetooth",
             "drivers/hwmon", "drivers/input/touchscreen", "drivers/comedi", "drivers/accel",
-            "net/wireless", "net/mac80211", "drivers/net/can", "drivers/net/usb", "drivers/usb/gadget", "drivers/usb/serial",
-            "drivers/platform",
+            "net/wireless", "net/mac80211", "drivers/net/can", "drivers/net/usb", "drivers/usb/gadget",
+            "drivers/usb/serial", "drivers/platform",
         )
     ),
 )
