@@ -21,6 +21,8 @@ MOST_LINES = 50  # a file of garbage must not push everything else out of the ke
 
 def _log(level: int, text: str, to_kmsg: bool) -> None:
     """One line to /dev/kmsg when PID 1 runs us (no journal to talk to yet), else to standard error. Never raises."""
+    if level == DEBUG and os.environ.get(b"SYSTEMD_LOG_LEVEL") not in (b"debug", b"7"):
+        return  # it would be one line more at each reload
     if not text.isprintable():
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         text = "".join([c if c.isprintable() else c.encode("unicode_escape").decode() for c in text])
@@ -36,11 +38,10 @@ def _log(level: int, text: str, to_kmsg: bool) -> None:
                 os.close(fd)
     except OSError:
         pass  # no kernel log in a sandbox; then standard error
-    if level < DEBUG:
-        try:
-            os.write(2, ("%s: %s\n" % (GENERATOR, text)).encode())
-        except OSError:
-            pass  # nobody listens
+    try:
+        os.write(2, ("%s: %s\n" % (GENERATOR, text)).encode())
+    except OSError:
+        pass  # nobody listens
 
 
 def _report(problems: "list[Problem]", to_kmsg: bool) -> None:

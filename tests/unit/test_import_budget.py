@@ -150,3 +150,26 @@ def test_encoding_of_file_names_is_looked_at(tmp_path: Path) -> None:
             "main(['/x/persist-generator', '/out'])\n")
     done = subprocess.run([PYTHON, "-IBS", "-c", code], capture_output=True, text=True, check=True)
     assert "'-X', 'utf8', '/x/persist-generator', '/out'" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root")
+@pytest.mark.parametrize("scope", ["system", "user"])
+def test_kernel_log(tmp_path: Path, scope: str) -> None:
+    """Run by PID 1, with three directories and a scope, messages go to /dev/kmsg: one record, whatever the message holds."""
+    root = tmp_path / "root"
+    out = machine(root, 0)
+    (root / "usr/lib/persist.d/a.conf").write_text("[Path]\nPath=/srv/\x1b[31m" + "x" * 2000 + "\n")
+    log = tmp_path / "kmsg"
+    log.touch()
+    script = 'mount --bind "$1" /dev/kmsg || exit 77; exec "$2" "$3" "$3" "$3"'
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", str(log), str(GENERATOR), str(out)], capture_output=True, text=True,
+                          env={**environment(root), "PATH": os.environ["PATH"], "SYSTEMD_SCOPE": scope})
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("no mount namespaces here")
+    assert done.returncode == 0 and done.stderr == ""
+    if scope == "user":
+        assert log.read_text() == ""
+        return
+    text = log.read_text()
+    assert re.match(r"<3>persist-generator\[\d+\]: /usr/lib/persist\.d/a\.conf:2: Path='/srv/\\x1b\[31mxxx", text)
+    assert text.isprintable() and len(text) < 900
