@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""May this disk be formatted? Looks only. Whatever is not plainly ours to take is refused with a code, a sentence and a remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from typing import Any, Literal
+
+from ..boot.config import Config
+from ..errors import CommandError, Refusal
+from ..run import run
+from . import blockdev, header, layout, trust
+from .blockdev import Disk
+from .header import Claim, Mark
+from .layout import DATA_NAME, MIB, SWAP_NAME
+
+Progress = Literal["fresh", "begun", "complete"]
+UNFINISHED = "persist-unfinished"  # label of our filesystem until all is in it
+_TABLES = frozenset(("gpt", "PMBR", "dos"))  # what wipefs(8) calls a GPT, whole or torn
+_GPT_BLOCKS = 33  # header and 128 entries at either end, in blocks of 512 bytes; fewer in larger ones
+_ERASE = "If what is on it may be lost, run 'persistctl claim --force'."
+
+
+def read_claim(disk: Disk, words: list[str]) -> Claim | None:
+    """The claim on a disk, or None where there is none. Raises Refusal (a header that cannot be understood) and OSError."""
+    fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return header.parse(os.pread(fd, header.LENGTH, 0), words)
+    finally:
+        os.close(fd)
+
+
+def check_usable(disk: Disk) -> None:
+    """Raise Refusal unless this is a whole, writable, large enough disk that nothing uses."""
+    if disk.is_partition:
+        raise Refusal("partition", f"{disk.node} is a partition.", hint="Claim the whole disk.", PERSIST_DEVICE=disk.node)
+    if disk.mib < layout.MIN_DISK:
+        raise Refusal("too-small", f"{disk.node} has {disk.mib} MiB, at least {layout.MIN_DISK} MiB are needed.", hint="Use a larger disk.")
+    if disk.read_only:
+        raise Refusal("read-only", f"{disk.node} is read-only.", hint="Remove its write protection.")
+    used = blockdev.why_in_use(disk)
+    if used:
+        code, sentence = used
+        raise Refusal(code, sentence, hint="A disk in use is never formatted. Take it out of use first, or claim another one.")
+
+
+def check_trust(disk: Disk, config: Config) -> None:
+    """Raise Refusal unless the configuration lets this disk become the volume: by name, or by a trusted bus."""
+    number = os.stat(disk.node).st_rdev
+    parts = [os.stat(p.node).st_rdev for p in blockdev.partitions(disk)]
+    if trust.names_node(config, number, *parts):
+        return
+    # A volume that finding would not take must not be made.
+    if not {"auto", f"LABEL={DATA_NAME}", f"PARTLABEL={DATA_NAME}"} & set(config.device):
+        raise Refusal("not-named", f"{disk.node} is not among Device={' '.join(config.device)}.", hint="Add it, or 'auto', to Device= in persist.conf.")
+    why = trust.why_untrusted(disk.sys_path, blockdev.attribute)
+    if why and not config.allow_removable:
+        raise Refusal("untrusted", f"{disk.node} is {why}, which is not trusted unasked.",
+                      hint=f"Name it in /usr/lib/persist/persist.conf: Device=auto {disk.node} (or better a link below /dev/disk/by-id).")
+
+
+def _read(disk: Disk, offset: int, length: int) -> bytes:
+    fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while len(data) < length:
+            piece = os.pread(fd, length - len(data), offset + len(data))
+            if not piece:
+                break
+            data += piece
+    except OSError as e:
+        raise Refusal("unreadable", f"{disk.node} cannot be read: {e.strerror}.", hint="See 'journalctl -b -k' for errors of the disk.") from e
+    finally:
+        os.close(fd)
+    return data
+
+
+def _zero(disk: Disk, start: int, end: int) -> None:
+    data = _read(disk, start, end - start)
+    rest = data.lstrip(b"\0")
+    if rest:
+        raise Refusal("not-blank", f"{disk.node} has data at byte {start + len(data) - len(rest)}.", hint=_ERASE)
+
+
+def check_blank(disk: Disk, mark: Mark, *, skip: int = header.LENGTH) -> None:
+    """Raise Refusal unless a disk is blank but for its first ``skip`` bytes.
+
+    Blank: no partition, no signature anywhere (wipefs's full probe, which knows a backup GPT at the end and RAID metadata), zeros in the
+    first and the last MiB, where boot loaders and foreign formats without a signature keep their data, and no signature where our own
+    partitions would begin: writing the table would bring an old filesystem there back to life.
+    """
+    found = blockdev.partitions(disk)
+    if found:
+        raise Refusal("partitions", f"{disk.node} has partitions ({', '.join(p.name for p in found)}).", hint=_ERASE)
+    types = blockdev.signatures(disk.node)
+    if types:
+        raise Refusal("signature", f"{disk.node} is not blank, it carries {', '.join(types)}.", hint=_ERASE)
+    _zero(disk, skip, MIB)
+    _zero(disk, disk.size - MIB, disk.size)
+    for part in layout.parts(mark, disk.mib):
+        kind = _kind(_probe(disk, part))
+        if kind:
+            raise Refusal("signature", f"{disk.node} has an old {kind} at {part.start} MiB, where its {part.name} partition would be.", hint=_ERASE)
+
+
+def _probe(disk: Disk, part: layout.Part) -> dict[str, str]:
+    return blockdev.probe(disk.node, "--offset", str(part.start * MIB), "--size", str(part.size * MIB))
+
+
+def _kind(found: dict[str, str]) -> str:
+    return found.get("TYPE") or found.get("PTTYPE") or ""
+
+
+def read_table(disk: Disk) -> dict[str, Any] | None:
+    """The partition table as sfdisk(8) reads it, None where it finds none. Raises CommandError where sfdisk is missing."""
+    try:
+        table = json.loads(run("sfdisk", "--json", disk.node)).get("partitiontable")
+    except CommandError as e:
+        if e.returncode in (126, 127):
+            raise
+        return None
+    return table if isinstance(table, dict) else None
+
+
+def judge_table(table: dict[str, Any] | None, mark: Mark, node: str) -> bool:
+    """Whether a table is the one that we write, whole; False for none or a torn one. Pure. Raises Refusal for a stranger's.
+
+    Ours: the disk id of the mark, and of each partition the type, the name and the id. Torn: only the protective MBR is there.
+    """
+    if table is None:
+        return False
+    found = table.get("partitions", [])
+    if table.get("label") == "dos" and [p.get("type") for p in found] == ["ee"]:
+        return False
+    foreign = Refusal("foreign-table", f"{node} was being formatted by persist, but has another partition table now.", hint=_ERASE)
+    if table.get("label") != "gpt" or not _same(table.get("id"), mark.disk_id):
+        raise foreign
+    wanted = layout.parts(mark, layout.MIN_DISK + mark.swap)  # sizes do not count here
+    for part in found:
+        ours = [w for w in wanted if w.name == part.get("name")]
+        if not ours or not _same(part.get("uuid"), uuid.UUID(ours[0].id)) or str(part.get("type")).upper() != ours[0].type:
+            raise foreign
+    return len(found) == len(wanted)
+
+
+def _same(text: Any, wanted: uuid.UUID) -> bool:
+    return str(text).lower() == str(wanted)
+
+
+def check_begun(disk: Disk, mark: Mark) -> Progress:
+    """Raise Refusal unless a disk that carries our mark holds nothing but what formatting wrote; return how far it came."""
+    block = int(blockdev.attribute(disk.sys_path, "queue/logical_block_size") or "512")
+    _zero(disk, (1 + _GPT_BLOCKS) * block, MIB)
+    _zero(disk, disk.size - MIB, disk.size - _GPT_BLOCKS * block)
+    whole = judge_table(read_table(disk), mark, disk.node)
+    strange = [t for t in blockdev.signatures(disk.node) if t not in _TABLES]
+    for part in layout.parts(mark, disk.mib):
+        found = _probe(disk, part)
+        kind, label = _kind(found), found.get("LABEL", "")
+        if kind and (kind, label) not in (("swap", SWAP_NAME), ("btrfs", UNFINISHED), ("btrfs", DATA_NAME)):
+            strange.append(kind)
+        if part.name == DATA_NAME and (kind, label) == ("btrfs", DATA_NAME) and whole and not strange:
+            return "complete"
+    if strange:
+        raise Refusal("signature", f"{disk.node} was being formatted by persist, but carries {', '.join(strange)} now.", hint=_ERASE)
+    return "begun"
+
+
+def memory_mib() -> int:
+    """The machine's memory in MiB."""
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB)
+
+
+def new_mark(disk: Disk, config: Config) -> Mark:
+    """What formatting this disk now would begin with. Raises Refusal where SwapSize= does not fit."""
+    return Mark(uuid.uuid4(), layout.swap_size(disk.mib, memory_mib(), config.swap_size))
+
+
+def check(disk: Disk, claim: Claim, config: Config) -> tuple[Progress, Mark]:
+    """Raise Refusal unless this claimed disk may be formatted, or go on being formatted.
+
+    Returns how far formatting came and the mark, a new one for a fresh disk. Whoever acts on it holds the disk's lock.
+    Raises CommandError where a tool is missing.
+    """
+    try:
+        check_trust(disk, config)
+        if claim.mark is not None and not disk.is_partition and check_begun(disk, claim.mark) == "complete" and not disk.read_only:
+            # A cut before the claim was erased: the initrd may have mounted the volume by now, and erasing is all that is left.
+            return "complete", claim.mark
+        check_usable(disk)
+        if claim.mark is not None:
+            return "begun", claim.mark
+        mark = new_mark(disk, config)
+        check_blank(disk, mark)
+    except Refusal as e:
+        e.fields.setdefault("PERSIST_DEVICE", disk.node)
+        raise
+    return "fresh", mark

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""/proc/self/mountinfo as data (proc_pid_mountinfo(5)). Standard library only: the verdict and the command read it too."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+class Mount(NamedTuple):
+    """One line. ``device`` is major:minor, ``root`` what of the filesystem is mounted; options are comma-separated text."""
+
+    mount_id: int
+    parent_id: int
+    device: str
+    root: str
+    mount_point: str
+    options: str
+    fstype: str
+    source: str
+    super_options: str
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be written through this mount: the mount itself or its filesystem is read-only."""
+        return "ro" in self.options.split(",") or "ro" in self.super_options.split(",")
+
+
+def unescape(text: str) -> str:
+    r"""Undo the kernel's octal escapes of blank, tab, newline and backslash (``\040``)."""
+    return _OCTAL.sub(lambda m: chr(int(m.group(1), 8)), text) if "\\" in text else text
+
+
+def parse(text: str) -> list[Mount]:
+    """All mounts in the order of the kernel: of two on the same place, the later one is on top. Lines it cannot read are left out."""
+    found = []
+    for line in text.splitlines():
+        fields = line.split(" ")
+        try:
+            dash = fields.index("-", 6)  # zero or more optional fields come before it
+            mount_id, parent_id, device, root, point, options = fields[:6]
+            fstype, source, super_options = fields[dash + 1 : dash + 4]
+            numbers = int(mount_id), int(parent_id)
+        except ValueError:
+            continue  # a form that proc_pid_mountinfo(5) does not know yet
+        found.append(Mount(*numbers, device, unescape(root), unescape(point), options, fstype, unescape(source), unescape(super_options)))
+    return found
+
+
+def mounts(root: str = "/") -> list[Mount]:
+    """The mounts of this process below a directory, with their full paths. Raises OSError where /proc is not mounted."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as f:
+        every = parse(f.read())
+    top = root.rstrip("/") + "/"
+    return [m for m in every if (m.mount_point.rstrip("/") + "/").startswith(top)]
+
+
+def at(path: str) -> Mount | None:
+    """The uppermost mount on exactly this path, or None. Raises OSError where /proc is not mounted."""
+    found = None
+    for mount in mounts(path):
+        if mount.mount_point == path:
+            found = mount
+    return found

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What persist-volume.service came to: /run/persist/volume.json for the verdict, and the flags that unit conditions look at."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from ..boot.paths import MOUNT_ENTRIES, PERSISTENT, RUN
+
+Kind = Literal["btrfs", "tmpfs", "root", "none"]
+RECORD = f"{RUN}/volume.json"
+FORMATTED = f"{RUN}/formatted"  # the UUID of a filesystem that this boot has made: udev may still be busy with it
+
+
+@dataclass
+class Outcome:
+    """The content of volume.json. ``reason`` is a stable code, '' when all is well; ``time`` is ISO 8601 in UTC."""
+
+    kind: Kind = "none"
+    device: str = ""
+    uuid: str = ""
+    reason: str = ""
+    message: str = ""
+    hint: str = ""
+    read_only: bool = False
+    from_initrd: bool = False
+    root_read_only: bool = False
+    time: str = ""
+
+
+def _replace(path: str, text: str) -> None:
+    os.makedirs(RUN, 0o755, exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(temporary, path)
+
+
+def _flag(path: str, wanted: bool) -> None:
+    if wanted:
+        _replace(path, "")
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+def write(outcome: Outcome) -> None:
+    """Write volume.json, and after it the flags: entries may be mounted, and what they write stays. Raises OSError."""
+    outcome.time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    _replace(RECORD, json.dumps({"version": 1} | asdict(outcome), indent=2) + "\n")
+    _flag(PERSISTENT, outcome.kind in ("btrfs", "root"))
+    _flag(MOUNT_ENTRIES, outcome.kind in ("btrfs", "tmpfs"))
+
+
+def read() -> Outcome | None:
+    """What an earlier run of this boot wrote, or None."""
+    try:
+        with open(RECORD, encoding="utf-8") as f:
+            found = json.load(f)
+        found.pop("version")
+        return Outcome(**found)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # not ours to trust any more; it is written again
+
+
+def note_formatted(uuid: str) -> None:
+    """Remember that this boot made a volume, so that persist-volume.service waits for udev to see it. Raises OSError."""
+    _replace(FORMATTED, uuid + "\n")
+
+
+def formatted() -> bool:
+    """Whether this boot made a volume."""
+    return os.path.exists(FORMATTED)
