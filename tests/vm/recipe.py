@@ -35,7 +35,7 @@ VIRTIO = ("virtio_console", "virtio_blk", "virtio_pci", "virtio_scsi")
 
 # Written before the first package that would build an initrd is installed.
 INITRD_CONFIG = {
-    "usr/share/initramfs-tools/conf.d/persist-test": "MODULES=most\nCOMPRESS=zstd\n",
+    "usr/share/initramfs-tools/conf.d/persist-test": "MODULES=list\nCOMPRESS=zstd\n",
     "usr/share/initramfs-tools/modules.d/persist-test": "".join(f"{module}\n" for module in VIRTIO),
     "usr/lib/dracut/dracut.conf.d/90-persist-test.conf":
         'hostonly="no"\nadd_drivers+=" ' + " ".join(VIRTIO) + ' "\n',

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the VM tests ask of every machine, whatever happened to it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .machine import Machine
+
+
+def state(machine: Machine) -> dict[str, Any]:
+    """The verdict of this boot, as persist-verify.service wrote it."""
+    found: dict[str, Any] = json.loads(machine.read_file("/run/persist/state.json"))
+    assert found["boot_id"] == machine.succeed("cat /proc/sys/kernel/random/boot_id").strip().replace("-", "")
+    return found
+
+
+def entries(found: dict[str, Any]) -> dict[str, str]:
+    """The state of each entry by its path."""
+    return {e["path"]: e["state"] for e in found["entries"]}
+
+
+def codes(found: dict[str, Any]) -> set[str]:
+    """The codes of the reasons."""
+    return {r["code"] for r in found["reasons"]}
+
+
+def failed_units(machine: Machine) -> list[str]:
+    """Units that failed in this boot."""
+    return [line.split()[0] for line in machine.succeed("systemctl list-units --failed --plain --no-legend --no-pager").splitlines()]
+
+
+def healthy_boot(machine: Machine) -> dict[str, Any]:
+    """Wait for a boot that must be without any failed unit and online; returns the verdict."""
+    machine.wait_for_boot()
+    assert failed_units(machine) == []
+    found = state(machine)
+    assert found["verdict"] == "online", json.dumps(found, indent=2)
+    assert machine.succeed("systemctl is-active persist-online.target").strip() == "active"
+    return found
+
+
+def clean_shutdown(machine: Machine) -> None:
+    """Power off, and read in the kernel's own words that everything written is on the disk, and that nothing failed on the way."""
+    begin = len(machine.console_text())
+    machine.shutdown()
+    end = machine.console_text()[begin:]
+    assert "last unmount of filesystem" in end, end[-4000:]
+    bad = [line for line in end.splitlines() if "[FAILED]" in line or "Failed unmounting" in line or "Failed to unmount" in line]
+    assert not bad, bad
+
+
+def records(machine: Machine, name: str) -> list[dict[str, Any]]:
+    """The journal records of this boot with one of our MESSAGE_IDs."""
+    from persist.messages import MESSAGE_IDS
+
+    out = machine.execute(f"journalctl -b -q -o json MESSAGE_ID={MESSAGE_IDS[name]}")[1]
+    return [json.loads(line) for line in out.splitlines()]

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""An ordinary machine with a writable root: enabling changes nothing that anybody could lose."""
+
+from __future__ import annotations
+
+from . import image, scene
+from .checks import clean_shutdown, codes, entries, failed_units, healthy_boot, records, state
+from .conftest import MachineFactory
+
+ENABLED = ("mkdir -p /mnt/state && systemctl enable persist-setup.target",)
+
+
+def test_writable_root(machine: MachineFactory) -> None:
+    """No preset, no disk; then a preset; then a disk. The boot loader says ro, fstab says rw, and the root counts as writable."""
+    one = machine(image.build("bookworm", [*scene.packages(), scene.notes_package()], "rw", customize=ENABLED))
+    one.start()
+    one.wait_for_boot()
+    assert failed_units(one) == []
+    assert " ro " in one.succeed("cat /proc/cmdline") + " "
+    found = state(one)
+    assert found["verdict"] == "off"
+    assert found["volume"]["kind"] == "none", "no memory in place of a writable root"
+    assert one.execute("findmnt /run/persist/volume")[0] != 0
+    one.succeed("echo mine >>/var/lib/demo-notes/notes.txt; echo mine >/home/mine; cp /etc/machine-id /var/tmp/id")
+    one.succeed("persistctl preset enable whole-system 2>&1")
+    one.reboot()
+    one.wait_for_boot()
+    assert failed_units(one) == []
+    assert one.succeed("cat /home/mine") == "mine\n"
+    assert "mine" in one.succeed("cat /var/lib/demo-notes/notes.txt")
+    assert one.execute("findmnt -t overlay")[0] != 0
+    assert one.execute("findmnt /tmp")[0] != 0, "a writable root needs no tmpfs on /tmp"
+    # Now a disk, claimed by hand, and nothing of what the root collected may be out of sight.
+    one.add_disk("state", "2G")
+    one.succeed("persistctl claim /dev/vdb")
+    one.wait_until("the claimed disk is formatted", lambda: bool(records(one, "FORMAT_DONE")), 120)
+    one.fail("persistctl claim /dev/vda")
+    one.fail("persistctl claim --force /dev/vda")
+    one.succeed("update-initramfs -u", 300)
+    one.reboot()
+    found = healthy_boot(one)
+    assert entries(found)["/var"] == "mounted"
+    assert one.succeed("cat /home/mine") == "mine\n"
+    assert "mine" in one.succeed("cat /var/lib/demo-notes/notes.txt")
+    one.succeed("cmp /etc/machine-id /var/tmp/id")
+    one.succeed("echo more >/home/more; mkdir /var/cache/apt/hole && rmdir /var/cache/apt/hole")
+    one.reboot()
+    found = healthy_boot(one)
+    assert entries(found)["/etc"] == "early"
+    assert one.succeed("cat /home/more") == "more\n"
+    one.succeed("cmp /etc/machine-id /var/tmp/id")
+    clean_shutdown(one)
+    off(one)
+
+
+def off(one: scene.Machine) -> None:
+    """persist=off for one boot: nothing of ours, the root as it was before there was a volume."""
+    one.start("persist=off")
+    one.wait_for_boot()
+    found = state(one)
+    assert (found["verdict"], codes(found)) == ("off", {"off"})
+    assert one.execute("findmnt -t overlay,btrfs")[0] != 0
+    assert one.succeed("cat /home/mine") == "mine\n"
+    assert one.execute("cat /home/more")[0] != 0
+    one.shutdown()

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every state a machine can be in is somebody's machine: it must boot to multi-user and say what is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from . import cache, image, scene
+from .checks import codes, entries, failed_units, healthy_boot, records, state
+from .conftest import MachineFactory
+from .disks import write_at
+from .machine import Machine
+
+GARBAGE = {
+    "/usr/lib/persist.d/garbage.conf": "\x7fELF\x01 \x02 nonsense [[[\n=\n[Path\nPath=/x\n",
+    "/usr/lib/persist.d/absent.conf": "[Path]\nPath=/opt/not/in/the/image\nMethod=bind\n",
+    "/usr/lib/persist.d/refused.conf": "[Path]\nPath=/usr/share/doc\n",
+    "/usr/lib/persist.d/good.conf": "[Path]\nPath=/opt/good\nMethod=bind\n",
+}
+
+
+def volatile_notices(machine: Machine) -> None:
+    """A boot without its volume is said on the console, in the journal, before and after login; and the target is not reached."""
+    assert "VOLATILE" in machine.console_text()
+    assert records(machine, "VERDICT_VOLATILE")
+    assert "VOLATILE" in machine.succeed("cat /run/issue.d/persist.issue /run/motd.d/persist")
+    assert machine.execute("systemctl is-active persist-online.target")[0] != 0
+    assert machine.execute("persistctl status")[0] == 2
+    machine.succeed("touch /etc/x /var/x /home/x /tmp/x")
+
+
+def test_no_disk(machine: MachineFactory) -> None:
+    """Read-only root, no disk at all: memory, and loud."""
+    one = machine(scene.story_image("bookworm"))
+    one.start()
+    one.wait_for_boot()
+    found = state(one)
+    assert (found["verdict"], found["volume"]["kind"]) == ("volatile", "tmpfs")
+    assert records(one, "VOLUME_MISSING")
+    volatile_notices(one)
+    assert failed_units(one) == []
+    assert len(one.succeed("ls /var/log/journal").split()) == 1
+
+
+def test_claims_that_are_refused(machine: MachineFactory) -> None:
+    """Too small, read-only, partitioned, a filesystem behind the header, data behind the header, on USB: none is touched, each is said."""
+    one = machine(scene.story_image("bookworm"))
+    refused = {
+        "small": one.add_disk("small", "64M", header=scene.HEADER),
+        "locked": one.add_disk("locked", "1G", header=scene.HEADER, read_only=True),
+        "parted": one.create_disk("parted", "1G"),
+        "ext": one.create_disk("ext", "1G"),
+        "data": one.create_disk("data", "1G"),
+    }
+    for name, make in (("parted", "parted"), ("ext", "ext"), ("data", "data")):
+        write_at(refused[name], 0, foreign(make))
+        one.attach_disk(refused[name])
+    one.add_disk("stick", "1G", header=scene.HEADER, bus="usb")
+    one.start()
+    one.wait_for_boot()
+    assert state(one)["verdict"] == "volatile"
+    reasons = {r["PERSIST_DEVICE"]: r["PERSIST_REASON"] for r in records(one, "CLAIM_REFUSED")}
+    serial = {line.split()[1]: "/dev/" + line.split()[0] for line in one.succeed("lsblk -rdno NAME,SERIAL").splitlines() if len(line.split()) == 2}
+    assert reasons == {
+        serial["small"]: "too-small", serial["locked"]: "read-only", serial["parted"]: "partitioned", serial["ext"]: "signature",
+        serial["data"]: "data", serial["stick"]: "untrusted",
+    }
+    one.shutdown()
+    for name in ("parted", "ext", "data"):
+        wanted = foreign(name)
+        assert one.read_disk(refused[name], 0, len(wanted)) == wanted, f"{name} was written to"
+
+
+def foreign(kind: str) -> bytes:
+    """The first 2 MiB of a disk that belongs to somebody, with our header written over its first bytes."""
+    if kind == "data":
+        return scene.HEADER.ljust(1 << 19, b"\0") + b"somebody's data".ljust(512, b"\0")
+    path = cache.cache_dir() / f"foreign-{kind}.{id(kind)}"
+    try:
+        with path.open("wb") as f:
+            f.truncate(1 << 30)
+        if kind == "parted":
+            subprocess.run(["sfdisk", "-q", path], input=b"label: gpt\nsize=100M\n", check=True)
+        else:
+            subprocess.run(["mkfs.ext4", "-q", "-U", "8d5e5f5e-3f5c-4f3c-9d3e-0f6f5d7e9a11", path], check=True)
+        with path.open("r+b") as f:
+            start = f.read(2 << 20)
+        return scene.HEADER + start[len(scene.HEADER):]
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def broken_image() -> image.Image:
+    """The story's image with mistakes of all kinds in its registry, and /srv claimed by fstab and by us."""
+    return image.build("bookworm", [*scene.packages(), scene.notes_package()], "ro",
+                       customize=(*scene.SETUP, "mkdir -p /opt/good && echo seed >/opt/good/file && chown -R games:games /opt/good"), files=GARBAGE)
+
+
+def test_bad_registry(broken_image: image.Image, machine: MachineFactory) -> None:
+    """Garbage costs itself: what is good is kept, what is bad is named with file and line, and the verdict is degraded."""
+    one = machine(broken_image)
+    one.add_disk("state", "2G", header=scene.HEADER)
+    one.start()
+    one.wait_for_boot()
+    found = state(one)
+    assert found["verdict"] == "degraded"
+    seen = entries(found)
+    assert seen["/opt/good"] == "mounted" and seen["/etc"] == "mounted"
+    assert seen["/opt/not/in/the/image"] == "failed"
+    assert seen["/usr/share/doc"] == "refused"
+    assert one.succeed("cat /opt/good/file; stat -c %U /opt/good/file") == "seed\ngames\n"
+    assert {"entry-failed", "registry"} <= codes(found)
+    where = {r.get("PERSIST_SOURCE", "") for r in records(one, "REGISTRY_PROBLEM")}
+    assert any(w.startswith("/usr/lib/persist.d/garbage.conf:") for w in where), where
+    assert [r["PERSIST_PATH"] for r in records(one, "SEED_FAILED")] == ["/opt/not/in/the/image"]
+    assert "DEGRADED" in one.succeed("cat /run/issue.d/persist.issue")
+
+
+def test_filesystem_does_not_mount(machine: MachineFactory) -> None:
+    """A volume with a broken tree is left as it is, and the boot goes on in memory; mended, it is back with all that it kept."""
+    one = machine(scene.story_image("bookworm"))
+    disk = one.add_disk("state", "2G", header=scene.HEADER)
+    one.start()
+    healthy_boot(one)
+    one.succeed("echo kept >/home/kept && sync")
+    block = int(one.succeed("btrfs inspect-internal dump-super /dev/vdb2 | sed -n 's/^chunk_root\t*//p'"))
+    start = int(one.succeed("cat /sys/class/block/vdb2/start")) * 512
+    one.shutdown()
+    # The chunk tree lies in a system chunk that maps one to one near the start; DUP has two copies.
+    copies = [start + block + (n << 23) for n in (0, 1)]
+    kept = [one.read_disk(disk, at, 16384) for at in copies]
+    assert kept[0] == kept[1], "the second copy of the chunk root is not where it was expected"
+    for at in copies:
+        one.write_disk(disk, at, bytes(16384))
+    one.start()
+    one.wait_for_boot()
+    found = state(one)
+    assert (found["verdict"], found["volume"]["kind"]) == ("volatile", "tmpfs")
+    assert records(one, "VOLUME_BROKEN")
+    volatile_notices(one)
+    one.shutdown()
+    assert one.read_disk(disk, copies[0], 16384) == bytes(16384), "a volume that does not mount is left untouched"
+    for at, data in zip(copies, kept, strict=True):
+        one.write_disk(disk, at, data)
+    one.start()
+    healthy_boot(one)
+    assert one.succeed("cat /home/kept") == "kept\n"
