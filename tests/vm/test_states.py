@@ -65,8 +65,8 @@ def test_claims_that_are_refused(machine: MachineFactory) -> None:
     reasons = {r["PERSIST_DEVICE"]: r["PERSIST_REASON"] for r in records(one, "CLAIM_REFUSED")}
     serial = {line.split()[1]: "/dev/" + line.split()[0] for line in one.succeed("lsblk -rdno NAME,SERIAL").splitlines() if len(line.split()) == 2}
     assert reasons == {
-        serial["small"]: "too-small", serial["locked"]: "read-only", serial["parted"]: "partitioned", serial["ext"]: "signature",
-        serial["data"]: "data", serial["stick"]: "untrusted",
+        serial["small"]: "too-small", serial["locked"]: "read-only", serial["parted"]: "partitions", serial["ext"]: "signature",
+        serial["data"]: "not-blank", serial["stick"]: "untrusted",
     }
     one.shutdown()
     for name in ("parted", "ext", "data"):
