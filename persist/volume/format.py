@@ -75,9 +75,12 @@ class _Formatter:
         self.mark = mark
         self.status = status
         self.parts = layout.parts(mark, disk.mib)
+        self.diskseq = disk.diskseq
 
     def step(self, name: str, do: Callable[[], None], text: str) -> None:
         """Do one step and bring it to the medium, caches of the drive included."""
+        if blockdev.attribute(self.disk.sys_path, "diskseq") not in (self.diskseq, ""):
+            raise PersistError(f"{self.disk.node} is another disk now.", hint="It was exchanged while it was formatted.")
         self.status(name, f"{self.disk.node}: {text}")
         do()
         os.fsync(self.fd)
@@ -160,17 +163,19 @@ class _Formatter:
         """Do what is left to do."""
         if progress == "fresh":
             self.step("mark", self.write_mark, "taking the disk")
-        if progress == "complete":
-            run("partx", "--update", self.disk.node)
-        else:
+        if progress != "complete":
             self.step("partition", self.partition, "writing the partition table")
             self.step("mkswap", self.mkswap, "making swap space" if self.mark.swap else "no swap space")
             self.step("mkfs", self.mkfs, "making the filesystem")
             self.step("subvolumes", self.subvolumes, "making the subvolumes")
             self.step("label", self.label, "labelling the filesystem")
-        self.step("erase", self.erase, "erasing the claim")
+        # Looked up first: without the claim nobody would come back to a disk whose partitions do not show.
+        if len(blockdev.partitions(self.disk)) < len(self.parts):
+            run("partx", "--update", self.disk.node)
         node = self._node(DATA_NAME)
-        return Formatted(blockdev.probe(node).get("UUID", ""), node, tuple(p.id for p in self.parts if p.name == SWAP_NAME))
+        found = blockdev.probe(node).get("UUID", "")
+        self.step("erase", self.erase, "erasing the claim")
+        return Formatted(found, node, tuple(p.id for p in self.parts if p.name == SWAP_NAME))
 
 
 def work_directory(disk: Disk) -> str:

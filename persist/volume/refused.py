@@ -19,11 +19,14 @@ _LOOK = 1 << 20
 
 
 def _fingerprint(disk: Disk) -> str:
-    fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return hashlib.sha256(os.pread(fd, _LOOK, 0)).hexdigest()
-    finally:
-        os.close(fd)
+        fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return hashlib.sha256(os.pread(fd, _LOOK, 0)).hexdigest()
+        finally:
+            os.close(fd)
+    except OSError:
+        return "unreadable"  # that is what it was refused for, and it still is
 
 
 def _path(disk: Disk) -> str:
@@ -31,7 +34,7 @@ def _path(disk: Disk) -> str:
 
 
 def known(disk: Disk) -> bool:
-    """Whether this disk, with this content, was refused before. Raises OSError when the disk cannot be read."""
+    """Whether this disk, with this content, was refused before. Raises OSError when the note cannot be read."""
     try:
         with open(_path(disk), encoding="utf-8") as f:
             note = json.load(f)

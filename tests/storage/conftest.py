@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Fixtures of the storage tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .rig import HEADER, LoopDisk, tool
+
+Make = Callable[..., LoopDisk]
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Make]:
+    """Makes loop disks; afterwards none of them may be left attached, mounted or in use as swap."""
+    if os.geteuid() != 0 or not all(shutil.which(t) for t in ("losetup", "sfdisk", "mkfs.btrfs")):
+        pytest.skip("root, losetup, sfdisk and mkfs.btrfs")
+    made: list[LoopDisk] = []
+
+    def make(mib: int = 300, header: bytes = HEADER) -> LoopDisk:
+        disk = LoopDisk(tmp_path, mib, header, f"disk{len(made)}")
+        made.append(disk)
+        return disk
+
+    yield make
+    for disk in made:
+        disk.unplug()
+    left = [line for line in tool("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines() if str(tmp_path) in line]
+    with open("/proc/self/mountinfo", encoding="utf-8") as f:
+        left += [line for line in f if str(tmp_path) in line]
+    for disk in made:
+        disk.file.unlink(missing_ok=True)
+    assert not left, "left behind by the test"

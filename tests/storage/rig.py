@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Disks for the tests of persist/volume: loop devices over sparse files. Whatever a test does to them, nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from persist.boot.config import DEFAULT_HEADER, Config
+from persist.volume import blockdev
+from persist.volume.blockdev import Disk
+
+TOP = Path(__file__).resolve().parents[2]
+HEADER = DEFAULT_HEADER.encode()
+PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
+
+_FORMAT = """
+import sys
+from persist.boot.config import Config
+from persist.volume import blockdev, format
+format.WORK = sys.argv[2]
+config = Config()
+config.device = [sys.argv[1]]
+config.swap_size = None if sys.argv[3] == "auto" else int(sys.argv[3])
+done = format.format_disk(blockdev.by_node(sys.argv[1]), config, lambda step, text: print(step, flush=True))
+print("uuid", done.uuid if done else "")
+"""
+
+
+def tool(*argv: str | Path, stdin: str | None = None) -> str:
+    """Run a tool and return what it printed."""
+    return subprocess.run([str(a) for a in argv], check=True, capture_output=True, text=True, input=stdin).stdout
+
+
+def mounts_of(node: str) -> list[str]:
+    """Where a device or its partitions are mounted."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as f:
+        lines = [line.split() for line in f]
+    return [fields[4] for fields in lines if fields[fields.index("-") + 2].startswith(node)]
+
+
+class LoopDisk:
+    """A disk of so many MiB. ``node`` is /dev/loopN; what is on it stays in the file over ``replug()``."""
+
+    def __init__(self, top: Path, mib: int, header: bytes = HEADER, name: str = "disk") -> None:
+        self.file = top / f"{name}.img"
+        self.work = str(top / f"{name}.work")
+        with self.file.open("wb") as f:
+            f.truncate(mib << 20)
+            f.write(header)
+        self.node = ""
+        self.plug()
+
+    def plug(self, *options: str) -> None:
+        """Attach the loop device."""
+        self.node = tool("losetup", "--partscan", *options, "--find", "--show", self.file).strip()
+
+    def unplug(self) -> None:
+        """Detach it, with whatever is mounted from it."""
+        if not self.node:
+            return
+        for place in reversed(mounts_of(self.node)):
+            subprocess.run(["umount", "-l", place], check=False)
+        for node in blockdev.swaps():
+            if node.startswith(self.node):
+                subprocess.run(["swapoff", node], check=False)
+        subprocess.run(["partx", "--delete", self.node], check=False, capture_output=True)
+        subprocess.run(["losetup", "--detach", self.node], check=False)
+        self.node = ""
+
+    def replug(self, *options: str) -> None:
+        """As a restart of the machine has it: partitions are what the table says, nothing is mounted."""
+        self.unplug()
+        self.plug(*options)
+        subprocess.run(["partx", "--update", self.node], check=False, capture_output=True)
+
+    @property
+    def disk(self) -> Disk:
+        """The disk as the product sees it."""
+        return blockdev.by_node(self.node)
+
+    def config(self) -> Config:
+        """A configuration that names this disk: a loop device is not trusted unasked."""
+        config = Config()
+        config.device = [self.node]
+        return config
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the disk."""
+        with open(self.node, "rb") as f:
+            f.seek(offset)
+            return f.read(length)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write to the disk itself."""
+        with open(self.node, "r+b") as f:
+            f.seek(offset)
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+
+    def format(self, kill_after: str = "", swap: str = "auto", kill_after_seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the formatter in a process of its own, which may be killed after a step, or with all its children after a time."""
+        env = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin"), "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
+        if kill_after:
+            env["PERSIST_TEST_KILL_AFTER"] = kill_after
+        argv = [PYTHON, "-c", _FORMAT, self.node, self.work, swap]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True) as process:
+            try:
+                out, err = process.communicate(timeout=kill_after_seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                out, err = process.communicate()
+        return subprocess.CompletedProcess(argv, process.returncode, out, err)

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The two services on real disks, each run in a mount namespace of its own with a /run and a /mnt of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persist.volume import header
+from persist.volume.layout import MIB
+
+from .conftest import Make
+from .rig import HEADER, PYTHON, TOP, LoopDisk, tool
+
+# argv: a JSON object with what a test wants. Prints one JSON object for each run of the volume service.
+_SCRIPT = """
+import json, os, subprocess, sys
+wish = json.loads(sys.argv[1])
+def sh(text):
+    subprocess.run(["sh", "-ec", text], check=True)
+sh("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /mnt; mkdir /mnt/state; " + wish.get("before", ""))
+from persist.boot.config import Config
+from persist.volume import blockdev, mount, mountinfo, outcome, service, swap, volume_service
+config = Config()
+for key, value in wish["config"].items():
+    setattr(config, key, value)
+service.load = volume_service.load = lambda root, problems: config
+volume_service._has_symlinks = lambda: wish.get("symlinks", False)
+swap.enable = lambda members: []  # the machine's own swap space is none of a test's business
+mount.ROOT_STORE = wish.get("root_store", mount.ROOT_STORE)
+disks = [blockdev.by_node(n) for n in wish.get("disks", [])]
+if wish.get("unexpected"):
+    mount.mount_volume = volume_service.find = None
+report = []
+for what in wish["do"]:
+    if what == "format":
+        report.append({"failed": service.format_claimed(disks, config, wish.get("wanted"))})
+    elif what == "format_main":
+        report.append({"status": service.format_main()})
+    elif what == "volume":
+        status = service.volume_main()
+        found = json.load(open("/run/persist/volume.json"))
+        at = {m.mount_point: [m.fstype, m.root, m.read_only] for m in mountinfo.mounts() if m.mount_point.startswith(("/run/persist", "/mnt/"))}
+        flags = [n for n in ("mount-entries", "persistent", "formatted") if os.path.exists("/run/persist/" + n)]
+        report.append({"status": status, "at": at, "flags": flags} | found)
+    else:
+        sh(what)
+print(json.dumps({"report": report, "refused": [json.load(open("/run/persist/refused/" + n)) for n in sorted(os.listdir("/run/persist/refused"))]
+                  if os.path.isdir("/run/persist/refused") else []}))
+"""
+
+
+class Result:
+    """What a run of the script reported; ``log`` is standard error."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        self.report: list[dict[str, Any]] = found["report"]
+        self.refused: list[dict[str, Any]] = found["refused"]
+        self.log = done.stderr
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last report."""
+        return self.report[-1]
+
+
+def services(*do: str, cmdline: str = "", device: list[str] | None = None, config: dict[str, Any] | None = None, **wish: Any) -> Result:
+    """Run services, and shell commands between them, in a namespace that ends with them."""
+    wish |= {"do": do, "config": {"device": device or ["auto"]} | (config or {})}
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1", "SYSTEMD_PROC_CMDLINE": cmdline}
+    return Result(subprocess.run(["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _SCRIPT, json.dumps(wish)],
+                                 capture_output=True, text=True, env=env))
+
+
+READ_ONLY = "mount -o remount,bind,ro /"
+
+
+@pytest.fixture
+def volume(make_disk: Make) -> LoopDisk:
+    """A formatted disk."""
+    disk = make_disk(300)
+    assert disk.format().returncode == 0
+    return disk
+
+
+def test_claim_to_mounted_volume(make_disk: Make) -> None:
+    disk = make_disk(300)
+    seen = services("format", "volume", "volume", disks=[disk.node], device=[disk.node])
+    assert seen.report[0] == {"failed": 0}
+    first, second = seen.report[1:]
+    assert (first["status"], first["kind"], first["device"], first["reason"], first["read_only"]) == (0, "btrfs", f"{disk.node}p1", "", False)
+    assert first["version"] == 1 and first["time"].endswith("Z") and not first["from_initrd"]
+    assert first["uuid"] == tool("blkid", "-p", "-o", "value", "-s", "UUID", f"{disk.node}p1").strip()
+    assert first["flags"] == ["mount-entries", "persistent", "formatted"]
+    assert first["at"]["/run/persist/volume"] == ["btrfs", "/@persist-state", False]
+    assert first["at"]["/mnt/state"] == ["btrfs", "/@persist-state", False]
+    assert first["at"]["/run/persist/image"][2] is False
+    assert first["at"]["/run/persist/lower"][2] is True
+    assert len([line for line in seen.log.splitlines() if "carries a claim and is formatted" in line]) == 1
+    assert {k: v for k, v in second.items() if k != "time"} == {k: v for k, v in first.items() if k != "time"}, "a second run changes nothing"
+
+
+def test_image_is_not_covered_by_later_mounts(volume: LoopDisk) -> None:
+    seen = services("volume", "mount -t tmpfs tmpfs /srv; touch /srv/later; ! test -e /run/persist/image/srv/later; ! test -e /run/persist/lower/srv/later",
+                    "! touch /run/persist/lower/tmp/x", device=[volume.node], before="mount --make-shared /")
+    assert seen.last["kind"] == "btrfs"
+
+
+def test_second_claimed_disk_is_refused_and_remembered(make_disk: Make) -> None:
+    one, two = make_disk(300), make_disk(300)
+    nodes = [one.node, two.node]
+    seen = services("format", "format", "volume", disks=nodes, device=nodes)
+    assert [r.get("failed") for r in seen.report[:2]] == [0, 0]
+    assert [(r["device"], r["code"]) for r in seen.refused] == [(two.node, "volume-exists")]
+    assert seen.log.count("is left alone") == 1, "said once"
+    assert two.read(0, MIB) == HEADER.ljust(MIB, b"\0")
+    assert seen.last["device"] == f"{one.node}p1"
+
+
+def test_disk_that_was_begun_comes_first(make_disk: Make) -> None:
+    one, two = make_disk(300), make_disk(300)
+    assert two.format(kill_after="mkfs").returncode == -9
+    nodes = [one.node, two.node]
+    seen = services("format", "volume", disks=nodes, device=nodes)
+    assert [(r["device"], r["code"]) for r in seen.refused] == [(one.node, "volume-exists")]
+    assert seen.last["device"] == f"{two.node}p1"
+
+
+def test_claim_beside_a_volume(volume: LoopDisk, make_disk: Make) -> None:
+    other = make_disk(300)
+    nodes = [volume.node, other.node]
+    seen = services("format", "volume", disks=nodes, device=nodes)
+    assert [r["code"] for r in seen.refused] == ["volume-exists"]
+    assert seen.last["device"] == f"{volume.node}p1"
+    assert other.read(0, MIB) == HEADER.ljust(MIB, b"\0")
+
+
+def test_claim_where_another_volume_is_named(make_disk: Make) -> None:
+    disk = make_disk(300)
+    seen = services("format", disks=[disk.node], device=[disk.node], wanted="11111111-2222-3333-4444-555555555555")
+    assert [r["code"] for r in seen.refused] == ["volume-expected"]
+
+
+def test_refusal_is_not_a_failure(make_disk: Make) -> None:
+    disk = make_disk(200)
+    seen = services("format", disks=[disk.node], device=[disk.node])
+    assert seen.report == [{"failed": 0}]
+    assert [r["code"] for r in seen.refused] == ["too-small"]
+    assert "at least 256 MiB" in seen.log
+
+
+def test_nothing_is_formatted_where_persist_is_not_enabled(make_disk: Make) -> None:
+    if Path("/etc/systemd/system/local-fs.target.wants/persist-setup.target").is_symlink():
+        pytest.skip("persist is enabled on this machine")
+    disk = make_disk(300)
+    seen = services("format_main", device=[disk.node])
+    assert seen.report == [{"status": 0}]
+    assert "persist-setup.target is not enabled" in seen.log
+    assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
+
+
+def test_mounted_by_the_initrd(volume: LoopDisk) -> None:
+    seen = services("volume", "volume", device=[volume.node],
+                    before=f"mkdir -p /run/persist/volume; mount -o subvol=@persist-state {volume.node}p1 /run/persist/volume")
+    assert [(r["kind"], r["from_initrd"], r["device"]) for r in seen.report] == [("btrfs", True, f"{volume.node}p1")] * 2
+
+
+def test_read_only_volume(volume: LoopDisk) -> None:
+    volume.replug("--read-only")
+    seen = services("volume", device=[volume.node])
+    assert (seen.last["kind"], seen.last["read_only"], seen.last["status"]) == ("btrfs", True, 0)
+    assert "is mounted read-only" in seen.log
+
+
+@pytest.mark.parametrize(("config", "before", "symlinks", "kind", "status"), [
+    ({}, "", False, "none", 0),
+    ({}, "", True, "root", 0),
+    ({}, READ_ONLY, True, "tmpfs", 0),
+    ({"fallback": "tmpfs"}, "", False, "tmpfs", 0),
+    ({"fallback": "none"}, READ_ONLY, False, "none", 0),
+    ({"fallback": "root"}, "", False, "root", 0),
+    ({"fallback": "root"}, READ_ONLY, False, "tmpfs", 0),
+    ({"fallback": "fail"}, "", False, "none", 1),
+])
+def test_fallback(make_disk: Make, tmp_path: Path, config: dict[str, Any], before: str, symlinks: bool, kind: str, status: int) -> None:
+    store = tmp_path / "root"
+    seen = services("volume", "volume", config=config | {"device": ["/dev/nothing"], "member_timeout": 0}, before=before, symlinks=symlinks,
+                    root_store=str(store))
+    for last in seen.report:
+        assert (last["kind"], last["status"], last["reason"]) == (kind, status, "missing")
+        assert last["root_read_only"] == bool(before)
+        assert ("mount-entries" in last["flags"]) == (kind == "tmpfs")
+        assert ("persistent" in last["flags"]) == (kind == "root")
+        assert ("/run/persist/volume" in last["at"]) == (kind != "none")
+        assert last["message"] and last["hint"]
+    if kind == "root":
+        assert {p.name for p in (store / ".persist").iterdir()} == {"overlay", "seed", "tmp", "migrations"}
+
+
+def test_volatile_for_one_boot(volume: LoopDisk) -> None:
+    seen = services("volume", cmdline="quiet persist=volatile", device=[volume.node])
+    assert (seen.last["kind"], seen.last["reason"]) == ("tmpfs", "volatile")
+
+
+def test_named_on_the_command_line(volume: LoopDisk, make_disk: Make) -> None:
+    other = make_disk(300)
+    assert other.format().returncode == 0
+    nodes = [volume.node, other.node]
+    both = "PARTLABEL=persist-data"
+    assert services("volume", device=[both]).last["reason"] == "duplicate-label"
+    uuid = tool("blkid", "-p", "-o", "value", "-s", "UUID", f"{other.node}p1").strip()
+    assert services("volume", device=[both], cmdline=f"persist.volume={uuid}").last["device"] == f"{nodes[1]}p1"
+
+
+def test_cloned_disk(volume: LoopDisk, make_disk: Make) -> None:
+    other = make_disk(300, b"")
+    name = volume.node
+    volume.unplug()
+    shutil.copyfile(volume.file, other.file)
+    volume.plug()
+    for disk in (volume, other):
+        subprocess.run(["partx", "--update", disk.node], check=True)
+    seen = services("volume", device=["LABEL=persist-data"])
+    assert (seen.last["kind"], seen.last["reason"]) == ("none", "cloned-disk"), name
+    assert "are copies of one filesystem" in seen.log
+
+
+def test_untrusted(volume: LoopDisk) -> None:
+    seen = services("volume")
+    assert (seen.last["kind"], seen.last["reason"]) == ("none", "untrusted")
+    assert "a loop device, which is not trusted unasked" in seen.log
+
+
+@pytest.mark.parametrize(("before", "kind"), [("", "none"), (READ_ONLY, "tmpfs")])
+def test_broken_volume_is_left_as_it_is(volume: LoopDisk, tmp_path: Path, before: str, kind: str) -> None:
+    place = tmp_path / "top"
+    place.mkdir()
+    tool("mount", "-o", "subvolid=5", f"{volume.node}p1", place)
+    tool("btrfs", "subvolume", "delete", "--commit-after", place / "@persist-state")
+    tool("umount", place)
+    image = volume.file.read_bytes()
+    seen = services("volume", device=[volume.node], before=before)
+    assert (seen.last["kind"], seen.last["reason"], seen.last["status"]) == (kind, "broken", 0)
+    assert seen.last["device"] == (f"{volume.node}p1")
+    assert "does not mount" in seen.log
+    assert header.parse(image[:512], [HEADER.decode()]) is None
+    assert tool("blkid", "-p", "-o", "value", "-s", "LABEL", f"{volume.node}p1").strip() == "persist-data"
+
+
+@pytest.mark.parametrize(("before", "kind"), [("", "none"), (READ_ONLY, "tmpfs")])
+def test_the_unexpected(make_disk: Make, before: str, kind: str) -> None:
+    seen = services("volume", before=before, unexpected=True)
+    assert (seen.last["status"], seen.last["kind"], seen.last["reason"]) == (1, kind, "failed")
+    assert "could not be set up" in seen.log
+
+
+@pytest.mark.parametrize(("before", "mounted", "said"), [
+    ("rmdir /mnt/state", True, ""),
+    ("mount -t tmpfs tmpfs /mnt/state", True, "Something else is mounted"),
+    ("rmdir /mnt/state; mount -o remount,ro /mnt", False, "cannot be made"),
+    ("rmdir /mnt/state; ln -s /run/persist/volume /mnt/state", False, ""),
+    ("rmdir /mnt/state; mkdir /run/there; ln -s /run/there /mnt/state", False, ""),
+])
+def test_public_name(volume: LoopDisk, before: str, mounted: bool, said: str) -> None:
+    seen = services("volume", "volume", device=[volume.node], before=before)
+    assert seen.last["kind"] == "btrfs"
+    assert ("/mnt/state" in seen.last["at"]) == mounted
+    assert said in seen.log

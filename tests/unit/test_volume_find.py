@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which filesystem is the volume: the decision, without a machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from persist.boot.config import Config
+from persist.volume.find import Ambiguous, Candidate, Decision, Found, Missing, Untrusted, decide, decode
+
+U1, U2 = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
+ONE = Candidate("/dev/vdb2", "254:18", "254:16", U1, "s1", "persist-data", "p1", "persist-data")
+TWO = Candidate("/dev/vdc2", "254:34", "254:32", U2, "s2", "persist-data", "p2", "persist-data")
+STICK = Candidate("/dev/sdb1", "8:17", "8:16", U2, "s9", "persist-data", "p9", "", "on USB")
+PLAIN = Candidate("/dev/vdd", "254:48", "254:48", "33333333-3333-4333-8333-333333333333", "s3", "home")
+PATHS = {"/dev/vdb": "254:16", "/dev/vdb2": "254:18", "/dev/disk/by-id/two": "254:32", "/dev/sdb": "8:16", "/dev/vdd": "254:48"}
+
+
+def ask(*every: Candidate, device: str = "auto", wanted: str | None = None, removable: bool = False) -> Decision:
+    config = Config()
+    config.device = device.split()
+    config.allow_removable = removable
+    return decide(config, wanted, every, lambda path: PATHS.get(path, ""))
+
+
+def found(decision: Decision) -> str:
+    assert isinstance(decision, Found), decision
+    return decision.node
+
+
+def test_by_label() -> None:
+    assert ask(PLAIN, ONE) == Found("/dev/vdb2", U1, ("/dev/vdb2",))
+
+
+def test_nothing() -> None:
+    for every in ((), (PLAIN,)):
+        decision = ask(*every)
+        assert isinstance(decision, Missing)
+        assert decision.code == "missing"
+
+
+@pytest.mark.parametrize(("device", "node"), [
+    ("/dev/vdb", "/dev/vdb2"), ("/dev/vdb2", "/dev/vdb2"), ("/dev/disk/by-id/two", "/dev/vdc2"), ("/dev/sdb", "/dev/sdb1"), ("/dev/vdd", "/dev/vdd"),
+    ("LABEL=home", "/dev/vdd"), (f"UUID={U1.upper()}", "/dev/vdb2"), ("PARTUUID=P2", "/dev/vdc2"),
+    ("/dev/nothing LABEL=nothing PARTUUID=p2 auto", "/dev/vdc2"), ("LABEL=home auto", "/dev/vdd"),
+])
+def test_specs_in_order(device: str, node: str) -> None:
+    assert found(ask(ONE, TWO, STICK, PLAIN, device=device)) == node
+
+
+def test_spec_that_leads_nowhere() -> None:
+    for device in ("/dev/nothing", "LABEL=", "LABEL", "FOO=bar", "UUID=x"):
+        assert isinstance(ask(ONE, device=device), Missing)
+
+
+def test_two_volumes() -> None:
+    decision = ask(TWO, ONE)
+    assert isinstance(decision, Ambiguous)
+    assert decision.code == "duplicate-label"
+    assert decision.nodes == ("/dev/vdb2", "/dev/vdc2")
+    assert "/dev/vdb2" in decision.message and U2 in decision.message
+
+
+def test_named_on_the_command_line() -> None:
+    assert found(ask(ONE, TWO, wanted=U2.upper())) == "/dev/vdc2"
+    missing = ask(ONE, wanted=U2)
+    assert isinstance(missing, Missing)
+    assert U2 in missing.message
+    # It chooses, but a bus is only trusted by name of Device=.
+    assert isinstance(ask(STICK, wanted=U2), Untrusted)
+
+
+def test_untrusted() -> None:
+    decision = ask(STICK)
+    assert isinstance(decision, Untrusted)
+    assert decision.nodes == ("/dev/sdb1",)
+    assert "on USB" in decision.message and U2 in decision.hint
+    assert found(ask(STICK, removable=True)) == "/dev/sdb1"
+    assert found(ask(STICK, device="LABEL=persist-data")) == "/dev/sdb1"
+
+
+def test_a_stick_neither_wins_nor_disturbs() -> None:
+    assert found(ask(STICK, ONE)) == "/dev/vdb2"
+    assert found(ask(STICK, ONE, removable=True)) == "/dev/vdb2"
+    assert found(ask(STICK, ONE, device="LABEL=persist-data")) == "/dev/vdb2"
+
+
+def test_cloned_disk() -> None:
+    copy = replace(TWO, uuid=U1, uuid_sub="s1")
+    decision = ask(ONE, copy)
+    assert isinstance(decision, Ambiguous)
+    assert decision.code == "cloned-disk"
+    assert decision.nodes == ("/dev/vdb2", "/dev/vdc2")
+
+
+def test_copy_on_a_stick_is_forgotten() -> None:
+    assert ask(ONE, replace(STICK, uuid=U1, uuid_sub="s1")) == Found("/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",))
+
+
+def test_several_members() -> None:
+    assert ask(replace(TWO, uuid=U1), ONE) == Found("/dev/vdb2", U1, ("/dev/vdb2", "/dev/vdc2"))
+
+
+@pytest.mark.parametrize(("text", "plain"), [("persist-data", "persist-data"), (r"a\x20b\x2fc", "a b/c"), (r"\xc3\xbc", "ü"), (r"\x2", r"\x2"), ("", "")])
+def test_decode(text: str, plain: str) -> None:
+    assert decode(text) == plain

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The record on the volume, which is data and not a friend, and the records below /run."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from persist.volume import outcome, store
+from persist.volume.outcome import Outcome
+
+
+def test_directories(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        store.make(str(tmp_path))
+        store.make(str(tmp_path))
+    finally:
+        os.umask(old)
+    top = tmp_path / ".persist"
+    assert {p.name for p in top.iterdir()} == {"overlay", "seed", "tmp", "migrations"}
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (top, *top.iterdir())} == {0o700}
+
+
+def test_record(tmp_path: Path) -> None:
+    store.make(str(tmp_path))
+    record = store.record("u", ["m"], ["s"])
+    store.write_record(str(tmp_path), record)
+    assert store.read_record(str(tmp_path)) == record == {"version": 1, "layout": 1, "uuid": "u", "members": ["m"], "swap": ["s"]}
+    assert os.listdir(tmp_path / ".persist").count("volume.json.tmp") == 0
+
+
+def test_no_record(tmp_path: Path) -> None:
+    assert store.read_record(str(tmp_path)) == {}
+    store.make(str(tmp_path))
+    assert store.read_record(str(tmp_path)) == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\udcff", "x" * 100000])
+def test_bad_record(tmp_path: Path, text: str) -> None:
+    store.make(str(tmp_path))
+    (tmp_path / ".persist/volume.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert store.read_record(str(tmp_path)) == {}
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    store.make(str(other))
+    store.write_record(str(other), store.record("u", [], ["s"]))
+    one = tmp_path / "one"
+    one.mkdir()
+    store.make(str(one))
+    (one / ".persist/volume.json").symlink_to(other / ".persist/volume.json")
+    with pytest.raises(OSError):
+        store.read_record(str(one))
+    two = tmp_path / "two"
+    two.mkdir()
+    (two / ".persist").symlink_to(other / ".persist")
+    with pytest.raises(OSError):
+        store.read_record(str(two))
+
+
+def test_no_fifo_stops_us(tmp_path: Path) -> None:
+    store.make(str(tmp_path))
+    os.mkfifo(tmp_path / ".persist/volume.json")
+    assert store.read_record(str(tmp_path)) == {}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    names = {"RUN": "", "RECORD": "/volume.json", "MOUNT_ENTRIES": "/mount-entries", "PERSISTENT": "/persistent", "FORMATTED": "/formatted"}
+    for name, value in names.items():
+        monkeypatch.setattr(outcome, name, f"{tmp_path}{value}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("kind", "flags"), [
+    ("btrfs", {"mount-entries", "persistent"}), ("tmpfs", {"mount-entries"}), ("root", {"persistent"}), ("none", set()),
+])
+def test_outcome(run: Path, kind: outcome.Kind, flags: set[str]) -> None:
+    for flag in ("mount-entries", "persistent"):
+        (run / flag).touch()
+    written = Outcome(kind=kind, device="/dev/x", reason="r", message="m", root_read_only=True)
+    outcome.write(written)
+    assert {p.name for p in run.iterdir()} == flags | {"volume.json"}
+    found = json.loads((run / "volume.json").read_text())
+    assert found["version"] == 1
+    assert list(found)[1:] == ["kind", "device", "uuid", "reason", "message", "hint", "read_only", "from_initrd", "root_read_only", "time"]
+    assert outcome.read() == written
+
+
+@pytest.mark.parametrize("text", ["", "null", "{}", '{"version": 1, "strange": 2}'])
+def test_outcome_that_is_not_ours(run: Path, text: str) -> None:
+    assert outcome.read() is None
+    (run / "volume.json").write_text(text)
+    assert outcome.read() is None
+
+
+def test_formatted(run: Path) -> None:
+    assert not outcome.formatted()
+    outcome.note_formatted("u")
+    assert outcome.formatted()
