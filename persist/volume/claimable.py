@@ -81,7 +81,7 @@ def _zero(disk: Disk, start: int, end: int) -> None:
     data = _read(disk, start, end - start)
     rest = data.lstrip(b"\0")
     if rest:
-        raise Refusal("data", f"{disk.node} has data at byte {start + len(data) - len(rest)}.", hint=_ERASE)
+        raise Refusal("not-blank", f"{disk.node} has data at byte {start + len(data) - len(rest)}.", hint=_ERASE)
 
 
 def check_blank(disk: Disk, mark: Mark, *, skip: int = header.LENGTH) -> None:
@@ -93,7 +93,7 @@ def check_blank(disk: Disk, mark: Mark, *, skip: int = header.LENGTH) -> None:
     """
     found = blockdev.partitions(disk)
     if found:
-        raise Refusal("partitioned", f"{disk.node} has partitions ({', '.join(p.name for p in found)}).", hint=_ERASE)
+        raise Refusal("partitions", f"{disk.node} has partitions ({', '.join(p.name for p in found)}).", hint=_ERASE)
     types = blockdev.signatures(disk.node)
     if types:
         raise Refusal("signature", f"{disk.node} is not blank, it carries {', '.join(types)}.", hint=_ERASE)

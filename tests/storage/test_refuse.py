@@ -99,7 +99,7 @@ def test_signatures(make_disk: Make, make: Callable[[LoopDisk], None]) -> None:
 def test_metadata_at_the_end(make_disk: Make) -> None:
     disk = make_disk(300)
     _md_at_the_end(disk)
-    assert refused(disk) in ("signature", "data")
+    assert refused(disk) in ("signature", "not-blank")
 
 
 def test_partitions(make_disk: Make) -> None:
@@ -107,7 +107,7 @@ def test_partitions(make_disk: Make) -> None:
     _table(disk)
     tool("partx", "--update", disk.node)
     with_header(disk)
-    assert refused(disk) == "partitioned"
+    assert refused(disk) == "partitions"
     with pytest.raises(Refusal, match="is a partition"):
         claimable.check_usable(type(disk.disk)(**(vars(disk.disk) | {"is_partition": True})))
 
@@ -116,7 +116,7 @@ def test_partitions(make_disk: Make) -> None:
 def test_data(make_disk: Make, offset: int) -> None:
     disk = make_disk(300)
     disk.write(offset if offset >= 0 else disk.disk.size + offset, b"\x01")
-    assert refused(disk) == "data"
+    assert refused(disk) == "not-blank"
 
 
 @pytest.mark.parametrize(("head", "code"), [
@@ -240,7 +240,7 @@ def test_begun_and_then_a_strangers_filesystem(make_disk: Make) -> None:
 def test_begun_and_then_data_in_the_gap(make_disk: Make) -> None:
     disk = _begun(make_disk, "partition")
     disk.write(40 * 512, b"boot loader")
-    assert refused(disk) == "data"
+    assert refused(disk) == "not-blank"
 
 
 def test_begun_and_mounted(make_disk: Make, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_claim_a_blank_disk(make_disk: Make) -> None:
     assert disk.read(0, MIB) == header.encode("persist-please-format-me").ljust(MIB, b"\0")
     with pytest.raises(Refusal) as twice:
         write_claim(disk.node, disk.config())
-    assert twice.value.code == "data"
+    assert twice.value.code == "not-blank"
     assert disk.format().returncode == 0
 
 
