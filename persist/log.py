@@ -2,7 +2,8 @@
 """Structured records for the journal, plain lines for people.
 
 A process started by systemd (``$JOURNAL_STREAM`` names our standard error) sends records with MESSAGE_ID and
-``PERSIST_*`` fields; anyone else reads the same sentence on standard error.
+``PERSIST_*`` fields; anyone else reads the same sentence on standard error. Names of files and lines of
+configuration are part of those sentences: they need not be UTF-8, and may hold what a terminal obeys.
 """
 
 from __future__ import annotations
@@ -14,6 +15,17 @@ from .errors import PersistError
 from .messages import MESSAGE_IDS
 
 ERR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
+IDENTIFIER = "persist"
+
+
+def utf8(text: str) -> str:
+    r"""Text that the journal and any file take: bytes of a file name that are not UTF-8 (surrogates) are shown as ``\udcff``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def safe(text: str) -> str:
+    r"""Text that cannot move the cursor of a terminal: control characters and stray bytes as escapes (``\x1b``, ``\udcff``)."""
+    return "".join([c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text])
 
 
 def to_journal() -> bool:
@@ -27,13 +39,15 @@ def to_journal() -> bool:
 
 
 def log(priority: int, message: str, message_id: str, **fields: str) -> None:
-    """Write one record. ``message_id`` is a name in persist.messages; fields are PERSIST_PATH and the like."""
+    """Write one record. ``message_id`` is a name in persist.messages; fields are PERSIST_PATH and the like. Any text will do."""
     if to_journal():
         from systemd import journal
 
-        journal.send(message, MESSAGE_ID=MESSAGE_IDS[message_id], PRIORITY=str(priority), **fields)
+        # Without SYSLOG_IDENTIFIER= the journal shows the name of the program, which is python3.
+        journal.send(utf8(message), MESSAGE_ID=MESSAGE_IDS[message_id], PRIORITY=str(priority), SYSLOG_IDENTIFIER=IDENTIFIER,
+                     **{name: utf8(value) for name, value in fields.items()})
     elif priority <= INFO:
-        print(message, file=sys.stderr)
+        print(safe(message), file=sys.stderr)
 
 
 def log_error(error: PersistError, *, priority: int = ERR) -> None:
@@ -46,4 +60,4 @@ def notify_status(text: str) -> None:
     if os.environ.get("NOTIFY_SOCKET"):
         from systemd import daemon
 
-        daemon.notify(f"STATUS={text}")
+        daemon.notify("STATUS=" + safe(text))

@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 
 from ..errors import PersistError
+from ..log import safe
 from ..version import VERSION
 
 VERBS = ("status", "list", "plan", "verify", "preset", "claim")
@@ -33,14 +34,14 @@ def main(argv: list[str]) -> int:
         sys.stdout.flush()
         return status
     except PersistError as e:
-        print(f"persistctl: {e.message}", file=sys.stderr)
+        print(f"persistctl: {safe(e.message)}", file=sys.stderr)
         if e.hint:
-            print(f"{e.hint}", file=sys.stderr)
+            print(safe(e.hint), file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader has seen enough (persistctl list | head); Python would complain once more while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except OSError as e:
-        print(f"persistctl: {e}", file=sys.stderr)
+        print(f"persistctl: {safe(str(e))}", file=sys.stderr)
         return 1

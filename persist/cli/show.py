@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ..log import safe as safe
+
 COLOURS = {"online": "32", "mounted": "32", "early": "32", "linked": "32", "degraded": "33", "volatile": "31", "failed": "31", "refused": "33",
            "waiting": "33"}
 
@@ -30,11 +32,6 @@ def root_of(arguments: argparse.Namespace) -> str:
 def print_json(value: Any) -> None:
     """One JSON document on standard output; paths that are not UTF-8 are escaped, not lost."""
     print(json.dumps(value, indent=2))
-
-
-def safe(text: str) -> str:
-    """Text that cannot move the cursor of a terminal: control characters and stray bytes as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def colour(word: str, text: str) -> str:
