@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, get_args
 
 from ..boot import paths
 from ..boot.facts import Facts
@@ -14,6 +17,7 @@ from ..boot.ini import ERROR
 from ..boot.load import Loaded
 from ..boot.plan import Planned, why_nothing
 from ..volume.mountinfo import Mount, mounts
+from ..volume.outcome import Kind, Outcome
 
 ONLINE, DEGRADED, VOLATILE, OFF = "online", "degraded", "volatile", "off"
 
@@ -61,31 +65,62 @@ class Verdict:
         }
 
 
+def _unreadable(why: object) -> dict[str, Any]:
+    return asdict(Outcome(reason="volume-json", message=f"{paths.RUN}/volume.json cannot be read: {why}.",
+                          hint="See 'journalctl -b -u persist-volume.service'."))
+
+
 def read_volume(root: str = "") -> dict[str, Any]:
-    """What persist-volume.service wrote; kind ``none`` where it wrote nothing."""
+    """What persist-volume.service wrote, with all the keys of an Outcome; kind ``none`` where it wrote nothing that can be read."""
     try:
         with open(f"{root}{paths.RUN}/volume.json", encoding="utf-8") as f:
             found = json.load(f)
     except FileNotFoundError:
-        found = None
-    except (OSError, ValueError) as e:
-        return {"kind": "none", "reason": "volume-json", "message": f"{paths.RUN}/volume.json cannot be read: {e}."}
+        return asdict(Outcome(reason="volume-service", message="persist-volume.service has not run to its end.",
+                              hint="See 'journalctl -b -u persist-volume.service'."))
+    except (OSError, ValueError, RecursionError) as e:
+        return _unreadable(e)
     if not isinstance(found, dict):
-        return {"kind": "none", "reason": "volume-service", "message": "persist-volume.service has not run to its end.",
-                "hint": "See 'journalctl -b -u persist-volume.service'."}
-    return found
+        return _unreadable("it is not an object")
+    default = asdict(Outcome())
+    for key, value in default.items():
+        if key in found and type(found[key]) is not type(value):
+            return _unreadable(f"'{key}' has the wrong type")
+    known = default | {f.name: found[f.name] for f in fields(Outcome) if f.name in found}
+    return known if known["kind"] in get_args(Kind) else _unreadable("its kind is not known")
 
 
 class Look:
-    """What the machine shows now."""
+    """What the machine shows now. Raises OSError where /proc is not mounted."""
 
-    def __init__(self, root: str = "") -> None:
+    def __init__(self, root: str = "", every: Iterable[Mount] | None = None) -> None:
         self.root = root
-        self._at: dict[str, Mount] = {m.mount_point: m for m in mounts()}  # the last one on a place is the one that counts
+        found = list(mounts() if every is None else every)
+        self._by_id = {m.mount_id: m for m in found}
+        below = {m.parent_id for m in found if m.mount_id != m.parent_id and m.mount_point == self._point(m.parent_id)}
+        self._at = {m.mount_point: m for m in found if m.mount_id not in below}
+
+    def _point(self, mount_id: int) -> str:
+        found = self._by_id.get(mount_id)
+        return found.mount_point if found is not None else ""
 
     def mount(self, path: str) -> Mount | None:
         """The uppermost mount on exactly this path."""
         return self._at.get(path)
+
+    def hidden_by(self, path: str) -> str:
+        """Where something was mounted above a path after what is mounted on it, so that nobody sees that, or ''."""
+        at = self.mount(path)
+        while at is not None and at.mount_point == path:
+            lowest = at
+            at = self._by_id.get(at.parent_id)
+        if at is None:
+            return ""
+        for parent in paths.parents(path):
+            above = self.mount(parent)
+            if above is not None:
+                return "" if above.mount_id == lowest.parent_id else parent
+        return ""
 
     def seeded(self, name: str) -> bool:
         """Whether an entry has its marker."""
@@ -110,53 +145,94 @@ class Look:
             return False
 
 
-def _wrong_mount(planned: Planned, at: Mount | None, volume: Mount | None) -> str:
+def _upper(at: Mount) -> str:
+    r"""The upperdir of an overlay as a path.
+
+    mountinfo shows the option as mount(2) or fsconfig(2) got it: with the backslashes that overlay_option() wrote and ovl_unescape() takes away.
+    """
+    upper = ""
+    for option in at.super_options.split(","):
+        if option.startswith("upperdir="):
+            upper = re.sub(r"\\(.)", r"\1", option[len("upperdir=") :])
+    return upper
+
+
+def _wrong_mount(planned: Planned, at: Mount | None, volume: Mount, look: Look) -> str:
     """Why what is mounted on an entry is not its store, or ''."""
     if at is None:
         return "is not mounted"
     if planned.entry.method == "overlay":
         if at.fstype != "overlay":
             return f"has a {at.fstype} mounted on it"
-        if f"/.persist/overlay/{planned.name}/upper" not in at.super_options.replace("\\\\", "\\"):
+        if _upper(at) != f"{paths.STORE}/overlay/{planned.name}/upper":
             return "has another overlay mounted on it"
-    elif volume is not None and (at.device != volume.device or at.root != volume.root.rstrip("/") + planned.path):
+    elif at.device != volume.device or at.root != volume.root.rstrip("/") + planned.path:
         return f"has {at.source}{at.root} mounted on it"
-    if at.read_only and volume is not None and not volume.read_only:
+    hidden_by = look.hidden_by(planned.path)
+    if hidden_by:
+        return f"is hidden by what was mounted on {hidden_by} later"
+    if at.read_only and not volume.read_only:
         return "is mounted read-only"
     return ""
 
 
-def _entry(planned: Planned, look: Look, volume: Mount | None, kind: str) -> EntryState:
+def _wrong_hole(path: str, look: Look) -> str:
+    """Why a path does not show the image, or ''."""
+    at, image = look.mount(path), look.mount(paths.IMAGE)
+    if at is None:
+        # Where the image has nothing there is no hole to make, whatever the entry above has there by now.
+        nothing = image is not None and not look.exists(paths.IMAGE + path)
+        return "" if nothing or not look.exists(path) else "is not mounted"
+    if image is not None and (at.device != image.device or at.root != image.root.rstrip("/") + path):
+        return f"has {at.source}{at.root} mounted on it"
+    hidden_by = look.hidden_by(path)
+    return f"is hidden by what was mounted on {hidden_by} later" if hidden_by else ""
+
+
+def _wrong_link(planned: Planned, look: Look, public: str) -> str:
+    """Why a path is not a link to its place on the volume, or ''."""
+    path = planned.path
+    target = look.link(path)
+    if not target:
+        return f"is not a link to {paths.VOLUME}{path}" if look.exists(path) else "does not exist"
+    # As the seed service sees it: the image may have a relative link.
+    if os.path.normpath(os.path.join(os.path.dirname(path), target)) not in (paths.VOLUME + path, public + path):
+        return f"is not a link to {paths.VOLUME}{path}"
+    return "" if look.seeded(planned.name) else "was not seeded"
+
+
+def _entry(planned: Planned, look: Look, volume: Mount | None, kind: str, public: str) -> EntryState:
     entry = planned.entry
     path = planned.path
     at = look.mount(path)
 
     def state(word: str, reason: str = "") -> EntryState:
-        return EntryState(entry.path, entry.method, word, entry.source, planned.unit, reason)
+        return EntryState(entry.path, entry.method, "failed" if reason and word != "waiting" else word, entry.source, planned.unit, reason)
 
     if entry.method == "tmpfs":
-        return state("tmpfs") if at is not None and at.fstype == "tmpfs" or look.writable(path) else state("failed", "is not writable")
-    if kind == "none" or (kind == "root" and entry.method != "symlink"):
+        return state("tmpfs", "" if at is not None and at.fstype == "tmpfs" and not at.read_only or look.writable(path) else "is not writable")
+    if volume is None or kind == "none" or (kind == "root" and entry.method != "symlink"):
         return state("waiting", "there is no state volume")
     if entry.method == "image":
-        return state("image") if at is not None or not look.exists(path) else state("failed", "is not mounted")
+        return state("image", _wrong_hole(path, look))
     if entry.method == "symlink":
-        target = look.link(path)
-        if target in (paths.VOLUME + path, "/mnt/state" + path) and look.seeded(planned.name):
-            return state("linked")
-        return state("failed", f"is not a link to {paths.VOLUME}{path}" if target or look.exists(path) else "does not exist")
-    if not look.seeded(planned.name):
-        return state("failed", "was not seeded")
-    wrong = _wrong_mount(planned, at, volume)
-    if wrong:
-        return state("failed", wrong)
-    return state("early" if planned.mounted_early else "mounted")
+        return state("linked", _wrong_link(planned, look, public))
+    wrong = _wrong_mount(planned, at, volume, look) if look.seeded(planned.name) else "was not seeded"
+    return state("early" if planned.mounted_early else "mounted", wrong)
+
+
+def _where_to_look(planned: Planned) -> str:
+    if planned.mounted_early:
+        return "See 'journalctl -b -k'"
+    unit = planned.unit or f"persist-seed@{planned.name}.service"
+    # A shell takes the backslashes of an escaped name away.
+    return f"See \"journalctl -b -u {shlex.quote(unit)}\"" if "\\" in unit else f"See 'journalctl -b -u {unit}'"
 
 
 def _off(loaded: Loaded) -> Reason | None:
     """Why nothing was asked of persist on this boot, if so."""
     why = why_nothing(loaded.facts)
-    if not why and not loaded.registry.entries and not loaded.plan.refused:
+    if not why and not loaded.registry.entries and not any(p.level <= ERROR for p in loaded.problems):
         why = "the registry has no entries"
     return Reason("off", f"persist does nothing on this boot: {why}.") if why else None
 
@@ -167,8 +243,8 @@ def _volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[R
     why = Reason(str(volume.get("reason") or "no-volume"), str(volume.get("message") or "No state volume was found."), str(volume.get("hint") or ""))
     if kind == "tmpfs":
         return VOLATILE, [why]
-    if kind == "root":
-        return (DEGRADED, [why]) if expected else (ONLINE, [])
+    if kind == "root" and expected:
+        return DEGRADED, [why]
     if kind == "none":
         if volume.get("root_read_only"):
             return VOLATILE, [why]
@@ -190,17 +266,21 @@ def judge(loaded: Loaded, volume: dict[str, Any], look: Look) -> Verdict:
     off = _off(loaded)
     if off is not None:
         return Verdict(OFF, {"kind": "none"}, reasons=[off])
-    word, reasons = _volume_reasons(volume, expected_volume(loaded))
     at = look.mount(paths.VOLUME)
     kind = str(volume.get("kind", "none"))
+    if kind in ("btrfs", "root") and at is not None and at.read_only:
+        volume = volume | {"read_only": True}  # a filesystem with errors turns read-only long after it was mounted
+    word, reasons = _volume_reasons(volume, expected_volume(loaded))
     if kind in ("btrfs", "tmpfs", "root") and at is None:
         word, reasons = VOLATILE, [Reason("volume-gone", f"Nothing is mounted at {paths.VOLUME} any more.", "See 'journalctl -b'.")]
         kind = "none"
-    entries = [_entry(p, look, at, kind) for p in loaded.plan.entries]
-    refused = [EntryState(r.path, "", "refused", r.where, reason=r.text) for r in loaded.plan.refused]
-    for e in entries:
+    entries = []
+    for planned in loaded.plan.entries:
+        e = _entry(planned, look, at, kind, loaded.config.mount)
+        entries.append(e)
         if e.state == "failed":
-            reasons.append(Reason("entry-failed", f"{e.path} {e.reason}.", f"See 'journalctl -b -u {e.unit or 'persist-seed@*'}' and {e.source}.", e.path))
+            reasons.append(Reason("entry-failed", f"{e.path} {e.reason}.", f"{_where_to_look(planned)} and {e.source}.", e.path))
+    refused = [EntryState(r.path, "", "refused", r.where, reason=r.text) for r in loaded.plan.refused]
     for problem in loaded.problems:
         if problem.level <= ERROR:
             reasons.append(Reason("registry", str(problem), "Correct the file, then restart the machine.", problem.path))

@@ -1,0 +1,487 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The verdict: judge() against scratch registries and made-up mounts; what mountinfo really shows of an overlay's upper."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persist.boot.load import load
+from persist.boot.paths import IMAGE, STORE, VOLUME, escape, overlay_option
+from persist.state import verdict as v
+from persist.volume.mountinfo import Mount, parse
+from persist.volume.outcome import Outcome
+
+VOLUME_MOUNT = Mount(20, 1, "0:30", "/@persist-state", VOLUME, "rw,noatime", "btrfs", "/dev/vda2", "rw,subvol=/@persist-state")
+ROOT = Mount(1, 0, "254:0", "/", "/", "ro,relatime", "ext4", "/dev/vdb", "ro")
+IMAGE_MOUNT = Mount(21, 1, "254:0", "/", IMAGE, "rw,relatime", "ext4", "/dev/vdb", "ro")
+BTRFS = asdict(Outcome(kind="btrfs", device="/dev/vda2", uuid="a-b-c"))
+
+
+def overlay(path: str, number: int, *, parent: int = 1, upper: str | None = None, options: str = "rw,relatime", more: str = "rw") -> Mount:
+    """The overlay of an entry as mountinfo shows it, undone of its octal escapes."""
+    upper = overlay_option(f"{STORE}/overlay/{escape(path)}/upper") if upper is None else upper
+    more += f",lowerdir=/run/persist/lower{path},upperdir={upper},workdir=/w"
+    return Mount(number, parent, f"0:{number}", "/", path, options, "overlay", "overlay", more)
+
+
+def bind(path: str, number: int, *, parent: int = 1, device: str = "0:30", root: str | None = None, options: str = "rw,noatime", more: str = "rw") -> Mount:
+    root = f"/@persist-state{path}" if root is None else root
+    return Mount(number, parent, device, root, path, options, "btrfs", "/dev/vda2", more)
+
+
+def hole(path: str, number: int, *, parent: int, root: str | None = None) -> Mount:
+    return Mount(number, parent, "254:0", path if root is None else root, path, "rw", "ext4", "/dev/vdb", "ro")
+
+
+class FakeLook(v.Look):
+    """A machine of given mounts; ``there`` are the paths that it shows."""
+
+    def __init__(self, every: Iterable[Mount], *, seeded: Iterable[str] | None = None, links: dict[str, str] | None = None,
+                 there: Iterable[str] = (), writable: bool = False) -> None:
+        super().__init__("", every)
+        self.markers = None if seeded is None else set(seeded)
+        self.links = links or {}
+        self.there = set(there)
+        self.takes_writes = writable
+
+    def seeded(self, name: str) -> bool:
+        return self.markers is None or name in self.markers
+
+    def exists(self, path: str) -> bool:
+        return path in self.there or path in self.links
+
+    def link(self, path: str) -> str:
+        return self.links.get(path, "")
+
+    def writable(self, path: str) -> bool:
+        return self.takes_writes
+
+
+class Scene:
+    """A scratch image with an enabled target."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.environ = {"SYSTEMD_PROC_CMDLINE": ""}
+        self.enabled = root / "etc/systemd/system/local-fs.target.wants/persist-setup.target"
+        self.enabled.parent.mkdir(parents=True)
+        self.enabled.symlink_to("/usr/lib/systemd/system/persist-setup.target")
+        (root / "usr/lib/persist.d").mkdir(parents=True)
+
+    def registry(self, text: str, name: str = "app") -> None:
+        """``/path method [Key=value]...`` a line, or a whole file where the text begins with a bracket."""
+        if not text.startswith("["):
+            out = ""
+            for line in text.splitlines():
+                path, method, *rest = line.split("|")
+                out += f"[Path]\nPath={path}\nMethod={method}\n" + "".join(f"{r}\n" for r in rest)
+            text = out
+        (self.root / f"usr/lib/persist.d/{name}.conf").write_text(text)
+
+    def conf(self, text: str) -> None:
+        (self.root / "usr/lib/persist").mkdir(exist_ok=True)
+        (self.root / "usr/lib/persist/persist.conf").write_text(f"[Volume]\n{text}\n")
+
+    def early(self, *paths: str) -> None:
+        for path in paths:
+            flag = self.root / "run/persist/early" / escape(path)
+            flag.parent.mkdir(parents=True, exist_ok=True)
+            flag.touch()
+
+    def judge(self, look: v.Look, volume: dict[str, Any] = BTRFS) -> v.Verdict:
+        return v.judge(load(str(self.root), self.environ), volume, look)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
+
+
+def states(found: v.Verdict) -> dict[str, str]:
+    return {e.path: e.state for e in found.entries}
+
+
+def codes(found: v.Verdict) -> list[str]:
+    return [r.code for r in found.reasons]
+
+
+# ------------------------------------------------------------------------------------------------------------ all is well
+
+
+def test_online(scene: Scene) -> None:
+    scene.registry("/var|overlay\n/var/lib/app|bind\n/var/lib/dpkg|image\n/opt/link|symlink\n/tmp|tmpfs\n"
+                   "/srv/my-data|overlay\n/srv/a:b|overlay\n/srv/a\\b|overlay")
+    found = scene.judge(FakeLook(
+        [ROOT, VOLUME_MOUNT, IMAGE_MOUNT, overlay("/var", 30), bind("/var/lib/app", 31, parent=30), hole("/var/lib/dpkg", 32, parent=30),
+         Mount(33, 1, "0:33", "/", "/tmp", "rw,nosuid", "tmpfs", "tmpfs", "rw"),
+         overlay("/srv/my-data", 34), overlay("/srv/a:b", 35), overlay("/srv/a\\b", 36)],
+        links={"/opt/link": VOLUME + "/opt/link"}, there=("/var/lib/dpkg", IMAGE + "/var/lib/dpkg")))
+    assert (found.verdict, found.reasons) == (v.ONLINE, [])
+    assert states(found) == {"/opt/link": "linked", "/srv/a:b": "mounted", "/srv/a\\b": "mounted", "/srv/my-data": "mounted",
+                             "/tmp": "tmpfs", "/var": "mounted", "/var/lib/app": "mounted", "/var/lib/dpkg": "image"}
+    document = found.as_dict()
+    assert document["device"] == "/dev/vda2" and document["version"] == 1
+    assert document["entries"][0] == {"path": "/opt/link", "method": "symlink", "state": "linked",
+                                      "source": "/usr/lib/persist.d/app.conf:11", "unit": "", "reason": ""}
+    json.dumps(document)
+
+
+def test_early(scene: Scene) -> None:
+    scene.registry("/etc|overlay\n/srv|overlay")
+    scene.early("/etc")
+    mounts = [ROOT, VOLUME_MOUNT, overlay("/etc", 30), overlay("/srv", 31)]
+    found = scene.judge(FakeLook(mounts))
+    assert found.verdict == v.ONLINE and states(found) == {"/etc": "early", "/srv": "mounted"}
+    gone = scene.judge(FakeLook([m for m in mounts if m.mount_point != "/etc"]))
+    assert gone.verdict == v.DEGRADED and states(gone)["/etc"] == "failed"
+    assert "journalctl -b -k" in gone.reasons[0].hint, "there is no unit whose journal could tell"
+
+
+@pytest.mark.parametrize("target", [VOLUME + "/opt/l", "/mnt/state/opt/l", "../run/persist/volume/opt/l", VOLUME + "/opt/./l"])
+def test_links_that_count(scene: Scene, target: str) -> None:
+    scene.registry("/opt/l|symlink")
+    assert scene.judge(FakeLook([ROOT, VOLUME_MOUNT], links={"/opt/l": target})).verdict == v.ONLINE
+
+
+def test_public_name_is_the_configured_one(scene: Scene) -> None:
+    scene.conf("Mount=/data")
+    scene.registry("/opt/l|symlink")
+    assert scene.judge(FakeLook([ROOT, VOLUME_MOUNT], links={"/opt/l": "/data/opt/l"})).verdict == v.ONLINE
+    assert scene.judge(FakeLook([ROOT, VOLUME_MOUNT], links={"/opt/l": "/mnt/state/opt/l"})).verdict == v.DEGRADED
+
+
+# ----------------------------------------------------------------------------------------- each way an entry can be wrong
+
+WRONG: dict[str, tuple[str, list[Mount], dict[str, Any], str]] = {
+    "overlay-absent": ("/srv|overlay", [], {}, "is not mounted"),
+    "overlay-not-seeded": ("/srv|overlay", [overlay("/srv", 30)], {"seeded": ()}, "was not seeded"),
+    "overlay-of-another": ("/srv|overlay", [overlay("/srv", 30, upper=f"{STORE}/overlay/srv2/upper")], {}, "has another overlay mounted on it"),
+    "overlay-below-another": ("/srv|overlay", [overlay("/srv", 30, upper=f"{STORE}/overlay/srv/upper/x")], {}, "has another overlay mounted on it"),
+    "overlay-elsewhere": ("/srv|overlay", [overlay("/srv", 30, upper="/mnt/evil/.persist/overlay/srv/upper")], {}, "has another overlay mounted on it"),
+    "overlay-lower-only": ("/srv|overlay", [overlay("/srv", 30, upper="/x")._replace(super_options=f"ro,lowerdir={STORE}/overlay/srv/upper")], {},
+                           "has another overlay mounted on it"),
+    "overlay-name-not-escaped": ("/srv/a-b|overlay",
+                                 [overlay("/srv/a-b", 30, upper=f"{STORE}/overlay/srv-a\\x2db/upper")], {}, "has another overlay mounted on it"),
+    "overlay-other-fs": ("/srv|overlay", [Mount(30, 1, "8:1", "/", "/srv", "rw", "xfs", "/dev/sda1", "rw")], {}, "has a xfs mounted on it"),
+    "overlay-read-only": ("/srv|overlay", [overlay("/srv", 30, options="ro,relatime")], {}, "is mounted read-only"),
+    "overlay-read-only-fs": ("/srv|overlay", [overlay("/srv", 30, more="ro")], {}, "is mounted read-only"),
+    "overlay-covered": ("/srv|overlay", [overlay("/srv", 30),
+                                         Mount(31, 30, "0:31", "/", "/srv", "rw", "tmpfs", "tmpfs", "rw")], {}, "has a tmpfs mounted on it"),
+    "overlay-covered-out-of-order": ("/srv|overlay", [Mount(31, 32, "0:31", "/", "/srv", "rw", "tmpfs", "tmpfs", "rw"), overlay("/srv", 32)], {},
+                                     "has a tmpfs mounted on it"),
+    "bind-absent": ("/srv|bind", [], {}, "is not mounted"),
+    "bind-not-seeded": ("/srv|bind", [bind("/srv", 30)], {"seeded": ("srv2",)}, "was not seeded"),
+    "bind-other-device": ("/srv|bind", [bind("/srv", 30, device="8:1", root="/x")], {}, "has /dev/vda2/x mounted on it"),
+    "bind-other-directory": ("/srv|bind", [bind("/srv", 30, root="/@persist-state/srv2")], {}, "has /dev/vda2/@persist-state/srv2 mounted on it"),
+    "bind-other-subvolume": ("/srv|bind", [bind("/srv", 30, root="/@persist-data/srv")], {}, "has /dev/vda2/@persist-data/srv mounted on it"),
+    "bind-deleted": ("/srv|bind", [bind("/srv", 30, root="/@persist-state/srv//deleted")], {}, "has /dev/vda2/@persist-state/srv//deleted mounted on it"),
+    "bind-read-only": ("/srv|bind", [bind("/srv", 30, options="ro")], {}, "is mounted read-only"),
+    "symlink-absent": ("/opt/l|symlink", [], {}, "does not exist"),
+    "symlink-real": ("/opt/l|symlink", [], {"there": ("/opt/l",)}, f"is not a link to {VOLUME}/opt/l"),
+    "symlink-elsewhere": ("/opt/l|symlink", [], {"links": {"/opt/l": "/opt/m"}}, f"is not a link to {VOLUME}/opt/l"),
+    "symlink-not-seeded": ("/opt/l|symlink", [], {"links": {"/opt/l": VOLUME + "/opt/l"}, "seeded": ()}, "was not seeded"),
+    "tmpfs-not-writable": ("/tmp|tmpfs", [], {}, "is not writable"),
+    "tmpfs-read-only": ("/tmp|tmpfs", [Mount(30, 1, "0:30", "/", "/tmp", "ro", "tmpfs", "tmpfs", "rw")], {}, "is not writable"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong(scene: Scene, case: str) -> None:
+    entry, mounts, facts, expected = WRONG[case]
+    scene.registry(entry)
+    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, IMAGE_MOUNT, *mounts], **facts))
+    path = entry.partition("|")[0]
+    assert found.verdict == v.DEGRADED
+    assert [(e.path, e.state, e.reason) for e in found.entries] == [(path, "failed", expected)]
+    assert [(r.code, r.path, r.message) for r in found.reasons] == [("entry-failed", path, f"{path} {expected}.")]
+    assert found.reasons[0].hint.endswith("and /usr/lib/persist.d/app.conf:2.")
+
+
+HOLES: dict[str, tuple[list[Mount], tuple[str, ...], str]] = {
+    "mounted": ([hole("/var/x", 32, parent=30)], ("/var/x", IMAGE + "/var/x"), ""),
+    "not-mounted": ([], ("/var/x", IMAGE + "/var/x"), "is not mounted"),
+    "nothing-there": ([], (), ""),
+    "removed-above": ([], (IMAGE + "/var/x",), ""),
+    "not-in-the-image": ([], ("/var/x",), ""),
+    "other-directory": ([hole("/var/x", 32, parent=30, root="/var/y")], ("/var/x", IMAGE + "/var/x"), "has /dev/vdb/var/y mounted on it"),
+    "other-device": ([bind("/var/x", 32, parent=30)], ("/var/x", IMAGE + "/var/x"), "has /dev/vda2/@persist-state/var/x mounted on it"),
+    "hidden": ([hole("/var/x", 32, parent=1)], ("/var/x", IMAGE + "/var/x"), "is hidden by what was mounted on /var later"),
+}
+
+
+@pytest.mark.parametrize("case", HOLES)
+def test_holes(scene: Scene, case: str) -> None:
+    mounts, there, expected = HOLES[case]
+    scene.registry("/var|overlay\n/var/x|image")
+    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, IMAGE_MOUNT, overlay("/var", 30), *mounts], there=there))
+    assert (found.entries[1].state, found.entries[1].reason) == ("failed" if expected else "image", expected)
+
+
+def test_hole_without_the_image_at_hand(scene: Scene) -> None:
+    scene.registry("/var|overlay\n/var/x|image")
+    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, overlay("/var", 30)], there=("/var/x",)))
+    assert states(found) == {"/var": "mounted", "/var/x": "failed"}
+
+
+def test_child_hidden_by_a_late_parent(scene: Scene) -> None:
+    scene.registry("/var|overlay\n/var/lib/app|bind")
+    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, bind("/var/lib/app", 30, parent=1), overlay("/var", 31)]))
+    assert [(e.state, e.reason) for e in found.entries] == [("mounted", ""), ("failed", "is hidden by what was mounted on /var later")]
+
+
+def test_stacked_mounts_are_not_hidden(scene: Scene) -> None:
+    """The unit's mount over one that was there before, below an entry that is itself stacked."""
+    scene.registry("/var|overlay\n/var/lib/app|bind")
+    below = Mount(30, 1, "8:1", "/", "/var", "rw", "ext4", "/dev/sda1", "rw")
+    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, below, overlay("/var", 31, parent=30),
+                                  Mount(32, 31, "8:2", "/", "/var/lib/app", "rw", "xfs", "/dev/sdb", "rw"),
+                                  bind("/var/lib/app", 33, parent=32)]))
+    assert found.verdict == v.ONLINE
+
+
+def test_hint_survives_a_shell(scene: Scene) -> None:
+    scene.registry("/srv/my-data|overlay\n/opt/my-link|symlink")
+    hints = [r.hint for r in scene.judge(FakeLook([ROOT, VOLUME_MOUNT])).reasons]
+    assert hints[0].startswith("See \"journalctl -b -u 'persist-seed@opt-my\\x2dlink.service'\" and ")
+    assert hints[1].startswith("See \"journalctl -b -u 'srv-my\\x2ddata.mount'\" and ")
+
+
+# --------------------------------------------------------------------------------------------------- the volume's own word
+
+NOTHING = [ROOT]
+SOMETHING = [ROOT, VOLUME_MOUNT]
+VOLUMES: list[tuple[str, bool, bool, list[Mount], str, list[str], str]] = [
+    # kind, root read-only, a volume expected, mounts, verdict, reasons, state of a bind entry
+    ("btrfs", True, False, SOMETHING, v.ONLINE, [], "mounted"),
+    ("btrfs", False, True, SOMETHING, v.ONLINE, [], "mounted"),
+    ("btrfs", True, False, NOTHING, v.VOLATILE, ["volume-gone"], "waiting"),
+    ("tmpfs", True, False, SOMETHING, v.VOLATILE, ["missing"], "mounted"),
+    ("tmpfs", False, True, SOMETHING, v.VOLATILE, ["missing"], "mounted"),
+    ("root", False, False, SOMETHING, v.ONLINE, [], "waiting"),
+    ("root", False, True, SOMETHING, v.DEGRADED, ["missing"], "waiting"),
+    ("root", True, False, SOMETHING, v.ONLINE, [], "waiting"),
+    ("root", False, False, NOTHING, v.VOLATILE, ["volume-gone"], "waiting"),
+    ("none", True, False, NOTHING, v.VOLATILE, ["missing"], "waiting"),
+    ("none", True, True, NOTHING, v.VOLATILE, ["missing"], "waiting"),
+    ("none", False, False, NOTHING, v.OFF, ["missing"], "waiting"),
+    ("none", False, True, NOTHING, v.DEGRADED, ["missing"], "waiting"),
+]
+
+
+@pytest.mark.parametrize(("kind", "read_only", "expected", "mounts", "word", "reasons", "state"), VOLUMES)
+def test_volumes(scene: Scene, kind: str, read_only: bool, expected: bool, mounts: list[Mount], word: str, reasons: list[str], state: str) -> None:
+    scene.registry("/srv|bind")
+    if expected:
+        scene.conf("Device=LABEL=mine")
+    volume = BTRFS | {"kind": kind, "root_read_only": read_only, "reason": "" if kind == "btrfs" else "missing", "message": "", "hint": ""}
+    found = scene.judge(FakeLook(mounts + ([bind("/srv", 30)] if VOLUME_MOUNT in mounts else [])), volume)
+    assert (found.verdict, codes(found), states(found)) == (word, reasons, {"/srv": state})
+
+
+@pytest.mark.parametrize("how", ["Fallback=fail", "Device=UUID=x", "cmdline"])
+def test_who_expects_a_volume(scene: Scene, how: str) -> None:
+    scene.registry("/srv|bind")
+    if how == "cmdline":
+        scene.environ["SYSTEMD_PROC_CMDLINE"] = "quiet persist.volume=x"
+    else:
+        scene.conf(how)
+    assert scene.judge(FakeLook(NOTHING), asdict(Outcome(reason="missing"))).verdict == v.DEGRADED
+
+
+@pytest.mark.parametrize("code", ["duplicate-label", "cloned-disk", "untrusted", "broken", "failed", "volume-service", "volume-json"])
+def test_a_volume_that_could_be_there(scene: Scene, code: str) -> None:
+    scene.registry("/srv|bind")
+    found = scene.judge(FakeLook(NOTHING), asdict(Outcome(reason=code, message="It is so.", hint="Do this.")))
+    assert (found.verdict, codes(found)) == (v.DEGRADED, [code])
+
+
+def test_links_on_the_root(scene: Scene) -> None:
+    scene.registry("/opt/l|symlink\n/srv|overlay")
+    found = scene.judge(FakeLook(SOMETHING, links={"/opt/l": VOLUME + "/opt/l"}), BTRFS | {"kind": "root"})
+    assert found.verdict == v.ONLINE and states(found) == {"/opt/l": "linked", "/srv": "waiting"}
+
+
+def test_read_only_volume(scene: Scene) -> None:
+    scene.registry("/srv|bind")
+    stuck = VOLUME_MOUNT._replace(super_options="ro,subvol=/@persist-state")
+    look = FakeLook([ROOT, stuck, bind("/srv", 30, more="ro")])
+    for volume in (BTRFS | {"read_only": True}, BTRFS):
+        found = scene.judge(look, volume)
+        assert (found.verdict, codes(found), states(found)) == (v.DEGRADED, ["volume-read-only"], {"/srv": "mounted"})
+        assert found.volume["read_only"], "also where it turned read-only after it was mounted"
+    assert not BTRFS["read_only"]
+
+
+def test_tmpfs_entries_do_not_need_a_volume(scene: Scene) -> None:
+    scene.registry("/tmp|tmpfs")
+    assert states(scene.judge(FakeLook(NOTHING, writable=True), asdict(Outcome(reason="missing")))) == {"/tmp": "tmpfs"}
+    found = scene.judge(FakeLook(NOTHING), asdict(Outcome(reason="missing", root_read_only=True)))
+    assert (found.verdict, states(found), codes(found)) == (v.VOLATILE, {"/tmp": "failed"}, ["missing", "entry-failed"])
+
+
+# --------------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_refused_entries(scene: Scene) -> None:
+    scene.registry("/srv|bind\n/usr/share/x|bind")
+    found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]))
+    assert found.verdict == v.DEGRADED and states(found) == {"/srv": "mounted", "/usr/share/x": "refused"}
+    assert codes(found) == ["registry"] and found.reasons[0].path == "/usr/share/x"
+    assert "/usr belongs to the image" in found.entries[1].reason
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("/home|overlay\n/home/a|overlay", {"/home": "refused", "/home/a": "mounted"}),  # a refused parent is no parent
+    ("/home|overlay\n/home/a|image", {"/home": "refused", "/home/a": "refused"}),
+    ("/opt/l|symlink\n/opt/l/a|bind", {"/opt/l": "linked", "/opt/l/a": "refused"}),
+    ("/srv|overlay\n/srv/a|image\n/srv/a/b|overlay", {"/srv": "mounted", "/srv/a": "image", "/srv/a/b": "refused"}),
+])
+def test_refusals_among_relatives(scene: Scene, text: str, expected: dict[str, str]) -> None:
+    (scene.root / "etc/fstab").write_text("/dev/sda1 /home ext4 defaults 0 0\n")
+    scene.registry(text)
+    found = scene.judge(FakeLook([*SOMETHING, overlay("/srv", 30), overlay("/home/a", 31)], links={"/opt/l": VOLUME + "/opt/l"}))
+    assert states(found) == expected and found.verdict == v.DEGRADED
+    assert "entry-failed" not in codes(found)
+
+
+def test_what_is_kept_already_costs_nothing(scene: Scene) -> None:
+    scene.registry("/srv|bind\n/srv/a|bind")
+    found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]))
+    assert found.verdict == v.ONLINE and states(found) == {"/srv": "mounted", "/srv/a": "refused"}
+
+
+def test_bad_files(scene: Scene) -> None:
+    scene.registry("/srv|bind")
+    scene.registry("[Path]\nPath=relative\n", "bad")
+    found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]))
+    assert (found.verdict, codes(found)) == (v.DEGRADED, ["registry"])
+    assert "/usr/lib/persist.d/bad.conf:2" in found.reasons[0].message
+    off = scene.judge(FakeLook(NOTHING), asdict(Outcome(reason="missing")))
+    assert (off.verdict, codes(off)) == (v.OFF, ["missing", "registry"])
+
+
+def test_nothing_but_bad_files(scene: Scene) -> None:
+    (scene.root / "usr/lib/persist.d/bad.conf").write_bytes(b"\xff\xfe garbage")
+    found = scene.judge(FakeLook(SOMETHING))
+    assert (found.verdict, codes(found), found.entries) == (v.DEGRADED, ["registry"], [])
+
+
+# --------------------------------------------------------------------------------------------------------------------- off
+
+
+@pytest.mark.parametrize(("how", "why"), [
+    ("cmdline", "persist=off on the kernel command line"), ("container", "in a container (docker)"), ("disabled", "persist-setup.target is not enabled"),
+    ("empty", "the registry has no entries"),
+])
+def test_off(scene: Scene, how: str, why: str) -> None:
+    if how != "empty":
+        scene.registry("/srv|bind")
+    if how == "cmdline":
+        scene.environ["SYSTEMD_PROC_CMDLINE"] = "persist=off"
+    elif how == "container":
+        scene.environ["SYSTEMD_VIRTUALIZATION"] = "container:docker"
+    elif how == "disabled":
+        scene.enabled.unlink()
+    found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]))
+    assert (found.verdict, codes(found), found.entries) == (v.OFF, ["off"], [])
+    assert why in found.reasons[0].message
+    assert found.as_dict()["volume"] == {"kind": "none"}
+
+
+# -------------------------------------------------------------------------------------------------------------- volume.json
+
+
+def test_read_volume(tmp_path: Path) -> None:
+    record = tmp_path / "run/persist/volume.json"
+    assert v.read_volume(str(tmp_path)) == asdict(Outcome()) | {"reason": "volume-service", "message": "persist-volume.service has not run to its end.",
+                                                              "hint": "See 'journalctl -b -u persist-volume.service'."}
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"version": 1} | BTRFS))
+    assert v.read_volume(str(tmp_path)) == BTRFS
+    record.write_text('{"kind": "none"}')
+    assert v.read_volume(str(tmp_path)) == asdict(Outcome()), "what is left out has its default"
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"null", b"[]", b"3", b"garbage", b"\xff\xfe", b'{"kind": "none"', b"[" * 100000, b'{"kind": 3}', b'{"kind": null}',
+    b'{"kind": ["none"]}', b'{"kind": "ext4"}',
+    b'{"kind": "btrfs", "read_only": "no"}', b'{"kind": "btrfs", "device": {}}', b'{"kind": "none", "message": 1}', b'{"root_read_only": 1}', b'{"uuid": NaN}',
+])
+def test_bad_volume_json(scene: Scene, content: bytes) -> None:
+    record = scene.root / "run/persist/volume.json"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(content)
+    volume = v.read_volume(str(scene.root))
+    assert (volume["kind"], volume["reason"]) == ("none", "volume-json")
+    scene.registry("/srv|bind")
+    found = scene.judge(FakeLook(NOTHING), volume)
+    assert found.verdict == v.DEGRADED
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_volume_json_is_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "run/persist/volume.json").mkdir(parents=True)
+    assert v.read_volume(str(tmp_path))["reason"] == "volume-json"
+
+
+# ---------------------------------------------------------------------------------------------------------- the kernel's word
+
+_PROGRAM = r"""
+import os, subprocess, sys
+base, through = sys.argv[1:3]
+from persist.boot.paths import STORE, escape, mount_options, overlay_option
+def mount(*argv):
+    subprocess.run(["mount", *argv], check=True)
+mount("-t", "tmpfs", "tmpfs", "/run")
+os.makedirs(STORE)
+for number, path in enumerate(sys.argv[3:]):
+    point = "%s/%d" % (base, number)
+    os.mkdir(point)
+    name = escape(path)
+    store = STORE + "/overlay/" + name
+    os.makedirs(store + "/upper")
+    os.makedirs(store + "/work")
+    options = "lowerdir=/etc,upperdir=%s/upper,workdir=%s/work" % (overlay_option(STORE + "/overlay/" + name), overlay_option(STORE + "/overlay/" + name))
+    if through == "unit":
+        # What PID 1 makes of Options=: specifiers, then fstab_filter_options() takes one of two backslashes.
+        options = mount_options(options).replace("%%", "%").replace("\\\\", "\\")
+    mount("-t", "overlay", "overlay", point, "-o", options)
+sys.stdout.buffer.write(open("/proc/self/mountinfo", "rb").read())
+"""
+HOSTILE = ["/srv/my-data", "/srv/a:b", "/srv/a\\b", "/srv/a\\x2db", "/srv/two words",
+           "/srv/100%", "/srv/\u00fcn\u00ef", "/srv/a=b", "/srv/.hidden/a'b", "/srv/#1"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+@pytest.mark.parametrize("through", ["initrd", "unit"])
+def test_what_the_kernel_shows_of_an_upper(scene: Scene, tmp_path_factory: pytest.TempPathFactory, through: str) -> None:
+    base = tmp_path_factory.mktemp("points")
+    done = subprocess.run(["unshare", "-m", "--propagation", "private", sys.executable, "-c", _PROGRAM, str(base), through, *HOSTILE], capture_output=True,
+                          text=True, errors="surrogateescape", cwd=Path(__file__).parents[2], check=False)
+    if done.returncode != 0 and "permission denied" in done.stderr.lower():
+        pytest.skip("no mounts here")
+    assert done.returncode == 0, done.stderr
+    shown = {m.mount_point: m for m in parse(done.stdout)}
+    scene.registry("".join(f"[Path]\nPath={path}\n" for path in HOSTILE))
+    look = FakeLook([*SOMETHING, *(shown[f"{base}/{n}"]._replace(mount_point=path, parent_id=1) for n, path in enumerate(HOSTILE))])
+    found = scene.judge(look)
+    assert states(found) == dict.fromkeys(HOSTILE, "mounted"), [r.message for r in found.reasons]
+    crossed = FakeLook([*SOMETHING, *(shown[f"{base}/{n}"]._replace(mount_point=path) for n, path in enumerate(reversed(HOSTILE)))])
+    assert set(states(scene.judge(crossed)).values()) == {"failed"}, "no two of them look alike"
+
+
+def test_look_reads_this_machine() -> None:
+    look = v.Look()
+    root = look.mount("/")
+    assert root is not None and look.hidden_by("/") == ""
+    assert look.exists("/etc") and look.link("/etc") == "" and not look.seeded("no-such-entry")
+    assert not look.writable("/no/such/path")
