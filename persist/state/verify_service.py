@@ -18,6 +18,7 @@ from . import verdict as v
 
 STATE = f"{paths.RUN}/state.json"
 ONLINE_FLAG = f"{paths.RUN}/online"
+CONSOLE = "/dev/console"
 NOTICES = ("/run/issue.d/persist.issue", "/run/motd.d/persist")
 _MESSAGES = {v.ONLINE: "VERDICT_ONLINE", v.DEGRADED: "VERDICT_DEGRADED", v.VOLATILE: "VERDICT_VOLATILE", v.OFF: "VERDICT_OFF"}
 _PRIORITIES = {v.ONLINE: log.INFO, v.DEGRADED: log.WARNING, v.VOLATILE: log.ERR, v.OFF: log.INFO}
@@ -56,33 +57,42 @@ def summary(found: v.Verdict) -> str:
 
 def _notices(found: v.Verdict) -> None:
     """Console, and the texts before and after login; taken away again when all is well."""
-    line = summary(found) + " See 'persistctl status'.\n"
+    line = log.safe(summary(found) + " See 'persistctl status'.") + "\n"
     loud = found.verdict in (v.DEGRADED, v.VOLATILE)
     for path in NOTICES:
-        if loud:
-            # agetty takes backslashes in an issue file for escapes.
-            write_atomically(path, line.replace("\\", "\\\\") if path.endswith(".issue") else line)
-        elif os.path.lexists(path):
-            os.unlink(path)
+        try:
+            if loud:
+                # agetty takes backslashes in an issue file for escapes.
+                write_atomically(path, line.replace("\\", "\\\\") if path.endswith(".issue") else line)
+            elif os.path.lexists(path):
+                os.unlink(path)
+        except OSError as e:
+            log.log(log.WARNING, f"{path} cannot be kept up to date: {e}", "FAILED", PERSIST_PATH=path)
     if loud:
         try:
-            with open("/dev/console", "w", encoding="utf-8", errors="replace") as console:
+            with open(CONSOLE, "w", encoding="utf-8") as console:
                 console.write("\n*** " + line)
         except OSError as e:
             log.log(log.DEBUG, f"No console to write to: {e}", "FAILED")
 
 
-def _journal(found: v.Verdict, loaded: Loaded) -> None:
-    for problem in loaded.problems:
+def _journal(found: v.Verdict, loaded: Loaded | None) -> None:
+    for problem in loaded.problems if loaded is not None else ():
         log.log(problem.level, str(problem), problem.code, PERSIST_SOURCE=problem.where, PERSIST_PATH=problem.path)
     log.log(_PRIORITIES[found.verdict], summary(found), _MESSAGES[found.verdict], PERSIST_VERDICT=found.verdict,
             PERSIST_DEVICE=str(found.volume.get("device", "")), PERSIST_REASON=found.reasons[0].code if found.reasons else "")
     for reason in found.reasons[1:]:
         if reason.code != "registry":
-            log.log(log.WARNING, f"{reason.message} {reason.hint}", "FAILED", PERSIST_PATH=reason.path, PERSIST_REASON=reason.code)
+            log.log(log.WARNING, f"{reason.message} {reason.hint}".rstrip(), "FAILED", PERSIST_PATH=reason.path, PERSIST_REASON=reason.code)
+    if loaded is None:
+        return
     for name in v.stale_early(loaded):
-        log.log(log.WARNING, f"The initrd mounted {paths.unescape(name)}, which the registry does not ask for. Run 'update-initramfs -u'.",
-                "REGISTRY_PROBLEM", PERSIST_PATH=paths.unescape(name))
+        try:
+            path = paths.unescape(name)
+        except ValueError:
+            path = name  # nothing of ours has such a name
+        log.log(log.WARNING, f"The initrd mounted {path}, which the registry does not ask for. Run 'update-initramfs -u'.",
+                "REGISTRY_PROBLEM", PERSIST_PATH=path)
     missing = v.initrd_stage_missing(loaded, loaded.facts)
     if missing:
         log.log(log.WARNING, missing, "REGISTRY_PROBLEM")
@@ -113,23 +123,40 @@ def document(found: v.Verdict) -> dict[str, Any]:
     }
 
 
+def _failed(error: Exception) -> v.Verdict:
+    text = str(error) if isinstance(error, PersistError) else f"{type(error).__name__}: {error}."
+    return v.Verdict(v.DEGRADED, {"kind": "none"}, reasons=[
+        v.Reason("verify-failed", f"Nobody knows what this boot keeps, the verdict could not be made: {text}", "Please report this.")])
+
+
+def _write(found: v.Verdict) -> None:
+    """state.json and the flag; an old flag never stands beside a verdict that it does not fit. Raises OSError."""
+    if found.verdict != v.ONLINE and os.path.lexists(ONLINE_FLAG):
+        os.unlink(ONLINE_FLAG)
+    write_atomically(STATE, json.dumps(document(found), indent=2) + "\n")
+    if found.verdict == v.ONLINE:
+        write_atomically(ONLINE_FLAG, "")
+
+
 def main() -> int:
-    """Run as persist-verify.service. Exit status 1 only when no verdict could be written."""
+    """Run as persist-verify.service. Exit status 1 when the verdict could not be made or written, or its target not be started."""
+    loaded = None
     try:
         found, loaded = current()
-        write_atomically(STATE, json.dumps(document(found), indent=2) + "\n")
-        if found.verdict == v.ONLINE:
-            write_atomically(ONLINE_FLAG, "")
-        elif os.path.lexists(ONLINE_FLAG):
-            os.unlink(ONLINE_FLAG)
-        _notices(found)
-        _journal(found, loaded)
-        if found.verdict == v.ONLINE:
-            run("systemctl", "--no-block", "start", "persist-online.target")
-    except PersistError as e:
-        log.log_error(e)
-        return 1
+    except Exception as e:  # noqa: BLE001  # whatever it is: a machine without a verdict would pass for one that is well
+        found = _failed(e)
+    status = 0 if loaded is not None else 1
+    try:
+        _write(found)
     except OSError as e:
         log.log(log.ERR, f"The verdict cannot be written: {e}", "FAILED")
-        return 1
-    return 0
+        status = 1
+    _notices(found)
+    _journal(found, loaded)
+    if status == 0 and found.verdict == v.ONLINE:
+        try:
+            run("systemctl", "--no-block", "start", "persist-online.target")
+        except PersistError as e:
+            log.log_error(e)
+            status = 1
+    return status
