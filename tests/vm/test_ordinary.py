@@ -6,6 +6,7 @@ from __future__ import annotations
 from . import image, scene
 from .checks import clean_shutdown, codes, entries, failed_units, healthy_boot, records, state
 from .conftest import MachineFactory
+from .machine import Machine
 
 ENABLED = ("mkdir -p /mnt/state && systemctl enable persist-setup.target",)
 
@@ -53,7 +54,7 @@ def test_writable_root(machine: MachineFactory) -> None:
     off(one)
 
 
-def off(one: scene.Machine) -> None:
+def off(one: Machine) -> None:
     """persist=off for one boot: nothing of ours, the root as it was before there was a volume."""
     one.start("persist=off")
     one.wait_for_boot()
