@@ -10,13 +10,10 @@ so whatever was done after the mark is simply done again.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
-import struct
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,15 +23,14 @@ from ..errors import PersistError
 from ..run import ENVIRONMENT, run
 from . import blockdev, claimable, header, layout, mountinfo, store
 from .blockdev import Disk
+from .btrfs import SUBVOLUMES, filesystem_uuid
 from .claimable import UNFINISHED
 from .header import Mark
 from .layout import DATA_NAME, SWAP_NAME
 
 STEPS = ("mark", "partition", "mkswap", "mkfs", "subvolumes", "label", "erase")
-SUBVOLUMES = ("@persist-state", "@persist-data", "@persist-state-snapshots")
 TOOLS = ("sfdisk", "partx", "mkswap", "mkfs.btrfs", "btrfs", "wipefs", "blkid")
 WORK = f"{RUN}/format"
-_FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO, linux/btrfs.h
 
 Status = Callable[[str, str], None]
 
@@ -54,16 +50,6 @@ def require_tools() -> None:
     if missing:
         raise PersistError(f"Formatting needs {', '.join(missing)}, which is not installed.", hint="Run 'apt install btrfs-progs fdisk'.",
                            message_id="FORMAT_FAILED", PERSIST_REASON="tools-missing")
-
-
-def filesystem_uuid(path: str) -> str:
-    """The UUID of the btrfs that is mounted at a path. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        info = fcntl.ioctl(fd, _FS_INFO, bytes(1024))
-    finally:
-        os.close(fd)
-    return str(uuid.UUID(bytes=struct.unpack_from("16s", info, 16)[0]))
 
 
 class _Formatter:

@@ -7,14 +7,13 @@ All of it may have been done before (by the initrd, or by this service): what is
 from __future__ import annotations
 
 import os
-import uuid
 
 from ..boot.paths import IMAGE, LOWER, VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
 from . import mountinfo, newmount, store
+from .btrfs import SUBVOLUMES, filesystem_uuid
 from .find import Found
-from .format import SUBVOLUMES, filesystem_uuid
 from .mountinfo import Mount
 
 ROOT_STORE = "/var/lib/persist/root"
@@ -51,7 +50,7 @@ def mount_volume(found: Found) -> Mount:
     if mount is None:
         raise _broken(found, "mount(8) reported success and nothing is mounted.")
     wrong = ""
-    if mounted_uuid() != str(uuid.UUID(found.uuid)):
+    if mounted_uuid() != found.uuid.lower():
         wrong = "another filesystem appeared in its place."
     elif os.path.realpath(mount.source) not in {os.path.realpath(m) for m in found.members}:
         wrong = f"the kernel took {mount.source}, which is a copy of it."

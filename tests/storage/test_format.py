@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from persist.volume import blockdev, header, layout
-from persist.volume.format import STEPS, SUBVOLUMES
+from persist.volume.btrfs import SUBVOLUMES
+from persist.volume.format import STEPS
 
 from .conftest import Make
 from .rig import LoopDisk, mounts_of, tool

@@ -25,11 +25,11 @@ def sh(text):
     subprocess.run(["sh", "-ec", text], check=True)
 sh("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /mnt; mkdir /mnt/state; " + wish.get("before", ""))
 from persist.boot.config import Config
-from persist.volume import blockdev, mount, mountinfo, outcome, service, swap, volume_service
+from persist.volume import blockdev, format_service, mount, mountinfo, outcome, service, swap, volume_service
 config = Config()
 for key, value in wish["config"].items():
     setattr(config, key, value)
-service.load = volume_service.load = lambda root, problems: config
+format_service.load = volume_service.load = lambda root, problems: config
 volume_service._has_symlinks = lambda: wish.get("symlinks", False)
 swap.enable = lambda members: []  # the machine's own swap space is none of a test's business
 mount.ROOT_STORE = wish.get("root_store", mount.ROOT_STORE)
@@ -39,7 +39,7 @@ if wish.get("unexpected"):
 report = []
 for what in wish["do"]:
     if what == "format":
-        report.append({"failed": service.format_claimed(disks, config, wish.get("wanted"))})
+        report.append({"failed": format_service.format_claimed(disks, config, wish.get("wanted"))})
     elif what == "format_main":
         report.append({"status": service.format_main()})
     elif what == "volume":
