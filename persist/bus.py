@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dbus_next import BusType, DBusError, InvalidAddressError, Message, MessageType
+from dbus_next import AuthError, BusType, DBusError, InvalidAddressError, Message, MessageType
 from dbus_next.aio import MessageBus
 
 from .errors import PersistError
@@ -56,5 +56,5 @@ def unit_states(names: Sequence[str]) -> dict[str, UnitState]:
     """The state of each unit. Raises PersistError where there is no system bus or no systemd on it."""
     try:
         return asyncio.run(asyncio.wait_for(_states(names), TIMEOUT))
-    except (OSError, EOFError, DBusError, InvalidAddressError, TimeoutError) as e:
+    except (OSError, EOFError, AuthError, DBusError, InvalidAddressError, TimeoutError) as e:
         raise PersistError(f"The service manager cannot be asked over D-Bus: {e or type(e).__name__}") from e

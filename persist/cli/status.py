@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(" Volume: none")
     for name, text in _units():
-        print(f"   Unit: {name}: {text}")
+        print(show.safe(f"   Unit: {name}: {text}"))
     if found.entries:
         print()
         show.table(("PATH", "METHOD", "STATE", "DECLARED IN"), [(e.path, e.method, e.state, e.source) for e in found.entries])
