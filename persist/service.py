@@ -34,11 +34,15 @@ def main(argv: list[str]) -> int:
             from .state.seed_service import main as seed_main
 
             return seed_main(name)
+        case ["reload"]:
+            from .state.reload_service import main as reload_main
+
+            return reload_main()
         case ["verify"]:
             from .state.verify_service import main as verify_main
 
             return verify_main()
         case ["early-table"]:
             return _early_table()
-    print("persist-service: expected format, volume, seed NAME, verify or early-table", file=sys.stderr)
+    print("persist-service: expected format, volume, seed NAME, reload, verify or early-table", file=sys.stderr)
     return 2

@@ -14,6 +14,8 @@ STORE = VOLUME + "/.persist"
 EARLY = "/run/persist/early"
 MOUNT_ENTRIES = "/run/persist/mount-entries"
 PERSISTENT = "/run/persist/persistent"
+SEEDED = "/run/persist/seeded"
+BOOTED = "/run/persist/booted"
 
 GENERATOR = "persist-generator"
 UNIT_NAME_MAX = 255  # unit-name.h; also NAME_MAX, the store uses the same names

@@ -30,5 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show.print_json({"device": arguments.device, "claimed": True})
     else:
-        print(f"{arguments.device} carries the claim now.")
+        print(f"{arguments.device} carries the claim now. It is formatted at once where persist-setup.target is enabled, else at the first boot where it is; "
+              "entries come up at the next boot.")
     return 0

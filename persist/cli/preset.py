@@ -104,17 +104,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _missing(root: str) -> list[str]:
     """What else must be done before the presets take effect."""
-    from ..boot.load import load
+    from ..boot.facts import gather
+    from ..boot.load import Loaded
     from ..state.verdict import initrd_stage_missing
 
-    loaded = load(root, {})
+    facts = gather(root, {})
     notes = []
-    if not loaded.facts.enabled:
+    if not facts.enabled:
         where = f"--root={root} " if root else ""
         notes.append(f"Nothing is kept before persist-setup.target is enabled: 'systemctl {where}enable persist-setup.target'.")
-    missing = initrd_stage_missing(loaded, loaded.facts)
+        facts.enabled = True  # to see what it will be when it is
+    loaded = Loaded(root, facts, {})
+    missing = initrd_stage_missing(loaded, facts)
     if missing:
         notes.append(missing)
     elif any(p.early for p in loaded.plan.entries):
-        notes.append("The initrd has a table of early entries: run 'update-initramfs -u'.")
+        notes.append("The initrd has a table of early entries: run 'update-initramfs -u' when all is enabled.")
+    if not root:
+        notes.append("It takes effect at the next boot.")
     return notes

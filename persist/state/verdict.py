@@ -34,7 +34,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class EntryState:
-    """One entry. ``state``: mounted, early, linked, image, tmpfs, waiting, failed or refused."""
+    """One entry. ``state``: mounted, early, linked, image, tmpfs, root, waiting, failed or refused."""
 
     path: str
     method: str
@@ -95,7 +95,7 @@ class Look:
 
     def __init__(self, root: str = "", every: Iterable[Mount] | None = None) -> None:
         self.root = root
-        found = list(mounts() if every is None else every)
+        self.every = found = list(mounts() if every is None else every)
         self._by_id = {m.mount_id: m for m in found}
         below = {m.parent_id for m in found if m.mount_id != m.parent_id and m.mount_point == self._point(m.parent_id)}
         self._at = {m.mount_point: m for m in found if m.mount_id not in below}
@@ -211,7 +211,9 @@ def _entry(planned: Planned, look: Look, volume: Mount | None, kind: str, public
 
     if entry.method == "tmpfs":
         return state("tmpfs", "" if at is not None and at.fstype == "tmpfs" and not at.read_only or look.writable(path) else "is not writable")
-    if volume is None or kind == "none" or (kind == "root" and entry.method != "symlink"):
+    if kind == "root" and entry.method != "symlink":
+        return state("root")  # the root filesystem itself keeps it
+    if volume is None or kind == "none":
         return state("waiting", "there is no state volume")
     if entry.method == "image":
         return state("image", _wrong_hole(path, look))
@@ -241,7 +243,8 @@ def _volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[R
     """The verdict that the volume alone allows, and why."""
     kind = volume.get("kind", "none")
     why = Reason(str(volume.get("reason") or "no-volume"), str(volume.get("message") or "No state volume was found."), str(volume.get("hint") or ""))
-    if kind == "tmpfs":
+    if kind == "tmpfs" or (volume.get("expected") and kind != "btrfs"):
+        # Also on a writable root that has known a volume: what is written now is out of sight when that is back.
         return VOLATILE, [why]
     if kind == "root" and expected:
         return DEGRADED, [why]
@@ -253,6 +256,8 @@ def _volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[R
         return OFF, [Reason(why.code, f"{why.message} The root filesystem is writable and keeps what is written.", why.hint)]
     if volume.get("read_only"):
         return DEGRADED, [Reason("volume-read-only", "The state volume is mounted read-only.", "See 'journalctl -b -u persist-volume.service'.")]
+    if kind == "btrfs" and volume.get("reason"):
+        return DEGRADED, [why]
     return ONLINE, []
 
 
@@ -261,11 +266,39 @@ def expected_volume(loaded: Loaded) -> bool:
     return loaded.config.device != ["auto"] or loaded.facts.option("persist.volume") is not None or loaded.config.fallback == "fail"
 
 
+def _still_mounted(volume: dict[str, Any], look: Look, why: str) -> Verdict | None:
+    """Paths that the volume covers although nothing is asked of persist: an initrd from before, or a switch turned off while it runs."""
+    covered = sorted(m.mount_point for m in look.every if m.fstype == "overlay" and _upper(m).startswith(f"{paths.STORE}/overlay/"))
+    if not covered:
+        return None
+    return Verdict(DEGRADED, volume, reasons=[Reason(
+        "still-mounted", f"{why} Yet {' '.join(covered)} still shows what the state volume keeps.",
+        "Boot once with persist=off, make the same change there, and run 'update-initramfs -u'.")])
+
+
+def _late(planned: Planned, look: Look) -> bool:
+    """Whether an entry that the initrd should have mounted was not, on a boot that is not its first."""
+    return planned.early and not planned.mounted_early and not look.exists(f"{paths.SEEDED}/{planned.name}")
+
+
+def _oddities(planned: Planned, look: Look) -> list[Reason]:
+    """What is wrong with an entry that is in place."""
+    path = planned.entry.path
+    found = []
+    if _late(planned, look):
+        found.append(Reason("late", f"{path} came after PID 1 had started, so this boot runs under another machine-id and set of units than it says.",
+                            "Install persist-initramfs-tools and run 'update-initramfs -u'.", path))
+    if planned.unit and look.exists(f"/run/systemd/generator.late/{planned.unit}"):
+        found.append(Reason("gpt", f"A partition of the root disk would be mounted on {path} (systemd-gpt-auto-generator) and is hidden by its entry.",
+                            f"Mount it by fstab and remove the entry ({planned.entry.source}), or boot with systemd.gpt_auto=0.", path))
+    return found
+
+
 def judge(loaded: Loaded, volume: dict[str, Any], look: Look) -> Verdict:
     """Compare the plan with the machine."""
     off = _off(loaded)
     if off is not None:
-        return Verdict(OFF, {"kind": "none"}, reasons=[off])
+        return _still_mounted(volume, look, off.message) or Verdict(OFF, {"kind": "none"}, reasons=[off])
     at = look.mount(paths.VOLUME)
     kind = str(volume.get("kind", "none"))
     if kind in ("btrfs", "root") and at is not None and at.read_only:
@@ -280,6 +313,8 @@ def judge(loaded: Loaded, volume: dict[str, Any], look: Look) -> Verdict:
         entries.append(e)
         if e.state == "failed":
             reasons.append(Reason("entry-failed", f"{e.path} {e.reason}.", f"{_where_to_look(planned)} and {e.source}.", e.path))
+        elif e.state in ("mounted", "early"):
+            reasons += _oddities(planned, look)
     refused = [EntryState(r.path, "", "refused", r.where, reason=r.text) for r in loaded.plan.refused]
     for problem in loaded.problems:
         if problem.level <= ERROR:

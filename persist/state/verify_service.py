@@ -18,6 +18,7 @@ from . import verdict as v
 
 STATE = f"{paths.RUN}/state.json"
 ONLINE_FLAG = f"{paths.RUN}/online"
+BOOTED_FLAG = paths.BOOTED
 CONSOLE = "/dev/console"
 NOTICES = ("/run/issue.d/persist.issue", "/run/motd.d/persist")
 _MESSAGES = {v.ONLINE: "VERDICT_ONLINE", v.DEGRADED: "VERDICT_DEGRADED", v.VOLATILE: "VERDICT_VOLATILE", v.OFF: "VERDICT_OFF"}
@@ -136,6 +137,8 @@ def _write(found: v.Verdict) -> None:
     write_atomically(STATE, json.dumps(document(found), indent=2) + "\n")
     if found.verdict == v.ONLINE:
         write_atomically(ONLINE_FLAG, "")
+    # From here on nothing is seeded or mounted any more: services have their files open.
+    write_atomically(BOOTED_FLAG, "")
 
 
 def main() -> int:

@@ -266,9 +266,9 @@ VOLUMES: list[tuple[str, bool, bool, list[Mount], str, list[str], str]] = [
     ("btrfs", True, False, NOTHING, v.VOLATILE, ["volume-gone"], "waiting"),
     ("tmpfs", True, False, SOMETHING, v.VOLATILE, ["missing"], "mounted"),
     ("tmpfs", False, True, SOMETHING, v.VOLATILE, ["missing"], "mounted"),
-    ("root", False, False, SOMETHING, v.ONLINE, [], "waiting"),
-    ("root", False, True, SOMETHING, v.DEGRADED, ["missing"], "waiting"),
-    ("root", True, False, SOMETHING, v.ONLINE, [], "waiting"),
+    ("root", False, False, SOMETHING, v.ONLINE, [], "root"),
+    ("root", False, True, SOMETHING, v.DEGRADED, ["missing"], "root"),
+    ("root", True, False, SOMETHING, v.ONLINE, [], "root"),
     ("root", False, False, NOTHING, v.VOLATILE, ["volume-gone"], "waiting"),
     ("none", True, False, NOTHING, v.VOLATILE, ["missing"], "waiting"),
     ("none", True, True, NOTHING, v.VOLATILE, ["missing"], "waiting"),
@@ -307,7 +307,7 @@ def test_a_volume_that_could_be_there(scene: Scene, code: str) -> None:
 def test_links_on_the_root(scene: Scene) -> None:
     scene.registry("/opt/l|symlink\n/srv|overlay")
     found = scene.judge(FakeLook(SOMETHING, links={"/opt/l": VOLUME + "/opt/l"}), BTRFS | {"kind": "root"})
-    assert found.verdict == v.ONLINE and states(found) == {"/opt/l": "linked", "/srv": "waiting"}
+    assert found.verdict == v.ONLINE and states(found) == {"/opt/l": "linked", "/srv": "root"}
 
 
 def test_read_only_volume(scene: Scene) -> None:
@@ -485,3 +485,46 @@ def test_look_reads_this_machine() -> None:
     assert root is not None and look.hidden_by("/") == ""
     assert look.exists("/etc") and look.link("/etc") == "" and not look.seeded("no-such-entry")
     assert not look.writable("/no/such/path")
+
+
+# ------------------------------------------------------------------------------------------------------------ odd boots
+
+
+def test_known_volume_is_away(scene: Scene) -> None:
+    """A writable root that has known a volume: what is written now is out of sight when it is back."""
+    scene.registry("/srv|bind")
+    away = asdict(Outcome(reason="known-volume-missing", message="It is away.")) | {"expected": True}
+    found = scene.judge(FakeLook(NOTHING), away)
+    assert (found.verdict, codes(found)) == (v.VOLATILE, ["known-volume-missing"])
+
+
+def test_initrd_disagrees(scene: Scene) -> None:
+    scene.registry("/srv|bind")
+    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, bind("/srv", 30)]), BTRFS | {"reason": "initrd-disagrees", "message": "Another one."})
+    assert (found.verdict, codes(found)) == (v.DEGRADED, ["initrd-disagrees"])
+
+
+def test_etc_that_comes_late_again(scene: Scene) -> None:
+    """Late on the boot that seeded it is how it must be; late ever after is another machine-id at each boot."""
+    scene.registry("/etc|overlay")
+    mounts = [ROOT, VOLUME_MOUNT, overlay("/etc", 30)]
+    assert scene.judge(FakeLook(mounts, there=("/run/persist/seeded/etc",))).verdict == v.ONLINE
+    found = scene.judge(FakeLook(mounts))
+    assert (found.verdict, codes(found)) == (v.DEGRADED, ["late"])
+    scene.early("/etc")
+    assert scene.judge(FakeLook(mounts)).verdict == v.ONLINE
+
+
+def test_switched_off_but_still_mounted(scene: Scene) -> None:
+    scene.registry("/etc|overlay")
+    scene.enabled.unlink()
+    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, overlay("/etc", 30)]))
+    assert (found.verdict, codes(found)) == (v.DEGRADED, ["still-mounted"])
+    assert scene.judge(FakeLook([ROOT])).verdict == v.OFF
+
+
+def test_partition_hidden_by_an_entry(scene: Scene) -> None:
+    scene.registry("/home|overlay")
+    mounts = [ROOT, VOLUME_MOUNT, overlay("/home", 30)]
+    found = scene.judge(FakeLook(mounts, there=("/run/systemd/generator.late/home.mount",)))
+    assert (found.verdict, codes(found)) == (v.DEGRADED, ["gpt"])

@@ -57,6 +57,7 @@ class Machine:
         self.systemctl: Exception | None = None
         monkeypatch.setattr(service, "STATE", str(self.state))
         monkeypatch.setattr(service, "ONLINE_FLAG", str(self.online))
+        monkeypatch.setattr(service, "BOOTED_FLAG", str(self.online) + ".booted")
         monkeypatch.setattr(service, "NOTICES", (str(self.issue), str(self.motd)))
         monkeypatch.setattr(service, "CONSOLE", str(self.console))
         monkeypatch.setattr(service, "current", self._current)

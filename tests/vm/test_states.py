@@ -54,8 +54,9 @@ def test_claims_that_are_refused(machine: MachineFactory) -> None:
         "ext": one.create_disk("ext", "1G"),
         "data": one.create_disk("data", "1G"),
     }
-    for name, make in (("parted", "parted"), ("ext", "ext"), ("data", "data")):
-        write_at(refused[name], 0, foreign(make))
+    written = {name: foreign(name) for name in ("parted", "ext", "data")}
+    for name, data in written.items():
+        write_at(refused[name], 0, data)
         one.attach_disk(refused[name])
     one.add_disk("stick", "1G", header=scene.HEADER, bus="usb")
     one.start()
@@ -68,9 +69,8 @@ def test_claims_that_are_refused(machine: MachineFactory) -> None:
         serial["data"]: "not-blank", serial["stick"]: "untrusted",
     }
     one.shutdown()
-    for name in ("parted", "ext", "data"):
-        wanted = foreign(name)
-        assert one.read_disk(refused[name], 0, len(wanted)) == wanted, f"{name} was written to"
+    touched = [name for name, data in written.items() if one.read_disk(refused[name], 0, len(data)) != data]
+    assert not touched
 
 
 def foreign(kind: str) -> bytes:
