@@ -45,6 +45,8 @@ mount -t tmpfs tmpfs dev
 mknod dev/null c 1 3
 ln -s /proc/self/fd/2 dev/kmsg
 [ ! -e nodes ] || while read -r number name; do mknod "dev/$name" b 7 "$((number + 200))"; done <nodes
+mkdir -p dev/disk/by-id
+ln -s ../../sdb dev/disk/by-id/stick
 mount --rbind dev /dev
 status=0
 PATH="$FAKE/bin" PERSIST_EARLY_TABLE="$FAKE/table" "$SHELL_UNDER_TEST" "$SCRIPT" /run/image || status=$?
@@ -72,7 +74,12 @@ esac
 
 _MOUNT = _STUB + r"""
 case "$1 $2" in
-    "-t btrfs") [ ! -e "$FAKE/broken" ] && exec /bin/mount --bind /run/disk "$6" || { echo "mount: bad superblock" >&2; exit 32; } ;;
+    "-t btrfs")
+        [ ! -e "$FAKE/broken" ] || { echo "mount: bad superblock" >&2; exit 32; }
+        /bin/mount --bind /run/disk "$6"
+        [ ! -e "$FAKE/protected" ] || exec /bin/mount -o remount,bind,ro "$6"
+        exit
+        ;;
 esac
 exec "$REAL_MOUNT" "$@"
 """
@@ -118,13 +125,14 @@ class Initrd:
         for name in ("volume/.persist/seed", "volume/.persist/overlay", "root", "sys/class/block", "sys/devices", "blkid", "bin"):
             (base / name).mkdir(parents=True)
         klibc = KLIBC.is_dir()
-        for name in ("mkdir", "readlink"):
+        for name in ("mkdir", "readlink", "umount"):
             (base / "bin" / name).symlink_to(KLIBC / name if klibc else shutil.which(name) or name)
         self.real_mount = str(KLIBC / "mount") if klibc else "/bin/mount"
         for name, text in (("blkid", _BLKID), ("mount", _MOUNT), ("udevadm", _STUB), ("sleep", _STUB), ("btrfs", _STUB)):
             (base / "bin" / name).write_text(text)
             (base / "bin" / name).chmod(0o755)
         self.disks: list[Disk] = []
+        self.nodes: list[str] = []
         self.table = "device\tauto\n"
 
     def disk(self, disk: Disk) -> None:
@@ -146,6 +154,12 @@ class Initrd:
         for spec in (f"LABEL={disk.label}", f"UUID={disk.uuid}", *disk.match):
             with open(self.base / "blkid" / spec, "a", encoding="utf-8") as f:
                 f.write(f"/dev/{name}\n")
+
+    def whole(self, name: str) -> None:
+        """Show a disk whose partition is there already by its own name, and by that of a link."""
+        partition = self.base / "sys/class/block" / f"{name}1"
+        (self.base / "sys/class/block" / name).symlink_to(os.path.relpath(partition.resolve().parent, partition.parent))
+        self.nodes.append(name)
 
     def cmdline(self, text: str) -> None:
         (self.base / "cmdline").write_text(text + "\n")
@@ -179,7 +193,8 @@ class Initrd:
     def run(self) -> Result:
         (self.base / "table").write_text(self.table)
         if self.disks:
-            (self.base / "nodes").write_text("".join(f"{n} {d.node}\n" for n, d in enumerate(self.disks)))
+            nodes = [d.node for d in self.disks] + self.nodes
+            (self.base / "nodes").write_text("".join(f"{n} {node}\n" for n, node in enumerate(nodes)))
         if not (self.base / "cmdline").exists():
             self.cmdline("root=/dev/vda ro quiet")
         done = subprocess.run(
@@ -262,15 +277,15 @@ def test_names(initrd: Initrd, path: str, method: str) -> None:
 # ------------------------------------------------------------------------------------------------------ the command line
 
 
-@pytest.mark.parametrize("word", ["off", "volatile"])
+@pytest.mark.parametrize("word", ["off", "volatile", "ro", "OFF", "of", "no", "x y", "*"])
 def test_switched_off(ready: Initrd, word: str) -> None:
     ready.cmdline(f"quiet persist={word}")
     found = ready.run()
     assert found.calls == [] and not found.volume and found.early == set()
 
 
-@pytest.mark.parametrize("cmdline", ["persist=off persist=on", "persist=on", "xpersist=off", "persist", "persist.overlay=off", "* persist=* ?", "",
-                                     "persist.volume=id-1"])
+@pytest.mark.parametrize("cmdline", ["persist=off persist=on", "persist=on", "persist=", "xpersist=off", "persist", "persist=off persist",
+                                     "persist.overlay=off", "* persist ?", "", "persist.volume=id-1"])
 def test_not_switched_off(ready: Initrd, cmdline: str) -> None:
     ready.cmdline(cmdline)
     assert ready.run().early == {"etc"}
@@ -284,6 +299,16 @@ def test_volume_of_the_command_line(initrd: Initrd) -> None:
     initrd.cmdline("persist.volume=id-1 persist.volume=id-2")
     found = initrd.run()
     assert found.early == {"etc"} and found.ran("mount")[0][4] == "/dev/vdc2"
+
+
+def test_volume_of_the_command_line_in_capitals(initrd: Initrd) -> None:
+    initrd.disk(Disk("vdb2", "0a1b2c3d-4e5f"))
+    initrd.disk(Disk("vdc2", "9-0", sys="pci0/virtio3"))
+    initrd.seeded("/etc")
+    initrd.registry("/etc overlay")
+    initrd.cmdline("persist.volume=0A1B2C3D-4E5F")
+    found = initrd.run()
+    assert found.early == {"etc"} and found.ran("mount")[0][4] == "/dev/vdb2"
 
 
 def test_waits_for_the_volume_of_the_command_line(ready: Initrd) -> None:
@@ -383,6 +408,45 @@ def test_first_device_decides(ready: Initrd) -> None:
     ready.table = "device\tUUID=id-9\ndevice\tUUID=id-2\ndevice\t/dev/vdb2\n" + ready.table
     found = ready.run()
     assert found.ran("mount")[0][4] == "/dev/vdc2"
+
+
+@pytest.mark.parametrize("spec", ["/dev/sdb", "/dev/disk/by-id/stick", "UUID=0A-B", "PARTUUID=C-D"])
+def test_named_as_in_the_configuration(initrd: Initrd, spec: str) -> None:
+    """As persist/volume/find.py has it: a whole disk stands for the volume on it, ids are not case-sensitive."""
+    initrd.disk(Disk("sdc1", "id-3", label="other", sys=UNTRUSTED["usb"].sys + "1"))
+    initrd.disk(Disk("sdb1", "0a-b", sys=UNTRUSTED["usb"].sys, match=("PARTUUID=c-d",)))
+    initrd.disk(Disk("vdc2", "id-2", sys="pci0/virtio3"))
+    initrd.whole("sdb")
+    initrd.seeded("/etc")
+    initrd.table = f"device\t{spec}\n"
+    initrd.registry("/etc overlay")
+    found = initrd.run()
+    assert found.early == {"etc"} and found.ran("mount")[0][4] == "/dev/sdb1"
+
+
+def test_another_partition_of_a_named_disk(initrd: Initrd) -> None:
+    initrd.disk(Disk("sdb1", label="other", sys=UNTRUSTED["usb"].sys))
+    initrd.whole("sdb")
+    initrd.seeded("/etc")
+    initrd.table = "device\t/dev/sdb\n"
+    initrd.registry("/etc overlay")
+    assert not initrd.run().ran("mount")
+
+
+def test_name_that_device_mapper_gave(initrd: Initrd) -> None:
+    """/dev/mapper/vdb2 is not vdb2."""
+    initrd.disk(Disk("vdb2", label="other"))
+    (initrd.base / "blkid/LABEL=persist-data").write_text("/dev/mapper/vdb2\n")
+    initrd.registry("/etc overlay")
+    found = initrd.run()
+    assert not found.ran("mount") and "/dev/mapper/vdb2 has the label persist-data, but its bus is not trusted" in found.log
+
+
+def test_write_protection(ready: Initrd) -> None:
+    (ready.base / "protected").touch()
+    found = ready.run()
+    assert len(found.ran("mount")) == 1 and not found.volume and found.early == set()
+    assert "<3>persist-early: /dev/vdb2 can only be mounted read-only" in found.log and "state volume mounted" not in found.log
 
 
 def test_volume_does_not_mount(ready: Initrd) -> None:
