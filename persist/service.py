@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -19,6 +20,19 @@ def _early_table() -> int:
     return 0
 
 
+def _seed(name: str) -> int:
+    from .boot.paths import SEEDED
+    from .state.seed_service import main as seed_main
+
+    status = seed_main(name)
+    if status == 0:
+        # For the verdict: an entry that the initrd should mount comes late on the boot that seeds it, and only then.
+        os.makedirs(SEEDED, 0o755, exist_ok=True)
+        with open(f"{SEEDED}/{name}", "w", encoding="ascii"):
+            pass
+    return status
+
+
 def main(argv: list[str]) -> int:
     """Run one step and return its exit status; 2 for a call that is wrong."""
     match argv:
@@ -31,9 +45,7 @@ def main(argv: list[str]) -> int:
 
             return volume_main()
         case ["seed", name]:
-            from .state.seed_service import main as seed_main
-
-            return seed_main(name)
+            return _seed(name)
         case ["reload"]:
             from .state.reload_service import main as reload_main
 

@@ -38,14 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what lives here, and skip it where it cannot run."""
+    """Mark what lives here; where it cannot run that is a failure and not a skip."""
     missing = [tool for tool in NEEDED if shutil.which(tool) is None]
-    reason = f"needs {', '.join(missing)}" if missing else "needs root" if os.geteuid() != 0 else ""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.vm)
-            if reason:
-                item.add_marker(pytest.mark.skip(reason=reason))
+    ours = [item for item in items if HERE in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.vm)
+    if ours and (missing or os.geteuid() != 0):
+        raise pytest.UsageError(f"the VM tests need {', '.join(missing) or 'root'}; 'make test-deps' installs what they need")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -80,10 +79,9 @@ def suite(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def debs() -> tuple[Path, ...]:
-    """The packages under test; skips where none is built."""
+    """The packages under test."""
     found = built_debs()
-    if not found:
-        pytest.skip("no package built: set PERSIST_DEBS, or build into build/")
+    assert found, "no package built: set PERSIST_DEBS, or run 'make deb'"
     return found
 
 

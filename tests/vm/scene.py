@@ -38,8 +38,11 @@ ExecStart=/bin/sh -c 'echo started >>/var/lib/demo-notes/starts'
 WantedBy=multi-user.target
 """,
 }
+# Names that unit files, mount(8) and overlayfs each read in their own way.
+ODD = ("/srv/my-data: 100% odd", "/srv/" + "long-" * 30)
+ODD_REGISTRY = {"/usr/lib/persist.d/odd.conf": "".join(f"[Path]\nPath={path}\n" for path in ODD)}
 SETUP = (
-    "mkdir -p /mnt/state && systemctl enable persist-setup.target demo-notes.service && persistctl preset enable whole-system",
+    "mkdir -p /mnt/state " + " ".join(f"'{path}'" for path in ODD) + " && systemctl enable persist-setup.target demo-notes.service && persistctl preset enable whole-system",
 )
 
 
@@ -74,7 +77,7 @@ def notes_package() -> Path:
 
 def story_image(suite: str, variant: str = "ro") -> image.Image:
     """The image with persist enabled, the preset whole-system and the demo package."""
-    return image.build(suite, [*packages(), notes_package()], variant, customize=SETUP)
+    return image.build(suite, [*packages(), notes_package()], variant, customize=SETUP, files=ODD_REGISTRY)
 
 
 def change_as_a_person_would(machine: Machine) -> None:
@@ -86,6 +89,8 @@ def change_as_a_person_would(machine: Machine) -> None:
                        b"[Install]\nWantedBy=multi-user.target\n")
     machine.succeed("systemctl daemon-reload && systemctl enable --now hello.service")
     machine.succeed("echo 'my own note' >>/var/lib/demo-notes/notes.txt")
+    for path in ODD:
+        machine.succeed(f"echo odd >'{path}/file'")
 
 
 # What must hold after a reboot: what it is, how to look, what the answer must contain.
@@ -96,6 +101,8 @@ SURVIVORS = (
     ("unit enabled only in /etc", "systemctl is-active hello.service", "active"),
     ("note in /var/lib/demo-notes", "cat /var/lib/demo-notes/notes.txt", "shipped with the package\nmy own note"),
     ("demo-notes.service wrote twice", "cat /var/lib/demo-notes/starts", "started\nstarted"),
+    ("a file below an odd name", f"cat '{ODD[0]}/file'", "odd"),
+    ("a file below a long name", f"cat '{ODD[1]}/file'", "odd"),
     ("ssh host key", "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub", ""),
     ("machine-id", "cat /etc/machine-id", ""),
     ("journal of the first boot", "journalctl --list-boots --no-pager -q | wc -l", "2"),

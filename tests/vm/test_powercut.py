@@ -12,7 +12,7 @@ from .checks import entries, healthy_boot
 from .machine import Machine
 
 CUTS = 6
-COMPLETE = {"/etc", "/home", "/var", "/var/lib/demo-notes"}
+COMPLETE = {"/etc", "/home", "/var", "/var/lib/demo-notes", *scene.ODD}
 
 
 @pytest.fixture(scope="module")

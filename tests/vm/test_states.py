@@ -96,7 +96,7 @@ def foreign(kind: str) -> bytes:
 def broken_image() -> image.Image:
     """The story's image with mistakes of all kinds in its registry, and /srv claimed by fstab and by us."""
     return image.build("bookworm", [*scene.packages(), scene.notes_package()], "ro",
-                       customize=(*scene.SETUP, "mkdir -p /opt/good && echo seed >/opt/good/file && chown -R games:games /opt/good"), files=GARBAGE)
+                       customize=(*scene.SETUP, "mkdir -p /opt/good && echo seed >/opt/good/file && chown -R games:games /opt/good"), files={**scene.ODD_REGISTRY, **GARBAGE})
 
 
 def test_bad_registry(broken_image: image.Image, machine: MachineFactory) -> None:
@@ -115,7 +115,7 @@ def test_bad_registry(broken_image: image.Image, machine: MachineFactory) -> Non
     assert {"entry-failed", "registry"} <= codes(found)
     where = {r.get("PERSIST_SOURCE", "") for r in records(one, "REGISTRY_PROBLEM")}
     assert any(w.startswith("/usr/lib/persist.d/garbage.conf:") for w in where), where
-    assert [r["PERSIST_PATH"] for r in records(one, "SEED_FAILED")] == ["/opt/not/in/the/image"]
+    assert {r["PERSIST_PATH"] for r in records(one, "SEED_FAILED")} == {"/opt/not/in/the/image"}
     assert "DEGRADED" in one.succeed("cat /run/issue.d/persist.issue")
 
 
