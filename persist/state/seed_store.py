@@ -27,6 +27,7 @@ from typing import Any, Self
 from ..boot.paths import escape, unescape
 from ..errors import PersistError
 from .copy import Summary
+from .marker import VERSION, parse
 from .safepath import Dir, rename_noreplace, split
 
 # The steps after which PERSIST_TEST_KILL_AFTER=<step> kills the process, for tests that cut the power.
@@ -61,7 +62,7 @@ class Intent:
         """The marker's text."""
         counted = {k: v for k, v in asdict(self.summary).items() if k in _COUNTED}
         record: dict[str, Any] = {
-            "version": 1, "path": self.path, "method": self.method, "type": self.type,
+            "version": VERSION, "path": self.path, "method": self.method, "type": self.type,
             "image_version": self.image_version, "source": self.source, "adopted": self.adopted,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "manifest": counted | ({"list": f"{name}.manifest"} if self.listed else {}),
@@ -72,10 +73,8 @@ class Intent:
     def from_json(cls, data: bytes, name: str) -> Intent:
         """Parse a marker. Raises PersistError when it is none."""
         try:
-            record = json.loads(data)
+            record = parse(data)
             numbers = record["manifest"]
-            if record["version"] != 1:
-                raise ValueError(f"version {record['version']}")
             return cls(
                 path=str(record["path"]), method=str(record["method"]), type=str(record["type"]),
                 image_version=str(record["image_version"]), source=str(record["source"]),
