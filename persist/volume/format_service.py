@@ -11,7 +11,7 @@ from ..boot import facts
 from ..boot.config import Config, load
 from ..errors import CommandError, PersistError, Refusal
 from ..run import run
-from . import blockdev, claimable, outcome, refused
+from . import blockdev, claimable, known, outcome, refused, switch
 from .blockdev import Disk
 from .find import Ambiguous, Found, Missing, candidates, decide
 from .format import format_disk
@@ -73,8 +73,12 @@ def claimed(every: list[Disk], words: list[str]) -> list[tuple[Disk, Claim]]:
 
 
 def check_alone(disk: Disk, config: Config, wanted: str | None) -> None:
-    """Raise Refusal where a disk may not become the volume because there is one, or a certain one is expected."""
-    decision = decide(config, wanted, [c for c in candidates() if c.disk_device != disk.device])
+    """Raise Refusal where a disk may not become the volume because there is one, or a certain one is expected.
+
+    Raises OSError where the root filesystem's note of its volume cannot be read.
+    """
+    every = candidates()
+    decision = decide(config, wanted, [c for c in every if c.disk_device != disk.device])
     if isinstance(decision, Found | Ambiguous):
         nodes = decision.node if isinstance(decision, Found) else ", ".join(decision.nodes)
         raise Refusal("volume-exists", f"This machine has a state volume already ({nodes}).",
@@ -82,6 +86,11 @@ def check_alone(disk: Disk, config: Config, wanted: str | None) -> None:
     if wanted and isinstance(decision, Missing):
         raise Refusal("volume-expected", f"The kernel command line names another volume (persist.volume={wanted}), which is not here.",
                       hint="Attach it, or take persist.volume= off the kernel command line to begin anew.")
+    last = known.read()
+    # Ours from before a cut at the very last step may have been mounted and noted since.
+    if last and last not in {c.uuid.lower() for c in every if c.disk_device == disk.device}:
+        raise Refusal("volume-expected", f"This machine has a state volume (UUID={last}), which is not here.",
+                      hint=f"Attach it. To begin anew without it, remove {known.PATH} and restart the machine.")
 
 
 def _status(disk: Disk) -> Callable[[str, str], None]:
@@ -131,15 +140,19 @@ def format_main() -> int:
     A refused claim is a warning in the journal and not a failure. Exit status 1 when formatting failed, or something unexpected did.
     """
     try:
-        known = facts.gather("", os.environ)
+        machine = facts.gather("", os.environ)
         disks = _tagged()
         if not disks:
             return 0
-        if not known.enabled:
+        if not machine.enabled:
             log.log(log.NOTICE, "A disk may carry a claim, but persist-setup.target is not enabled: nothing is formatted. "
                     "Run 'systemctl enable persist-setup.target'.", "CLAIM_REFUSED", PERSIST_REASON="not-enabled")
             return 0
-        return 1 if format_claimed(disks, load("", []), known.option("persist.volume") or None) else 0
+        word = switch.volatile_word(machine)
+        if word:
+            log.log(log.NOTICE, f"A disk may carry a claim, and nothing is formatted: {switch.explain(word)[0]}", "CLAIM_REFUSED", PERSIST_REASON="volatile")
+            return 0
+        return 1 if format_claimed(disks, load("", []), machine.option("persist.volume") or None) else 0
     except PersistError as e:
         log.log_error(e)
     except Exception as e:  # noqa: BLE001  # whatever it is, it is said in the journal, and the boot goes on

@@ -33,9 +33,14 @@ def _call(what: str, number: int, *arguments: object) -> int:
     return result
 
 
+def clone(source: str) -> int:
+    """A descriptor of ``source`` in a copy of its mount that is mounted nowhere, without what is mounted below it. Raises OSError."""
+    return _call(source, _OPEN_TREE, _AT_FDCWD, os.fsencode(source), ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC))
+
+
 def bind(source: str, target: str, *, read_only: bool = False) -> None:
     """Mount ``source``, without what is mounted below it, on ``target``. Raises OSError."""
-    fd = _call(source, _OPEN_TREE, _AT_FDCWD, os.fsencode(source), ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC))
+    fd = clone(source)
     try:
         attributes = _Attributes(_MOUNT_ATTR_RDONLY if read_only else 0, 0, _MS_PRIVATE, 0)
         _call(source, _MOUNT_SETATTR, fd, b"", ctypes.c_uint(_AT_EMPTY_PATH), ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)))

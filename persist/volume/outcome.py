@@ -18,7 +18,10 @@ FORMATTED = f"{RUN}/formatted"  # the UUID of a filesystem that this boot has ma
 
 @dataclass
 class Outcome:
-    """The content of volume.json. ``reason`` is a stable code, '' when all is well; ``time`` is ISO 8601 in UTC."""
+    """The content of volume.json. ``reason`` is a stable code, '' when all is well; ``time`` is ISO 8601 in UTC.
+
+    ``expected``: this machine had a volume (known.py) and does without it, so what its root keeps now will be out of sight.
+    """
 
     kind: Kind = "none"
     device: str = ""
@@ -29,6 +32,7 @@ class Outcome:
     read_only: bool = False
     from_initrd: bool = False
     root_read_only: bool = False
+    expected: bool = False
     time: str = ""
 
 
@@ -51,8 +55,9 @@ def write(outcome: Outcome) -> None:
     """Write volume.json, and after it the flags: entries may be mounted, and what they write stays. Raises OSError."""
     outcome.time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     _replace(RECORD, json.dumps({"version": 1} | asdict(outcome), indent=2) + "\n")
-    _flag(PERSISTENT, outcome.kind in ("btrfs", "root"))
-    _flag(MOUNT_ENTRIES, outcome.kind in ("btrfs", "tmpfs"))
+    # An overlay whose upper cannot be written fails to mount, and what requires the path would fail with it.
+    _flag(PERSISTENT, outcome.kind in ("btrfs", "root") and not outcome.read_only)
+    _flag(MOUNT_ENTRIES, outcome.kind in ("btrfs", "tmpfs") and not outcome.read_only)
 
 
 def read() -> Outcome | None:

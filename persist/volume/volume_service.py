@@ -8,10 +8,12 @@ import os
 from .. import log
 from ..boot import facts
 from ..boot.config import Config, load
-from ..boot.paths import VOLUME
+from ..boot.facts import Facts
+from ..boot.paths import EARLY, VOLUME
 from ..errors import PersistError
-from . import blockdev, mount, mountinfo, outcome
-from .find import Ambiguous, Decision, Found, Missing, Untrusted, find
+from ..run import run
+from . import blockdev, known, mount, mountinfo, outcome, switch
+from .find import Ambiguous, Decision, Found, Missing, Untrusted, decide, find, from_database
 from .mountinfo import Mount
 from .outcome import Outcome
 
@@ -75,13 +77,41 @@ def _mounted(result: Outcome, at: Mount) -> None:
         result.device, result.uuid = at.source, mount.mounted_uuid()
 
 
-def _keep(result: Outcome, at: Mount) -> None:
+def _second_opinion(config: Config, facts: Facts, result: Outcome) -> tuple[str, str]:
+    """Why what the initrd mounted would not be chosen now, and what to do about it; '' and '' where it would, or nobody knows.
+
+    The table in the initrd is as old as the initrd, and sees only the disks that were there first.
+    """
+    update = "Run 'update-initramfs -u' and restart the machine."
+    word = switch.volatile_word(facts)
+    if word:
+        return f"The initrd mounted the state volume on {result.device} although persist={word} is on the kernel command line.", update
+    every = from_database()
+    if result.uuid not in {c.uuid.lower() for c in every}:
+        return "", ""  # udev has not come to it yet
+    decision = decide(config, facts.option("persist.volume") or None, every)
+    shown = f"The initrd mounted {result.device} (UUID={result.uuid}) as the state volume"
+    if not isinstance(decision, Found):
+        return f"{shown}, which would not be chosen now: {decision.message}", f"{decision.hint} {update}"
+    if decision.uuid.lower() != result.uuid:
+        return f"{shown}, but by persist.conf it is {decision.node} (UUID={decision.uuid}).", update
+    return "", ""
+
+
+def _keep(config: Config, facts: Facts, result: Outcome, at: Mount) -> None:
     """The initrd, or an earlier run of this service, has mounted something."""
     _mounted(result, at)
     before = outcome.read()
     result.from_initrd = before.from_initrd if before is not None else result.kind == "btrfs"
-    if before is not None and before.kind == result.kind:
-        _because(result, before.reason, before.message, before.hint)
+    if before is not None:
+        if before.kind == result.kind:
+            _because(result, before.reason, before.message, before.hint)
+            result.expected = before.expected
+    elif result.kind == "btrfs":
+        message, hint = _second_opinion(config, facts, result)
+        if message:
+            _because(result, "initrd-disagrees", message, hint)
+            log.log(log.WARNING, f"{message} {hint}", "FAILED", PERSIST_DEVICE=result.device, PERSIST_UUID=result.uuid, PERSIST_REASON="initrd-disagrees")
 
 
 def _has_symlinks() -> bool:
@@ -110,11 +140,16 @@ def _root(result: Outcome) -> None:
     log.log(log.INFO, f"{_LEAVE}: state is kept in {mount.ROOT_STORE} of the root filesystem.", "FALLBACK", PERSIST_REASON=result.reason)
 
 
+def _policy(config: Config, result: Outcome) -> str:
+    """What Fallback= means on this boot: tmpfs, root, none or fail."""
+    if config.fallback == "auto":
+        return "tmpfs" if result.root_read_only else "root" if _has_symlinks() else "none"
+    return config.fallback
+
+
 def _fall_back(config: Config, result: Outcome) -> int:
     """Do what Fallback= says; returns the exit status of the service."""
-    policy = config.fallback
-    if policy == "auto":
-        policy = "tmpfs" if result.root_read_only else "root" if _has_symlinks() else "none"
+    policy = _policy(config, result)
     if policy == "tmpfs":
         _tmpfs(result)
     elif policy == "root":
@@ -125,16 +160,61 @@ def _fall_back(config: Config, result: Outcome) -> int:
     return 0
 
 
+def _known() -> str:
+    try:
+        return known.read()
+    except OSError as e:
+        log.log(log.WARNING, f"Nobody knows which volume this machine had: {e}", "FAILED", PERSIST_PATH=known.PATH)
+        return ""
+
+
+def _known_is_missing(config: Config, result: Outcome, uuid: str) -> Missing:
+    message = f"The state volume of this machine (UUID={uuid}) was not found"
+    if not result.root_read_only and _policy(config, result) != "tmpfs":
+        message += "; what is written now goes to the root filesystem and is hidden when the volume is back"
+    return Missing(f"{message}.", f"Attach its disk. To begin anew without it, remove {known.PATH} and restart the machine.", "known-volume-missing")
+
+
+def _note_known(result: Outcome) -> None:
+    """Note the volume on a root that can be written."""
+    if result.root_read_only or result.reason == "initrd-disagrees":
+        return
+    try:
+        known.note(result.uuid)
+    except OSError as e:
+        log.log(log.WARNING, f"The state volume of this machine cannot be noted: {e}", "FAILED", PERSIST_PATH=known.PATH)
+
+
+def _write_protected(result: Outcome, *, fresh: bool) -> None:
+    """A volume that takes no writes: put down again where the root takes none either, for then memory is of more use."""
+    fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid, "PERSIST_REASON": "volume-read-only"}
+    message, hint = f"The state volume on {result.device} can only be mounted read-only.", "Remove the write protection of its disk. See 'journalctl -b -k'."
+    if result.root_read_only and fresh:
+        run("umount", VOLUME)
+        result.kind, result.read_only = "none", False
+        message += " It is not used."
+    elif not result.root_read_only:
+        message += " Entries are left to the root filesystem; what is written there is hidden when the volume is back."
+    if not result.reason or result.kind == "none":
+        _because(result, "volume-read-only", message, hint)
+    log.log(log.WARNING, f"{message} {hint}", "VOLUME_READ_ONLY", **fields)
+
+
 def _find_and_mount(config: Config, wanted: str | None, result: Outcome) -> None:
     """Fill in the result where the volume could be mounted, and the reason where not."""
-    timeout = patience(config, wanted, result.root_read_only)
+    last = _known()
+    timeout = patience(config, wanted or last, result.root_read_only)
     decision = _look(config, wanted, timeout)
+    result.expected = bool(last)
     if not isinstance(decision, Found):
+        if isinstance(decision, Missing) and last and last == (wanted or last).lower():
+            decision = _known_is_missing(config, result, last)
         _because(result, decision.code, decision.message, decision.hint)
         _say(decision, loud=timeout > 0)
         return
     try:
         _mounted(result, mount.mount_volume(decision))
+        result.expected = False
     except PersistError as e:
         result.device, result.uuid = decision.node, decision.uuid
         _because(result, "broken", e.message, e.hint)
@@ -154,9 +234,9 @@ def _beside(config: Config, result: Outcome) -> None:
         return
     fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid}
     log.log(log.INFO, f"The state volume is mounted from {result.device}.", "VOLUME_MOUNTED", **fields)
+    _note_known(result)
     if result.read_only:
-        log.log(log.WARNING, f"The state volume on {result.device} is mounted read-only: nothing that is written now is kept. See 'journalctl -b -k'.",
-                "VOLUME_READ_ONLY", **fields)
+        return
     from . import swap
 
     try:
@@ -167,21 +247,34 @@ def _beside(config: Config, result: Outcome) -> None:
         log.log(log.WARNING, sentence, "FAILED", **fields)
 
 
+def _early_entries() -> bool:
+    """Whether the initrd has mounted an entry."""
+    try:
+        return bool(os.listdir(EARLY))
+    except FileNotFoundError:
+        return False
+
+
 def _run(result: Outcome) -> int:
-    known = facts.gather("", os.environ)
+    machine = facts.gather("", os.environ)
     config = load("", [])  # the verdict says what is wrong with it
     result.root_read_only = root_read_only()
     status = 0
     at = mountinfo.at(VOLUME)
+    word = switch.volatile_word(machine)
+    # What the initrd put on top of the volume stays usable, and where an earlier run of ours ended nothing is taken away.
+    fresh = at is None or (outcome.read() is None and not _early_entries())
     if at is not None:
-        _keep(result, at)
-    elif known.option("persist") == "volatile":
-        _because(result, "volatile", "persist=volatile is on the kernel command line.", "Remove it there to use the state volume again.")
+        _keep(config, machine, result, at)
+    elif word:
+        _because(result, "volatile", *switch.explain(word))
         _tmpfs(result)
     else:
-        _find_and_mount(config, known.option("persist.volume") or None, result)
-        if result.kind == "none":
-            status = _fall_back(config, result)
+        _find_and_mount(config, machine.option("persist.volume") or None, result)
+    if result.kind == "btrfs" and result.read_only:
+        _write_protected(result, fresh=fresh)
+    if result.kind == "none":
+        status = _fall_back(config, result)
     if result.kind != "none":
         _beside(config, result)
     return status

@@ -25,7 +25,9 @@ def sh(text):
     subprocess.run(["sh", "-ec", text], check=True)
 sh("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /mnt; mkdir /mnt/state; " + wish.get("before", ""))
 from persist.boot.config import Config
-from persist.volume import blockdev, format_service, mount, mountinfo, outcome, service, swap, volume_service
+from persist.volume import blockdev, format_service, known, mount, mountinfo, outcome, service, swap, volume_service
+known.ROOT = wish.get("root", "/run/root")
+os.makedirs(known.ROOT, exist_ok=True)
 config = Config()
 for key, value in wish["config"].items():
     setattr(config, key, value)
@@ -36,6 +38,7 @@ mount.ROOT_STORE = wish.get("root_store", mount.ROOT_STORE)
 disks = [blockdev.by_node(n) for n in wish.get("disks", [])]
 if wish.get("unexpected"):
     mount.mount_volume = volume_service.find = None
+exec(wish.get("python", ""))
 report = []
 for what in wish["do"]:
     if what == "format":
@@ -79,6 +82,7 @@ def services(*do: str, cmdline: str = "", device: list[str] | None = None, confi
                                  capture_output=True, text=True, env=env))
 
 
+KNOWN = "11111111-2222-4333-8444-555555555555"
 READ_ONLY = "mount -o remount,bind,ro /"
 
 
@@ -172,11 +176,166 @@ def test_mounted_by_the_initrd(volume: LoopDisk) -> None:
     assert [(r["kind"], r["from_initrd"], r["device"]) for r in seen.report] == [("btrfs", True, f"{volume.node}p1")] * 2
 
 
-def test_read_only_volume(volume: LoopDisk) -> None:
+def initrd(disk: LoopDisk, *databases: LoopDisk, options: str = "subvol=@persist-state") -> str:
+    """What an initrd left behind: the volume mounted, and udev's database of some disks."""
+    lines = [f"mkdir -p /run/udev/data /run/persist/volume; mount -o {options} {disk.node}p1 /run/persist/volume"]
+    for known in databases:
+        uuid = uuid_of(known)
+        number = Path(f"/sys/class/block/{known.node.removeprefix('/dev/')}p1/dev").read_text().strip()
+        words = ("S:disk/by-label/persist-data", "I:1", "E:ID_FS_TYPE=btrfs", f"E:ID_FS_UUID={uuid}", f"E:ID_FS_UUID_SUB={uuid}",
+                 "E:ID_FS_LABEL_ENC=persist-data", "G:systemd")
+        lines.append(f"printf '%s\\n' {' '.join(words)} >/run/udev/data/b{number}")
+    return "; ".join(lines)
+
+
+def uuid_of(disk: LoopDisk) -> str:
+    return tool("blkid", "-p", "-o", "value", "-s", "UUID", f"{disk.node}p1").strip()
+
+
+@pytest.mark.parametrize("spec", ["{node}", "{node}p1", "UUID={uuid}", "LABEL=persist-data"])
+def test_the_initrd_was_right(volume: LoopDisk, spec: str) -> None:
+    seen = services("volume", device=[spec.format(node=volume.node, uuid=uuid_of(volume).upper())], before=initrd(volume, volume))
+    assert (seen.last["kind"], seen.last["from_initrd"], seen.last["reason"]) == ("btrfs", True, "")
+
+
+def test_no_second_opinion_before_udev_has_seen_the_disk(volume: LoopDisk, make_disk: Make) -> None:
+    other = make_disk(300)
+    assert other.format().returncode == 0
+    for before in (initrd(volume), initrd(volume, other), initrd(volume) + "; rm -r /run/udev"):
+        seen = services("volume", device=["UUID=elsewhere"], before=before)
+        assert (seen.last["kind"], seen.last["reason"]) == ("btrfs", "")
+
+
+@pytest.mark.parametrize(("device", "cmdline", "said"), [
+    ("LABEL=persist-data", "", "More than one filesystem could be the state volume"),
+    ("auto", "", "a loop device, which is not trusted unasked"),
+    ("{other}", "", "but by persist.conf it is {other}p1"),
+    ("/dev/nothing", "", "No state volume (/dev/nothing) was found"),
+    ("LABEL=persist-data", "persist.volume={uuid}", "but by persist.conf it is {other}p1"),
+    ("{node}", "persist=ro", "although persist=ro is on the kernel command line"),
+])
+def test_the_initrd_disagrees(volume: LoopDisk, make_disk: Make, tmp_path: Path, device: str, cmdline: str, said: str) -> None:
+    """What it mounted is kept, for entries may lie on it, and said."""
+    other = make_disk(300)
+    assert other.format().returncode == 0
+    names = {"node": volume.node, "other": other.node, "uuid": uuid_of(other)}
+    seen = services("volume", "volume", device=[device.format(**names)], cmdline=cmdline.format(**names), before=initrd(volume, volume, other),
+                    root=str(tmp_path))
+    for last in seen.report:
+        assert (last["kind"], last["device"], last["reason"], last["status"]) == ("btrfs", f"{volume.node}p1", "initrd-disagrees", 0)
+        assert said.format(**names) in last["message"] and "update-initramfs -u" in last["hint"]
+        assert last["flags"] == ["mount-entries", "persistent"]
+    assert seen.log.count(said.format(**names)) == 1, "said once"
+    assert not (tmp_path / "var").exists(), "it is not noted as the volume of this machine"
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_read_only_volume(volume: LoopDisk, early: bool) -> None:
+    """On a writable root the entries stay there: an overlay with such an upper would not be mounted."""
     volume.replug("--read-only")
-    seen = services("volume", device=[volume.node])
-    assert (seen.last["kind"], seen.last["read_only"], seen.last["status"]) == ("btrfs", True, 0)
-    assert "is mounted read-only" in seen.log
+    before = initrd(volume, volume) if early else ""
+    seen = services("volume", "volume", device=[volume.node], before=before)
+    for last in seen.report:
+        assert (last["kind"], last["read_only"], last["status"], last["reason"]) == ("btrfs", True, 0, "volume-read-only")
+        assert last["flags"] == [] and last["at"]["/mnt/state"][2] is True
+    assert "can only be mounted read-only" in seen.log and "Entries are left to the root filesystem" in seen.log
+
+
+@pytest.mark.parametrize(("before", "config", "kind", "status"), [
+    ("", {}, "tmpfs", 0), ("initrd", {}, "tmpfs", 0), ("", {"fallback": "root"}, "tmpfs", 0),
+    ("", {"fallback": "none"}, "none", 0), ("", {"fallback": "fail"}, "none", 1),
+])
+def test_read_only_volume_and_root(volume: LoopDisk, before: str, config: dict[str, Any], kind: str, status: int) -> None:
+    volume.replug("--read-only")
+    script = f"{initrd(volume, volume)}; {READ_ONLY}" if before else READ_ONLY
+    seen = services("volume", *(["volume"] if kind == "tmpfs" else []), device=[volume.node], before=script, config=config)
+    for last in seen.report:
+        assert (last["kind"], last["read_only"], last["status"], last["reason"]) == (kind, False, status, "volume-read-only")
+        assert last["device"] == f"{volume.node}p1" or last is not seen.report[0]
+        assert last["flags"] == (["mount-entries"] if kind == "tmpfs" else [])
+        assert last["at"].get("/run/persist/volume", ["none"])[0] == kind
+    assert "can only be mounted read-only. It is not used." in seen.log
+
+
+def test_read_only_volume_with_early_entries_is_kept(volume: LoopDisk) -> None:
+    """It turned read-only while the initrd's mounts lay on it."""
+    before = f"{initrd(volume, volume)}; mkdir -p /run/persist/early; touch /run/persist/early/etc; mount -o remount,ro /run/persist/volume; {READ_ONLY}"
+    last = services("volume", device=[volume.node], before=before).last
+    assert (last["kind"], last["read_only"], last["flags"], last["reason"]) == ("btrfs", True, [], "volume-read-only")
+
+
+def note_of(root: Path) -> Path:
+    return root / "var/lib/persist/known-volume"
+
+
+def test_volume_is_noted_on_a_writable_root(volume: LoopDisk, tmp_path: Path) -> None:
+    assert services("volume", device=[volume.node], before=READ_ONLY, root=str(tmp_path)).last["kind"] == "btrfs"
+    assert not note_of(tmp_path).exists()
+    # Not what is mounted over it, but what is below.
+    seen = services("volume", device=[volume.node], root=str(tmp_path), before=f"mkdir -p {tmp_path}/var/lib; mount -t tmpfs tmpfs {tmp_path}/var")
+    assert (seen.last["kind"], seen.last["expected"]) == ("btrfs", False)
+    assert note_of(tmp_path).read_text() == f"{uuid_of(volume)}\n"
+    assert services("volume", device=["/dev/nothing"], config={"member_timeout": 0}, root=str(tmp_path),
+                    before=f"mount -t tmpfs tmpfs {tmp_path}/var").last["reason"] == "known-volume-missing"
+
+
+@pytest.mark.parametrize(("before", "config", "symlinks", "kind", "hidden"), [
+    ("", {}, False, "none", True), ("", {}, True, "root", True), (READ_ONLY, {}, False, "tmpfs", False), ("", {"fallback": "tmpfs"}, False, "tmpfs", False),
+])
+def test_known_volume_is_missing(make_disk: Make, tmp_path: Path, before: str, config: dict[str, Any], symlinks: bool, kind: str, hidden: bool) -> None:
+    note_of(tmp_path).parent.mkdir(parents=True)
+    note_of(tmp_path).write_text(f"{KNOWN}\n")
+    again = ["volume"] if kind != "none" else []
+    seen = services("volume", *again, config=config | {"member_timeout": 0}, before=before, symlinks=symlinks, root=str(tmp_path),
+                    root_store=str(tmp_path / "store"))
+    for last in seen.report:
+        assert (last["kind"], last["reason"], last["expected"], last["status"]) == (kind, "known-volume-missing", True, 0)
+        assert KNOWN in last["message"] and "/var/lib/persist/known-volume" in last["hint"]
+        assert ("is hidden when the volume is back" in last["message"]) == hidden
+    assert note_of(tmp_path).read_text() == f"{KNOWN}\n"
+
+
+def test_known_volume_is_waited_for(make_disk: Make, tmp_path: Path) -> None:
+    note_of(tmp_path).parent.mkdir(parents=True)
+    note_of(tmp_path).write_text(f"{KNOWN}\n")
+    script = "s = volume_service; s._look = lambda config, wanted, timeout: print('timeout', timeout, file=sys.stderr) or s.find(config, wanted)"
+    assert "timeout 7.0\n" in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
+    note_of(tmp_path).unlink()
+    assert "timeout 0.0\n" in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
+
+
+def test_another_reason_stands_beside_a_known_volume(volume: LoopDisk, tmp_path: Path) -> None:
+    note_of(tmp_path).parent.mkdir(parents=True)
+    note_of(tmp_path).write_text(f"{KNOWN}\n")
+    last = services("volume", config={"member_timeout": 0}, root=str(tmp_path)).last
+    assert (last["kind"], last["reason"], last["expected"]) == ("none", "untrusted", True)
+    last = services("volume", config={"member_timeout": 0}, root=str(tmp_path), cmdline=f"persist.volume={uuid_of(volume)[::-1]}").last
+    assert (last["kind"], last["reason"], last["expected"]) == ("none", "missing", True)
+    last = services("volume", device=[volume.node], root=str(tmp_path)).last
+    assert (last["kind"], last["reason"], last["expected"]) == ("btrfs", "", False)
+    assert note_of(tmp_path).read_text() == f"{uuid_of(volume)}\n", "the volume of this machine is the one that it has now"
+
+
+def test_claim_where_a_volume_is_known(make_disk: Make, tmp_path: Path) -> None:
+    disk = make_disk(300)
+    note_of(tmp_path).parent.mkdir(parents=True)
+    note_of(tmp_path).write_text(f"{KNOWN}\n")
+    seen = services("format", disks=[disk.node], device=[disk.node], root=str(tmp_path))
+    assert [r["code"] for r in seen.refused] == ["volume-expected"]
+    assert "/var/lib/persist/known-volume" in seen.refused[0]["hint"] and KNOWN in seen.refused[0]["message"]
+    assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
+    note_of(tmp_path).unlink()
+    assert services("format", "volume", disks=[disk.node], device=[disk.node], root=str(tmp_path)).last["kind"] == "btrfs"
+
+
+def test_known_volume_whose_claim_was_not_erased(make_disk: Make, tmp_path: Path) -> None:
+    disk = make_disk(300)
+    assert disk.format(kill_after="label").returncode == -9
+    note_of(tmp_path).parent.mkdir(parents=True)
+    note_of(tmp_path).write_text(f"{uuid_of(disk)}\n")
+    seen = services("format", "volume", disks=[disk.node], device=[disk.node], root=str(tmp_path))
+    assert seen.refused == [] and seen.last["kind"] == "btrfs"
+    assert disk.read(0, header.LENGTH) == bytes(header.LENGTH)
 
 
 @pytest.mark.parametrize(("config", "before", "symlinks", "kind", "status"), [
@@ -204,9 +363,22 @@ def test_fallback(make_disk: Make, tmp_path: Path, config: dict[str, Any], befor
         assert {p.name for p in (store / ".persist").iterdir()} == {"overlay", "seed", "tmp", "migrations"}
 
 
-def test_volatile_for_one_boot(volume: LoopDisk) -> None:
-    seen = services("volume", cmdline="quiet persist=volatile", device=[volume.node])
+@pytest.mark.parametrize("word", ["volatile", "ro", "of"])
+def test_volatile_for_one_boot(volume: LoopDisk, word: str) -> None:
+    seen = services("volume", cmdline=f"quiet persist={word}", device=[volume.node])
     assert (seen.last["kind"], seen.last["reason"]) == ("tmpfs", "volatile")
+    assert f"persist={word} is on the kernel command line" in seen.last["message"]
+    assert ("treats as persist=volatile" in seen.last["message"]) == (word != "volatile")
+
+
+def test_nothing_is_formatted_for_an_unknown_word(make_disk: Make) -> None:
+    disk = make_disk(300)
+    script = "format_service.facts.enabled = lambda root: True; format_service._tagged = lambda: disks"
+    seen = services("format_main", cmdline="persist=of", disks=[disk.node], device=[disk.node], python=script)
+    assert seen.report == [{"status": 0}] and "nothing is formatted: persist=of is on the kernel command line" in seen.log
+    assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
+    assert services("format_main", cmdline="persist=on", disks=[disk.node], device=[disk.node], python=script).report == [{"status": 0}]
+    assert disk.read(0, MIB) != HEADER.ljust(MIB, b"\0")
 
 
 def test_named_on_the_command_line(volume: LoopDisk, make_disk: Make) -> None:

@@ -90,8 +90,16 @@ def test_outcome(run: Path, kind: outcome.Kind, flags: set[str]) -> None:
     assert {p.name for p in run.iterdir()} == flags | {"volume.json"}
     found = json.loads((run / "volume.json").read_text())
     assert found["version"] == 1
-    assert list(found)[1:] == ["kind", "device", "uuid", "reason", "message", "hint", "read_only", "from_initrd", "root_read_only", "time"]
+    assert list(found)[1:] == ["kind", "device", "uuid", "reason", "message", "hint", "read_only", "from_initrd", "root_read_only",
+                                "expected", "time"]
     assert outcome.read() == written
+
+
+def test_nothing_is_mounted_over_a_volume_that_takes_no_writes(run: Path) -> None:
+    for kind in ("btrfs", "root"):
+        outcome.write(Outcome(kind="btrfs"))
+        outcome.write(Outcome(kind=kind, read_only=True))
+        assert {p.name for p in run.iterdir()} == {"volume.json"}
 
 
 @pytest.mark.parametrize("text", ["", "null", "{}", '{"version": 1, "strange": 2}'])

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The note of the volume on the root filesystem, and the word on the kernel command line."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from persist.boot.facts import Facts
+from persist.volume import known, newmount, switch
+
+UUID = "11111111-1111-4111-8111-11111111abcd"
+OTHER = "22222222-2222-4222-8222-222222222222"
+
+
+@pytest.fixture
+def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the note is, on a root of our own; the mount is not copied, which needs root."""
+    monkeypatch.setattr(known, "ROOT", str(tmp_path))
+    monkeypatch.setattr(newmount, "clone", lambda source: os.open(source, os.O_PATH))
+    (tmp_path / "var").mkdir()
+    return tmp_path / "var/lib/persist/known-volume"
+
+
+def test_path() -> None:
+    assert known.PATH == "/var/lib/persist/known-volume"
+
+
+def test_note_and_read(note: Path) -> None:
+    assert known.read() == ""
+    old = os.umask(0o077)
+    try:
+        known.note(UUID.upper())
+    finally:
+        os.umask(old)
+    assert known.read() == UUID
+    assert note.read_text() == f"{UUID}\n" and stat.S_IMODE(note.stat().st_mode) == 0o644
+    assert os.listdir(note.parent) == ["known-volume"]
+
+
+def test_written_only_when_different(note: Path) -> None:
+    known.note(UUID)
+    before = note.stat()
+    known.note(UUID)
+    assert (note.stat().st_ino, note.stat().st_mtime_ns, note.parent.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns, note.parent.stat().st_mtime_ns)
+    known.note(OTHER)
+    assert known.read() == OTHER and note.stat().st_ino != before.st_ino, "another file takes its place"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "garbage", UUID[:-1], f"{UUID}x", f"{UUID}\n{OTHER}\n", "\udcff" * 36])
+def test_bad_note(note: Path, text: str) -> None:
+    note.parent.mkdir(parents=True)
+    note.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert known.read() == ""
+    known.note(OTHER)
+    assert known.read() == OTHER
+
+
+@pytest.mark.parametrize("link", ["var", "var/lib", "var/lib/persist"])
+def test_links_are_not_followed(note: Path, tmp_path: Path, link: str) -> None:
+    known.note(UUID)
+    (tmp_path / link).rename(tmp_path / "elsewhere")
+    (tmp_path / link).symlink_to(tmp_path / "elsewhere")
+    assert known.read() == ""
+    with pytest.raises(OSError):
+        known.note(OTHER)
+    assert next((tmp_path / "elsewhere").rglob("known-volume")).read_text() == f"{UUID}\n"
+
+
+def test_note_that_is_a_link(note: Path, tmp_path: Path) -> None:
+    note.parent.mkdir(parents=True)
+    (tmp_path / "other").write_text(f"{UUID}\n")
+    note.symlink_to(tmp_path / "other")
+    assert known.read() == ""
+    known.note(OTHER)
+    assert not note.is_symlink() and (tmp_path / "other").read_text() == f"{UUID}\n"
+
+
+def test_no_fifo_stops_us(note: Path) -> None:
+    note.parent.mkdir(parents=True)
+    os.mkfifo(note)
+    assert known.read() == ""
+
+
+@pytest.mark.parametrize(("cmdline", "word"), [
+    ("", ""), ("quiet", ""), ("persist", ""), ("persist=", ""), ("persist=on", ""), ("persist=off", ""), ("persist=volatile", "volatile"), ("persist=ro", "ro"),
+    ("persist=Off", "Off"), ("persist=ro persist=on", ""), ("persist=on persist=of", "of"), ("persist.volume=x", ""), ("xpersist=ro", ""),
+])
+def test_volatile_word(cmdline: str, word: str) -> None:
+    facts = Facts()
+    facts.cmdline = cmdline
+    assert switch.volatile_word(facts) == word
+
+
+def test_the_word_is_said() -> None:
+    assert switch.explain("volatile")[0] == "persist=volatile is on the kernel command line."
+    for word in ("ro", "of"):
+        message, hint = switch.explain(word)
+        assert message.startswith(f"persist={word} is") and "treats as persist=volatile" in message and "volatile" in hint
