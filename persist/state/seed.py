@@ -97,7 +97,7 @@ class _Seeding:
         kind = entry.type or (source.kind if source else "directory")
         as_link = entry.method == "symlink"
         live = LivePath(entry.path, self.live, self.roots.links, self.roots.mounts)
-        with store.parents(entry.path, [self.image, self.live]) as parent:
+        with store.parents(entry.path, [self.live] if entry.below_mount else [self.image, self.live]) as parent:
             step("parents")
             name = split(entry.path)[-1]
             intent = store.placed()
@@ -131,6 +131,8 @@ class _Seeding:
         entry = self.entry
         link = entry.method == "symlink"
         live = self._usable(self.live.node(entry.path), entry.path, link_is_none=link)
+        if link and live is None:
+            live = self._root_store()
         if live is not None and (not entry.seed_from or not live.empty()):
             return live
         if entry.seed_from:
@@ -144,7 +146,23 @@ class _Seeding:
             return live
         if link:
             return self._usable(self.live.node(entry.path + ".persist-orig"), entry.path + ".persist-orig")
+        if entry.below_mount:
+            return None  # the image has at most something there that the mount hides
         return self._usable(self.image.node(entry.path), f"{entry.path} of the image")
+
+    def _root_store(self) -> Source | None:
+        """What boots without a volume kept on the root filesystem: the path was, or is, our link to it."""
+        from ..volume.mount import ROOT_STORE
+
+        try:
+            # Not Dir.sub(): links of the root filesystem count here as they did when the store was mounted.
+            kept = Dir.at(self.roots.image + ROOT_STORE)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        with kept:
+            if os.path.samestat(os.fstat(kept.fd), os.fstat(self.store.volume.fd)):
+                return None
+            return self._usable(kept.node(self.entry.path), ROOT_STORE + self.entry.path)
 
     def _usable(self, fd: int | None, label: str, *, link_is_none: bool = False) -> Source | None:
         """A source from a descriptor. Raises PersistError for what cannot be kept, or is not of the entry's type."""
@@ -257,10 +275,10 @@ class _Seeding:
         store.commit(intent)
 
     def _upper(self, tree: Dir) -> None:
-        """An empty upper that looks like the image's directory from outside, and the work directory overlayfs needs."""
+        """An empty upper that looks like its lower directory from outside, and the work directory overlayfs needs."""
         with tree.own("upper") as upper:
             os.fchmod(upper.fd, 0o755)
-            fd = self.image.node(self.entry.path)
+            fd = (self.live if self.entry.below_mount else self.image).node(self.entry.path)
             if fd is not None:
                 try:
                     lost = copy_attributes(Source(fd, "directory", self.entry.path), upper)
@@ -282,16 +300,22 @@ class _Seeding:
             there.sync()
 
     def _lower(self) -> None:
-        """Both ends of the overlay must exist: the image's directory as its lower, and something to mount on."""
-        path = self.entry.path
-        with Dir.at(self.roots.lower) as lower:
+        """Both ends of the overlay must exist: the directory that it hides as its lower, and something to mount on.
+
+        The lower is the image's directory, and below another mount what the path itself shows, as in the mount's unit.
+        """
+        path, below_mount = self.entry.path, self.entry.below_mount
+        with Dir.at(self.roots.root if below_mount else self.roots.lower) as lower:
             fd = lower.node(path)
         if fd is not None:
             is_directory = stat.S_ISDIR(os.fstat(fd).st_mode)
             os.close(fd)
             if not is_directory:
-                raise PersistError(f"'{path}' is not a directory in the image, and overlays are made of directories.",
+                where = "" if below_mount else " in the image"
+                raise PersistError(f"'{path}' is not a directory{where}, and overlays are made of directories.",
                                    hint="Use Method=bind.")
+        elif below_mount:
+            self.note(WARNING, "SEED_SOURCE_MISSING", f"'{path}' does not exist: an empty directory is made there.")
         else:
             live = self.live.node(path)
             if live is not None:

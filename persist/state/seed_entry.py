@@ -35,6 +35,8 @@ class Entry(Protocol):
     def seed_from(self) -> str: ...
     @property
     def source(self) -> str: ...
+    @property
+    def below_mount(self) -> bool: ...  # it lies on another filesystem than the root's, which fstab mounts above it
 
 
 @dataclass(frozen=True)

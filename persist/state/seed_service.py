@@ -6,16 +6,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ..boot.load import load
-from ..boot.paths import VOLUME
+from ..boot.facts import above
+from ..boot.load import Loaded, load
+from ..boot.paths import MOUNT_ENTRIES, VOLUME
 from ..errors import PersistError
-from ..log import INFO, NOTICE, log, log_error
+from ..log import DEBUG, INFO, NOTICE, log, log_error
 from .seed import Entry, Result, Roots, image_version, seed
-
-
-def _text(text: str) -> str:
-    """Text that the journal takes: file names need not be UTF-8."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
@@ -30,18 +26,20 @@ class _Found:
     mode: str
     seed_from: str
     source: str
+    below_mount: bool
 
 
-def find(escaped_name: str, root: str = "") -> Entry:
+def find(loaded: Loaded, escaped_name: str) -> Entry:
     """The entry whose unit has this instance name. Raises PersistError when there is none.
 
     The same plan as the generator's says so; entries that it refused are not seeded. What is wrong with other
     entries is not said here; the verdict says it.
     """
-    for planned in load(root, os.environ).plan.entries:
+    for planned in loaded.plan.entries:
         if planned.name == escaped_name:
             e = planned.entry
-            return _Found(planned.path, e.method, e.type, e.user, e.group, e.mode, e.seed_from, e.source)
+            return _Found(planned.path, e.method, e.type, e.user, e.group, e.mode, e.seed_from, e.source,
+                          above(planned.path, loaded.facts.fstab) != "")
     raise PersistError(
         f"No entry of the registry has the name '{escaped_name}'.",
         hint="Its file was changed or removed since PID 1 was started; try 'systemctl daemon-reload'.",
@@ -50,31 +48,36 @@ def find(escaped_name: str, root: str = "") -> Entry:
 
 
 def _report(entry: Entry, result: Result) -> None:
-    fields = {"PERSIST_PATH": _text(entry.path), "PERSIST_METHOD": entry.method, "PERSIST_SOURCE": _text(entry.source)}
+    fields = {"PERSIST_PATH": entry.path, "PERSIST_METHOD": entry.method, "PERSIST_SOURCE": entry.source}
     for note in result.notes:
-        log(note.priority, _text(note.text), note.message_id, **fields)
+        log(note.priority, note.text, note.message_id, **fields)
     how = {
         "present": "was seeded before",
         "adopted": "was already on the state volume",
         "empty": "begins empty",
         "seeded": f"was seeded from {result.source}: {result.summary}" if result.source else "is ready for changes",
     }[result.state]
-    log(INFO if result.state == "present" else NOTICE, _text(f"'{entry.path}' {how}."), "SEED_DONE", **fields)
+    log(INFO if result.state == "present" else NOTICE, f"'{entry.path}' {how}.", "SEED_DONE", **fields)
 
 
 def main(escaped_name: str) -> int:
     """Seed the entry with this escaped path; returns the exit status of the service."""
     try:
-        entry = find(escaped_name)
+        loaded = load("", os.environ)
+        entry = find(loaded, escaped_name)
         if entry.method not in ("overlay", "bind", "symlink"):
+            return 0
+        if entry.method != "symlink" and not os.path.lexists(MOUNT_ENTRIES):
+            # The mount units want their seeds whether they mount or not; PID 1's machine-id has to stay where it is.
+            log(DEBUG, f"'{entry.path}' is not seeded: overlays and binds are not mounted on this boot.", "FALLBACK",
+                PERSIST_PATH=entry.path, PERSIST_METHOD=entry.method)
             return 0
         if not os.path.ismount(VOLUME):
             raise PersistError(f"No state volume is mounted at {VOLUME}.", message_id="SEED_FAILED",
                                hint="See 'systemctl status persist-volume.service'.", PERSIST_PATH=entry.path)
-        _report(entry, seed(entry, Roots(image_version=image_version("/"))))
+        _report(entry, seed(entry, Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))))
     except PersistError as e:
-        e.message = _text("; ".join([e.message, *getattr(e, "__notes__", [])]))
-        e.fields = {key: _text(value) for key, value in e.fields.items()}
+        e.message = "; ".join([e.message, *getattr(e, "__notes__", [])])
         log_error(e)
         return 1
     return 0

@@ -8,6 +8,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,7 @@ class Entry:
     mode: str = ""
     seed_from: str = ""
     source: str = "/usr/lib/persist.d/test.conf:1"
+    below_mount: bool = False
 
 
 class Rig:
@@ -46,7 +48,7 @@ class Rig:
         self.roots = Roots(volume=str(self.volume), image=str(self.root), lower=str(self.root), root=str(self.root),
                            image_version="7")
 
-    def seed(self, path: str, method: str = "bind", **more: str) -> Result:
+    def seed(self, path: str, method: str = "bind", **more: Any) -> Result:
         """Seed an entry."""
         return seed(Entry(path, method, **more), self.roots)
 
@@ -260,6 +262,41 @@ def test_overlay_over_content_that_is_not_the_image(rig: Rig, tmp_path: Path) ->
     with pytest.raises(PersistError, match="would hide"):
         rig.seed("/data", "overlay")
     assert rig.seed("/data/g", "overlay").state == "seeded" and (image / "data/g").is_dir()
+
+
+@pytest.fixture
+def below(rig: Rig, tmp_path: Path) -> Rig:
+    """Something on a filesystem that is mounted at /data, and something else that it hides."""
+    image = tmp_path / "image"
+    (image / "data/x").mkdir(parents=True)
+    (image / "data/x/hidden").write_text("image")
+    rig.roots = Roots(volume=str(rig.volume), image=str(image), lower=str(image), root=str(rig.root))
+    rig.put("/data/x/f", "live")
+    os.chown(rig.root / "data", 0, 6)
+    os.chown(rig.root / "data/x", 5, 8)
+    os.chmod(rig.root / "data/x", 0o2770)
+    return rig
+
+
+def test_overlay_below_a_mount(below: Rig) -> None:
+    assert below.seed("/data/x", "overlay", below_mount=True).state == "seeded"
+    upper = (below.volume / ".persist/overlay/data-x/upper").stat()
+    assert (stat.S_IMODE(upper.st_mode), upper.st_uid, upper.st_gid) == (0o2770, 5, 8)
+    result = below.seed("/data/new", "overlay", below_mount=True)
+    assert result.state == "seeded" and below.notes(result) == ["SEED_SOURCE_MISSING"]
+    assert (below.root / "data/new").is_dir() and not (Path(below.roots.image) / "data/new").exists()
+    below.put("/data/file")
+    with pytest.raises(PersistError, match="'/data/file' is not a directory, and"):
+        below.seed("/data/file", "overlay", below_mount=True)
+
+
+def test_what_a_mount_hides_is_no_source(below: Rig) -> None:
+    below.seed("/data/x", below_mount=True)
+    assert os.listdir(below.at("/data/x")) == ["f"] and below.at("/data").stat().st_gid == 6
+    (Path(below.roots.image) / "data/y").mkdir()
+    (Path(below.roots.image) / "data/y/hidden").touch()
+    assert below.seed("/data/y", below_mount=True).state == "empty"
+    assert os.listdir(below.at("/data/y")) == []
 
 
 @pytest.mark.parametrize("method", ["overlay", "bind"])

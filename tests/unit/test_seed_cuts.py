@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,3 +192,59 @@ def test_many_at_once(tmp_path: Path) -> None:
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 24
     assert rig.leftovers() == [] and sorted(os.listdir(rig.at("/var/lib"))) == ["none", "x", "y"]
     assert rig.at("/var/lib/x/d2/f").exists() and rig.at("/var/lib").stat().st_uid == 7
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Rig:
+    """A symlink entry that lived in the store of the root filesystem for a while, and a new volume."""
+    (tmp_path / "root/var/lib/persist/root").mkdir(parents=True)
+    before = Rig(tmp_path, tmp_path / "root/var/lib/persist/root")
+    before.put("/srv/x/f", "old")
+    before.seed("/srv/x", "symlink")
+    before.at("/srv/x/f").write_text("newest")
+    return Rig(tmp_path)
+
+
+@pytest.mark.parametrize("more", [{}, {"seed_from": "/usr/share/factory"}])
+@pytest.mark.parametrize("link", ["ours", "public", "none"])
+def test_from_the_root_store_to_a_volume(left: Rig, link: str, more: dict[str, str]) -> None:
+    left.put("/usr/share/factory/g", "factory")
+    if link != "ours":
+        (left.root / "srv/x").unlink()
+    if link == "public":
+        (left.root / "srv/x").symlink_to("/mnt/state/srv/x")
+    result = left.seed("/srv/x", "symlink", **more)
+    assert (result.state, result.source) == ("seeded", "/var/lib/persist/root/srv/x")
+    assert left.at("/srv/x/f").read_text() == "newest" and os.listdir(left.at("/srv/x")) == ["f"]
+    assert (left.root / "srv/x.persist-orig/f").read_text() == "old"
+    assert (left.root / "var/lib/persist/root/srv/x/f").read_text() == "newest"
+
+
+def test_what_the_path_shows_counts_before_the_root_store(left: Rig) -> None:
+    (left.root / "srv/x").unlink()
+    (left.root / "srv/x.persist-orig").rename(left.root / "srv/x")
+    assert left.seed("/srv/x", "symlink").source == "/srv/x"
+    assert left.at("/srv/x/f").read_text() == "old"
+
+
+def test_the_root_store_is_no_source_for_itself(left: Rig) -> None:
+    store = left.root / "var/lib/persist/root"
+    shutil.rmtree(store / "srv")
+    (store / ".persist/seed/srv-x.json").unlink()
+    left.roots = replace(left.roots, volume=str(store))
+    assert left.seed("/srv/x", "symlink").source == "/srv/x.persist-orig"
+    shutil.rmtree(store / ".persist")
+    assert left.seed("/srv/x", "symlink").state == "adopted"
+    assert (store / "srv/x/f").read_text() == "old"
+
+
+@pytest.mark.parametrize("where", ["srv", "srv/x"])
+def test_links_in_the_root_store_are_refused(left: Rig, tmp_path: Path, where: str) -> None:
+    outside = tmp_path / "outside"
+    (outside / "x").mkdir(parents=True)
+    store = left.root / "var/lib/persist/root"
+    shutil.rmtree(store / where)
+    (store / where).symlink_to(outside)
+    with pytest.raises(PersistError, match="symbolic link"):
+        left.seed("/srv/x", "symlink")
+    assert left.marker("/srv/x") is None and not left.at("/srv/x").exists()
