@@ -8,6 +8,7 @@ file capabilities and time stamps. Flags of chattr(1) are not copied.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -21,6 +22,7 @@ from ..run import run
 from .safepath import Dir, without_submounts
 
 ATTEMPTS = 3
+_FICLONE = 0x40049409  # linux/fs.h; another number on a few architectures, where nothing is a reflink then
 _KINDS = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFIFO: "p", stat.S_IFSOCK: "s",
           stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
 
@@ -219,6 +221,21 @@ def _reserve(volume: os.statvfs_result) -> int:
     return min(64 << 20, volume.f_blocks * volume.f_frsize // 16)
 
 
+def _reflinks(directory: Dir) -> bool:
+    """Whether files of this filesystem can share their content. Tried, for XFS has it or not as it was made."""
+    fds = []
+    try:
+        for _ in range(2):
+            fds.append(os.open(directory.proc(), os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600))
+        fcntl.ioctl(fds[1], _FICLONE, fds[0])
+    except OSError:
+        return False  # whatever the reason: the copy needs its own room then
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return True
+
+
 def _fits(source: Source, target: Dir, needed: Summary) -> bool:
     """Whether a copy leaves room for others.
 
@@ -229,7 +246,8 @@ def _fits(source: Source, target: Dir, needed: Summary) -> bool:
     if to.f_blocks == 0:
         return True  # a filesystem that does not say
     if (to.f_blocks, to.f_bfree, to.f_bavail, to.f_files) == (of.f_blocks, of.f_bfree, of.f_bavail, of.f_files):
-        return True  # the same filesystem: reflinks, where it has them
+        if _reflinks(target):
+            return True  # the same filesystem, and cp(1) shares what is on the disk
     names = needed.files + needed.directories + needed.others
     return needed.allocated + names * 512 + _reserve(to) <= to.f_bavail * to.f_frsize
 

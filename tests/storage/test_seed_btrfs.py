@@ -207,6 +207,32 @@ def test_what_is_mounted_below_stays_out_but_subvolumes_come_along(tmp_path: Pat
         assert rig.at("/data/sub/f").read_text() == "in a subvolume"
 
 
+@pytest.mark.parametrize("mib", [6, 9])
+def test_no_reflinks_on_the_same_filesystem(tmp_path: Path, mib: int) -> None:
+    """A symlink entry in the store of the root filesystem: the copy needs as much again."""
+    with mounted("-t", "tmpfs", "-o", "size=16m", "none", tmp_path / "root"):
+        rig = Rig(tmp_path, tmp_path / "root/store")
+        rig.put("/data/f").write_bytes(b"x" * (mib << 20))
+        if mib == 6:
+            assert rig.seed("/data", "symlink").state == "seeded"
+            return
+        with pytest.raises(PersistError, match="has no room for /data") as caught:
+            rig.seed("/data", "symlink")
+        assert caught.value.message_id == "SEED_FAILED" and "exit status" not in str(caught.value)
+        assert caught.value.__cause__ is None, "cp(1) must not have been tried"
+        assert rig.leftovers() == [] and (rig.root / "data/f").is_file()
+
+
+def test_reflinks_on_the_same_filesystem(tmp_path: Path) -> None:
+    with btrfs(tmp_path, 256) as top:
+        for name in ("root", "store"):
+            tool("btrfs", "-q", "subvolume", "create", top / name)
+        rig = Rig(top, top / "store")
+        rig.put("/data/f").write_bytes(b"x" * (160 << 20))
+        assert rig.seed("/data").state == "seeded"
+        assert rig.at("/data/f").stat().st_size == 160 << 20
+
+
 @pytest.mark.parametrize(("method", "path", "hint"), [
     ("bind", "/new/dir", "cannot be made: Read-only file system.*Add '/new/dir' to the image, or keep one of its par"),
     ("overlay", "/new/dir", "cannot be made: Read-only file system.*or use Method=bind"),
