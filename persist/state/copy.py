@@ -245,9 +245,9 @@ def _fits(source: Source, target: Dir, needed: Summary) -> bool:
     to, of = os.fstatvfs(target.fd), os.statvfs(source.path())
     if to.f_blocks == 0:
         return True  # a filesystem that does not say
-    if (to.f_blocks, to.f_bfree, to.f_bavail, to.f_files) == (of.f_blocks, of.f_bfree, of.f_bavail, of.f_files):
-        if _reflinks(target):
-            return True  # the same filesystem, and cp(1) shares what is on the disk
+    same = (to.f_blocks, to.f_bfree, to.f_bavail, to.f_files) == (of.f_blocks, of.f_bfree, of.f_bavail, of.f_files)
+    if same and _reflinks(target):
+        return True  # cp(1) shares what is on the disk
     names = needed.files + needed.directories + needed.others
     return needed.allocated + names * 512 + _reserve(to) <= to.f_bavail * to.f_frsize
 
