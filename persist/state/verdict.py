@@ -211,8 +211,8 @@ def _entry(planned: Planned, look: Look, volume: Mount | None, kind: str, public
 
     if entry.method == "tmpfs":
         return state("tmpfs", "" if at is not None and at.fstype == "tmpfs" and not at.read_only or look.writable(path) else "is not writable")
-    if kind == "root" and entry.method != "symlink":
-        return state("root")  # the root filesystem itself keeps it
+    if entry.method != "symlink" and (kind == "root" or (kind == "btrfs" and not look.exists(paths.MOUNT_ENTRIES))):
+        return state("root")  # the root filesystem itself keeps it; beside a volume that takes no writes, too
     if volume is None or kind == "none":
         return state("waiting", "there is no state volume")
     if entry.method == "image":
@@ -254,7 +254,7 @@ def _volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[R
         if expected or why.code not in ("no-volume", "missing"):
             return DEGRADED, [why]
         return OFF, [Reason(why.code, f"{why.message} The root filesystem is writable and keeps what is written.", why.hint)]
-    if volume.get("read_only"):
+    if volume.get("read_only") and not volume.get("reason"):
         return DEGRADED, [Reason("volume-read-only", "The state volume is mounted read-only.", "See 'journalctl -b -u persist-volume.service'.")]
     if kind == "btrfs" and volume.get("reason"):
         return DEGRADED, [why]

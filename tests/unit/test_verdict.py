@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from persist.boot.load import load
-from persist.boot.paths import IMAGE, STORE, VOLUME, escape, overlay_option
+from persist.boot.paths import IMAGE, MOUNT_ENTRIES, STORE, VOLUME, escape, overlay_option
 from persist.state import verdict as v
 from persist.volume.mountinfo import Mount, parse
 from persist.volume.outcome import Outcome
@@ -52,12 +52,13 @@ class FakeLook(v.Look):
         self.links = links or {}
         self.there = set(there)
         self.takes_writes = writable
+        self.mount_entries = True
 
     def seeded(self, name: str) -> bool:
         return self.markers is None or name in self.markers
 
     def exists(self, path: str) -> bool:
-        return path in self.there or path in self.links
+        return path in self.there or path in self.links or (path == MOUNT_ENTRIES and self.mount_entries)
 
     def link(self, path: str) -> str:
         return self.links.get(path, "")
@@ -528,3 +529,13 @@ def test_partition_hidden_by_an_entry(scene: Scene) -> None:
     mounts = [ROOT, VOLUME_MOUNT, overlay("/home", 30)]
     found = scene.judge(FakeLook(mounts, there=("/run/systemd/generator.late/home.mount",)))
     assert (found.verdict, codes(found)) == (v.DEGRADED, ["gpt"])
+
+
+def test_volume_that_takes_no_writes(scene: Scene) -> None:
+    """Beside a writable root: nothing is mounted from it, and that is one reason and not one for each entry."""
+    scene.registry("/srv|bind\n/var|overlay")
+    look = FakeLook([ROOT, VOLUME_MOUNT._replace(options="ro")])
+    look.mount_entries = False
+    found = scene.judge(look, BTRFS | {"read_only": True, "reason": "volume-read-only", "message": "It is write-protected."})
+    assert (found.verdict, codes(found), states(found)) == (v.DEGRADED, ["volume-read-only"], {"/srv": "root", "/var": "root"})
+    assert found.reasons[0].message == "It is write-protected."

@@ -83,7 +83,7 @@ class Qemu:
         arguments = [
             "-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc,usb=off,vmport=off",
             *accel.arguments(settings.accel), "-m", str(settings.memory_mib), "-smp", str(settings.cpus),
-            "-action", "shutdown=pause,reboot=reset,panic=pause", "-S",
+            "-action", "shutdown=pause,reboot=shutdown,panic=pause", "-S",
             "-kernel", str(settings.kernel), "-initrd", str(settings.initrd),
             "-append", f"{COMMAND_LINE} {settings.command_line}".strip(),
             "-qmp", f"unix:{directory / 'qmp'}{sockets}",

@@ -94,9 +94,10 @@ def foreign(kind: str) -> bytes:
 
 @pytest.fixture(scope="module")
 def broken_image() -> image.Image:
-    """The story's image with mistakes of all kinds in its registry, and /srv claimed by fstab and by us."""
+    """The story's image with mistakes of all kinds in its registry."""
     return image.build("bookworm", [*scene.packages(), scene.notes_package()], "ro",
-                       customize=(*scene.SETUP, "mkdir -p /opt/good && echo seed >/opt/good/file && chown -R games:games /opt/good"), files={**scene.ODD_REGISTRY, **GARBAGE})
+                       customize=(*scene.SETUP, "mkdir -p /opt/good && echo seed >/opt/good/file && chown -R games:games /opt/good"),
+                       files={**scene.ODD_REGISTRY, **GARBAGE})
 
 
 def test_bad_registry(broken_image: image.Image, machine: MachineFactory) -> None:
@@ -126,7 +127,7 @@ def test_filesystem_does_not_mount(machine: MachineFactory) -> None:
     one.start()
     healthy_boot(one)
     one.succeed("echo kept >/home/kept && sync")
-    block = int(one.succeed("btrfs inspect-internal dump-super /dev/vdb2 | sed -n 's/^chunk_root\t*//p'"))
+    block = int(one.succeed("btrfs inspect-internal dump-super /dev/vdb2 | awk '$1 == \"chunk_root\" {print $2}'"))
     start = int(one.succeed("cat /sys/class/block/vdb2/start")) * 512
     one.shutdown()
     # The chunk tree lies in a system chunk that maps one to one near the start; DUP has two copies.
