@@ -42,7 +42,8 @@ WantedBy=multi-user.target
 ODD = ("/srv/my-data: 100% odd", "/srv/" + "long" * 52)
 ODD_REGISTRY = {"/usr/lib/persist.d/odd.conf": "".join(f"[Path]\nPath={path}\n" for path in ODD)}
 SETUP = (
-    "mkdir -p /mnt/state " + " ".join(f"'{path}'" for path in ODD) + " && systemctl enable persist-setup.target demo-notes.service && persistctl preset enable whole-system",
+    "mkdir -p /mnt/state " + " ".join(f"'{path}'" for path in ODD),
+    "systemctl enable persist-setup.target demo-notes.service && persistctl preset enable whole-system",
 )
 
 
