@@ -57,3 +57,8 @@ def records(machine: Machine, name: str) -> list[dict[str, Any]]:
 
     out = machine.execute(f"journalctl -b -q -o json MESSAGE_ID={MESSAGE_IDS[name]}")[1]
     return [json.loads(line) for line in out.splitlines()]
+
+
+def mounted(machine: Machine, *fstypes: str) -> list[str]:
+    """The places where filesystems of these types are mounted (findmnt(8) does not say by its status that there are none)."""
+    return [words[1] for line in machine.succeed("cat /proc/mounts").splitlines() if (words := line.split())[2] in fstypes]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from . import image, scene
-from .checks import clean_shutdown, codes, entries, failed_units, healthy_boot, records, state
+from .checks import clean_shutdown, codes, entries, failed_units, healthy_boot, mounted, records, state
 from .conftest import MachineFactory
 from .machine import Machine
 
@@ -29,7 +29,7 @@ def test_writable_root(machine: MachineFactory) -> None:
     assert failed_units(one) == []
     assert one.succeed("cat /home/mine") == "mine\n"
     assert "mine" in one.succeed("cat /var/lib/demo-notes/notes.txt")
-    assert one.execute("findmnt -t overlay")[0] != 0
+    assert mounted(one, "overlay") == []
     assert one.execute("findmnt /tmp")[0] != 0, "a writable root needs no tmpfs on /tmp"
     # Now a disk, claimed by hand, and nothing of what the root collected may be out of sight.
     one.add_disk("state", "2G")
@@ -59,7 +59,7 @@ def running_system_is_left_alone(one: Machine) -> None:
     """There is a volume now, and units for the entries; a service that pulls in the mounts of /var must not get them over open files."""
     one.succeed("systemctl daemon-reload; systemd-run --wait -p PrivateTmp=yes -p StateDirectory=x -p LogsDirectory=x true")
     one.succeed("systemctl start var.mount etc.mount persist-volume.service")
-    assert one.execute("findmnt -t overlay,btrfs")[0] != 0
+    assert mounted(one, "overlay", "btrfs") == []
 
 
 def off(one: Machine) -> None:
@@ -68,7 +68,7 @@ def off(one: Machine) -> None:
     one.wait_for_boot()
     found = state(one)
     assert (found["verdict"], codes(found)) == ("off", {"off"})
-    assert one.execute("findmnt -t overlay,btrfs")[0] != 0
+    assert mounted(one, "overlay", "btrfs") == []
     assert one.succeed("cat /home/mine") == "mine\n"
     assert one.execute("cat /home/more")[0] != 0
     one.shutdown()
