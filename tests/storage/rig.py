@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from persist.boot.config import DEFAULT_HEADER, Config
@@ -39,7 +40,17 @@ def mounts_of(node: str) -> list[str]:
     """Where a device or its partitions are mounted."""
     with open("/proc/self/mountinfo", encoding="utf-8") as f:
         lines = [line.split() for line in f]
-    return [fields[4] for fields in lines if fields[fields.index("-") + 2].startswith(node)]
+    return [fields[4] for fields in lines if is_part_of(fields[fields.index("-") + 2], node)]
+
+
+def is_part_of(device: str, disk: str) -> bool:
+    """Whether a node is a disk or a partition of it: /dev/loop1p2 is one of /dev/loop1, /dev/loop10 is not."""
+    return device == disk or device.startswith(f"{disk}p")
+
+
+def attached(file: Path) -> list[str]:
+    """The loop devices over a file."""
+    return tool("losetup", "--associated", file, "--noheadings", "--output", "NAME").split()
 
 
 class LoopDisk:
@@ -63,12 +74,17 @@ class LoopDisk:
         if not self.node:
             return
         for place in reversed(mounts_of(self.node)):
-            subprocess.run(["umount", "-l", place], check=False)
+            if subprocess.run(["umount", place], check=False, capture_output=True).returncode != 0:
+                subprocess.run(["umount", "-l", place], check=False)
         for node in blockdev.swaps():
-            if node.startswith(self.node):
+            if is_part_of(node, self.node):
                 subprocess.run(["swapoff", node], check=False)
         subprocess.run(["partx", "--delete", self.node], check=False, capture_output=True)
         subprocess.run(["losetup", "--detach", self.node], check=False)
+        # The kernel detaches when the last user lets go, and an unmounted btrfs may still be writing.
+        deadline = time.monotonic() + 20
+        while attached(self.file) and time.monotonic() < deadline:
+            time.sleep(0.05)
         self.node = ""
 
     def replug(self, *options: str) -> None:
