@@ -90,7 +90,8 @@ READ_ONLY = "mount -o remount,bind,ro /"
 def volume(make_disk: Make) -> LoopDisk:
     """A formatted disk."""
     disk = make_disk(300)
-    assert disk.format().returncode == 0
+    done = disk.format()
+    assert done.returncode == 0, done.stderr
     return disk
 
 
