@@ -39,6 +39,7 @@ def test_writable_root(machine: MachineFactory) -> None:
     one.fail("persistctl claim /dev/vda")
     one.fail("persistctl claim --force /dev/vda")
     one.succeed("update-initramfs -u", 300)
+    one.take_initrd()
     one.reboot()
     found = healthy_boot(one)
     assert entries(found)["/var"] == "mounted"

@@ -40,7 +40,8 @@ def test_cut(first_boot: tuple[Machine, float], cut: int) -> None:
     assert {path for path, what in states.items() if what in ("mounted", "early")} == COMPLETE
     assert machine.succeed("cat /var/lib/demo-notes/notes.txt") == "shipped with the package\n"
     assert machine.succeed("head -c 440 /dev/vdb | tr -d '\\0' | wc -c").strip() == "0"
-    assert machine.succeed("ls -A /run/persist/volume/.persist/tmp") == ""
+    # A cut right after the marker leaves an empty work directory; a tree in one would be a copy that nobody finishes.
+    assert machine.succeed("find /run/persist/volume/.persist/tmp -mindepth 2") == ""
     ids = {machine.succeed("cat /etc/machine-id").strip(), *machine.succeed("ls /var/log/journal").split()}
     machine.crash()
     assert len(ids) <= 2, "at most the journal of the boot that was cut"
