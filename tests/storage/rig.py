@@ -53,6 +53,17 @@ def attached(file: Path) -> list[str]:
     return tool("losetup", "--associated", file, "--noheadings", "--output", "NAME").split()
 
 
+def wait_for_group(group: int) -> None:
+    """Wait, 10 s at most, until a killed process group is gone: mount(2) goes on in the kernel after the signal, and ends with a mount."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+
+
 class LoopDisk:
     """A disk of so many MiB. ``node`` is /dev/loopN; what is on it stays in the file over ``replug()``."""
 
@@ -84,6 +95,8 @@ class LoopDisk:
         # The kernel detaches when the last user lets go, and an unmounted btrfs may still be writing.
         deadline = time.monotonic() + 20
         while attached(self.file) and time.monotonic() < deadline:
+            for place in reversed(mounts_of(self.node)):
+                subprocess.run(["umount", place], check=False, capture_output=True)  # a mount(2) that ended after its process was killed
             time.sleep(0.05)
         self.node = ""
 
@@ -130,4 +143,5 @@ class LoopDisk:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 out, err = process.communicate()
+                wait_for_group(process.pid)
         return subprocess.CompletedProcess(argv, process.returncode, out, err)
