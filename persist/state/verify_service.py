@@ -14,6 +14,7 @@ from ..boot import paths
 from ..boot.load import Loaded, load
 from ..errors import PersistError
 from ..run import run
+from ..volume.outcome import write_atomically as write_atomically
 from . import verdict as v
 
 STATE = f"{paths.RUN}/state.json"
@@ -31,15 +32,6 @@ def _text(path: str) -> str:
             return f.read().strip()
     except (OSError, UnicodeDecodeError):
         return ""  # an id that cannot be read is left empty in the verdict
-
-
-def write_atomically(path: str, text: str) -> None:
-    """Write a small file so that a reader sees the old or the new one. Raises OSError."""
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as f:
-        f.write(text)
-    os.replace(temporary, path)
 
 
 def summary(found: v.Verdict) -> str:

@@ -36,8 +36,9 @@ class Outcome:
     time: str = ""
 
 
-def _replace(path: str, text: str) -> None:
-    os.makedirs(RUN, 0o755, exist_ok=True)
+def write_atomically(path: str, text: str) -> None:
+    """Write a small file so that a reader sees the old or the new one. Raises OSError."""
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
     temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "w", encoding="utf-8") as f:
         f.write(text)
@@ -46,7 +47,7 @@ def _replace(path: str, text: str) -> None:
 
 def _flag(path: str, wanted: bool) -> None:
     if wanted:
-        _replace(path, "")
+        write_atomically(path, "")
     elif os.path.lexists(path):
         os.unlink(path)
 
@@ -54,7 +55,7 @@ def _flag(path: str, wanted: bool) -> None:
 def write(outcome: Outcome) -> None:
     """Write volume.json, and after it the flags: entries may be mounted, and what they write stays. Raises OSError."""
     outcome.time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    _replace(RECORD, json.dumps({"version": 1} | asdict(outcome), indent=2) + "\n")
+    write_atomically(RECORD, json.dumps({"version": 1} | asdict(outcome), indent=2) + "\n")
     # An overlay whose upper cannot be written fails to mount, and what requires the path would fail with it.
     _flag(PERSISTENT, outcome.kind in ("btrfs", "root") and not outcome.read_only)
     _flag(MOUNT_ENTRIES, outcome.kind in ("btrfs", "tmpfs") and not outcome.read_only)
@@ -75,7 +76,7 @@ def read() -> Outcome | None:
 
 def note_formatted(uuid: str) -> None:
     """Remember that this boot made a volume, so that persist-volume.service waits for udev to see it. Raises OSError."""
-    _replace(FORMATTED, uuid + "\n")
+    write_atomically(FORMATTED, uuid + "\n")
 
 
 def formatted() -> bool:
