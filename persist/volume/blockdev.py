@@ -90,6 +90,15 @@ def by_node(node: str) -> Disk:
         raise Refusal("not-a-disk", f"'{node}' cannot be looked at: {e.strerror or e}.", hint="See 'lsblk' for the disks of this machine.") from e
 
 
+def number_of(path: str) -> str:
+    """The device number behind a path as major:minor, '' where there is none."""
+    try:
+        number = os.stat(path).st_rdev
+    except OSError:
+        return ""  # a spec for a disk that is not here
+    return f"{os.major(number)}:{os.minor(number)}" if number else ""
+
+
 def disks() -> list[Disk]:
     """All whole disks with a medium, in the order of their names."""
     found = []

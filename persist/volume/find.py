@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which filesystem is the state volume? ``decide`` is pure; ``candidates`` is the thin edge that asks udev.
+"""Which filesystem is the state volume? ``decide`` is pure; candidates.py is the thin edge that asks udev.
 
 Nothing is taken blindly: two filesystems that both could be the volume, or one that is there twice (a cloned disk), are
 left alone and said, because the wrong choice forks or overwrites what the machine remembers.
@@ -7,22 +7,21 @@ left alone and said, because the wrong choice forks or overwrites what the machi
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ..boot.config import Config
-from . import blockdev, trust
+from .blockdev import number_of
 from .layout import DATA_NAME
 
+BTRFS = "btrfs"
 Resolve = Callable[[str], str]
-UDEV_DATA = "/run/udev/data"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One btrfs member: its node, device numbers (major:minor) of it and of its disk, ids and labels, and why it is not trusted or ''."""
+    """One filesystem, or one member of a btrfs: its node, device numbers (major:minor) of it and of its disk, ids and labels, and why it is not
+    trusted or ''. ``disk_node`` is the whole disk."""
 
     node: str
     device: str
@@ -33,16 +32,20 @@ class Candidate:
     part_id: str = ""
     part_label: str = ""
     untrusted: str = ""
+    fstype: str = BTRFS
+    disk_node: str = ""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The volume: mounted from ``node``; ``members`` are all devices it has, ``forget`` are copies that the kernel must not mix in."""
+    """The volume: mounted from ``node``; ``members`` are all its devices that are here, ``forget`` are those that the kernel must not mix in:
+    copies, and members on disks that are not trusted."""
 
     node: str
     uuid: str
     members: tuple[str, ...]
     forget: tuple[str, ...] = ()
+    fstype: str = BTRFS
 
 
 @dataclass(frozen=True)
@@ -77,24 +80,9 @@ class Untrusted:
 Decision = Found | Missing | Ambiguous | Untrusted
 
 
-def decode(text: str) -> str:
-    r"""Undo udev's encoding of labels (``\x20``), that of ID_FS_LABEL_ENC and ID_PART_ENTRY_NAME."""
-    raw = re.sub(rb"\\x([0-9a-fA-F]{2})", lambda m: bytes([int(m[1], 16)]), text.encode("utf-8", "surrogateescape"))
-    return raw.decode("utf-8", "surrogateescape")
-
-
-def number_of(path: str) -> str:
-    """The device number behind a path as major:minor, '' where there is none."""
-    try:
-        number = os.stat(path).st_rdev
-    except OSError:
-        return ""  # a spec for a disk that is not here
-    return f"{os.major(number)}:{os.minor(number)}" if number else ""
-
-
 def _matches(spec: str, c: Candidate, resolve: Resolve) -> bool:
     if spec == "auto":
-        return c.label == DATA_NAME
+        return c.label == DATA_NAME and c.fstype == BTRFS
     if spec.startswith("/"):
         number = resolve(spec)
         # The path of a whole disk stands for the volume on it.
@@ -108,94 +96,112 @@ def _list(nodes: Iterable[str]) -> str:
     return " and ".join(nodes)
 
 
-def decide(config: Config, wanted: str | None, every: Iterable[Candidate], resolve: Resolve = number_of) -> Decision:
-    """Choose among all btrfs members of the machine. ``wanted`` is persist.volume= (a filesystem UUID) or None.
+@dataclass(frozen=True)
+class Machine:
+    """What a machine knows of its volume beside the configuration.
+
+    ``named``: an id that somebody gave for this boot (persist.volume=), which must be it. ``known``: the volume that this machine had
+    (a credential, the note on a writable root); another one is not taken in its place unless Device= names it by its id.
+    ``bound``: whether formatting bound the disk of a candidate to this machine. ``generation``: of a candidate's superblock, 0 where there is none.
+    """
+
+    named: str = ""
+    known: str = ""
+    bound: Callable[[Candidate], bool] = lambda candidate: False
+    generation: Callable[[Candidate], int] = lambda candidate: 0
+
+
+def decide(config: Config, machine: Machine | str | None, every: Iterable[Candidate], resolve: Resolve = number_of) -> Decision:
+    """Choose among all filesystems of the machine.
 
     The specs of Device= count in their order, the first that leads to anything decides. A spec that names something lifts the rule of
     trusted buses, 'auto' does not; where both kinds match, the trusted ones win over a copy on a stick.
     """
-    pool = sorted((c for c in every if not wanted or c.uuid.lower() == wanted.lower()), key=lambda c: c.node)
+    if not isinstance(machine, Machine):
+        machine = Machine(named=machine or "")
+    named, known = machine.named.lower(), machine.known.lower()
+    pool = sorted((c for c in every if not named or c.uuid.lower() == named), key=lambda c: c.node)
     left_alone: list[Candidate] = []
+    strangers: list[Candidate] = []
     for spec in config.device:
         matching = [c for c in pool if _matches(spec, c, resolve)]
         trusted = [c for c in matching if not c.untrusted]
         usable = trusted or (matching if spec != "auto" or config.allow_removable else [])
         left_alone += [c for c in matching if c not in usable and c not in left_alone]
+        if known and not named and not spec.startswith(("UUID=", "PARTUUID=")):
+            strangers += [c for c in usable if c.uuid.lower() != known]
+            usable = [c for c in usable if c.uuid.lower() == known]
         if usable:
-            return _choose(usable, pool, wanted)
+            return _choose(usable, pool, config, machine)
+    if strangers:
+        nodes = tuple(c.node for c in strangers)
+        return Missing(
+            f"{_list(nodes)} could be a state volume, but this machine had another one (UUID={known}), which was not found.",
+            f"Attach its disk. To use {nodes[0]} from now on, put Device=UUID={strangers[0].uuid} into /usr/lib/persist/persist.conf.", "other-volume")
     if left_alone:
         nodes = tuple(c.node for c in left_alone)
         return Untrusted(nodes, f"{_list(nodes)} could be the state volume, but its disk is {left_alone[0].untrusted}, which is not trusted unasked.",
                          f"Name it in /usr/lib/persist/persist.conf: Device=UUID={left_alone[0].uuid}")
-    what = f"with the id {wanted} (persist.volume=)" if wanted else f"({' '.join(config.device)})"
-    return Missing(f"No state volume {what} was found." if wanted or config.device != ["auto"] else "No state volume was found.",
+    what = f"with the id {named} (persist.volume=)" if named else f"({' '.join(config.device)})"
+    return Missing(f"No state volume {what} was found." if named or config.device != ["auto"] else "No state volume was found.",
                    "Attach its disk, or give a blank one to persist with 'persistctl claim'.")
 
 
-def _choose(usable: list[Candidate], pool: list[Candidate], wanted: str | None) -> Decision:
+def _choose(usable: list[Candidate], pool: list[Candidate], config: Config, machine: Machine) -> Decision:
+    """One filesystem of those that a spec led to, with all its members."""
     ids = sorted({c.uuid for c in usable})
-    nodes = tuple(c.node for c in usable)
     if len(ids) > 1:
-        shown = _list(f"{c.node} (UUID={c.uuid})" for c in usable)
-        return Ambiguous("duplicate-label", nodes, f"More than one filesystem could be the state volume: {shown}. None of them is used.",
-                         "Choose one: persist.volume=UUID on the kernel command line, or Device=UUID=… in /usr/lib/persist/persist.conf; or detach the others.")
-    if len({c.uuid_sub for c in usable}) != len(usable):
-        return Ambiguous("cloned-disk", nodes, f"{_list(nodes)} are copies of one filesystem (UUID={ids[0]}). None of them is used.",
-                         f"Detach the copy. To keep it as a volume of its own, give it another id: 'btrfstune -u {nodes[-1]}'.")
+        ours = sorted({c.uuid for c in usable if machine.bound(c)})
+        if len(ours) != 1:
+            shown = _list(f"{c.node} (UUID={c.uuid})" for c in usable)
+            why = "More than one of them was formatted by this machine" if ours else "Nothing tells which one is this machine's"
+            return Ambiguous(
+                "duplicate-label", tuple(c.node for c in usable),
+                f"More than one filesystem could be the state volume: {shown}. {why}, none of them is used.",
+                "Choose one: persist.volume=UUID on the kernel command line, or Device=UUID=… in /usr/lib/persist/persist.conf; or detach the others.")
+        ids = ours
+        usable = [c for c in usable if c.uuid == ids[0]]
+    if usable[0].fstype != BTRFS:
+        nodes = tuple(c.node for c in usable)
+        return _cloned(nodes, ids[0]) if len(nodes) > 1 else Found(nodes[0], ids[0], nodes, fstype=usable[0].fstype)
+    # A spec may have led to one member only; the others count by the trust of their own disks.
+    same = [c for c in pool if c.uuid == ids[0] and c.fstype == BTRFS]
     subs = {c.uuid_sub for c in usable}
-    forget = tuple(c.node for c in pool if c.uuid == ids[0] and c not in usable and c.uuid_sub in subs)
-    return Found(nodes[0], ids[0], nodes, forget)
+    members = usable + [c for c in same if c not in usable and c.uuid_sub not in subs and (not c.untrusted or config.allow_removable)]
+    clones = _clones(members, machine)
+    if clones is None:
+        twice = tuple(c.node for c in members if sum(o.uuid_sub == c.uuid_sub for o in members) > 1)
+        return _cloned(twice, ids[0])
+    members = sorted((c for c in members if c not in clones), key=lambda c: c.node)
+    return Found(members[0].node, ids[0], tuple(c.node for c in members), tuple(c.node for c in same if c not in members))
+
+
+def _cloned(nodes: tuple[str, ...], uuid: str) -> Ambiguous:
+    return Ambiguous("cloned-disk", nodes, f"{_list(nodes)} are copies of one filesystem (UUID={uuid}). None of them is used.",
+                     f"Detach the copy. To keep it as a volume of its own, give it another id: 'btrfstune -u {nodes[-1]}'.")
+
+
+def _clones(members: list[Candidate], machine: Machine) -> list[Candidate] | None:
+    """Devices that are there twice and of which only one goes with the other members; None where nothing tells which.
+
+    A disk that was replaced while it was away comes back with the ids of the one in its place; it stopped at an older generation than all the others.
+    """
+    left_out: list[Candidate] = []
+    subs = {c.uuid_sub for c in members}
+    for sub in subs:
+        copies = [c for c in members if c.uuid_sub == sub]
+        if len(copies) == 1:
+            continue
+        newest = max((machine.generation(c) for c in members if c.uuid_sub != sub), default=0)
+        current = [c for c in copies if newest and machine.generation(c) == newest]
+        if len(current) != 1 or any(machine.generation(c) > newest for c in copies):
+            return None
+        left_out += [c for c in copies if c not in current]
+    return left_out
 
 
 def candidates() -> list[Candidate]:
-    """All btrfs members of this machine, from udev's database, or by probing where no udev runs. Raises CommandError and OSError."""
-    return _from_udev() if blockdev.udev_runs() else _by_probing()
+    """See candidates.py."""
+    from .candidates import candidates as every
 
-
-def _from_udev() -> list[Candidate]:
-    from ..udev import block_devices
-
-    found = []
-    for d in block_devices():
-        if d.get("ID_FS_TYPE") == "btrfs":
-            found.append(Candidate(
-                d.node, number_of(d.node), number_of(d.disk_node), d.get("ID_FS_UUID"), d.get("ID_FS_UUID_SUB"), decode(d.get("ID_FS_LABEL_ENC")),
-                d.get("ID_PART_ENTRY_UUID"), decode(d.get("ID_PART_ENTRY_NAME")), trust.why_untrusted(d.disk_sys_path, blockdev.attribute)))
-    return found
-
-
-def _by_probing() -> list[Candidate]:
-    found = []
-    for disk in blockdev.disks():
-        for device in [disk, *blockdev.partitions(disk)]:
-            p = blockdev.probe(device.node)
-            if p.get("TYPE") == "btrfs":
-                found.append(Candidate(
-                    device.node, device.device, disk.device, p.get("UUID", ""), p.get("UUID_SUB", ""), p.get("LABEL", ""),
-                    p.get("PART_ENTRY_UUID", ""), decode(p.get("PART_ENTRY_NAME", "")), trust.why_untrusted(disk.sys_path, blockdev.attribute)))
-    return found
-
-
-def from_database() -> list[Candidate]:
-    """As candidates(), from udev's database without its library, which takes longer to load than a steady boot has for all of this.
-
-    Incomplete while udev is busy, and empty where there is no udev: good for a second opinion and not for finding. Raises OSError.
-    """
-    found = []
-    for disk in blockdev.disks():
-        for device in [disk, *blockdev.partitions(disk)]:
-            try:
-                with open(f"{UDEV_DATA}/b{device.device}", encoding="utf-8", errors="surrogateescape") as f:
-                    p = dict(line[2:].rstrip("\n").split("=", 1) for line in f if line.startswith("E:") and "=" in line)
-            except FileNotFoundError:
-                continue  # udev has not come to it yet
-            if p.get("ID_FS_TYPE") == "btrfs":
-                found.append(Candidate(
-                    device.node, device.device, disk.device, p.get("ID_FS_UUID", ""), p.get("ID_FS_UUID_SUB", ""), decode(p.get("ID_FS_LABEL_ENC", "")),
-                    p.get("ID_PART_ENTRY_UUID", ""), decode(p.get("ID_PART_ENTRY_NAME", "")), trust.why_untrusted(disk.sys_path, blockdev.attribute)))
-    return found
-
-
-def find(config: Config, wanted: str | None) -> Decision:
-    """The volume as things are now; does not wait. Raises CommandError and OSError."""
-    return decide(config, wanted, candidates())
+    return every()

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from persist.boot.config import Config
-from persist.volume.find import Ambiguous, Candidate, Decision, Found, Missing, Untrusted, decide, decode
+from persist.volume.candidates import decode
+from persist.volume.find import Ambiguous, Candidate, Decision, Found, Machine, Missing, Untrusted, decide
 
 U1, U2 = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 ONE = Candidate("/dev/vdb2", "254:18", "254:16", U1, "s1", "persist-data", "p1", "persist-data")
@@ -18,11 +19,13 @@ PLAIN = Candidate("/dev/vdd", "254:48", "254:48", "33333333-3333-4333-8333-33333
 PATHS = {"/dev/vdb": "254:16", "/dev/vdb2": "254:18", "/dev/disk/by-id/two": "254:32", "/dev/sdb": "8:16", "/dev/vdd": "254:48"}
 
 
-def ask(*every: Candidate, device: str = "auto", wanted: str | None = None, removable: bool = False) -> Decision:
+def ask(*every: Candidate, device: str = "auto", wanted: str = "", known: str = "", removable: bool = False,
+        bound: tuple[str, ...] = (), generations: dict[str, int] | None = None) -> Decision:
     config = Config()
     config.device = device.split()
     config.allow_removable = removable
-    return decide(config, wanted, every, lambda path: PATHS.get(path, ""))
+    machine = Machine(wanted, known, lambda c: c.node in bound, lambda c: (generations or {}).get(c.node, 0))
+    return decide(config, machine, every, lambda path: PATHS.get(path, ""))
 
 
 def found(decision: Decision) -> str:
@@ -101,6 +104,55 @@ def test_copy_on_a_stick_is_forgotten() -> None:
 
 def test_several_members() -> None:
     assert ask(replace(TWO, uuid=U1), ONE) == Found("/dev/vdb2", U1, ("/dev/vdb2", "/dev/vdc2"))
+
+
+def test_a_spec_for_one_member_leads_to_all() -> None:
+    other = replace(TWO, uuid=U1)
+    assert ask(ONE, other, device="/dev/vdb") == Found("/dev/vdb2", U1, ("/dev/vdb2", "/dev/vdc2"))
+    # But a member on a stick is no member unless it was named: whoever plugs it in would get all that is written.
+    assert ask(ONE, replace(STICK, uuid=U1), device="/dev/vdb") == Found("/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",))
+    assert ask(ONE, replace(STICK, uuid=U1)) == Found("/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",))
+
+
+def test_a_replaced_disk_comes_back() -> None:
+    """It has the ids of the one that took its place, and stopped at an older generation."""
+    other = replace(TWO, uuid=U1)
+    old = replace(other, node="/dev/vdd2", device="254:50", disk_device="254:48")
+    assert ask(ONE, other, old, generations={"/dev/vdb2": 90, "/dev/vdc2": 90, "/dev/vdd2": 70}) == Found(
+        "/dev/vdb2", U1, ("/dev/vdb2", "/dev/vdc2"), ("/dev/vdd2",))
+    for odd in ({"/dev/vdb2": 90, "/dev/vdc2": 90, "/dev/vdd2": 90}, {"/dev/vdb2": 90, "/dev/vdc2": 90, "/dev/vdd2": 95}, {}):
+        decision = ask(ONE, other, old, generations=odd)
+        assert isinstance(decision, Ambiguous) and decision.code == "cloned-disk"
+        assert decision.nodes == ("/dev/vdc2", "/dev/vdd2")
+
+
+def test_the_volume_that_the_machine_had() -> None:
+    assert found(ask(ONE, TWO, known=U2)) == "/dev/vdc2"
+    other = ask(ONE, known=U2)
+    assert isinstance(other, Missing) and other.code == "other-volume"
+    assert "/dev/vdb2" in other.message and U2 in other.message and U1 in other.hint
+    # Whoever names an id wants that one.
+    assert found(ask(ONE, known=U2, device=f"UUID={U1}")) == "/dev/vdb2"
+    assert found(ask(ONE, known=U2, wanted=U1)) == "/dev/vdb2"
+    assert isinstance(ask(ONE, known=U2, device="/dev/vdb"), Missing)
+    assert isinstance(ask(STICK, known=U2), Untrusted)
+
+
+def test_bound_to_this_machine() -> None:
+    assert found(ask(ONE, TWO, bound=("/dev/vdc2",))) == "/dev/vdc2"
+    both = ask(ONE, TWO, bound=("/dev/vdb2", "/dev/vdc2"))
+    assert isinstance(both, Ambiguous) and both.code == "duplicate-label"
+    assert found(ask(ONE, TWO, bound=("/dev/vdc2",), known=U1)) == "/dev/vdb2"
+    # One alone is taken wherever it was made: a disk may move to another machine.
+    assert found(ask(ONE)) == "/dev/vdb2"
+
+
+def test_another_filesystem() -> None:
+    ext = replace(TWO, fstype="ext4", uuid_sub="/dev/vdc2", label="data")
+    assert ask(ext, device="PARTUUID=p2") == Found("/dev/vdc2", U2, ("/dev/vdc2",), (), "ext4")
+    assert ask(ext, ONE, device="LABEL=data auto") == Found("/dev/vdc2", U2, ("/dev/vdc2",), (), "ext4")
+    assert isinstance(ask(replace(ext, label="persist-data")), Missing), "by itself only a btrfs is ours"
+    assert isinstance(ask(ext, replace(ext, node="/dev/vdd2", uuid_sub="/dev/vdd2"), device="LABEL=data"), Ambiguous)
 
 
 @pytest.mark.parametrize(("text", "plain"), [("persist-data", "persist-data"), (r"a\x20b\x2fc", "a b/c"), (r"\xc3\xbc", "ü"), (r"\x2", r"\x2"), ("", "")])

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The filesystems of this machine, from udev or by probing: the thin edge of finding."""
+
+from __future__ import annotations
+
+import re
+
+from . import blockdev, trust
+from .blockdev import number_of
+from .find import BTRFS, Candidate
+
+UDEV_DATA = "/run/udev/data"
+
+
+def decode(text: str) -> str:
+    r"""Undo udev's encoding of labels (``\x20``), that of ID_FS_LABEL_ENC and ID_PART_ENTRY_NAME."""
+    raw = re.sub(rb"\\x([0-9a-fA-F]{2})", lambda m: bytes([int(m[1], 16)]), text.encode("utf-8", "surrogateescape"))
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def candidates() -> list[Candidate]:
+    """All filesystems of this machine, from udev's database, or by probing where no udev runs. Raises CommandError and OSError."""
+    return _from_udev() if blockdev.udev_runs() else _by_probing()
+
+
+def _candidate(p: dict[str, str], node: str, device: str, disk_node: str, disk_device: str, disk_sys_path: str) -> Candidate | None:
+    """A candidate from udev's properties of a device, None where there is no filesystem on it."""
+    fstype = p.get("ID_FS_TYPE", "")
+    if p.get("ID_FS_USAGE") != "filesystem" or not fstype:
+        return None  # swap, an encrypted device, a member of something else
+    return Candidate(node, device, disk_device, p.get("ID_FS_UUID", ""), p.get("ID_FS_UUID_SUB", "") or node, decode(p.get("ID_FS_LABEL_ENC", "")),
+                     p.get("ID_PART_ENTRY_UUID", ""), decode(p.get("ID_PART_ENTRY_NAME", "")), trust.why_untrusted(disk_sys_path, blockdev.attribute),
+                     fstype, disk_node)
+
+
+def _from_udev() -> list[Candidate]:
+    from ..udev import block_devices
+
+    found = [_candidate(d.properties, d.node, number_of(d.node), d.disk_node, number_of(d.disk_node), d.disk_sys_path) for d in block_devices()]
+    return [c for c in found if c is not None]
+
+
+def _by_probing() -> list[Candidate]:
+    found = []
+    for disk in blockdev.disks():
+        for device in [disk, *blockdev.partitions(disk)]:
+            p = blockdev.probe(device.node)
+            if p.get("USAGE") == "filesystem" and p.get("TYPE"):
+                found.append(Candidate(
+                    device.node, device.device, disk.device, p.get("UUID", ""), p.get("UUID_SUB", "") or device.node, p.get("LABEL", ""),
+                    p.get("PART_ENTRY_UUID", ""), decode(p.get("PART_ENTRY_NAME", "")), trust.why_untrusted(disk.sys_path, blockdev.attribute),
+                    p["TYPE"], disk.node))
+    return found
+
+
+def from_database() -> list[Candidate]:
+    """As candidates(), from udev's database without its library, which takes longer to load than a steady boot has for all of this.
+
+    Incomplete while udev is busy, and empty where there is no udev: good for a second opinion and not for finding. Raises OSError.
+    """
+    found = []
+    for disk in blockdev.disks():
+        for device in [disk, *blockdev.partitions(disk)]:
+            try:
+                with open(f"{UDEV_DATA}/b{device.device}", encoding="utf-8", errors="surrogateescape") as f:
+                    p = dict(line[2:].rstrip("\n").split("=", 1) for line in f if line.startswith("E:") and "=" in line)
+            except FileNotFoundError:
+                continue  # udev has not come to it yet
+            one = _candidate(p, device.node, device.device, disk.node, disk.device, disk.sys_path)
+            if one is not None:
+                found.append(one)
+    return found
+
+
+def bound_here(candidate: Candidate) -> bool:
+    """Whether formatting bound a candidate's disk to this machine and to this disk (see docs/volume.md)."""
+    from . import binding
+
+    noted = binding.read(candidate.disk_node) if candidate.fstype == BTRFS else None
+    if noted is None or noted.volume.lower() != candidate.uuid.lower():
+        return False
+    here = binding.of_machine(blockdev.by_node(candidate.disk_node))
+    return binding.matches(noted, here.dmi, here.serial)
+
+
+def generation(candidate: Candidate) -> int:
+    """The generation of a candidate's superblock, 0 where it cannot be read."""
+    from . import superblock
+
+    found = superblock.read(candidate.node)
+    return 0 if found is None else found.generation
