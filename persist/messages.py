@@ -32,6 +32,20 @@ NAMES = (
     "ENTRY_ADOPTED",       # content was already at its place on the volume and is used as it is
     "MACHINE_ID_KEPT",     # the id of the running boot was written into the store
     "RELOADED",            # PID 1 was reloaded because /etc came late
+    "MEMBER_MISSING",      # the volume runs without a member
+    "MEMBER_STALE",        # a member that did not see the last writes is left out
+    "MEMBER_SPLIT",        # a member that was written alone is left out
+    "MEMBER_LOST",         # a member went away while it was in use
+    "HEAL_STARTED",        # healing of the volume began
+    "HEAL_STEP",           # progress of healing
+    "HEAL_DONE",           # the volume is whole again
+    "HEAL_FAILED",         # healing cannot go on
+    "DEVICE_ERRORS",       # a member of the volume has read, write or checksum errors
+    "SPACE_LOW",           # the volume is nearly full
+    "SPACE_RESERVE",       # the volume was full and was grown into its reserve
+    "VOLUME_RESIZED",      # the volume was grown or shrunk
+    "SCRUB_DONE",          # all data of the volume was read and is good
+    "SCRUB_ERRORS",        # reading all data of the volume found errors
     "VERDICT_ONLINE",
     "VERDICT_DEGRADED",
     "VERDICT_VOLATILE",

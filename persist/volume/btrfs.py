@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the formatter and the volume service both know of our btrfs."""
+"""What we ask the kernel about btrfs ourselves, without a process: ioctls of linux/btrfs.h, and sysfs."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import struct
+from dataclasses import dataclass
+
+from ..run import run
 
 SUBVOLUMES = ("@persist-state", "@persist-data", "@persist-state-snapshots")
-_FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO of linux/btrfs.h: two 64-bit numbers, then the UUID
+SYSFS = "/sys/fs/btrfs"
+CONTROL = "/dev/btrfs-control"
+_FS_INFO = 0x8400941F  # two 64-bit numbers, then the UUID
+_DEV_INFO = 0xD000941E
+_SCAN_DEV, _FORGET_DEV, _ADD_DEV = 0x50009404, 0x50009405, 0x5000940A  # struct btrfs_ioctl_vol_args: a number and a name
+_SYNC = 0x9408
 
 
 def filesystem_uuid(path: str) -> str:
@@ -18,3 +28,101 @@ def filesystem_uuid(path: str) -> str:
     finally:
         os.close(fd)
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def _named(node: str) -> bytearray:
+    return bytearray(struct.pack("<q4088s", 0, os.fsencode(node)))  # fcntl takes no bytes of this length
+
+
+def _control(request: int, nodes: tuple[str, ...], ignore: tuple[int, ...] = ()) -> None:
+    if not nodes:
+        return
+    if not os.path.exists(CONTROL):
+        run("modprobe", "btrfs")  # no static node in devtmpfs: depmod has not seen this kernel
+    fd = os.open(CONTROL, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for node in nodes:
+            try:
+                fcntl.ioctl(fd, request, _named(node))
+            except OSError as e:
+                if e.errno not in ignore:
+                    raise OSError(e.errno, os.strerror(e.errno or 0), node) from e
+    finally:
+        os.close(fd)
+
+
+def scan(*nodes: str) -> None:
+    """Tell the kernel about members (``btrfs device scan``). Raises OSError and CommandError."""
+    _control(_SCAN_DEV, nodes)
+
+
+def forget(*nodes: str) -> None:
+    """Have the kernel forget members that are not mounted (``btrfs device scan --forget``); it may not know them. Raises OSError and CommandError."""
+    _control(_FORGET_DEV, nodes, (errno.ENOENT,))
+
+
+def _ioctl(path: str, request: int, argument: bytearray | int) -> None:
+    """One ioctl on a mounted filesystem; the answer is in the argument. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, request, argument)
+    finally:
+        os.close(fd)
+
+
+def sync(path: str) -> None:
+    """Commit what is open, so that superblocks on the disks say the same. Raises OSError."""
+    _ioctl(path, _SYNC, 0)
+
+
+def add_device(path: str, node: str) -> None:
+    """Make a device, which is blank, a member of a mounted filesystem. Unlike ``btrfs device add`` it leaves the first MiB alone, where the
+    degraded mark is. Raises OSError."""
+    _ioctl(path, _ADD_DEV, _named(node))
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of a mounted filesystem as the kernel has it; sizes in bytes, ``node`` '' where it never saw it. ``missing`` is the kernel's opinion,
+    which a device that was pulled out while it was in use does not change."""
+
+    devid: int
+    uuid: str
+    used: int
+    size: int
+    node: str
+    missing: bool
+
+
+def devids(uuid: str) -> list[int]:
+    """The devices of a mounted filesystem, 0 being the target of a replace that goes on. Raises OSError where it is not mounted."""
+    return sorted(int(n) for n in os.listdir(f"{SYSFS}/{uuid}/devinfo") if n.isdigit())
+
+
+def attribute(uuid: str, name: str) -> str:
+    """One attribute of a mounted filesystem in sysfs, '' where this kernel has none of the name, or none that it can tell."""
+    try:
+        with open(f"{SYSFS}/{uuid}/{name}", encoding="utf-8", errors="replace") as f:
+            return f.read().strip()
+    except OSError:
+        return ""
+
+
+def devices(path: str) -> list[Device]:
+    """The devices of the btrfs that is mounted at a path, missing ones too, by devid. Raises OSError."""
+    uuid = filesystem_uuid(path)
+    found = []
+    for devid in devids(uuid):
+        raw = bytearray(struct.pack("<Q4088x", devid))
+        try:
+            _ioctl(path, _DEV_INFO, raw)
+        except OSError as e:
+            if e.errno == errno.ENODEV:
+                continue  # it was removed in between
+            raise
+        used, size = struct.unpack_from("<QQ", raw, 24)
+        text = raw[8:24].hex()
+        node = raw[3072:].split(b"\0")[0].decode("utf-8", "surrogateescape")
+        found.append(Device(devid, "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:])), used, size, node,
+                            attribute(uuid, f"devinfo/{devid}/missing") == "1"))
+    return found

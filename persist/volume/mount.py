@@ -7,13 +7,16 @@ All of it may have been done before (by the initrd, or by this service): what is
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from dataclasses import replace
 
 from ..boot.paths import IMAGE, LOWER, VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import mountinfo, newmount, store
+from . import btrfs, degraded, members, mountinfo, newmount, store
 from .btrfs import SUBVOLUMES, filesystem_uuid
 from .find import Found
+from .members import Assembly
 from .mountinfo import Mount
 
 ROOT_STORE = "/var/lib/persist/root"
@@ -34,30 +37,95 @@ def _broken(found: Found, message: str) -> PersistError:
                         message_id="VOLUME_BROKEN", PERSIST_DEVICE=found.node, PERSIST_UUID=found.uuid, PERSIST_REASON="broken")
 
 
-def mount_volume(found: Found) -> Mount:
-    """Mount the volume at /run/persist/volume. Raises PersistError (VOLUME_BROKEN); the volume is then left as it is."""
-    os.makedirs(VOLUME, 0o755, exist_ok=True)
-    try:
-        if found.forget:
-            # udev has told the kernel about the copy too, and the kernel takes the newer of two.
-            run("btrfs", "device", "scan", "--forget", *found.forget)
-        if len(found.members) > 1:
-            run("btrfs", "device", "scan", *found.members)
-        run("mount", "-t", "btrfs", "-o", OPTIONS, found.node, VOLUME)
-    except CommandError as e:
-        raise _broken(found, e.message) from e
-    mount = mountinfo.at(VOLUME)
+def look(found: Found) -> Assembly:
+    """Which members of the volume may be mounted together, as they are on the disks now. Mounts and changes nothing."""
+    return members.assemble(members.read(found.members, found.uuid))
+
+
+def _same(nodes: Iterable[str]) -> set[str]:
+    return {os.path.realpath(n) for n in nodes}
+
+
+def _strangers(assembly: Assembly, at: str) -> list[str]:
+    """Members that the kernel mounted with those that may be used."""
+    return sorted(_same(d.node for d in btrfs.devices(at) if d.node and not d.missing) - _same(assembly.nodes))
+
+
+def _mount(found: Found, assembly: Assembly, options: str, at: str) -> None:
+    """One mount by a named member, with those in use and no others of this filesystem. Raises CommandError and OSError."""
+    # udev tells the kernel about each member, and the kernel takes whatever it knows.
+    btrfs.forget(*found.forget, *assembly.unused)
+    btrfs.scan(*assembly.nodes)
+    mount = ("mount", "-t", "btrfs", "-o", options, next(m.node for m in assembly.use if m.superblock.devid), at)
+    run(*mount)
+    strangers = _strangers(assembly, at)
+    if strangers:
+        # It came between the look and the mount. By now it is stale.
+        run("umount", at)
+        btrfs.forget(*strangers)
+        run(*mount)
+
+
+def _check(found: Found, assembly: Assembly, at: str) -> Mount:
+    mount = mountinfo.at(at)
     if mount is None:
         raise _broken(found, "mount(8) reported success and nothing is mounted.")
     wrong = ""
-    if mounted_uuid() != found.uuid.lower():
+    if mounted_uuid(at) != found.uuid.lower():
         wrong = "another filesystem appeared in its place."
-    elif os.path.realpath(mount.source) not in {os.path.realpath(m) for m in found.members}:
-        wrong = f"the kernel took {mount.source}, which is a copy of it."
+    else:
+        strangers = _strangers(assembly, at)
+        if strangers:
+            wrong = f"the kernel took {' and '.join(strangers)}, which may not be used."
     if wrong:
-        run("umount", VOLUME)
+        run("umount", at)
         raise _broken(found, wrong)
     return mount
+
+
+def _degraded_would_do(found: Found, assembly: Assembly, at: str) -> bool:
+    """Whether the kernel mounts it with ``degraded``, tried without writing anything: the target of a replace may be missing, which no superblock says."""
+    try:
+        _mount(found, assembly, f"ro,rescue=nologreplay,degraded,{OPTIONS}", at)
+    except CommandError:
+        return False
+    run("umount", at)
+    return True
+
+
+def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False, at: str = VOLUME) -> Mount:
+    """Mount those members of the volume that may be used: plainly where all are here, else degraded, after a new mark on each of them.
+
+    ``read_only`` writes nothing at all, neither a mark nor the log of what was synced last. Raises PersistError (VOLUME_BROKEN, or
+    VOLUME_AMBIGUOUS where no member may be used); the volume is then left as it is.
+    """
+    if not assembly.use:
+        note = assembly.notes[0]
+        raise PersistError(note.message, hint=note.hint, message_id=note.message_id, PERSIST_DEVICE=" ".join(note.nodes), PERSIST_REASON=note.code)
+    options = f"ro,rescue=nologreplay,{OPTIONS}" if read_only else OPTIONS
+    try:
+        os.makedirs(at, 0o755, exist_ok=True)
+        if not assembly.degraded:
+            try:
+                _mount(found, assembly, options, at)
+            except CommandError:
+                if not _degraded_would_do(found, assembly, at):
+                    raise
+                assembly = replace(assembly, absent=1)
+        if assembly.degraded:
+            if not read_only:
+                degraded.write(assembly.nodes, degraded.following(found.uuid, assembly.head))
+            _mount(found, assembly, f"degraded,{options}", at)
+    except CommandError as e:
+        raise _broken(found, e.message) from e
+    except OSError as e:
+        raise _broken(found, f"{e}.") from e
+    return _check(found, assembly, at)
+
+
+def mount_volume(found: Found) -> Mount:
+    """Mount the volume at /run/persist/volume with what is here now. Raises PersistError; the volume is then left as it is."""
+    return mount_assembly(found, look(found))
 
 
 def mount_tmpfs() -> None:

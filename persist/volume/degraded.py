@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The degraded mark: who wrote to this member while another was away. docs/volume.md has the format and the rules.
+
+It lies on the data partition in front of btrfs's superblock, where btrfs writes nothing, in one sector: there whole or not at all.
+packaging/initramfs-tools/persist-early reads and writes the same in shell.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .superblock import read_at
+
+OFFSET = 49152
+LENGTH = 512
+_FORM = re.compile(rb"persist-degraded 1 ([0-9a-f-]{36}) (\d{1,9}) ([0-9a-f]{16}(?:,[0-9a-f]{16})*)\n\0*")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """``uuid`` of the filesystem, a counter for people, its own random ``id``, and the ids of the marks that were there before, newest first."""
+
+    uuid: str
+    counter: int
+    id: str
+    earlier: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        """The sector. The oldest earlier ids are left out where it is full."""
+        text = f"persist-degraded 1 {self.uuid} {self.counter} {self.id}"
+        for old in self.earlier:
+            if len(text) + len(old) + 2 > LENGTH:
+                break
+            text += f",{old}"
+        return f"{text}\n".encode("ascii").ljust(LENGTH, b"\0")
+
+
+def parse(data: bytes) -> Mark | None:
+    """The mark in a sector, None where there is none that can be understood."""
+    found = _FORM.fullmatch(data[:LENGTH])
+    if found is None:
+        return None
+    first, *earlier = found[3].decode("ascii").split(",")
+    return Mark(found[1].decode("ascii"), int(found[2]), first, tuple(earlier))
+
+
+def following(uuid: str, before: Mark | None) -> Mark:
+    """A new mark for a filesystem that was marked ``before``, or not."""
+    fresh = os.urandom(8).hex()
+    return Mark(uuid.lower(), 1, fresh) if before is None else Mark(uuid.lower(), before.counter + 1, fresh, (before.id, *before.earlier))
+
+
+def read(node: str, uuid: str) -> Mark | None:
+    """The mark of a member of this filesystem; None for none, and for one of another filesystem that was here before. Raises OSError."""
+    found = parse(read_at(node, OFFSET, LENGTH))
+    return found if found is not None and found.uuid == uuid.lower() else None
+
+
+def _write(node: str, data: bytes) -> None:
+    # Each close of a descriptor that could write makes udev look again; nothing is written that is there already.
+    if read_at(node, OFFSET, LENGTH) == data:
+        return
+    fd = os.open(node, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(fd, data, OFFSET)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write(nodes: Iterable[str], mark: Mark) -> None:
+    """Bring a mark onto each of these members, flushed. Raises OSError."""
+    for node in nodes:
+        _write(node, mark.encode())
+
+
+def clear(nodes: Iterable[str]) -> None:
+    """Erase the marks. Raises OSError."""
+    for node in nodes:
+        _write(node, bytes(LENGTH))

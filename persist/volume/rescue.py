@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A volume that does not mount: shown read-only, as far as the kernel can still read it, so that what is on it can be saved. Never written to."""
+
+from __future__ import annotations
+
+import os
+
+from ..boot.paths import RUN
+from ..errors import CommandError
+from ..run import run
+from . import btrfs, mountinfo
+from .find import Found
+from .members import Assembly
+
+RESCUE = f"{RUN}/rescue"
+# btrfs(5), since 5.11: an older root where the newest is damaged, no log replay, and what has no valid checksum is shown too.
+OPTIONS = "ro,rescue=all,subvolid=5"
+
+
+def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> bool:
+    """Mount what can be read of a broken volume read-only at /run/persist/rescue, all its subvolumes; returns whether that could be.
+
+    Members that must not be mixed in are left out, and one that is missing does not matter. Raises OSError where the place cannot be made.
+    """
+    os.makedirs(at, 0o700, exist_ok=True)
+    if mountinfo.at(at) is not None:
+        return True
+    node = assembly.nodes[0] if assembly.use else found.node
+    try:
+        btrfs.forget(*found.forget, *assembly.unused)
+        btrfs.scan(*assembly.nodes)
+        run("mount", "-t", "btrfs", "-o", f"degraded,{OPTIONS}", node, at)
+    except (CommandError, OSError):
+        os.rmdir(at)
+        return False
+    return True
