@@ -14,6 +14,7 @@ from ..boot import paths
 from ..boot.load import Loaded, load
 from ..errors import PersistError
 from ..run import run
+from ..volume.outcome import HEAL
 from ..volume.outcome import write_atomically as write_atomically
 from . import verdict as v
 
@@ -49,7 +50,7 @@ def summary(found: v.Verdict) -> str:
     return f"Persistent state is off: {first}"
 
 
-def _notices(found: v.Verdict) -> None:
+def _notices(found: v.Verdict, *, console: bool) -> None:
     """Console, and the texts before and after login; taken away again when all is well."""
     line = log.safe(summary(found) + " See 'persistctl status'.") + "\n"
     loud = found.verdict in (v.DEGRADED, v.VOLATILE)
@@ -62,10 +63,10 @@ def _notices(found: v.Verdict) -> None:
                 os.unlink(path)
         except OSError as e:
             log.log(log.WARNING, f"{path} cannot be kept up to date: {e}", "FAILED", PERSIST_PATH=path)
-    if loud:
+    if loud and console:
         try:
-            with open(CONSOLE, "w", encoding="utf-8") as console:
-                console.write("\n*** " + line)
+            with open(CONSOLE, "w", encoding="utf-8") as screen:
+                screen.write("\n*** " + line)
         except OSError as e:
             log.log(log.DEBUG, f"No console to write to: {e}", "FAILED")
 
@@ -134,9 +135,37 @@ def _write(found: v.Verdict) -> None:
     write_atomically(BOOTED_FLAG, "")
 
 
-def main() -> int:
-    """Run as persist-verify.service. Exit status 1 when the verdict could not be made or written, or its target not be started."""
+def _before() -> tuple[str, list[dict[str, str]]]:
+    """Verdict and reasons of the last time, '' and none where there was none in this boot that can be read."""
+    try:
+        with open(STATE, encoding="utf-8") as f:
+            old = json.load(f)
+        return str(old["verdict"]), list(old["reasons"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", []
+
+
+def _follow_up(found: v.Verdict) -> int:
+    """Start what a verdict leads to: the target that others wait for, and the healer. Returns the exit status.
+
+    The target is not stopped again: a member that was pulled must not stop what requires it.
+    """
+    units = ["persist-online.target"] if found.verdict == v.ONLINE else []
+    if os.path.exists(HEAL):
+        units.append("persist-heal.service")
+    try:
+        if units:
+            run("systemctl", "--no-block", "start", *units)
+    except PersistError as e:
+        log.log_error(e)
+        return 1
+    return 0
+
+
+def _announce(*, quiet: bool) -> int:
+    """Make the verdict and say it everywhere; with ``quiet`` the journal and the console hear of it only where it has changed."""
     loaded = None
+    old = _before()
     try:
         found, loaded = current()
     except Exception as e:  # noqa: BLE001  # whatever it is: a machine without a verdict would pass for one that is well
@@ -147,12 +176,18 @@ def main() -> int:
     except OSError as e:
         log.log(log.ERR, f"The verdict cannot be written: {e}", "FAILED")
         status = 1
-    _notices(found)
-    _journal(found, loaded)
-    if status == 0 and found.verdict == v.ONLINE:
-        try:
-            run("systemctl", "--no-block", "start", "persist-online.target")
-        except PersistError as e:
-            log.log_error(e)
-            status = 1
-    return status
+    changed = not quiet or old != (found.verdict, found.as_dict()["reasons"])
+    _notices(found, console=changed)
+    if changed:
+        _journal(found, loaded)
+    return status or _follow_up(found)
+
+
+def main() -> int:
+    """Run as persist-verify.service. Exit status 1 when the verdict could not be made or written, or its target not be started."""
+    return _announce(quiet=False)
+
+
+def again() -> int:
+    """Make the verdict anew after the boot, as persist-health.service does: a member went or came back, or it was healed."""
+    return _announce(quiet=True)

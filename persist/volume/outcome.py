@@ -11,8 +11,10 @@ from typing import Literal
 
 from ..boot.paths import MOUNT_ENTRIES, PERSISTENT, RUN
 
-Kind = Literal["btrfs", "tmpfs", "root", "none"]
+Kind = Literal["btrfs", "native", "tmpfs", "root", "none"]
+REAL: tuple[Kind, ...] = ("btrfs", "native")  # a volume, and not what stands in for one
 RECORD = f"{RUN}/volume.json"
+HEAL = f"{RUN}/heal"  # there may be something for persist-heal.service
 FORMATTED = f"{RUN}/formatted"  # the UUID of a filesystem that this boot has made: udev may still be busy with it
 
 
@@ -21,6 +23,8 @@ class Outcome:
     """The content of volume.json. ``reason`` is a stable code, '' when all is well; ``time`` is ISO 8601 in UTC.
 
     ``expected``: this machine had a volume (known.py) and does without it, so what its root keeps now will be out of sight.
+    ``degraded``: mounted without a member. ``read_only_below``: the volume is below memory (persist=ro). ``rescue``: where a volume that does not
+    mount is shown read-only, '' where nowhere.
     """
 
     kind: Kind = "none"
@@ -33,7 +37,14 @@ class Outcome:
     from_initrd: bool = False
     root_read_only: bool = False
     expected: bool = False
+    degraded: bool = False
+    read_only_below: bool = False
+    rescue: str = ""
     time: str = ""
+
+    def because(self, reason: str, message: str, hint: str) -> None:
+        """Say why this boot has no volume, or not as it should have."""
+        self.reason, self.message, self.hint = reason, message, hint
 
 
 def write_atomically(path: str, text: str) -> None:
@@ -57,8 +68,8 @@ def write(outcome: Outcome) -> None:
     outcome.time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_atomically(RECORD, json.dumps({"version": 1} | asdict(outcome), indent=2) + "\n")
     # An overlay whose upper cannot be written fails to mount, and what requires the path would fail with it.
-    _flag(PERSISTENT, outcome.kind in ("btrfs", "root") and not outcome.read_only)
-    _flag(MOUNT_ENTRIES, outcome.kind in ("btrfs", "tmpfs") and not outcome.read_only)
+    _flag(PERSISTENT, outcome.kind in (*REAL, "root") and not outcome.read_only)
+    _flag(MOUNT_ENTRIES, outcome.kind in (*REAL, "tmpfs") and not outcome.read_only)
 
 
 def read() -> Outcome | None:
@@ -72,6 +83,11 @@ def read() -> Outcome | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None  # not ours to trust any more; it is written again
+
+
+def note_heal() -> None:
+    """Remember that members may have to be healed; persist-verify.service starts the healer when the boot is over. Raises OSError."""
+    write_atomically(HEAL, "")
 
 
 def note_formatted(uuid: str) -> None:

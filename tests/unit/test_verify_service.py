@@ -57,6 +57,8 @@ class Machine:
         self.systemctl: Exception | None = None
         monkeypatch.setattr(service, "STATE", str(self.state))
         monkeypatch.setattr(service, "ONLINE_FLAG", str(self.online))
+        self.heal = base / "run/heal"
+        monkeypatch.setattr(service, "HEAL", str(self.heal))
         monkeypatch.setattr(service, "BOOTED_FLAG", str(self.online) + ".booted")
         monkeypatch.setattr(service, "NOTICES", (str(self.issue), str(self.motd)))
         monkeypatch.setattr(service, "CONSOLE", str(self.console))
@@ -71,7 +73,7 @@ class Machine:
     def _run(self, *argv: str) -> str:
         if self.systemctl is not None:
             raise self.systemctl
-        assert self.online.exists(), "persist-online.target asserts the flag"
+        assert self.online.exists() or "persist-online.target" not in argv, "persist-online.target asserts the flag"
         self.started.append(argv)
         return ""
 
@@ -265,3 +267,31 @@ def test_error_with_its_fields(records: Records) -> None:
     log.log_error(PersistError("What.", hint="Do.", message_id="SEED_FAILED", PERSIST_PATH="/a\udcff"), priority=log.WARNING)
     assert (records[0]["MESSAGE"], records[0]["PRIORITY"], records[0]["MESSAGE_ID"]) == ("What. Do.", "4", MESSAGE_IDS["SEED_FAILED"])
     assert records[0]["PERSIST_PATH"] == "/a\\udcff"
+
+
+# ---------------------------------------------------------------------------------------------------------------- after the boot
+
+
+def test_healer_is_started(machine: Machine, records: Records) -> None:
+    machine.found = degraded("One disk is missing.")
+    assert service.main() == 0 and machine.started == []
+    machine.heal.write_text("")
+    assert service.main() == 0
+    assert machine.started == [("systemctl", "--no-block", "start", "persist-heal.service")]
+
+
+def test_again_is_quiet_until_something_changes(machine: Machine, records: Records) -> None:
+    machine.found = degraded("One disk is missing.")
+    assert service.main() == 0
+    said, shown = len(records), machine.console.read_text()
+    assert service.again() == 0
+    assert (len(records), machine.console.read_text()) == (said, shown), "the same verdict again is no news"
+    machine.found = degraded("One disk is missing.", "Another one is missing.")
+    assert service.again() == 0
+    assert len(records) > said and machine.console.read_text() != shown
+    assert machine.issue.exists()
+    machine.found = v.Verdict(v.ONLINE, {"kind": "btrfs", "device": "/dev/vda2"})
+    assert service.again() == 0
+    assert not machine.issue.exists() and machine.online.exists()
+    assert machine.document()["verdict"] == "online"
+    assert machine.started == [("systemctl", "--no-block", "start", "persist-online.target")]
