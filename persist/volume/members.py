@@ -154,7 +154,7 @@ def assemble(members: Iterable[Member]) -> Assembly:
     # What a replace was copying to is written along with the others until it is done.
     targets = [m for m in every if not m.superblock.devid]
     current_targets = [m for m in targets if m.superblock.generation == newest.generation]
-    stale += [m for m in targets if m not in current_targets]
+    stale = [m for m in every if m in stale or (m in targets and m not in current_targets)]
     ids = [m.superblock.devid for m in current]
     twice = [m for m in (*current_targets, *current) if ids.count(m.superblock.devid) > 1] or (current_targets if len(current_targets) > 1 else [])
     if twice:
@@ -164,6 +164,24 @@ def assemble(members: Iterable[Member]) -> Assembly:
     use = [*current, *current_targets]
     absent = max(0, newest.num_devices - len(current))
     return Assembly(tuple(use), absent, tuple(stale), tuple(split), head, tuple(_notes(absent, stale, split, use)))
+
+
+def torn(assembly: Assembly) -> Assembly | None:
+    """For members that do not mount without those that lag behind: together with those that are behind by the last superblock alone. Pure.
+
+    Of more than two disks, several lag only where the machine stopped within the writing of the superblocks, or of the log's: the data was
+    written to all of them before, and whoever waited for it to be synced never got an answer. None where there are no such members.
+    """
+    newest = max(m.superblock.generation for m in assembly.use)
+    behind = [m for m in assembly.stale if m.superblock.devid and m.mark == assembly.head and newest - m.superblock.generation <= 1]
+    if not behind:
+        return None
+    use = sorted((*assembly.use, *behind), key=lambda m: (m.superblock.devid == 0, m.superblock.devid))
+    if len({m.superblock.devid for m in use}) < len(use):
+        return None
+    stale = [m for m in assembly.stale if m not in behind]
+    absent = max(0, assembly.absent - len(behind))
+    return Assembly(tuple(use), absent, tuple(stale), assembly.split, assembly.head, tuple(_notes(absent, stale, list(assembly.split), use)))
 
 
 def read(nodes: Iterable[str], uuid: str) -> list[Member]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 
 from ..boot.paths import IMAGE, LOWER, VOLUME
 from ..errors import CommandError, PersistError
@@ -108,14 +107,19 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
         if not assembly.degraded:
             try:
                 _mount(found, assembly, options, at)
+                return _check(found, assembly, at)
             except CommandError:
                 if not _degraded_would_do(found, assembly, at):
                     raise
-                assembly = replace(assembly, absent=1)
-        if assembly.degraded:
-            if not read_only:
-                degraded.write(assembly.nodes, degraded.following(found.uuid, assembly.head))
-            _mount(found, assembly, f"degraded,{options}", at)
+        elif not _degraded_would_do(found, assembly, at):
+            together = members.torn(assembly)
+            if together is not None:
+                return mount_assembly(found, together, read_only=read_only, at=at)
+            read_only = True  # to have the kernel say why, nothing needs to be marked
+            options = f"ro,rescue=nologreplay,{OPTIONS}"
+        if not read_only:
+            degraded.write(assembly.nodes, degraded.following(found.uuid, assembly.head))
+        _mount(found, assembly, f"degraded,{options}", at)
     except CommandError as e:
         raise _broken(found, e.message) from e
     except OSError as e:

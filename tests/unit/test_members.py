@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which members are mounted together: every situation of docs/volume.md, and all small ones by exhaustion."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import pytest
+
+from persist.volume import degraded, superblock
+from persist.volume.degraded import Mark, following
+from persist.volume.members import CLONED, MISSING, NONE, SPLIT, STALE, Assembly, Member, assemble, torn
+from persist.volume.superblock import Superblock
+
+FSID = "11111111-2222-4333-8444-555555555555"
+
+
+def member(devid: int, generation: int = 100, mark: Mark | None = None, *, of: int = 2, log: int = 0, node: str = "") -> Member:
+    block = Superblock(FSID, devid, f"00000000-0000-4000-8000-{devid:012d}", 1 << 30, of, generation, log, "persist-data")
+    return Member(node or f"/dev/vd{'rabcdef'[devid]}", block, mark)
+
+
+def mark(identity: str, *earlier: str) -> Mark:
+    return Mark(FSID, len(earlier) + 1, identity * 16, tuple(e * 16 for e in earlier))
+
+
+def names(members: tuple[Member, ...]) -> str:
+    return "".join(m.node[-1] for m in members)
+
+
+def shown(a: Assembly) -> tuple[str, int, str, str]:
+    return names(a.use), a.absent, names(a.stale), names(a.split)
+
+
+def codes(a: Assembly) -> list[str]:
+    return [n.code for n in a.notes]
+
+
+def test_all_there() -> None:
+    a = assemble([member(2), member(1)])
+    assert shown(a) == ("ab", 0, "", "") and not a.degraded and not a.heal and not a.notes and a.head is None
+
+
+def test_single_disk() -> None:
+    assert shown(assemble([member(1, of=1)])) == ("a", 0, "", "")
+
+
+@pytest.mark.parametrize("devid", [1, 2])
+def test_one_alone(devid: int) -> None:
+    a = assemble([member(devid)])
+    assert shown(a)[1:] == (1, "", "") and a.degraded and a.heal and codes(a) == [MISSING]
+
+
+def test_stale_comes_back() -> None:
+    a = assemble([member(1, 100), member(2, 105, mark("a"))])
+    assert shown(a) == ("b", 1, "a", "") and codes(a) == [MISSING, STALE] and a.unused == ("/dev/vda",)
+
+
+def test_stale_comes_back_before_anything_was_committed() -> None:
+    # A mark counts even where generations are the same: a NOCOW file may have been written in place.
+    assert shown(assemble([member(1, 100), member(2, 100, mark("a"))])) == ("b", 1, "a", "")
+
+
+def test_stale_alone_is_used() -> None:
+    # Nothing on it says that it is stale; the other one will be told from it by the mark that it gets now.
+    assert shown(assemble([member(1, 100)])) == ("a", 1, "", "")
+
+
+def test_each_written_alone() -> None:
+    a = assemble([member(1, 100, mark("a")), member(2, 105, mark("b"))])
+    assert shown(a) == ("b", 1, "", "a") and codes(a) == [MISSING, SPLIT] and a.head is not None and a.head.id == "b" * 16
+    assert shown(assemble([member(1, 106, mark("a")), member(2, 105, mark("b"))])) == ("a", 1, "", "b")
+
+
+def test_each_written_alone_at_the_same_generation_is_decided_the_same_way_each_time() -> None:
+    one, two = member(1, 100, mark("a")), member(2, 100, mark("b"))
+    assert shown(assemble([one, two])) == shown(assemble([two, one])) == ("b", 1, "", "a")
+
+
+def test_ancestors() -> None:
+    # Degraded twice: A went on from the mark that both carry.
+    both = mark("b", "a")
+    assert shown(assemble([member(1, 100, mark("c", "b", "a")), member(2, 100, both)])) == ("a", 1, "b", "")
+    assert shown(assemble([member(1, 100, both), member(2, 100, both)])) == ("ab", 0, "", "")
+
+
+def test_the_other_side_has_an_ancestor_too() -> None:
+    # C belongs to what B wrote and not to what A wrote, so nothing of it is on A.
+    a = assemble([member(1, 200, mark("a"), of=3), member(2, 150, mark("c", "b"), of=3), member(3, 140, mark("b"), of=3)])
+    assert shown(a) == ("a", 2, "", "bc")
+
+
+def test_marks_that_are_the_same_mean_that_healing_was_not_finished() -> None:
+    a = assemble([member(1, mark=mark("a")), member(2, mark=mark("a"))])
+    assert not a.degraded and a.heal
+
+
+def test_three_disks() -> None:
+    assert shown(assemble([member(d, of=3) for d in (1, 2, 3)])) == ("abc", 0, "", "")
+    assert shown(assemble([member(1, of=3), member(3, of=3)])) == ("ac", 1, "", "")
+    assert shown(assemble([member(1, 90, of=3), member(2, 100, mark("a"), of=3), member(3, 100, mark("a"), of=3)])) == ("bc", 1, "a", "")
+    assert shown(assemble([member(1, 90, of=3), member(2, 95, mark("a"), of=3), member(3, 100, mark("b", "a"), of=3)])) == ("c", 2, "ab", "")
+    # The mark was written to one of two when the machine stopped: that one is the newest, the other one is written anew.
+    assert shown(assemble([member(2, 100, of=3), member(3, 100, mark("a"), of=3)])) == ("c", 2, "b", "")
+
+
+def test_pulled_while_running() -> None:
+    assert shown(assemble([member(1, 100), member(2, 101)])) == ("b", 1, "a", "")
+    # Among those that carry the newest mark, too.
+    assert shown(assemble([member(1, 102, mark("a"), of=3), member(2, 101, mark("a"), of=3), member(3, 99, of=3)])) == ("a", 2, "bc", "")
+
+
+def test_log_root_at_the_same_generation() -> None:
+    # The kernel would take the superblock of the lowest devid, and never replay what the other one has.
+    assert shown(assemble([member(1), member(2, log=4096)])) == ("b", 1, "a", "")
+    assert shown(assemble([member(1, log=4096), member(2)])) == ("ab", 0, "", "")
+    assert shown(assemble([member(1, of=3), member(2, of=3, log=4096), member(3, of=3)])) == ("b", 2, "ac", "")
+    assert shown(assemble([member(1, 99), member(2, log=4096)])) == ("b", 1, "a", "")
+
+
+def test_target_of_a_replace() -> None:
+    target = member(0)
+    a = assemble([member(1, mark=mark("a")), target])
+    assert shown(a) == ("ar", 1, "", "") and a.heal
+    assert shown(assemble([member(1), member(2), target])) == ("abr", 0, "", "")
+    assert shown(assemble([member(1), member(2), member(0, 99)])) == ("ab", 0, "r", "")
+    assert codes(assemble([target])) == [NONE]
+
+
+def test_a_device_that_was_removed_comes_back() -> None:
+    assert shown(assemble([member(1, 200, of=1), member(2, 100)])) == ("a", 0, "b", "")
+
+
+def test_cloned_device() -> None:
+    a = assemble([member(1, of=1), member(1, of=1, node="/dev/vdx")])
+    assert a.use == () and codes(a) == [CLONED] and a.notes[0].nodes == ("/dev/vda", "/dev/vdx") and not a.heal
+    assert codes(assemble([member(1), member(2), member(2, node="/dev/vdx")])) == [CLONED]
+    # An old image of a member is told from it by its generation.
+    assert shown(assemble([member(1), member(2), member(2, 50, node="/dev/vdx")])) == ("ab", 0, "x", "")
+
+
+def test_a_cut_within_the_writing_of_superblocks() -> None:
+    # Alone the newest one of three does not mount; with it, those that the last superblock did not reach do.
+    a = torn(assemble([member(1, 101, of=3), member(2, 100, of=3), member(3, 100, of=3)]))
+    assert a is not None and shown(a) == ("abc", 0, "", "")
+    a = torn(assemble([member(1, of=3), member(2, of=3, log=4096), member(3, 98, of=3)]))
+    assert a is not None and shown(a) == ("ab", 1, "c", "")
+    assert torn(assemble([member(1, 100), member(2, 98)])) is None
+    assert torn(assemble([member(1, 100), member(2, 100, mark("a"))])) is None
+    assert torn(assemble([member(1), member(2)])) is None
+
+
+def test_nothing() -> None:
+    a = assemble([])
+    assert a.use == () and codes(a) == [NONE] and a.notes[0].message_id == "VOLUME_AMBIGUOUS"
+
+
+def test_by_exhaustion() -> None:
+    """Of three disks in all small states: never two together that differ in mark or generation, always the newest head, each disk exactly once."""
+    marks = [None, mark("a"), mark("b", "a"), mark("c")]
+    for states in itertools.product(itertools.product(marks, (7, 8), (0, 4096)), repeat=3):
+        disks = [member(d, g, m, of=3, log=log) for d, (m, g, log) in enumerate(states, 1)]
+        a = assemble(disks)
+        assert sorted(m.node for m in (*a.use, *a.stale, *a.split)) == sorted(m.node for m in disks)
+        assert len({(m.superblock.generation, m.mark) for m in a.use}) == 1
+        assert a.absent == 3 - len(a.use) and a.degraded == (len(a.use) < 3)
+        first = min(a.use, key=lambda m: m.superblock.devid)
+        assert first.superblock.log_root or not any(m.superblock.log_root for m in a.use)
+        marked = [m for m in disks if m.mark is not None]
+        assert not marked or all(m.mark is not None for m in a.use)
+        for other in (*a.stale, *a.split):
+            succeeded = a.head is not None and other.mark is not None and other.mark.id in a.head.earlier
+            assert (other in a.split) == (other.mark is not None and a.head is not None and other.mark.id != a.head.id and not succeeded)
+        for m in a.split:
+            assert m.superblock.generation <= max(u.superblock.generation for u in disks if u.mark == a.head)
+        assert shown(assemble(reversed(disks))) == shown(a)
+
+
+def test_mark_round_trip() -> None:
+    first = following(FSID.upper(), None)
+    second = following(FSID, first)
+    assert first.counter == 1 and second.counter == 2 and second.earlier == (first.id,) and second.id != first.id
+    for m in (first, second):
+        data = m.encode()
+        assert len(data) == degraded.LENGTH and degraded.parse(data) == m
+    assert second.encode().startswith(f"persist-degraded 1 {FSID} 2 {second.id},{first.id}\n\0".encode())
+
+
+def test_mark_forgets_the_oldest() -> None:
+    m = None
+    for _ in range(60):
+        m = following(FSID, m)
+    assert m is not None
+    data = m.encode()
+    found = degraded.parse(data)
+    assert len(data) == 512 and data.count(b"\n") == 1 and found is not None and found.counter == 60
+    assert len(found.earlier) > 20 and found.earlier == m.earlier[: len(found.earlier)]
+
+
+WHOLE = b"persist-degraded 1 " + FSID.encode() + b" 1 " + b"a" * 16 + b"\n"
+
+
+@pytest.mark.parametrize("data", [b"", bytes(512), WHOLE.replace(b"ed 1", b"ed 2"), WHOLE.replace(b"aa\n", b"a\n"), WHOLE + b"more", WHOLE[:-1]])
+def test_no_mark(data: bytes) -> None:
+    assert degraded.parse(data) is None
+
+
+def _block(**changes: bytes) -> bytes:
+    data = bytearray(4096)
+    data[0x20:0x30] = data[0x11B:0x12B] = bytes(range(16))
+    struct.pack_into("<Q", data, 0x30, 65536)
+    data[0x40:0x48] = b"_BHRfS_M"
+    struct.pack_into("<QQQQ", data, 0x48, 42, 1, 2, 3)
+    struct.pack_into("<Q", data, 0x88, 5)
+    struct.pack_into("<QQ", data, 0xC9, 6, 7 << 20)
+    data[0x10B:0x11B] = bytes(range(16, 32))
+    data[0x12B:0x137] = b"persist-data"
+    for at, value in changes.items():
+        data[int(at[1:], 16) : int(at[1:], 16) + len(value)] = value
+    struct.pack_into("<I", data, 0, superblock.crc32c(bytes(data[0x20:])))
+    return bytes(data)
+
+
+def test_superblock() -> None:
+    assert superblock.crc32c(b"123456789") == 0xE3069283
+    found = superblock.parse(_block())
+    assert found == Superblock("00010203-0405-0607-0809-0a0b0c0d0e0f", 6, "10111213-1415-1617-1819-1a1b1c1d1e1f", 7 << 20, 5, 42, 3, "persist-data")
+
+
+def test_damaged_superblock() -> None:
+    data = _block()
+    assert superblock.parse(data[:4000]) is None
+    assert superblock.parse(bytes(4096)) is None
+    assert superblock.parse(data[:0x48] + bytes([data[0x48] ^ 1]) + data[0x49:]) is None  # one bit of the generation
+    assert superblock.parse(_block(x30=struct.pack("<Q", 64 << 20))) is None  # a copy of the mirror at 64 MiB
+    assert superblock.parse(_block(x11b=b"another one here")) is None
+
+
+def test_metadata_uuid() -> None:
+    changed = {"xbc": struct.pack("<Q", 1 << 10), "x11b": bytes(range(32, 48))}
+    found = superblock.parse(_block(**changed, x23b=bytes(range(32, 48))))
+    assert found is not None and found.fsid == "00010203-0405-0607-0809-0a0b0c0d0e0f"
+    assert superblock.parse(_block(**changed)) is None
