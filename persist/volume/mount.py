@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from .. import log
 from ..boot.paths import IMAGE, LOWER, VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
@@ -82,13 +83,23 @@ def _check(found: Found, assembly: Assembly, at: str) -> Mount:
     return mount
 
 
-def _degraded_would_do(found: Found, assembly: Assembly, at: str) -> bool:
-    """Whether the kernel mounts it with ``degraded``, tried without writing anything: the target of a replace may be missing, which no superblock says."""
+def _try(found: Found, assembly: Assembly, options: str, at: str) -> None:
+    """See whether the kernel mounts it, without a byte written. Raises CommandError and OSError."""
+    _mount(found, assembly, f"ro,rescue=nologreplay,{options}", at)
+    run("umount", at)
+
+
+def _only_degraded(found: Found, assembly: Assembly, at: str) -> bool:
+    """Whether it needs ``degraded`` although all that it counts are here: the target of a replace is missing, which no superblock says."""
     try:
-        _mount(found, assembly, f"ro,rescue=nologreplay,degraded,{OPTIONS}", at)
+        _try(found, assembly, OPTIONS, at)
+        return False  # it is something else, such as a log that cannot be replayed
+    except CommandError as e:
+        log.log(log.DEBUG, e.message, "FAILED")
+    try:
+        _try(found, assembly, f"degraded,{OPTIONS}", at)
     except CommandError:
         return False
-    run("umount", at)
     return True
 
 
@@ -104,19 +115,21 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
     options = f"ro,rescue=nologreplay,{OPTIONS}" if read_only else OPTIONS
     try:
         os.makedirs(at, 0o755, exist_ok=True)
-        if not assembly.degraded:
+        if assembly.degraded:
+            try:
+                _try(found, assembly, f"degraded,{OPTIONS}", at)
+            except CommandError:
+                together = members.torn(assembly)
+                if together is None:
+                    raise
+                return mount_assembly(found, together, read_only=read_only, at=at)
+        else:
             try:
                 _mount(found, assembly, options, at)
                 return _check(found, assembly, at)
             except CommandError:
-                if not _degraded_would_do(found, assembly, at):
+                if not _only_degraded(found, assembly, at):
                     raise
-        elif not _degraded_would_do(found, assembly, at):
-            together = members.torn(assembly)
-            if together is not None:
-                return mount_assembly(found, together, read_only=read_only, at=at)
-            read_only = True  # to have the kernel say why, nothing needs to be marked
-            options = f"ro,rescue=nologreplay,{OPTIONS}"
         if not read_only:
             degraded.write(assembly.nodes, degraded.following(found.uuid, assembly.head))
         _mount(found, assembly, f"degraded,{options}", at)
