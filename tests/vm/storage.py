@@ -95,8 +95,8 @@ class Storage:
                 raise
         self._attached.append(attachment)
 
-    def detach_disk(self, disk: Disk | str, timeout: float = 30) -> None:
-        """Pull a disk out; of the running machine if it runs."""
+    def detach_disk(self, disk: Disk | str, timeout: float = 30) -> Disk:
+        """Pull a disk out, of the running machine if it runs, and return it."""
         name = disk if isinstance(disk, str) else disk.name
         attachment = next((one for one in self._attached[1:] if one.disk.name == name), None)
         if attachment is None:
@@ -112,6 +112,7 @@ class Storage:
                 raise MachineError(f"the guest did not let go of disk {name} in {timeout:g} s")
             qmp.command("blockdev-del", node_name=attachment.node)
         self._attached.remove(attachment)
+        return attachment.disk
 
     def read_disk(self, disk: Disk, offset: int, length: int) -> bytes:
         """Bytes of a disk of a machine that is off, in whole sectors of 512."""

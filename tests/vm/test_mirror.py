@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A state volume on two disks: made at one boot, degraded, stale, split, healed, and never with old data mixed in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from . import scene
+from .checks import clean_shutdown, codes, entries, healthy_boot, records, state
+from .conftest import MachineFactory, selected_suites
+from .machine import Machine
+
+KEPT = ("early", "mounted", "image", "tmpfs")
+HEAL_SEC = 240.0
+VOLUME = "/run/persist/volume"
+# Blocks without checksums: btrfs cannot tell an old copy of them from the new one, so only we can.
+NOCOW = "/home/nocow"
+
+
+def node(machine: Machine, serial: str) -> str:
+    """The name of the whole disk with this serial number."""
+    for line in machine.succeed("lsblk -rdno NAME,SERIAL").splitlines():
+        words = line.split()
+        if len(words) == 2 and words[1] == serial:
+            return f"/dev/{words[0]}"
+    raise AssertionError(f"no disk {serial}")
+
+
+def devids(machine: Machine) -> dict[str, str]:
+    """The devices of the mounted volume as the kernel has them: devid to node."""
+    out = machine.succeed(f"btrfs filesystem show {VOLUME}")
+    return {words[1]: words[7] for line in out.splitlines() if (words := line.split())[:1] == ["devid"]}
+
+
+def wait_for_verdict(machine: Machine, verdict: str, timeout: float = HEAL_SEC) -> dict[str, Any]:
+    """The verdict is made anew after the boot when something happens to the volume."""
+    machine.wait_until(f"the verdict is {verdict}", lambda: state(machine)["verdict"] == verdict, timeout)
+    return state(machine)
+
+
+def degraded_boot(machine: Machine, code: str) -> dict[str, Any]:
+    """A boot without a member: everything is there, and it is said wherever somebody may look."""
+    machine.wait_for_boot()
+    found = state(machine)
+    assert found["verdict"] == "degraded", json.dumps(found, indent=2)
+    assert code in codes(found), found["reasons"]
+    assert set(entries(found).values()) <= set(KEPT), found["entries"]
+    assert "DEGRADED" in machine.succeed("cat /run/issue.d/persist.issue /run/motd.d/persist")
+    assert "DEGRADED" in machine.console_text()
+    assert records(machine, "VERDICT_DEGRADED")
+    status, text = machine.execute("persistctl status")
+    assert status == 1 and "persistctl" in text
+    return found
+
+
+def written(machine: Machine, word: str) -> None:
+    """Leave something on the volume that a stale copy does not have, with checksums and without."""
+    machine.succeed(f"echo {word} >>/home/words; test -e {NOCOW} || {{ touch {NOCOW}; chattr +C {NOCOW}; }}")
+    machine.succeed(f"yes {word} | head -c 1048576 >{NOCOW}.new; dd if={NOCOW}.new of={NOCOW} bs=64k conv=notrunc,fsync status=none; sync")
+
+
+def is_written(machine: Machine, *words: str) -> None:
+    """The words that were written, in order, and the last one in the file without checksums."""
+    machine.succeed("echo 3 >/proc/sys/vm/drop_caches")
+    assert machine.succeed("cat /home/words").split() == list(words)
+    assert set(machine.succeed(f"cat {NOCOW}").split()) <= {words[-1], *(words[-1][:n] for n in range(1, len(words[-1])))}
+
+
+def mirrored(machine: Machine) -> None:
+    """Both disks have everything: the profiles, no single chunks, no mark left, a scrub without errors."""
+    usage = machine.succeed(f"btrfs filesystem df {VOLUME}")
+    assert "Data, RAID1:" in usage and "Metadata, RAID1:" in usage, usage
+    assert "single" not in usage.replace("GlobalReserve, single", "") and "DUP" not in usage, usage
+    for name in devids(machine).values():
+        assert machine.succeed(f"dd if={name} bs=512 skip=96 count=1 status=none | tr -d '\\0' | wc -c").strip() == "0", "the degraded mark is cleared last"
+    said = machine.succeed(f"btrfs scrub start -B {VOLUME}", 120)
+    assert "no errors found" in said, said
+
+
+@pytest.fixture(scope="module", params=selected_suites())
+def pair(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A machine that has booted twice with a volume over two disks, kept as "second boot", healthy."""
+    with Machine(scene.story_image(request.param), f"pair-{request.param}") as machine:
+        machine.add_disk("one", "2200M", header=scene.HEADER)
+        machine.add_disk("two", "2200M", header=scene.HEADER)
+        machine.start()
+        first_boot(machine)
+        written(machine, "first")
+        clean_shutdown(machine)
+        machine.start()
+        steady_boot(machine)
+        machine.snapshot("second boot")
+        yield machine
+
+
+def first_boot(machine: Machine) -> None:
+    """Two claims, one volume: the layout that the issue asks for."""
+    found = healthy_boot(machine)
+    assert found["volume"]["kind"] == "btrfs"
+    assert len(records(machine, "CLAIM_FOUND")) == 2
+    for serial in ("one", "two"):
+        disk = node(machine, serial)
+        rows = [line.split() for line in machine.succeed(f"lsblk -rno NAME,FSTYPE,LABEL,PARTLABEL {disk}").splitlines()][1:]
+        assert [row[1:] for row in rows] == [["swap", "persist-swap", "persist-swap"], ["btrfs", "persist-data", "persist-data"]], rows
+        assert f"{disk}1" in machine.succeed("cat /proc/swaps")
+        assert machine.succeed(f"head -c 24 {disk} | tr -d '\\0' | wc -c").strip() == "0", "the claim is erased"
+        assert machine.succeed(f"dd if={disk} bs=1 skip=256 count=15 status=none") == "persist-bound 1"
+        types = machine.succeed(f"sfdisk --json {disk}")
+        assert "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F" in types and "0FC63DAF-8483-4772-8E79-3D69D8477DE4" in types
+    mirrored(machine)
+    assert machine.succeed(f"btrfs subvolume list {VOLUME} | sed 's/.* path //' | sort").split() == [
+        "@persist-data", "@persist-state", "@persist-state-snapshots"]
+    record = json.loads(machine.read_file(f"{VOLUME}/.persist/volume.json"))
+    assert len(record["members"]) == len(record["swap"]) == 2
+
+
+def steady_boot(machine: Machine) -> None:
+    """Nothing to do: of all our units only the volume service and the verdict have started a process."""
+    found = healthy_boot(machine)
+    assert entries(found)["/etc"] == "early"
+    assert entries(found)["/var/lib/demo-notes"] == "mounted"
+    units = machine.succeed("systemctl list-units --all --plain --no-legend 'persist-*.service' | awk '{print $1}'").split()
+    ran = {unit for unit in units if "persist-test" not in unit
+           and machine.succeed(f"systemctl show -p ExecMainStartTimestampMonotonic --value '{unit}'").strip() not in ("", "0")}
+    assert ran == {"persist-volume.service", "persist-verify.service"}, ran
+
+
+@pytest.mark.parametrize("pulled", ["one", "two"])
+def test_pulled_while_running(pair: Machine, pulled: str) -> None:
+    """Nothing is unmounted, no service is stopped, nothing is lost; back again, it is made a mirror again, and the verdict is online."""
+    pair.restore("second boot")
+    before = pair.succeed("findmnt -rno TARGET,FSTYPE | sort")
+    active = pair.succeed("systemctl list-units --plain --no-legend --state=active --type=service,mount | awk '{print $1}' | sort")
+    disk = pair.detach_disk(pulled)
+    found = wait_for_verdict(pair, "degraded", 60)
+    assert "member-missing" in codes(found), found["reasons"]
+    assert pair.succeed("findmnt -rno TARGET,FSTYPE | sort") == before
+    now = pair.succeed("systemctl list-units --plain --no-legend --state=active --type=service,mount | awk '{print $1}' | sort").split()
+    assert {u for u in active.split() if not u.startswith(("persist-health", "systemd-"))} <= set(now)
+    assert set(entries(found).values()) <= set(KEPT)
+    written(pair, "alone")
+    is_written(pair, "first", "alone")
+    pair.attach_disk(disk)
+    found = wait_for_verdict(pair, "online")
+    assert not found["reasons"]
+    is_written(pair, "first", "alone")
+    mirrored(pair)
+    assert records(pair, "HEAL_DONE")
+    pair.crash()
+
+
+def test_away_and_back(pair: Machine) -> None:
+    """A boot without a member keeps everything that is written; the member comes back stale, is not mixed in, and is healed: then it is as good as the other."""
+    pair.restore("second boot")
+    clean_shutdown(pair)
+    two = pair.detach_disk("two")
+    pair.start()
+    degraded_boot(pair, "member-missing")
+    assert len(devids(pair)) <= 2 and f"{node(pair, 'one')}2" in devids(pair).values()
+    is_written(pair, "first")
+    written(pair, "alone")
+    clean_shutdown(pair)
+    pair.attach_disk(two)
+    pair.start()
+    pair.wait_for_boot()
+    is_written(pair, "first", "alone")
+    wait_for_verdict(pair, "online")
+    mirrored(pair)
+    is_written(pair, "first", "alone")
+    clean_shutdown(pair)
+    # And now the other one is away: what was healed must stand alone.
+    one = pair.detach_disk("one")
+    pair.start()
+    degraded_boot(pair, "member-missing")
+    is_written(pair, "first", "alone")
+    written(pair, "later")
+    clean_shutdown(pair)
+    # The first one missed all that: two members that were each written, but one after the other.
+    pair.attach_disk(one)
+    pair.start()
+    pair.wait_for_boot()
+    is_written(pair, "first", "alone", "later")
+    wait_for_verdict(pair, "online")
+    mirrored(pair)
+    is_written(pair, "first", "alone", "later")
+    clean_shutdown(pair)
+
+
+def test_each_written_alone(pair: Machine) -> None:
+    """The newer side is used, the other is left as it is, and both is said; given back by hand, it becomes a mirror again."""
+    pair.restore("second boot")
+    clean_shutdown(pair)
+    two = pair.detach_disk("two")
+    pair.start()
+    degraded_boot(pair, "member-missing")
+    written(pair, "one")
+    clean_shutdown(pair)
+    one = pair.detach_disk("one")
+    pair.attach_disk(two)
+    pair.start()
+    degraded_boot(pair, "member-missing")
+    is_written(pair, "first")
+    for word in ("two", "more", "most"):
+        written(pair, word)
+    pair.succeed("for n in 1 2 3 4 5 6 7 8 9; do touch /home/$n; sync; done")
+    clean_shutdown(pair)
+    pair.attach_disk(one)
+    pair.start()
+    found = degraded_boot(pair, "member-split")
+    is_written(pair, "first", "two", "more", "most")
+    left = f"{node(pair, 'one')}2"
+    assert left not in devids(pair).values()
+    assert any(left in r["message"] for r in found["reasons"])
+    untouched = pair.succeed(f"btrfs inspect-internal dump-super {left} | awk '$1 == \"generation\"'")
+    pair.succeed("systemctl start persist-health.service persist-heal.service")
+    assert pair.succeed(f"btrfs inspect-internal dump-super {left} | awk '$1 == \"generation\"'") == untouched
+    assert state(pair)["verdict"] == "degraded"
+    pair.succeed(f"persistctl claim --force --join {node(pair, 'one')}")
+    wait_for_verdict(pair, "online")
+    mirrored(pair)
+    is_written(pair, "first", "two", "more", "most")
+    clean_shutdown(pair)
+
+
+def test_single_disk_becomes_a_mirror(machine: MachineFactory) -> None:
+    """A foreign claim beside a healthy volume is left alone and said; one with the volume's id joins it, live; a larger disk is grown into."""
+    one = machine(scene.story_image("bookworm"))
+    one.add_disk("state", "2G", header=scene.HEADER)
+    one.start()
+    healthy_boot(one)
+    written(one, "first")
+    one.add_disk("foreign", "2G", header=scene.HEADER)
+    one.wait_until("the foreign claim is refused", lambda: any(r["PERSIST_REASON"] == "volume-exists" for r in records(one, "CLAIM_REFUSED")))
+    assert one.succeed(f"head -c 24 {node(one, 'foreign')}").encode() == scene.HEADER
+    uuid = state(one)["volume"]["uuid"]
+    one.add_disk("other", "2G", header=scene.HEADER + b"\njoin=11111111-2222-4333-8444-555555555555\n")
+    one.wait_until("a claim for another volume is refused", lambda: any(r["PERSIST_REASON"] == "join-other" for r in records(one, "CLAIM_REFUSED")))
+    one.add_disk("mirror", "2G", header=scene.HEADER + f"\njoin={uuid}\n".encode())
+    one.wait_until("the disk has joined", lambda: bool(records(one, "HEAL_DONE")), HEAL_SEC)
+    wait_for_verdict(one, "online")
+    assert sorted(devids(one).values()) == sorted(f"{node(one, n)}2" for n in ("state", "mirror"))
+    mirrored(one)
+    is_written(one, "first")
+    assert len(json.loads(one.read_file(f"{VOLUME}/.persist/volume.json"))["members"]) == 2
+    for name in ("foreign", "other"):
+        one.detach_disk(name)
+    assert "raid1" in one.succeed("persistctl volume show").lower()
+    one.detach_disk("state")
+    wait_for_verdict(one, "degraded", 60)
+    is_written(one, "first")
+    one.crash()
+    one.start()
+    degraded_boot(one, "member-missing")
+    is_written(one, "first")
