@@ -154,7 +154,7 @@ def test_pulled_while_running(pair: Machine, pulled: str) -> None:
 
 
 def test_away_and_back(pair: Machine) -> None:
-    """A boot without a member keeps everything that is written; the member comes back stale, is not mixed in, and is healed: then it is as good as the other."""
+    """A boot without a member keeps everything that is written; the member comes back stale, is not mixed in, and is healed: as good as the other."""
     pair.restore("second boot")
     clean_shutdown(pair)
     two = pair.detach_disk("two")

@@ -1,25 +1,45 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Power cuts during the first boot: whatever the moment, the next boot completes what was begun."""
+"""Power cuts, at moments spread over what is done to the disks: whatever the moment, what was begun is completed, and nothing is lost.
+
+PERSIST_TEST_CUTS says how many cuts each test makes. ``make test`` makes a few; 'make test-powercut' makes 50 of each.
+"""
 
 from __future__ import annotations
 
+import os
+import random
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from . import scene
-from .checks import entries, healthy_boot
+from .checks import entries, healthy_boot, records
+from .disks import Disk
 from .machine import Machine
+from .test_mirror import VOLUME, mirrored, node
 
-CUTS = 6
+CUTS = int(os.environ.get("PERSIST_TEST_CUTS") or "0")
+BOOT_CUTS = CUTS or 5
+PLUG_CUTS = CUTS or 12
 COMPLETE = {"/etc", "/home", "/var", "/var/lib/demo-notes", *scene.ODD}
+SEED = 20261124  # the same moments in each run, as far as a virtual machine has such a thing
+
+
+def no_claims(machine: Machine) -> bool:
+    """Whether both disks have lost their claims, which goes last."""
+    for name in ("one", "two"):
+        if machine.succeed(f"head -c 24 {node(machine, name)} | tr -d '\\0' | wc -c").strip() != "0":
+            return False
+    return True
 
 
 @pytest.fixture(scope="module")
 def first_boot() -> Iterator[tuple[Machine, float]]:
-    """A machine kept as it was when the agent first answered, early in its first boot, and the seconds that the rest took."""
+    """A machine with two claimed disks, kept as it was when the agent first answered, early in its first boot, and the seconds that the rest took."""
     with Machine(scene.story_image("bookworm"), "powercut") as machine:
-        machine.add_disk("state", "2G", header=scene.HEADER)
+        machine.add_disk("one", "2G", header=scene.HEADER)
+        machine.add_disk("two", "2G", header=scene.HEADER)
         machine.start()
         machine.snapshot("early")
         before = float(machine.succeed("cut -d' ' -f1 /proc/uptime"))
@@ -28,20 +48,95 @@ def first_boot() -> Iterator[tuple[Machine, float]]:
         yield machine, after - before
 
 
-@pytest.mark.parametrize("cut", range(CUTS))
-def test_cut(first_boot: tuple[Machine, float], cut: int) -> None:
+@pytest.mark.parametrize("cut", range(BOOT_CUTS))
+def test_cut_in_the_first_boot(first_boot: tuple[Machine, float], cut: int) -> None:
     """Cut at a moment between the first answer of the agent and the end of persist-setup.target, then boot."""
     machine, seconds = first_boot
+    moment = (cut + random.Random(SEED + cut).random()) / BOOT_CUTS
     machine.restore("early")
-    machine.kill_after(1000 * seconds * (cut + 0.5) / CUTS)
+    machine.kill_after(1000 * seconds * moment)
     machine.start()
     found = healthy_boot(machine)
     states = entries(found)
     assert {path for path, what in states.items() if what in ("mounted", "early")} == COMPLETE
     assert machine.succeed("cat /var/lib/demo-notes/notes.txt") == "shipped with the package\n"
-    assert machine.succeed("head -c 440 /dev/vdb | tr -d '\\0' | wc -c").strip() == "0"
+    assert no_claims(machine)
+    mirrored(machine)
     # A cut right after the marker leaves an empty work directory; a tree in one would be a copy that nobody finishes.
-    assert machine.succeed("find /run/persist/volume/.persist/tmp -mindepth 2") == ""
+    assert machine.succeed(f"find {VOLUME}/.persist/tmp -mindepth 2") == ""
     ids = {machine.succeed("cat /etc/machine-id").strip(), *machine.succeed("ls /var/log/journal").split()}
     machine.crash()
     assert len(ids) <= 2, "at most the journal of the boot that was cut"
+
+
+@pytest.fixture(scope="module")
+def waiting() -> Iterator[Machine]:
+    """A machine that has booted without a volume; claims that are plugged in now are formatted at once."""
+    with Machine(scene.story_image("bookworm"), "plugged") as machine:
+        machine.start()
+        machine.wait_for_boot()
+        machine.snapshot("ready")
+        yield machine
+
+
+def plug(machine: Machine, disks: list[Disk]) -> None:
+    """Go back to the machine without disks, and plug these in."""
+    machine.restore("ready")
+    for disk in disks:
+        machine.attach_disk(disk)
+
+
+def done(machine: Machine) -> float:
+    """Wait until the formatter has said that the volume is there, and return how many seconds that took."""
+    begin = time.monotonic()
+    members = "lsblk -rno FSTYPE,LABEL | grep -c 'btrfs persist-data' || true"
+    machine.wait_until("both disks are one volume", lambda: machine.succeed(members).strip() == "2" and no_claims(machine), 120)
+    return time.monotonic() - begin
+
+
+def whole(machine: Machine) -> None:
+    """The end state: one filesystem of two devices under its label, mirrored, with all that a volume has; the swap spaces beside it."""
+    machine.succeed("systemctl reset-failed persist-format.service; udevadm settle")
+    machine.succeed(f"mount -o noatime,subvol=@persist-state {node(machine, 'one')}2 /run/look --mkdir")
+    try:
+        usage = machine.succeed("btrfs filesystem df /run/look")
+        assert "Data, RAID1:" in usage and "Metadata, RAID1:" in usage, usage
+        assert "no errors found" in machine.succeed("btrfs scrub start -B /run/look")
+        assert machine.succeed("ls -A /run/look/.persist").split() == ["migrations", "overlay", "seed", "tmp", "volume.json"]
+        assert machine.succeed("btrfs subvolume list /run/look | sed 's/.* path //' | sort").split() == [
+            "@persist-data", "@persist-state", "@persist-state-snapshots"]
+    finally:
+        machine.succeed("umount /run/look")
+    assert machine.succeed("lsblk -rno FSTYPE,LABEL | grep -c 'swap persist-swap'").strip() == "2"
+
+
+@pytest.fixture(scope="module")
+def uncut_seconds(waiting: Machine) -> float:
+    """How long it takes when nobody cuts the power."""
+    disks = [waiting.create_disk(name, "2200M", scene.HEADER + b"\nmembers=2\n") for name in ("one", "two")]
+    plug(waiting, disks)
+    seconds = done(waiting)
+    whole(waiting)
+    assert len(records(waiting, "FORMAT_DONE")) >= 1
+    waiting.crash()
+    for disk in disks:
+        disk.path.unlink()
+    return seconds
+
+
+@pytest.mark.parametrize("cut", range(PLUG_CUTS))
+def test_cut_while_formatting(waiting: Machine, uncut_seconds: float, cut: int) -> None:
+    """Two claims are plugged in and the power is cut at some moment; plugged in again, they end as one volume."""
+    disks = [waiting.create_disk(name, "2200M", scene.HEADER + b"\nmembers=2\n") for name in ("one", "two")]
+    try:
+        plug(waiting, disks)
+        waiting.kill_after(1000 * uncut_seconds * (cut + random.Random(SEED - cut).random()) / PLUG_CUTS)
+        plug(waiting, disks)
+        done(waiting)
+        whole(waiting)
+        waiting.crash()
+    finally:
+        if waiting.running:
+            waiting.crash()
+        for disk in disks:
+            disk.path.unlink()
