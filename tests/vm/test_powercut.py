@@ -28,10 +28,7 @@ SEED = 20261124  # the same moments in each run, as far as a virtual machine has
 
 def no_claims(machine: Machine) -> bool:
     """Whether both disks have lost their claims, which goes last."""
-    for name in ("one", "two"):
-        if machine.succeed(f"head -c 24 {node(machine, name)} | tr -d '\\0' | wc -c").strip() != "0":
-            return False
-    return True
+    return all(machine.succeed(f"head -c 24 {node(machine, name)} | tr -d '\\0' | wc -c").strip() == "0" for name in ("one", "two"))
 
 
 @pytest.fixture(scope="module")

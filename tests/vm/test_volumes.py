@@ -42,8 +42,8 @@ def test_which_volume(machine: MachineFactory) -> None:
     one.succeed("echo mine >/home/mine")
     stranger = one.add_disk("stranger", "1G")
     other = node(one, "stranger")
-    one.succeed(f"echo 'label: gpt\nname=persist-data' | sfdisk -q {other}; udevadm settle; mkfs.btrfs -q -L persist-data {other}1; mount --mkdir {other}1 /run/o; "
-                "btrfs subvolume create /run/o/@persist-state; umount /run/o; udevadm settle")
+    one.succeed(f"echo 'label: gpt\nname=persist-data' | sfdisk -q {other}; udevadm settle; mkfs.btrfs -q -L persist-data {other}1; "
+                f"mount --mkdir {other}1 /run/o; btrfs subvolume create /run/o/@persist-state; umount /run/o; udevadm settle")
     clean_shutdown(one)
     one.start()
     found = healthy_boot(one)
