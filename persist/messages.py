@@ -24,11 +24,14 @@ NAMES = (
     "VOLUME_AMBIGUOUS",    # more than one filesystem claims to be the volume
     "VOLUME_UNTRUSTED",    # a filesystem with our label on a bus that is not trusted
     "VOLUME_BROKEN",       # the volume was found and does not mount
+    "VOLUME_RESCUE",       # what can be read of a volume that does not mount is shown read-only
     "VOLUME_READ_ONLY",    # the volume is mounted read-only
     "FALLBACK",            # this boot runs without its volume
     "SEED_DONE",           # an entry was seeded
     "SEED_FAILED",         # an entry could not be seeded
     "SEED_SOURCE_MISSING", # the path does not exist in the image: an empty one was made
+    "ENTRY_FAILED",        # an entry that was seeded could not be mounted
+    "ENTRY_STALE",         # the volume that is known is away: a bind entry is held read-only
     "ENTRY_ADOPTED",       # content was already at its place on the volume and is used as it is
     "MACHINE_ID_KEPT",     # the id of the running boot was written into the store
     "RELOADED",            # PID 1 was reloaded because /etc came late
