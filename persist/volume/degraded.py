@@ -21,7 +21,10 @@ _FORM = re.compile(rb"persist-degraded 1 ([0-9a-f-]{36}) (\d{1,9}) ([0-9a-f]{16}
 
 @dataclass(frozen=True)
 class Mark:
-    """``uuid`` of the filesystem, a counter for people, its own random ``id``, and the ids of the marks that were there before, newest first."""
+    """``uuid`` of the filesystem, its own random ``id``, and the ids of the marks that were there before, newest first.
+
+    ``counter``: how many times it was mounted without a member since it was last whole, 0 where it has been healed.
+    """
 
     uuid: str
     counter: int
@@ -36,6 +39,10 @@ class Mark:
                 break
             text += f",{old}"
         return f"{text}\n".encode("ascii").ljust(LENGTH, b"\0")
+
+    def healed(self) -> Mark:
+        """The same after healing."""
+        return Mark(self.uuid, 0, self.id, self.earlier)
 
 
 def parse(data: bytes) -> Mark | None:
@@ -77,7 +84,12 @@ def write(nodes: Iterable[str], mark: Mark) -> None:
         _write(node, mark.encode())
 
 
-def clear(nodes: Iterable[str]) -> None:
-    """Erase the marks. Raises OSError."""
+def clear(nodes: Iterable[str], uuid: str) -> None:
+    """The volume is whole again: set the counter of each mark to 0. Raises OSError.
+
+    The ids stay. A member that was written alone once, and comes back out of a drawer with a mark, would be taken for the newest if these had none.
+    """
     for node in nodes:
-        _write(node, bytes(LENGTH))
+        found = read(node, uuid)
+        if found is not None:
+            _write(node, found.healed().encode())

@@ -65,8 +65,9 @@ class Assembly:
 
     @property
     def heal(self) -> bool:
-        """Whether there may be something for persist-heal.service: a mark, a member missing or stale, a replace that was not finished."""
-        return bool(self.use) and (self.degraded or bool(self.stale) or any(m.mark is not None or not m.superblock.devid for m in self.use))
+        """Whether there may be something for persist-heal.service: a member missing or stale, a mark that was not cleared, a replace not finished."""
+        unfinished = any(not m.superblock.devid or (m.mark is not None and m.mark.counter) for m in self.use)
+        return bool(self.use) and (self.degraded or bool(self.stale) or unfinished)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -84,6 +85,10 @@ def _heads(members: list[Member]) -> list[Mark]:
     marks = {m.mark.id: m.mark for m in members if m.mark is not None}
     succeeded = {old for mark in marks.values() for old in mark.earlier if old != mark.id}
     return [marks[i] for i in sorted(marks) if i not in succeeded]
+
+
+def _same(one: Mark | None, other: Mark | None) -> bool:
+    return one is other if one is None or other is None else one.id == other.id
 
 
 def _newest(members: list[Member]) -> int:
@@ -173,7 +178,7 @@ def torn(assembly: Assembly) -> Assembly | None:
     written to all of them before, and whoever waited for it to be synced never got an answer. None where there are no such members.
     """
     newest = max(m.superblock.generation for m in assembly.use)
-    behind = [m for m in assembly.stale if m.superblock.devid and m.mark == assembly.head and newest - m.superblock.generation <= 1]
+    behind = [m for m in assembly.stale if m.superblock.devid and _same(m.mark, assembly.head) and newest - m.superblock.generation <= 1]
     if not behind:
         return None
     use = sorted((*assembly.use, *behind), key=lambda m: (m.superblock.devid == 0, m.superblock.devid))

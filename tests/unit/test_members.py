@@ -94,6 +94,20 @@ def test_the_other_side_has_an_ancestor_too() -> None:
 def test_marks_that_are_the_same_mean_that_healing_was_not_finished() -> None:
     a = assemble([member(1, mark=mark("a")), member(2, mark=mark("a"))])
     assert not a.degraded and a.heal
+    # Cut while the marks were cleared.
+    a = assemble([member(1, mark=mark("a").healed()), member(2, mark=mark("a"))])
+    assert shown(a) == ("ab", 0, "", "") and a.heal
+
+
+def test_healed() -> None:
+    whole = [member(1, 500, mark("a").healed()), member(2, 500, mark("a").healed())]
+    a = assemble(whole)
+    assert shown(a) == ("ab", 0, "", "") and not a.heal
+    # A member that was written alone, and was in a drawer while the others were healed, must not make them stale.
+    assert shown(assemble([*whole, member(2, 300, mark("b"), node="/dev/vdx")])) == ("ab", 0, "", "x")
+    assert shown(assemble([*whole, member(2, 300, node="/dev/vdx")])) == ("ab", 0, "x", "")
+    later = following(FSID, mark("a").healed())
+    assert later.counter == 1 and later.earlier == ("a" * 16,)
 
 
 def test_three_disks() -> None:
