@@ -16,6 +16,7 @@ def _early_table() -> int:
         print(f"device\t{spec}")
     if loaded.config.allow_removable:
         print("removable")
+    print(f"timeout\t{loaded.config.member_timeout}")
     sys.stdout.write(loaded.plan.early_table)
     return 0
 
@@ -46,6 +47,10 @@ def main(argv: list[str]) -> int:
             return volume_main()
         case ["seed", name]:
             return _seed(name)
+        case ["bind", name]:
+            from .state.bind_service import main as bind_main
+
+            return bind_main(name)
         case ["reload"]:
             from .state.reload_service import main as reload_main
 
@@ -56,5 +61,5 @@ def main(argv: list[str]) -> int:
             return verify_main()
         case ["early-table"]:
             return _early_table()
-    print("persist-service: expected format, volume, seed NAME, reload, verify or early-table", file=sys.stderr)
+    print("persist-service: expected format, volume, seed NAME, bind NAME, reload, verify or early-table", file=sys.stderr)
     return 2

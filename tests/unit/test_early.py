@@ -1,234 +1,17 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""packaging/initramfs-tools/persist-early without a machine: in a mount namespace of its own, with made-up disks, sysfs and command line.
-
-blkid, udevadm, btrfs and sleep are stubs that note their arguments. mount is one too: a btrfs becomes a bind of a directory, all else is
-mounted truly, by klibc's mount where there is one. The shell is dash, and klibc's where it is installed.
-"""
+"""packaging/initramfs-tools/persist-early: the command line, finding the volume, entries. See early_rig.py; test_early_members.py has the members."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
-from persist.boot.load import load
 from persist.boot.paths import escape, overlay_option
-from persist.volume.mountinfo import Mount, parse
 
-SCRIPT = Path(__file__).parents[2] / "packaging/initramfs-tools/persist-early"
-KLIBC = Path("/usr/lib/klibc/bin")
-SHELLS = ["dash", str(KLIBC / "sh")]
-PCI = "pci0000:00/0000:00:05.0/virtio2"
+from .early_rig import Disk, Initrd, needs_root
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0, reason="mounts need root"),
-]
-
-# Everything is prepared in $FAKE: volume/, root/, sys/, blkid/, cmdline, table, bin/.
-_RUN = r"""
-set -eu
-cd "$FAKE"
-mount -t tmpfs tmpfs /run
-mkdir /run/image /run/disk
-cp -a volume/. /run/disk
-cp -a root/. /run/image
-[ ! -e cmdline ] || mount --bind cmdline /proc/cmdline
-mount --rbind sys /sys
-# The script's word for the kernel log goes to our standard error.
-mkdir dev
-mount -t tmpfs tmpfs dev
-mknod dev/null c 1 3
-ln -s /proc/self/fd/2 dev/kmsg
-[ ! -e nodes ] || while read -r number name; do mknod "dev/$name" b 7 "$((number + 200))"; done <nodes
-mkdir -p dev/disk/by-id
-ln -s ../../sdb dev/disk/by-id/stick
-mount --rbind dev /dev
-status=0
-PATH="$FAKE/bin" PERSIST_EARLY_TABLE="$FAKE/table" "$SHELL_UNDER_TEST" "$SCRIPT" /run/image || status=$?
-cat /proc/self/mountinfo >mountinfo
-[ ! -d /run/persist/early ] || ls -A /run/persist/early >early
-exit "$status"
-"""
-
-_STUB = """#!/bin/sh
-{ printf '%s' "${0##*/}"; for word; do printf '\\t%s' "$word"; done; echo; } >>"$FAKE/calls"
-"""
-
-_BLKID = _STUB + r"""
-case "$3 $5" in
-    "-t -o") [ ! -r "$FAKE/blkid/$4" ] || while read -r node; do echo "$node"; done <"$FAKE/blkid/$4" ;;
-    "-o -s")
-        node=${7#/dev/}
-        [ -r "$FAKE/blkid/$node.$6" ] || exit 2
-        read -r value <"$FAKE/blkid/$node.$6"
-        echo "$value"
-        ;;
-    *) echo "stub of blkid: what is that: $*" >&2; exit 4 ;;
-esac
-"""
-
-_MOUNT = _STUB + r"""
-case "$1 $2" in
-    "-t btrfs")
-        [ ! -e "$FAKE/broken" ] || { echo "mount: bad superblock" >&2; exit 32; }
-        /bin/mount --bind /run/disk "$6"
-        [ ! -e "$FAKE/protected" ] || exec /bin/mount -o remount,bind,ro "$6"
-        exit
-        ;;
-esac
-exec "$REAL_MOUNT" "$@"
-"""
-
-
-@dataclass
-class Disk:
-    """A btrfs member."""
-
-    node: str
-    uuid: str = "id-1"
-    sub: str = ""
-    fstype: str = "btrfs"
-    label: str = "persist-data"
-    sys: str = PCI
-    match: tuple[str, ...] = ()
-    removable: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Result:
-    """What the script did."""
-
-    calls: list[list[str]]
-    log: str
-    mounts: dict[str, Mount]
-    early: set[str]
-
-    def ran(self, program: str) -> list[list[str]]:
-        return [c[1:] for c in self.calls if c[0] == program]
-
-    @property
-    def volume(self) -> bool:
-        return "/run/persist/volume" in self.mounts
-
-
-class Initrd:
-    """Put a machine together, then run()."""
-
-    def __init__(self, base: Path, shell: str) -> None:
-        self.base = base
-        self.shell = shell
-        for name in ("volume/.persist/seed", "volume/.persist/overlay", "root", "sys/class/block", "sys/devices", "blkid", "bin"):
-            (base / name).mkdir(parents=True)
-        klibc = KLIBC.is_dir()
-        for name in ("mkdir", "readlink", "umount"):
-            (base / "bin" / name).symlink_to(KLIBC / name if klibc else shutil.which(name) or name)
-        self.real_mount = str(KLIBC / "mount") if klibc else "/bin/mount"
-        for name, text in (("blkid", _BLKID), ("mount", _MOUNT), ("udevadm", _STUB), ("sleep", _STUB), ("btrfs", _STUB)):
-            (base / "bin" / name).write_text(text)
-            (base / "bin" / name).chmod(0o755)
-        self.disks: list[Disk] = []
-        self.nodes: list[str] = []
-        self.table = "device\tauto\n"
-
-    def disk(self, disk: Disk) -> None:
-        """Add a disk with one partition that carries the filesystem."""
-        self.disks.append(disk)
-        name = disk.node
-        partition = name[:2] in ("sd", "vd")
-        whole = self.base / "sys/devices" / disk.sys / "block" / (name.rstrip("0123456789") if partition else name)
-        at = whole / name if partition else whole
-        at.mkdir(parents=True)
-        if partition:
-            (at / "partition").write_text("1\n")
-        (whole / "removable").write_text("0\n")
-        for where, value in disk.removable.items():
-            (self.base / "sys/devices" / where / "removable").write_text(value + "\n")
-        (self.base / "sys/class/block" / name).symlink_to(os.path.relpath(at, self.base / "sys/class/block"))
-        for key, value in (("TYPE", disk.fstype), ("UUID", disk.uuid), ("UUID_SUB", disk.sub or f"sub-{len(self.disks)}")):
-            (self.base / f"blkid/{name}.{key}").write_text(value + "\n")
-        for spec in (f"LABEL={disk.label}", f"UUID={disk.uuid}", *disk.match):
-            with open(self.base / "blkid" / spec, "a", encoding="utf-8") as f:
-                f.write(f"/dev/{name}\n")
-
-    def whole(self, name: str) -> None:
-        """Show a disk whose partition is there already by its own name, and by that of a link."""
-        partition = self.base / "sys/class/block" / f"{name}1"
-        (self.base / "sys/class/block" / name).symlink_to(os.path.relpath(partition.resolve().parent, partition.parent))
-        self.nodes.append(name)
-
-    def cmdline(self, text: str) -> None:
-        (self.base / "cmdline").write_text(text + "\n")
-
-    def registry(self, text: str) -> None:
-        """Fill the table as the hook does when the initrd is built."""
-        root = self.base / "root"
-        for directory in ("usr/lib/persist.d", "etc/systemd/system/local-fs.target.wants"):
-            (root / directory).mkdir(parents=True, exist_ok=True)
-        target = root / "etc/systemd/system/local-fs.target.wants/persist-setup.target"
-        if not target.is_symlink():
-            target.symlink_to("/usr/lib/systemd/system/persist-setup.target")
-        entries = [line.split() for line in text.splitlines()]
-        (root / "usr/lib/persist.d/a.conf").write_text("".join(f"[Path]\nPath={path}\nMethod={method}\nEarly=yes\n" for path, method in entries))
-        self.table += load(str(root), {"SYSTEMD_PROC_CMDLINE": ""}).plan.early_table
-
-    def seeded(self, path: str, method: str = "overlay", content: str = "kept") -> None:
-        """An entry that an earlier boot has seeded; its directory is in the image too."""
-        name = escape(path)
-        (self.base / f"root{path}").mkdir(parents=True, exist_ok=True)
-        store = self.base / f"volume/.persist/overlay/{name}/upper" if method == "overlay" else self.base / f"volume{path}"
-        store.mkdir(parents=True, exist_ok=True)
-        (store / content).touch()
-        if method == "overlay":
-            (store.parent / "work").mkdir()
-        self.marker(path).write_text("{}")
-
-    def marker(self, path: str) -> Path:
-        return self.base / f"volume/.persist/seed/{escape(path)}.json"
-
-    def run(self) -> Result:
-        (self.base / "table").write_text(self.table)
-        if self.disks:
-            nodes = [d.node for d in self.disks] + self.nodes
-            (self.base / "nodes").write_text("".join(f"{n} {node}\n" for n, node in enumerate(nodes)))
-        if not (self.base / "cmdline").exists():
-            self.cmdline("root=/dev/vda ro quiet")
-        done = subprocess.run(
-            ["unshare", "-m", "--propagation", "private", "/bin/sh", "-c", _RUN], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-            timeout=60, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "FAKE": str(self.base), "SCRIPT": str(SCRIPT), "SHELL_UNDER_TEST": self.shell,
-                 "REAL_MOUNT": self.real_mount})
-        assert done.returncode == 0, done.stderr
-        for line in done.stderr.splitlines():
-            assert line.startswith(("<", "mount: ")), f"a complaint of the shell: {line}"
-        calls = self.base / "calls"
-        early = self.base / "early"
-        return Result(
-            [c.split("\t") for c in calls.read_text().splitlines()] if calls.exists() else [],
-            done.stderr,
-            {m.mount_point: m for m in parse((self.base / "mountinfo").read_text())},
-            set(early.read_text().splitlines()) if early.exists() else set(),
-        )
-
-
-@pytest.fixture(params=SHELLS, ids=["dash", "klibc"])
-def initrd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Initrd]:
-    shell = shutil.which(request.param)
-    if shell is None:
-        pytest.skip("not installed")
-    yield Initrd(tmp_path, shell)
-
-
-@pytest.fixture
-def ready(initrd: Initrd) -> Initrd:
-    """A machine at its second boot: one trusted disk, /etc seeded."""
-    initrd.disk(Disk("vdb2"))
-    initrd.seeded("/etc")
-    initrd.registry("/etc overlay")
-    return initrd
+pytestmark = needs_root
 
 
 # ------------------------------------------------------------------------------------------------------------- all is well
@@ -242,6 +25,7 @@ def test_second_boot(ready: Initrd) -> None:
     options = at.super_options.split(",")
     assert "upperdir=/run/persist/volume/.persist/overlay/etc/upper" in options and "lowerdir=/run/image/etc" in options
     assert ["-t", "btrfs", "-o", "noatime,subvol=@persist-state", "/dev/vdb2", "/run/persist/volume"] in found.ran("mount")
+    assert not found.ran("btrfs") and found.noted == ["plain", "/dev/vdb2"] and not found.heal
     assert found.ran("mount")[-1][3].endswith(",index=off,metacopy=off,redirect_dir=nofollow,xino=off")
     assert not found.ran("udevadm") and not found.ran("sleep"), "nothing is waited for"
     assert "<6>persist-early: state volume mounted from /dev/vdb2\n<6>persist-early: /etc mounted\n" in found.log
@@ -277,7 +61,7 @@ def test_names(initrd: Initrd, path: str, method: str) -> None:
 # ------------------------------------------------------------------------------------------------------ the command line
 
 
-@pytest.mark.parametrize("word", ["off", "volatile", "ro", "OFF", "of", "no", "x y", "*"])
+@pytest.mark.parametrize("word", ["off", "volatile", "OFF", "of", "no", "x y", "*"])
 def test_switched_off(ready: Initrd, word: str) -> None:
     ready.cmdline(f"quiet persist={word}")
     found = ready.run()
@@ -350,10 +134,14 @@ def test_cloned_disk(initrd: Initrd) -> None:
     assert not initrd.run().ran("mount")
 
 
-def test_two_members(ready: Initrd) -> None:
-    ready.disk(Disk("vdc2", sys="pci0/virtio3"))
-    found = ready.run()
+def test_two_members(initrd: Initrd) -> None:
+    initrd.disk(Disk("vdb2", devices=2))
+    initrd.disk(Disk("vdc2", devid=2, devices=2, sys="pci0/virtio3"))
+    initrd.seeded("/etc")
+    initrd.registry("/etc overlay")
+    found = initrd.run()
     assert found.ran("btrfs") == [["device", "scan", "/dev/vdb2", "/dev/vdc2"]] and found.early == {"etc"}
+    assert found.noted == ["plain", "/dev/vdb2", "/dev/vdc2"] and not found.heal and not found.ran("sleep")
 
 
 UNTRUSTED = {
