@@ -10,14 +10,19 @@ from .ini import ERROR, WARNING, Problem, Section, boolean, parse, read
 
 FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
 JOINS = ("by-id", "auto", "no")
+FORMATS = ("claimed", "blank")
 SECTIONS = ("Volume", "Seal", "Registry")
 DEFAULT_HEADER = "persist-please-format-me"
 
 
 class Config:
-    """persist.conf with its defaults. Sizes are in bytes, times in seconds; ``swap_size`` None is automatic."""
+    """persist.conf with its defaults. Sizes are in bytes, times in seconds; ``swap_size`` None is automatic.
 
-    __slots__ = ("device", "mount", "fallback", "member_timeout", "allow_removable", "join", "magic_headers", "swap_size")
+    ``options`` are mount options for a Device= that is not btrfs, ``netdev`` is whether _netdev is among them: the volume comes with the network.
+    """
+
+    __slots__ = ("device", "mount", "fallback", "member_timeout", "allow_removable", "join", "magic_headers", "swap_size",
+                 "format_blank", "options", "netdev")
 
     def __init__(self) -> None:
         self.device: list[str] = ["auto"]
@@ -28,6 +33,9 @@ class Config:
         self.join = "by-id"
         self.magic_headers: list[str] = [DEFAULT_HEADER]
         self.swap_size: int | None = None
+        self.format_blank = False
+        self.options = ""
+        self.netdev = False
 
 
 def _number(value: str) -> bool:
@@ -80,6 +88,16 @@ def _volume(config: Config, key: str, value: str) -> str:
         config.swap_size = None if value == "auto" else size(value)
         if config.swap_size is None and value != "auto":
             return "must be auto, 0 or a size such as 512M"
+    elif key == "Format":
+        if value not in FORMATS:
+            return "must be one of " + ", ".join(FORMATS)
+        config.format_blank = value == "blank"
+    elif key == "Options":
+        if not value.isprintable() or not value.isascii() or " " in value or '"' in value or "\\" in value:
+            return "must be mount options with commas between them, without blanks and quotes"
+        words = [word for word in value.split(",") if word]
+        config.options = ",".join(words)
+        config.netdev = "_netdev" in words
     else:
         return "unknown"
     return ""

@@ -34,7 +34,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class EntryState:
-    """One entry. ``state``: mounted, early, linked, image, tmpfs, root, waiting, failed or refused."""
+    """One entry. ``state``: mounted, early, linked, image, tmpfs, root, stale (held read-only), waiting, failed or refused."""
 
     path: str
     method: str
@@ -166,7 +166,7 @@ def _wrong_mount(planned: Planned, at: Mount | None, volume: Mount, look: Look) 
             return f"has a {at.fstype} mounted on it"
         if _upper(at) != f"{paths.STORE}/overlay/{planned.name}/upper":
             return "has another overlay mounted on it"
-    elif at.device != volume.device or at.root != volume.root.rstrip("/") + planned.path:
+    elif (at.device, at.root) != _source(planned, volume, look):
         return f"has {at.source}{at.root} mounted on it"
     hidden_by = look.hidden_by(planned.path)
     if hidden_by:
@@ -174,6 +174,20 @@ def _wrong_mount(planned: Planned, at: Mount | None, volume: Mount, look: Look) 
     if at.read_only and not volume.read_only:
         return "is mounted read-only"
     return ""
+
+
+def _source(planned: Planned, volume: Mount, look: Look) -> tuple[str, str]:
+    """Device and root of a bind entry's mount. With persist=ro the path has a mount of its own on the volume (readonly.py)."""
+    own = look.mount(paths.VOLUME + planned.path)
+    return (own.device, own.root) if own is not None else (volume.device, volume.root.rstrip("/") + planned.path)
+
+
+def _stale(planned: Planned, at: Mount | None, look: Look) -> bool:
+    """Whether a bind entry is held read-only on the root filesystem, because the volume is away (bind_entries.hold_stale())."""
+    if planned.entry.method != "bind" or at is None or not at.read_only or not look.exists(paths.STALE):
+        return False
+    volume = look.mount(paths.VOLUME)
+    return volume is None or (at.device, at.root) != _source(planned, volume, look)
 
 
 def _wrong_hole(path: str, look: Look) -> str:
@@ -209,6 +223,8 @@ def _entry(planned: Planned, look: Look, volume: Mount | None, kind: str, public
     def state(word: str, reason: str = "") -> EntryState:
         return EntryState(entry.path, entry.method, "failed" if reason and word != "waiting" else word, entry.source, planned.unit, reason)
 
+    if _stale(planned, at, look):
+        return state("stale")
     if entry.method == "tmpfs":
         return state("tmpfs", "" if at is not None and at.fstype == "tmpfs" and not at.read_only or look.writable(path) else "is not writable")
     if entry.method != "symlink" and (kind == "root" or (kind == "btrfs" and not look.exists(paths.MOUNT_ENTRIES))):
@@ -227,8 +243,9 @@ def _where_to_look(planned: Planned) -> str:
     if planned.mounted_early:
         return "See 'journalctl -b -k'"
     unit = planned.unit or f"persist-seed@{planned.name}.service"
+    first = "-u persist-volume.service " if planned.entry.method == "bind" else ""
     # A shell takes the backslashes of an escaped name away.
-    return f"See \"journalctl -b -u {shlex.quote(unit)}\"" if "\\" in unit else f"See 'journalctl -b -u {unit}'"
+    return f"See \"journalctl -b {first}-u {shlex.quote(unit)}\"" if "\\" in unit else f"See 'journalctl -b {first}-u {unit}'"
 
 
 def _off(loaded: Loaded) -> Reason | None:
@@ -288,7 +305,7 @@ def _oddities(planned: Planned, look: Look) -> list[Reason]:
     if _late(planned, look):
         found.append(Reason("late", f"{path} came after PID 1 had started, so this boot runs under another machine-id and set of units than it says.",
                             "Install persist-initramfs-tools and run 'update-initramfs -u'.", path))
-    if planned.unit and look.exists(f"/run/systemd/generator.late/{planned.unit}"):
+    if planned.unit and look.exists(f"/run/systemd/generator.late/{planned.name}.mount"):
         found.append(Reason("gpt", f"A partition of the root disk would be mounted on {path} (systemd-gpt-auto-generator) and is hidden by its entry.",
                             f"Mount it by fstab and remove the entry ({planned.entry.source}), or boot with systemd.gpt_auto=0.", path))
     return found

@@ -11,9 +11,9 @@ import ctypes
 import os
 
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same on every architecture
-_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE = 1
-_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
 _MOUNT_ATTR_RDONLY = 1
 _MS_PRIVATE = 1 << 18
 
@@ -47,3 +47,26 @@ def bind(source: str, target: str, *, read_only: bool = False) -> None:
         _call(target, _MOVE_MOUNT, fd, b"", _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH))
     finally:
         os.close(fd)
+
+
+def attach(source: int, target: int, *, read_only: bool = False, recursive: bool = False) -> None:
+    """``bind()`` between descriptors (O_PATH will do), so that nobody can put a link in the way. Raises OSError.
+
+    Below a shared mount it becomes shared itself, with peers of its own and not those of the source. ``recursive`` takes along what is
+    mounted below the source; ``read_only`` is for the source's own mount alone.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)
+    fd = _call("open_tree", _OPEN_TREE, source, b"", ctypes.c_uint(flags))
+    try:
+        attributes = _Attributes(_MOUNT_ATTR_RDONLY if read_only else 0, 0, _MS_PRIVATE, 0)
+        _call("mount_setattr", _MOUNT_SETATTR, fd, b"", ctypes.c_uint(_AT_EMPTY_PATH), ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)))
+        _call("move_mount", _MOVE_MOUNT, fd, b"", target, b"", ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH))
+    finally:
+        os.close(fd)
+
+
+def overlay(target: int, options: str) -> None:
+    """Mount an overlay on a descriptor with mount(2), which takes options of a page. Raises OSError."""
+    if _libc.mount(b"overlay", f"/proc/self/fd/{target}".encode(), b"overlay", ctypes.c_ulong(0), os.fsencode(options)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "overlay")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from ..boot.facts import Facts
 
 _NORMAL = ("", "on", "off")
+_READ_ONLY = "ro"
 
 
 def volatile_word(facts: Facts) -> str:
@@ -14,7 +15,12 @@ def volatile_word(facts: Facts) -> str:
     Whoever writes a word there wants less than usual, so one that this version does not know keeps its hands off the disks.
     """
     word = facts.option("persist")
-    return "" if word is None or word in _NORMAL else word
+    return "" if word is None or word in _NORMAL or word == _READ_ONLY else word
+
+
+def read_only(facts: Facts) -> bool:
+    """Whether the volume shall lie read-only below memory on this boot (persist=ro)."""
+    return facts.option("persist") == _READ_ONLY
 
 
 def explain(word: str) -> tuple[str, str]:
@@ -22,4 +28,4 @@ def explain(word: str) -> tuple[str, str]:
     if word == "volatile":
         return "persist=volatile is on the kernel command line.", "Remove it there to use the state volume again."
     return (f"persist={word} is on the kernel command line, which this version treats as persist=volatile.",
-            "The words that it knows are on, off and volatile.")
+            "The words that it knows are on, off, volatile and ro.")
