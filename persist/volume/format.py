@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A claimed disk to a state volume: mark, partition, mkswap, mkfs, subvolumes, label, erase. Driven by what is on the disk.
+"""Claimed disks to a state volume: mark, partition, mkswap, mkfs, subvolumes, label, erase. Driven by what is on the disks.
 
-Killed after any step, or in the middle of one, the next start ends in the same result: the mark says what the table shall
-be, the filesystem gets its real label when all is in it, and the claim is erased last. Until the label is there nothing of value is on the disk,
-so whatever was done after the mark is simply done again.
+Each step is done on every disk before the next. Killed after any step, or in the middle of one, the next start ends in the same result: the mark says
+what the table shall be, the filesystem gets its real label when all is in it, and the claims are erased last. Until the label is there nothing of
+value is on the disks, so whatever was done after the mark is simply done again.
 
-``PERSIST_TEST_KILL_AFTER=STEP`` in the environment is a test hook: the process kills itself after that step.
+``PERSIST_TEST_KILL_AFTER=STEP`` in the environment is a test hook: the process kills itself after that step, with ``STEP:INDEX`` after that step on
+the disk at this place of the set.
 """
 
 from __future__ import annotations
@@ -17,31 +18,32 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..boot.config import Config
 from ..boot.paths import RUN
 from ..errors import PersistError
 from ..run import ENVIRONMENT, run
-from . import blockdev, claimable, header, layout, mountinfo, store
+from . import binding, blockdev, btrfs, claimable, degraded, fill, header, layout, mountinfo, superblock
 from .blockdev import Disk
-from .btrfs import SUBVOLUMES, filesystem_uuid
-from .claimable import UNFINISHED
+from .claimable import UNFINISHED, Progress
 from .header import Mark
 from .layout import DATA_NAME, SWAP_NAME
+from .together import each
 
 STEPS = ("mark", "partition", "mkswap", "mkfs", "subvolumes", "label", "erase")
-TOOLS = ("sfdisk", "partx", "mkswap", "mkfs.btrfs", "btrfs", "wipefs", "blkid")
+TOOLS = ("sfdisk", "partx", "mkswap", "mkfs.btrfs", "wipefs", "blkid", "mount", "umount")
 WORK = f"{RUN}/format"
+KILL = "PERSIST_TEST_KILL_AFTER"
 
 Status = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
 class Formatted:
-    """The result: the filesystem's UUID and data partition, and the PARTUUIDs of the swap partitions."""
+    """The result: the filesystem's UUID and its data partitions, and the PARTUUIDs of the swap partitions."""
 
     uuid: str
-    node: str
+    nodes: tuple[str, ...]
     swap: tuple[str, ...]
+    disks: tuple[Disk, ...] = ()
 
 
 def require_tools() -> None:
@@ -52,120 +54,213 @@ def require_tools() -> None:
                            message_id="FORMAT_FAILED", PERSIST_REASON="tools-missing")
 
 
-class _Formatter:
-    """One disk under its lock; a method for each step."""
+def write(disk: Disk, data: bytes, offset: int) -> None:
+    """Write to a whole disk and flush. Raises OSError."""
+    fd = os.open(disk.node, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(fd, data[done:], offset + done)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
-    def __init__(self, disk: Disk, fd: int, mark: Mark, status: Status) -> None:
+
+class Member:
+    """One disk under its lock; a method for each step that is of this disk alone."""
+
+    def __init__(self, disk: Disk, fd: int, old: Mark | None, mark: Mark, progress: Progress, word: str) -> None:
         self.disk = disk
         self.fd = fd  # holds the lock; read-only
+        self.old = old  # what is on the disk
         self.mark = mark
-        self.status = status
+        self.progress = progress
+        self.word = word
         self.parts = layout.parts(mark, disk.mib)
         self.diskseq = disk.diskseq
 
-    def step(self, name: str, do: Callable[[], None], text: str) -> None:
-        """Do one step and bring it to the medium, caches of the drive included."""
+    def check_same(self) -> None:
+        """Raise PersistError where the disk behind the node was exchanged."""
         if blockdev.attribute(self.disk.sys_path, "diskseq") not in (self.diskseq, ""):
             raise PersistError(f"{self.disk.node} is another disk now.", hint="It was exchanged while it was formatted.")
-        self.status(name, f"{self.disk.node}: {text}")
-        do()
-        os.fsync(self.fd)
-        if os.environ.get("PERSIST_TEST_KILL_AFTER") == name:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def _write(self, data: bytes, offset: int) -> None:
-        fd = os.open(self.disk.node, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.pwrite(fd, data, offset)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def write_mark(self) -> None:
         """Note on the disk that it was blank and what it becomes: one sector, so whole or not at all."""
-        self._write(self.mark.encode(), header.MARK_OFFSET)
+        if self.progress == "blank":
+            # A disk without a claim is given one, so that everything else is as for a claim.
+            write(self.disk, header.encode(self.word)[: header.MARK_OFFSET] + self.mark.encode(), 0)
+        elif self.old != self.mark:
+            write(self.disk, self.mark.encode(), header.MARK_OFFSET)
 
-    def _node(self, name: str) -> str:
+    def node(self, name: str) -> str:
         """The partition of this name, as planned. Raises PersistError when the kernel shows another picture."""
-        sizes = {p.start * 2048: p for p in self.parts}
+        starts = {p.start * 2048: p for p in self.parts}
         for part in blockdev.partitions(self.disk):
-            planned = sizes.get(int(blockdev.attribute(part.sys_path, "start") or "0"))
+            planned = starts.get(int(blockdev.attribute(part.sys_path, "start") or "0"))
             if planned is not None and planned.name == name and part.size == planned.size * layout.MIB and os.path.exists(part.node):
                 return part.node
         raise PersistError(f"The kernel does not show the {name} partition of {self.disk.node}.", hint="Restart the machine to go on.")
 
-    def partition(self) -> None:
-        """Write the table and tell the kernel. With our lock held no tool may lock, and nobody may wait for udev."""
-        run("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "--wipe-partitions", "never", self.disk.node,
-            stdin=layout.script(self.mark, self.disk.mib))
-        os.fsync(self.fd)
+    def show_partitions(self) -> None:
+        """Tell the kernel where it does not know. With our lock held no tool may lock, and nobody may wait for udev. Raises PersistError."""
         # Not BLKRRPART: that fails as soon as anyone has a partition open, and does nothing on a kernel without a GPT parser.
         run("partx", "--update", self.disk.node)
         deadline = time.monotonic() + 10
         while len(blockdev.partitions(self.disk)) < len(self.parts) and time.monotonic() < deadline:
             time.sleep(0.05)  # devtmpfs makes the nodes at once; this is for a kernel that is busy
         for part in self.parts:
-            self._node(part.name)
+            self.node(part.name)
+
+    def partition(self) -> None:
+        """Write the table and tell the kernel."""
+        run("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "--wipe-partitions", "never", self.disk.node,
+            stdin=layout.script(self.mark, self.disk.mib))
+        os.fsync(self.fd)
+        self.show_partitions()
 
     def mkswap(self) -> None:
         """Make the swap space, where there is one."""
         if self.mark.swap:
-            run("mkswap", "--label", SWAP_NAME, self._node(SWAP_NAME))
+            run("mkswap", "--label", SWAP_NAME, self.node(SWAP_NAME))
+
+    def wipe_unfinished(self) -> None:
+        """Take away what an earlier start made: mkfs.btrfs refuses the id of a filesystem that is there already."""
+        node = self.node(DATA_NAME)
+        # A mount(2) that was killed leaves the kernel with a device that it takes for what is there now.
+        btrfs.forget(node)
+        if superblock.read(node) is not None:
+            fd = os.open(node, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.pwrite(fd, bytes(superblock.SIZE), superblock.OFFSET)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def data_bytes(self) -> int:
+        """How much of the data partition the filesystem uses."""
+        return layout.filesystem_bytes(self.parts[-1].size * layout.MIB)
+
+    def erase(self, volume: str) -> None:
+        """Erase the claim and our mark, in the one write that binds the disk to the machine: from now on this is a volume and nothing else."""
+        write(self.disk, bytes(header.MARK_OFFSET) + binding.encode(binding.of_machine(self.disk, volume)), 0)
+
+
+class Steps:
+    """The steps over all disks of a set (or one that joins), by their index."""
+
+    def __init__(self, members: list[Member], status: Status) -> None:
+        self.members = members
+        self.status = status
+        self.mark = members[0].mark
+        self.shown = ", ".join(m.disk.node for m in members)
+        self.work = work_directory(members[0].disk)
+
+    def _begin(self, name: str, text: str) -> None:
+        for member in self.members:
+            member.check_same()
+        self.status(name, f"{self.shown}: {text}")
+
+    def _end(self, name: str) -> None:
+        # Caches of the drives included.
+        each(lambda m: os.fsync(m.fd), self.members)
+        if os.environ.get(KILL, "").split(":")[0] == name:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_each(self, name: str, do: Callable[[Member], None], text: str) -> None:
+        """Do one step on every disk and bring it to the media."""
+        self._begin(name, text)
+        step, _, index = os.environ.get(KILL, "").partition(":")
+        if step == name and index:
+            for member in self.members[: int(index) + 1]:
+                do(member)
+                os.fsync(member.fd)
+        else:
+            each(do, self.members)
+        self._end(name)
+
+    def once(self, name: str, do: Callable[[], None], text: str) -> None:
+        """Do a step that is one for all disks."""
+        self._begin(name, text)
+        do()
+        self._end(name)
+
+    def nodes(self) -> list[str]:
+        """The data partitions in their order."""
+        return [m.node(DATA_NAME) for m in self.members]
 
     def mkfs(self) -> None:
-        """Make the filesystem under a label that says it is not ready. Nothing is discarded: the disk was blank."""
-        data = self.parts[-1]
-        run("mkfs.btrfs", "--quiet", "--force", "--nodiscard", "--label", UNFINISHED, "--data", "single", "--metadata", "dup",
-            "--byte-count", str(layout.filesystem_bytes(data.size * layout.MIB)), self._node(DATA_NAME), timeout=1800)
+        """Make the filesystem under a label that says it is not ready. Nothing is discarded: the disks were blank."""
+        for member in self.members:
+            member.wipe_unfinished()
+        data, metadata = layout.profiles(self.mark.layout, len(self.members))
+        size = min(m.data_bytes() for m in self.members)  # of each device; the larger ones grow when it is mounted
+        volume = ("--uuid", str(self.mark.volume)) if self.mark.volume is not None else ()
+        run("mkfs.btrfs", "--quiet", "--force", "--nodiscard", "--label", UNFINISHED, *volume, "--data", data, "--metadata", metadata,
+            "--byte-count", str(size), *self.nodes(), timeout=1800)
 
-    @property
-    def work(self) -> str:
-        """Where the filesystem is mounted while it is filled."""
-        return work_directory(self.disk)
+    def _mount(self) -> None:
+        os.makedirs(self.work, 0o700, exist_ok=True)
+        nodes = self.nodes()
+        run("mount", "-t", "btrfs", "-o", ",".join(["subvolid=5,noatime", *(f"device={n}" for n in nodes)]), nodes[0], self.work)
 
     def subvolumes(self) -> None:
         """Make what a volume consists of."""
-        os.makedirs(self.work, 0o700, exist_ok=True)
-        run("mount", "-t", "btrfs", "-o", "subvolid=5,noatime", self._node(DATA_NAME), self.work)
-        for name in SUBVOLUMES:
-            run("btrfs", "subvolume", "create", f"{self.work}/{name}")
-            os.chmod(f"{self.work}/{name}", 0o755)
-        state = f"{self.work}/{SUBVOLUMES[0]}"
-        store.make(state)
-        members = [p.id for p in self.parts if p.name == DATA_NAME]
-        store.write_record(state, store.record(filesystem_uuid(self.work), members, [p.id for p in self.parts if p.name == SWAP_NAME]))
-        run("btrfs", "filesystem", "sync", self.work)
+        self._mount()
+        smallest = min(m.data_bytes() for m in self.members)
+        for devid, member in enumerate(self.members, 1):
+            if member.data_bytes() > smallest:
+                fill.resize(self.work, devid, member.data_bytes())
+        ids = {name: [p.id for m in self.members for p in m.parts if p.name == name] for name in (DATA_NAME, SWAP_NAME)}
+        # Not what the kernel calls it: one that knows the id from a disk that is gone mounts a single device under an id made up for this mount.
+        volume = str(self.mark.volume) if self.mark.volume is not None else btrfs.filesystem_uuid(self.work)
+        fill.subvolumes(self.work, volume, ids[DATA_NAME], ids[SWAP_NAME], self.mark.layout)
 
     def label(self) -> None:
-        """Give the filesystem its real label, and put it down. The kernel commits a transaction with the label."""
-        run("btrfs", "filesystem", "label", self.work, DATA_NAME)
-        clear_work(self.disk)
+        """Give the filesystem its real label, and put it down."""
+        fill.label(self.work, DATA_NAME)
+        clear_work(self.members[0].disk)
 
-    def erase(self) -> None:
-        """Erase the claim and our mark: from now on this is a volume and nothing else."""
-        self._write(bytes(header.LENGTH), 0)
+    def prepare(self) -> None:
+        """What a new disk of a volume gets, whether it begins one or joins it."""
+        if any(m.old != m.mark for m in self.members):
+            self.on_each("mark", Member.write_mark, "taking the disk" if len(self.members) == 1 else "taking the disks")
+        self.on_each("partition", Member.partition, "writing the partition table")
+        self.on_each("mkswap", Member.mkswap, "making swap space" if self.mark.swap else "no swap space")
 
-    def all(self, progress: claimable.Progress) -> Formatted:
+    def _finish_label(self) -> None:
+        """A cut while the label was written may have left it on some members only: then the others would look as if they had been away."""
+        nodes = self.nodes()
+        if len(nodes) != self.mark.count or all(claimable.is_labelled(n) for n in nodes):
+            return
+        volume = str(self.mark.volume)
+        if any(degraded.read(n, volume) for n in nodes) or any(blockdev.why_in_use(m.disk) for m in self.members):
+            return  # it has been mounted since, and who is current was decided there
+        self._mount()
+        self.once("label", self.label, "labelling the filesystem")
+
+    def all(self, complete: bool) -> Formatted:
         """Do what is left to do."""
-        if progress == "fresh":
-            self.step("mark", self.write_mark, "taking the disk")
-        if progress != "complete":
-            self.step("partition", self.partition, "writing the partition table")
-            self.step("mkswap", self.mkswap, "making swap space" if self.mark.swap else "no swap space")
-            self.step("mkfs", self.mkfs, "making the filesystem")
-            self.step("subvolumes", self.subvolumes, "making the subvolumes")
-            self.step("label", self.label, "labelling the filesystem")
+        if not complete:
+            self.prepare()
+            self.once("mkfs", self.mkfs, "making the filesystem")
+            self.once("subvolumes", self.subvolumes, "making the subvolumes")
+            self.once("label", self.label, "labelling the filesystem")
         # Looked up first: without the claim nobody would come back to a disk whose partitions do not show.
-        if len(blockdev.partitions(self.disk)) < len(self.parts):
-            run("partx", "--update", self.disk.node)
-        node = self._node(DATA_NAME)
-        found = blockdev.probe(node).get("UUID", "")
-        self.step("erase", self.erase, "erasing the claim")
-        return Formatted(found, node, tuple(p.id for p in self.parts if p.name == SWAP_NAME))
+        for member in self.members:
+            if len(blockdev.partitions(member.disk)) < len(member.parts):
+                member.show_partitions()
+        if complete:
+            self._finish_label()
+        nodes = self.nodes()
+        found = superblock.read(nodes[0])
+        volume = found.fsid if found is not None else str(self.mark.volume or "")
+        self.on_each("erase", lambda m: m.erase(volume), "erasing the claim")
+        swap = tuple(p.id for m in self.members for p in m.parts if p.name == SWAP_NAME)
+        return Formatted(volume, tuple(nodes), swap, tuple(m.disk for m in self.members))
 
 
 def work_directory(disk: Disk) -> str:
-    """Where the filesystem of a disk is mounted while it is filled."""
+    """Where the filesystem of a set is mounted while it is filled, by its first disk."""
     return f"{WORK}/{os.path.basename(disk.sys_path)}"
 
 
@@ -176,28 +271,3 @@ def clear_work(disk: Disk) -> None:
         run("umount", path)
     if os.path.isdir(path):
         os.rmdir(path)
-
-
-def format_disk(disk: Disk, config: Config, status: Status) -> Formatted | None:
-    """Format a claimed disk, or go on where it was left. None when the claim is gone by the time we have the lock.
-
-    ``status(step, text)`` is called as each step begins. Raises Refusal (the disk stays as it is), PersistError and OSError; after those the claim
-    is still there, and the next start goes on.
-    """
-    require_tools()
-    # Read-only until it is really taken: udev looks again after each close of a descriptor that could write.
-    fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if blockdev.by_number(os.fstat(fd).st_rdev) != disk:
-            raise PersistError(f"{disk.node} is another disk now.", hint="It was exchanged; the new one is looked at when udev reports it.")
-        blockdev.lock(fd, disk.node)
-        clear_work(disk)
-        claim = claimable.read_claim(disk, config.magic_headers)
-        if claim is None:
-            return None
-        progress, mark = claimable.check(disk, claim, config)
-        done = _Formatter(disk, fd, mark, status).all(progress)
-    finally:
-        os.close(fd)  # and with it the lock
-    blockdev.trigger(disk.node, *(p.node for p in blockdev.partitions(disk)))
-    return done

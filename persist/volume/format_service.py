@@ -9,15 +9,20 @@ from collections.abc import Callable
 from .. import log
 from ..boot import facts
 from ..boot.config import Config, load
+from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError, Refusal
 from ..run import run
-from . import blockdev, claimable, known, outcome, refused, switch
+from . import blockdev, claimable, formatset, joining, known, outcome, refused, switch
 from .blockdev import Disk
-from .find import Ambiguous, Found, Missing, candidates, decide
-from .format import format_disk
+from .find import Ambiguous, Candidate, Found, Machine, Missing, decide
+from .formatset import Claimed, Picked
+from .formatting import format_disks
 from .header import Claim
+from .layout import DATA_NAME
 
 TAGS = "/run/udev/tags/persist-claim"  # named in persist-format.service too
+# What a disk or a header that comes later may change: said again each time, and not remembered.
+_PASSING = ("members-missing", "members-disagree", "join-missing")
 
 
 def _tagged() -> list[Disk]:
@@ -36,23 +41,35 @@ def _refuse(disk: Disk, refusal: Refusal) -> None:
     refusal.fields.setdefault("PERSIST_DEVICE", disk.node)
     refusal.message = f"{disk.node} asks to be formatted and is left alone: {refusal.message}"
     log.log_error(refusal, priority=log.WARNING)
-    refused.remember(disk, refusal)
+    if refusal.code not in _PASSING:
+        refused.remember(disk, refusal)
 
 
-def _failed(disk: Disk, error: Exception) -> None:
+def _refuse_all(disks: list[Disk], refusal: Refusal) -> None:
+    """One record for each of them."""
+    for disk in disks:
+        fields = {k: v for k, v in refusal.fields.items() if k not in ("PERSIST_REASON", "PERSIST_DEVICE")}
+        _refuse(disk, Refusal(refusal.code, refusal.message, hint=refusal.hint, **fields))
+
+
+def _nodes(disks: list[Disk]) -> str:
+    return ", ".join(d.node for d in disks)
+
+
+def _failed(disks: list[Disk], error: Exception) -> None:
     hint = error.hint if isinstance(error, PersistError) else ""
     if isinstance(error, CommandError) and error.returncode == 127:
         hint = "Run 'apt install btrfs-progs fdisk'."
     text = error.message if isinstance(error, PersistError) else str(error)
     reason = error.fields.get("PERSIST_REASON", "") if isinstance(error, PersistError) else ""
-    log.log(log.ERR, f"{disk.node} could not be formatted: {text} {hint or 'The claim is still there; the next boot tries again.'}", "FORMAT_FAILED",
-            PERSIST_DEVICE=disk.node, PERSIST_REASON=reason or "format-failed")
+    log.log(log.ERR, f"{_nodes(disks)} could not be formatted: {text} {hint or 'The claim is still there; the next boot tries again.'}", "FORMAT_FAILED",
+            PERSIST_DEVICE=" ".join(d.node for d in disks), PERSIST_REASON=reason or "format-failed")
 
 
-def claimed(every: list[Disk], words: list[str]) -> list[tuple[Disk, Claim]]:
-    """The disks that carry a claim and were not refused before: one that was begun first, then by serial number and place.
+def claimed(every: list[Disk], words: list[str]) -> list[Claimed]:
+    """The disks that carry a claim and were not refused before: those that were begun first, then by serial number and place.
 
-    Headers that cannot be understood are refused here, and logged. Raises OSError where a note cannot be written.
+    Headers that cannot be understood, or are for another disk, are refused here, and logged. Raises OSError where a note cannot be written.
     """
     found = []
     for disk in every:
@@ -60,6 +77,8 @@ def claimed(every: list[Disk], words: list[str]) -> list[tuple[Disk, Claim]]:
             if refused.known(disk):
                 continue
             claim = claimable.read_claim(disk, words)
+            if claim is not None:
+                claimable.check_serial(disk, claim)
         except Refusal as e:
             _refuse(disk, e)
             continue
@@ -72,64 +91,210 @@ def claimed(every: list[Disk], words: list[str]) -> list[tuple[Disk, Claim]]:
     return sorted(found, key=lambda pair: (pair[1].mark is None, pair[0].serial, pair[0].sys_path))
 
 
-def check_alone(disk: Disk, config: Config, wanted: str | None) -> None:
-    """Raise Refusal where a disk may not become the volume because there is one, or a certain one is expected.
+def _machine(wanted: Machine | str | None) -> Machine:
+    return wanted if isinstance(wanted, Machine) else Machine(named=wanted or "")
 
-    Raises OSError where the root filesystem's note of its volume cannot be read.
+
+def _candidates() -> list[Candidate]:
+    """What is on the disks now. Not by pyudev where that can be helped: it takes as long to load as formatting a disk."""
+    from . import candidates
+
+    return candidates.from_database() if blockdev.udev_runs() else candidates.candidates()
+
+
+def check_alone(disks: list[Disk], volume: str, config: Config, wanted: Machine | str | None, every: list[Candidate] | None = None) -> None:
+    """Raise Refusal where disks may not become the volume because there is one, or a certain one is expected.
+
+    ``volume``: the id of the set that was begun on them, '' for none. Raises OSError where the root filesystem's note of its volume cannot be read.
     """
-    every = candidates()
-    decision = decide(config, wanted, [c for c in every if c.disk_device != disk.device])
+    machine = _machine(wanted)
+    every = _candidates() if every is None else every
+    own = {d.device for d in disks}
+    here = {c.uuid.lower() for c in every if c.disk_device in own} | {volume}
+    # Not by what is known: another filesystem with our label is reason enough to keep off.
+    decision = decide(config, Machine(named=machine.named), [c for c in every if c.disk_device not in own and c.uuid.lower() != volume])
     if isinstance(decision, Found | Ambiguous):
         nodes = decision.node if isinstance(decision, Found) else ", ".join(decision.nodes)
         raise Refusal("volume-exists", f"This machine has a state volume already ({nodes}).",
-                      hint="Detach that one, or erase the header of this disk; see persistctl(8), claim.")
-    if wanted and isinstance(decision, Missing):
-        raise Refusal("volume-expected", f"The kernel command line names another volume (persist.volume={wanted}), which is not here.",
+                      hint="Claim it with 'persistctl claim --join' to have it join that one, detach that one, or erase the header of this disk.")
+    if machine.named and isinstance(decision, Missing):
+        raise Refusal("volume-expected", f"The kernel command line names another volume (persist.volume={machine.named}), which is not here.",
                       hint="Attach it, or take persist.volume= off the kernel command line to begin anew.")
-    last = known.read()
     # Ours from before a cut at the very last step may have been mounted and noted since.
-    if last and last not in {c.uuid.lower() for c in every if c.disk_device == disk.device}:
+    last = known.read()
+    if last and last not in here:
         raise Refusal("volume-expected", f"This machine has a state volume (UUID={last}), which is not here.",
                       hint=f"Attach it. To begin anew without it, remove {known.PATH} and restart the machine.")
+    if machine.known and machine.known.lower() not in here | {last}:
+        raise Refusal("volume-expected", f"This machine was told which state volume it has (UUID={machine.known}), and it is not here.",
+                      hint="Attach it, or take the credential persist.volume away to begin anew.")
 
 
-def _status(disk: Disk) -> Callable[[str, str], None]:
+def _status(shown: str, what: str) -> Callable[[str, str], None]:
     begun: list[str] = []
 
     def status(step: str, text: str) -> None:
+        nodes = text.split(": ", 1)[0].replace(",", "")
         if not begun:
-            log.log(log.NOTICE, f"{disk.node} ({disk.mib} MiB) carries a claim and is formatted now.", "CLAIM_FOUND", PERSIST_DEVICE=disk.node)
+            log.log(log.NOTICE, f"{shown} {what}", "CLAIM_FOUND", PERSIST_DEVICE=nodes)
             begun.append(step)
         log.notify_status(f"Formatting {text}")
-        log.log(log.INFO, f"Formatting {text}", "FORMAT_STEP", PERSIST_DEVICE=disk.node, PERSIST_STEP=step)
+        log.log(log.INFO, f"Formatting {text}", "FORMAT_STEP", PERSIST_DEVICE=nodes, PERSIST_STEP=step)
 
     return status
 
 
-def format_claimed(every: list[Disk], config: Config, wanted: str | None) -> int:
-    """Format the first claimed disk of ``every`` and refuse the others. Returns how many failed unexpectedly. Raises OSError."""
-    made = ""
-    failed = 0
-    for disk, _ in claimed(every, config.magic_headers):
+def _split(claims: list[Claimed]) -> tuple[list[Claimed], list[Claimed]]:
+    """Those that join a volume, and those that make one."""
+    return [c for c in claims if c[1].join], [c for c in claims if not c[1].join]
+
+
+def _there(every: list[Candidate]) -> Callable[[Claimed], bool]:
+    """Whether the volume that a disk was begun for has its label, on whatever disk: then it is in use, or was."""
+    labelled = {c.uuid.lower() for c in every if c.label == DATA_NAME}
+    own = {c.disk_device for c in every if c.label == DATA_NAME}
+
+    def there(one: Claimed) -> bool:
+        mark = one[1].mark
+        # A mark of version 1 knows no id, but is of a disk by itself.
+        return mark is not None and (str(mark.volume) in labelled if mark.volume is not None else one[0].device in own)
+
+    return there
+
+
+def _wait(every: list[Disk], config: Config, claims: list[Claimed]) -> list[Claimed]:
+    """All claims, once those are there that the ones at hand speak of, or MemberTimeoutSec= is over."""
+    missing = formatset.pick(_split(claims)[1], _there(_candidates())).missing
+    if not missing or not config.member_timeout or not blockdev.udev_runs():
+        return claims
+    from ..udev import wait_for
+
+    log.notify_status(f"Waiting up to {config.member_timeout} s for {missing} more claimed disk(s)")
+    last = claims
+
+    def look() -> list[Claimed] | None:
+        nonlocal last
+        last = claimed([d for d in _tagged() if d.device not in {o.device for o in every}] + every, config.magic_headers)
+        news = _split(last)[1]
+        return last if not news or not formatset.pick(news, _there(_candidates())).missing else None
+
+    return wait_for(look, config.member_timeout) or last
+
+
+def _make(news: list[Claimed], config: Config, wanted: Machine | str | None, blank: bool = False) -> int:
+    """Make a volume of disks that do not join one; those that must not become one are refused. Returns how many failed unexpectedly."""
+    disks = [d for d, _ in news]
+    every = _candidates()
+    left_out: list[Disk] = []
+
+    def refuse(disk: Disk, refusal: Refusal) -> None:
+        left_out.append(disk)
+        if not blank:  # a disk that nobody claimed and that is not blank is somebody's
+            _refuse(disk, refusal)
+
+    def alone(picked: Picked) -> None:
+        check_alone(disks, str(picked.volume or ""), config, wanted, every)
+
+    try:
+        what = "carries a claim and is formatted now." if len(disks) == 1 else "carry claims and are formatted now."
+        if blank:
+            what = "is blank, is named by Device=, and is formatted now."
+        done = format_disks(disks, config, _status(_nodes(disks), what), refuse=refuse, alone=alone, there=_there(every), blank=blank)
+    except Refusal as e:
+        if not blank:
+            _refuse_all([d for d in disks if d not in left_out], e)
+        return 0
+    except (PersistError, OSError) as e:
+        _failed(disks, e)
+        return len(disks)
+    if done is None:
+        return 0
+    outcome.note_formatted(done.uuid)
+    made = _nodes(list(done.disks))
+    verb = "is" if len(done.disks) == 1 else "are"
+    log.log(log.NOTICE, f"{made} {verb} the state volume now (UUID={done.uuid}).", "FORMAT_DONE", PERSIST_DEVICE=" ".join(done.nodes), PERSIST_UUID=done.uuid)
+    _refuse_all([d for d in disks if d not in left_out and d not in done.disks],
+                Refusal("volume-exists", f"{made} {verb} the state volume of this machine now.",
+                        hint="Claim it again with 'persistctl claim --force --join' to have it join, or keep it for another machine."))
+    return 0
+
+
+def _volume(config: Config, wanted: Machine | str | None) -> str:
+    """The id of this machine's volume: of the one that is mounted, or of the one that would be; '' for none."""
+    from .mount import mounted_uuid
+
+    mounted = mounted_uuid(VOLUME)
+    if mounted:
+        return mounted
+    decision = decide(config, _machine(wanted), _candidates())
+    return decision.uuid.lower() if isinstance(decision, Found) and decision.fstype == "btrfs" else ""
+
+
+def _join(joins: list[Claimed], volume: str, config: Config) -> tuple[int, int]:
+    """Prepare disks that join a volume. Returns how many are ready, and how many failed unexpectedly."""
+    ready = failed = 0
+    for disk, claim in joins:
         try:
-            if made:
-                raise Refusal("volume-exists", f"{made} has just become the state volume of this machine.",
-                              hint="One disk is one volume. Erase the header of this disk, or keep it for another machine.")
-            check_alone(disk, config, wanted)
-            done = format_disk(disk, config, _status(disk))
+            joining.check_join(claim, volume, config)
+            if joining.prepare(disk, volume, config, _status(disk.node, f"carries a claim and joins the state volume {volume}.")):
+                ready += 1
         except Refusal as e:
             _refuse(disk, e)
-            continue
         except (PersistError, OSError) as e:
-            _failed(disk, e)
+            _failed([disk], e)
             failed += 1
-            continue
-        if done is not None:
-            made = disk.node
-            outcome.note_formatted(done.uuid)
-            log.log(log.NOTICE, f"{disk.node} is the state volume now (UUID={done.uuid}).", "FORMAT_DONE", PERSIST_DEVICE=done.node, PERSIST_UUID=done.uuid)
-    if made and blockdev.udev_runs():
-        # Our lock is released: udev reads the new table now, and must not take the partitions away under the mount that comes next.
+    return ready, failed
+
+
+def blank_disks(config: Config) -> list[Disk]:
+    """The disk that Format=blank may take: the first path in Device= that leads to a whole disk; what is on it is looked at under its lock."""
+    for spec in config.device if getattr(config, "format_blank", False) else []:
+        if spec.startswith("/") and os.path.exists(spec):
+            disk = blockdev.by_node(spec)
+            if not disk.is_partition and disk.size:
+                return [disk]
+    return []
+
+
+def format_claimed(every: list[Disk], config: Config, wanted: Machine | str | None) -> int:
+    """Make a volume of the claimed disks of ``every``, or prepare them to join the one that is there; refuse the others.
+
+    ``wanted`` is what the machine knows of its volume, or the id that persist.volume= names. Where nothing is claimed and Format=blank says so, a
+    blank disk is formatted. Returns how many disks failed unexpectedly. Raises CommandError and OSError.
+    """
+    claims = claimed(every, config.magic_headers)
+    failed = ready = 0
+    made = False
+    joins, news = _split(claims)
+    if news:
+        fresh = [c for c in news if c[1].mark is None]
+        volume = _volume(config, wanted) if config.join == "auto" and fresh else ""
+        if volume:
+            joins, news = joins + fresh, [c for c in news if c not in fresh]
+    if news:
+        try:
+            picked = formatset.pick(news, _there(_candidates()))
+            if picked.missing:
+                check_alone([d for d, _ in news], str(picked.volume or ""), config, wanted)
+                joins, news = _split(_wait(every, config, claims))
+        except Refusal as e:
+            _refuse_all([d for d, _ in news], e)
+            news = []
+    if news:
+        failed += _make(news, config, wanted)
+        made = True
+    if not claims:
+        blank = blank_disks(config)
+        if blank and not _volume(config, wanted):
+            failed += _make([(d, Claim(config.magic_headers[0])) for d in blank], config, wanted, blank=True)
+            made = True
+    if joins:
+        ready, more = _join(joins, _volume(config, wanted), config)
+        failed += more
+    if ready:
+        joining.ask_to_heal()
+    if (made or ready) and blockdev.udev_runs():
+        # Our locks are released: udev reads the new tables now, and must not take the partitions away under the mount that comes next.
         run("udevadm", "settle", "--timeout=30", ok=(0, 1))
     return failed
 
@@ -144,6 +309,8 @@ def format_main() -> int:
         disks = _tagged()
         if not disks:
             return 0
+        from .search import what_is_known
+
         if not machine.enabled:
             log.log(log.NOTICE, "A disk may carry a claim, but persist-setup.target is not enabled: nothing is formatted. "
                     "Run 'systemctl enable persist-setup.target'.", "CLAIM_REFUSED", PERSIST_REASON="not-enabled")
@@ -152,7 +319,7 @@ def format_main() -> int:
         if word:
             log.log(log.NOTICE, f"A disk may carry a claim, and nothing is formatted: {switch.explain(word)[0]}", "CLAIM_REFUSED", PERSIST_REASON="volatile")
             return 0
-        return 1 if format_claimed(disks, load("", []), machine.option("persist.volume") or None) else 0
+        return 1 if format_claimed(disks, load("", []), what_is_known(machine)) else 0
     except PersistError as e:
         log.log_error(e)
     except Exception as e:  # noqa: BLE001  # whatever it is, it is said in the journal, and the boot goes on

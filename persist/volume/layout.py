@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import Refusal
-from .header import Mark
+from .header import Layout, Mark
 
 MIB = 1 << 20
 MIN_DISK = 256  # what Lightwhale's users and issue 3 ask for; mkfs.btrfs itself needs 109 MiB
@@ -39,7 +39,8 @@ def swap_size(disk: int, memory: int, configured: int | None) -> int:
     """MiB of swap for a disk. ``configured`` is SwapSize= in bytes or None for automatic.
 
     Automatic: as much as there is memory, but at most a tenth of the disk and 8 GiB, in steps of 64 MiB; none on a disk below
-    2 GiB or where it would be under 128 MiB. Raises Refusal where the configured size leaves no room for data.
+    2 GiB or where it would be under 128 MiB. Several disks share the memory: whoever calls divides it by their number. A configured size is
+    that of each disk. Raises Refusal where it leaves no room for data.
     """
     if configured is not None:
         size = (configured + MIB - 1) // MIB
@@ -77,3 +78,12 @@ def filesystem_bytes(partition: int) -> int:
     """
     reserve = RESERVE_MIB * MIB if partition >= 1024 * MIB else partition // 16
     return (partition - reserve) // MIB * MIB
+
+
+def profiles(layout: Layout, members: int) -> tuple[str, str]:
+    """The btrfs profiles for data and for metadata of a volume with so many members."""
+    if members == 1:
+        return "single", "dup"
+    if layout == "single":
+        return "single", "raid1"
+    return "raid1", "raid1" if members == 2 else "raid1c3"

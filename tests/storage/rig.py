@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -19,16 +20,35 @@ HEADER = DEFAULT_HEADER.encode()
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 
 _FORMAT = """
-import sys
+import json, sys
 from persist.boot.config import Config
 from persist.volume import blockdev, format
-format.WORK = sys.argv[2]
+from persist.volume.formatting import format_disks
+wish = json.loads(sys.argv[1])
+format.WORK = wish["work"]
 config = Config()
-config.device = [sys.argv[1]]
-config.swap_size = None if sys.argv[3] == "auto" else int(sys.argv[3])
-done = format.format_disk(blockdev.by_node(sys.argv[1]), config, lambda step, text: print(step, flush=True))
+config.device = wish["nodes"]
+config.swap_size = wish["swap"]
+done = format_disks([blockdev.by_node(n) for n in wish["nodes"]], config, lambda step, text: print(step, flush=True))
 print("uuid", done.uuid if done else "")
 """
+
+
+def format_set(disks: list[LoopDisk], kill_after: str = "", swap: str = "auto", kill_after_seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the formatter over these disks in a process of its own, which may be killed after a step, or with all its children after a time."""
+    env = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin"), "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
+    if kill_after:
+        env["PERSIST_TEST_KILL_AFTER"] = kill_after
+    wish = {"nodes": [d.node for d in disks], "work": disks[0].work, "swap": None if swap == "auto" else int(swap)}
+    argv = [PYTHON, "-c", _FORMAT, json.dumps(wish)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True) as process:
+        try:
+            out, err = process.communicate(timeout=kill_after_seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            wait_for_group(process.pid)
+    return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
 
 def tool(*argv: str | Path, stdin: str | None = None) -> str:
@@ -133,15 +153,4 @@ class LoopDisk:
 
     def format(self, kill_after: str = "", swap: str = "auto", kill_after_seconds: float | None = None) -> subprocess.CompletedProcess[str]:
         """Run the formatter in a process of its own, which may be killed after a step, or with all its children after a time."""
-        env = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin"), "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
-        if kill_after:
-            env["PERSIST_TEST_KILL_AFTER"] = kill_after
-        argv = [PYTHON, "-c", _FORMAT, self.node, self.work, swap]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True) as process:
-            try:
-                out, err = process.communicate(timeout=kill_after_seconds)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                out, err = process.communicate()
-                wait_for_group(process.pid)
-        return subprocess.CompletedProcess(argv, process.returncode, out, err)
+        return format_set([self], kill_after, swap, kill_after_seconds)

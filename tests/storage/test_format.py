@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from persist.volume import blockdev, header, layout
+from persist.volume import binding, blockdev, header, layout
 from persist.volume.btrfs import SUBVOLUMES
 from persist.volume.format import STEPS
 
@@ -25,7 +25,8 @@ SWAP = str(192 << 20)
 
 def end_state(disk: LoopDisk, tmp_path: Path) -> dict[str, Any]:
     """All that a formatted disk consists of, as far as it is the same for every disk; the rest is checked here."""
-    assert disk.read(0, header.LENGTH) == bytes(header.LENGTH), "the claim is erased"
+    assert disk.read(0, header.MARK_OFFSET) == bytes(header.MARK_OFFSET), "the claim is erased"
+    bound = binding.read(disk.node)
     assert disk.read(510, 2) == b"\x55\xaa"
     assert mounts_of(disk.node) == []
     assert not os.path.exists(disk.work) or os.listdir(disk.work) == []
@@ -46,6 +47,8 @@ def end_state(disk: LoopDisk, tmp_path: Path) -> dict[str, Any]:
         record = json.loads((place / "@persist-state/.persist/volume.json").read_text())
         ids = {p["name"]: p["uuid"].lower() for p in table["partitions"]}
         assert record["uuid"] == probed[-1]["UUID"]
+        assert record["profile"] == "auto"
+        assert bound == binding.of_machine(disk.disk, record["uuid"])
         assert record["members"] == [ids["persist-data"]]
         assert record["swap"] == [i for n, i in ids.items() if n == "persist-swap"]
         profiles = tool("btrfs", "filesystem", "df", place)
@@ -212,7 +215,7 @@ def test_mounted_before_the_claim_was_erased(make_disk: Make, tmp_path: Path) ->
     assert done.stdout.split()[0] == "erase"
     (place / "file").write_text("still writable")
     tool("umount", place)
-    assert disk.read(0, header.LENGTH) == bytes(header.LENGTH)
+    assert disk.read(0, header.MARK_OFFSET) == bytes(header.MARK_OFFSET)
 
 
 def test_filesystem_cut_in_the_middle(make_disk: Make, tmp_path: Path, wanted: dict[str, Any]) -> None:

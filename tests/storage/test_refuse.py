@@ -16,7 +16,7 @@ from persist.boot.config import Config
 from persist.errors import PersistError, Refusal
 from persist.volume import blockdev, claimable, header
 from persist.volume.claim import write_claim
-from persist.volume.format import format_disk
+from persist.volume.formatting import format_disks
 from persist.volume.layout import MIB
 
 from .conftest import Make
@@ -34,7 +34,7 @@ def refused(disk: LoopDisk, config: Config | None = None) -> str:
     before = digest(disk)
     steps: list[str] = []
     with pytest.raises(Refusal) as caught:
-        format_disk(disk.disk, config or disk.config(), lambda step, text: steps.append(step))
+        format_disks([disk.disk], config or disk.config(), lambda step, text: steps.append(step))
     assert steps == []
     assert digest(disk) == before
     assert caught.value.message and caught.value.hint
@@ -137,7 +137,7 @@ def test_no_header(make_disk: Make) -> None:
     for head in (b"", HEADER[:-1], b" " + HEADER):
         disk = make_disk(300, head)
         before = digest(disk)
-        assert format_disk(disk.disk, disk.config(), lambda step, text: None) is None
+        assert format_disks([disk.disk], disk.config(), lambda step, text: None) is None
         assert digest(disk) == before
 
 
@@ -208,7 +208,7 @@ def test_trust(make_disk: Make) -> None:
     assert refused(disk, other) == "not-named"
     yes = Config()
     yes.allow_removable = True
-    assert format_disk(disk.disk, yes, lambda step, text: None) is not None
+    assert format_disks([disk.disk], yes, lambda step, text: None) is not None
 
 
 def test_swap_too_large(make_disk: Make) -> None:

@@ -47,12 +47,14 @@ def test_header_with_more() -> None:
     word = DEFAULT_HEADER.encode()
     assert code(word + b"!") == "header-unknown"
     assert code(word + b"\r\n") == "header-unknown"
-    assert code(word + b"\nmembers=2\n") == "header-options"
     assert code(word + b"\n\nmembers=2") == "header-options"
+    assert code(word + b"\0members=2") == "header-options"
+    assert code(word + b"\nmembers=2\n\n") == "header-options"
     assert code(word + b"\n" + bytes(100) + b"\xff") == "header-options"
     assert code(word.ljust(256, b"\0") + b"x") == "header-unknown"
     assert code(word.ljust(439, b"\0") + b"x") == "header-unknown"
-    assert code(word.ljust(256, b"\0") + b"persist-format-begun 2 " + str(ID).encode() + b" 0\n") == "header-version"
+    assert code(word.ljust(256, b"\0") + b"persist-format-begun 3 " + str(ID).encode() + b" 0\n") == "header-version"
+    assert code(word.ljust(256, b"\0") + b"persist-format-begun 2 " + str(ID).encode() + b" 0\n") == "header-unknown"
     assert code(word.ljust(256, b"\0") + b"persist-format-begun 1 nonsense 0\n") == "header-unknown"
 
 
