@@ -17,7 +17,7 @@ from ..boot.ini import ERROR
 from ..boot.load import Loaded
 from ..boot.plan import Planned, why_nothing
 from ..volume.mountinfo import Mount, mounts
-from ..volume.outcome import Kind, Outcome
+from ..volume.outcome import REAL, Kind, Outcome
 
 ONLINE, DEGRADED, VOLATILE, OFF = "online", "degraded", "volatile", "off"
 
@@ -227,7 +227,7 @@ def _entry(planned: Planned, look: Look, volume: Mount | None, kind: str, public
         return state("stale")
     if entry.method == "tmpfs":
         return state("tmpfs", "" if at is not None and at.fstype == "tmpfs" and not at.read_only or look.writable(path) else "is not writable")
-    if entry.method != "symlink" and (kind == "root" or (kind == "btrfs" and not look.exists(paths.MOUNT_ENTRIES))):
+    if entry.method != "symlink" and (kind == "root" or (kind in REAL and not look.exists(paths.MOUNT_ENTRIES))):
         return state("root")  # the root filesystem itself keeps it; beside a volume that takes no writes, too
     if volume is None or kind == "none":
         return state("waiting", "there is no state volume")
@@ -260,7 +260,7 @@ def _volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[R
     """The verdict that the volume alone allows, and why."""
     kind = volume.get("kind", "none")
     why = Reason(str(volume.get("reason") or "no-volume"), str(volume.get("message") or "No state volume was found."), str(volume.get("hint") or ""))
-    if kind == "tmpfs" or (volume.get("expected") and kind != "btrfs"):
+    if kind == "tmpfs" or (volume.get("expected") and kind not in REAL):
         # Also on a writable root that has known a volume: what is written now is out of sight when that is back.
         return VOLATILE, [why]
     if kind == "root" and expected:
@@ -273,7 +273,7 @@ def _volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[R
         return OFF, [Reason(why.code, f"{why.message} The root filesystem is writable and keeps what is written.", why.hint)]
     if volume.get("read_only") and not volume.get("reason"):
         return DEGRADED, [Reason("volume-read-only", "The state volume is mounted read-only.", "See 'journalctl -b -u persist-volume.service'.")]
-    if kind == "btrfs" and volume.get("reason"):
+    if kind in REAL and volume.get("reason"):
         return DEGRADED, [why]
     return ONLINE, []
 
@@ -311,19 +311,20 @@ def _oddities(planned: Planned, look: Look) -> list[Reason]:
     return found
 
 
-def judge(loaded: Loaded, volume: dict[str, Any], look: Look) -> Verdict:
-    """Compare the plan with the machine."""
+def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[Reason] = ()) -> Verdict:
+    """Compare the plan with the machine. ``health`` is what is wrong with the volume itself (volume/health.py)."""
     off = _off(loaded)
     if off is not None:
         return _still_mounted(volume, look, off.message) or Verdict(OFF, {"kind": "none"}, reasons=[off])
     at = look.mount(paths.VOLUME)
     kind = str(volume.get("kind", "none"))
-    if kind in ("btrfs", "root") and at is not None and at.read_only:
+    if kind in (*REAL, "root") and at is not None and at.read_only:
         volume = volume | {"read_only": True}  # a filesystem with errors turns read-only long after it was mounted
     word, reasons = _volume_reasons(volume, expected_volume(loaded))
-    if kind in ("btrfs", "tmpfs", "root") and at is None:
+    if kind in (*REAL, "tmpfs", "root") and at is None:
         word, reasons = VOLATILE, [Reason("volume-gone", f"Nothing is mounted at {paths.VOLUME} any more.", "See 'journalctl -b'.")]
         kind = "none"
+    reasons += health
     entries = []
     for planned in loaded.plan.entries:
         e = _entry(planned, look, at, kind, loaded.config.mount)

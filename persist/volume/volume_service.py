@@ -6,47 +6,22 @@ from __future__ import annotations
 import os
 
 from .. import log
-from ..boot import facts
-from ..boot.config import Config, load
-from ..boot.facts import Facts
-from ..boot.paths import EARLY, VOLUME
+from ..boot.config import Config
+from ..boot.load import Loaded, load
+from ..boot.paths import READONLY, VOLUME
 from ..errors import PersistError
 from ..run import run
-from . import blockdev, known, mount, mountinfo, outcome, switch
-from .find import Ambiguous, Decision, Found, Missing, Untrusted, decide, find, from_database
+from . import btrfs, fallback, kept, known, mount, mountinfo, native, outcome, rescue, switch
+from .find import BTRFS, Ambiguous, Found, Machine, Missing, Untrusted
+from .members import Assembly
 from .mountinfo import Mount
 from .outcome import Outcome
-
-SHORT_WAIT = 3.0  # seconds; a read-only root without its volume forgets everything, which is worth a moment
-_LEAVE = "This boot does without its state volume"
+from .search import patience, search, what_is_known
 
 
 def root_read_only() -> bool:
     """Whether the root filesystem takes no writes now, after systemd-remount-fs. Raises OSError."""
     return bool(os.statvfs("/").f_flag & os.ST_RDONLY)
-
-
-def patience(config: Config, wanted: str | None, read_only: bool) -> float:
-    """For how many seconds a volume that is not there is waited for: MemberTimeoutSec= where somebody said that there is one."""
-    if config.device != ["auto"] or wanted or outcome.formatted():
-        return float(config.member_timeout)
-    return SHORT_WAIT if read_only else 0.0
-
-
-def _look(config: Config, wanted: str | None, timeout: float) -> Decision:
-    last: Decision = find(config, wanted)
-    if not isinstance(last, Missing | Untrusted) or not timeout or not blockdev.udev_runs():
-        return last
-    from ..udev import wait_for
-
-    log.notify_status(f"Waiting up to {timeout:.0f} s for the state volume")
-
-    def look() -> Decision | None:
-        nonlocal last
-        last = find(config, wanted)
-        return None if isinstance(last, Missing | Untrusted) else last
-
-    return wait_for(look, timeout) or last
 
 
 def _say(decision: Missing | Ambiguous | Untrusted, loud: bool) -> None:
@@ -62,116 +37,12 @@ def _say(decision: Missing | Ambiguous | Untrusted, loud: bool) -> None:
             log.log(log.WARNING, message, "VOLUME_UNTRUSTED", PERSIST_DEVICE=" ".join(decision.nodes), **fields)
 
 
-def _because(result: Outcome, code: str, message: str, hint: str) -> None:
-    result.reason, result.message, result.hint = code, message, hint
-
-
-def _mounted(result: Outcome, at: Mount) -> None:
-    """Take down what is mounted at the volume's place."""
-    if at.root.endswith(mount.ROOT_STORE):
-        result.kind = "root"
-    else:
-        result.kind = "tmpfs" if at.fstype == "tmpfs" else "btrfs"
-    result.read_only = at.read_only
-    if result.kind == "btrfs":
-        result.device, result.uuid = at.source, mount.mounted_uuid()
-
-
-def _second_opinion(config: Config, facts: Facts, result: Outcome) -> tuple[str, str]:
-    """Why what the initrd mounted would not be chosen now, and what to do about it; '' and '' where it would, or nobody knows.
-
-    The table in the initrd is as old as the initrd, and sees only the disks that were there first.
-    """
-    update = "Run 'update-initramfs -u' and restart the machine."
-    word = switch.volatile_word(facts)
-    if word:
-        return f"The initrd mounted the state volume on {result.device} although persist={word} is on the kernel command line.", update
-    every = from_database()
-    if result.uuid not in {c.uuid.lower() for c in every}:
-        return "", ""  # udev has not come to it yet
-    decision = decide(config, facts.option("persist.volume") or None, every)
-    shown = f"The initrd mounted {result.device} (UUID={result.uuid}) as the state volume"
-    if not isinstance(decision, Found):
-        return f"{shown}, which would not be chosen now: {decision.message}", f"{decision.hint} {update}"
-    if decision.uuid.lower() != result.uuid:
-        return f"{shown}, but by persist.conf it is {decision.node} (UUID={decision.uuid}).", update
-    return "", ""
-
-
-def _keep(config: Config, facts: Facts, result: Outcome, at: Mount) -> None:
-    """The initrd, or an earlier run of this service, has mounted something."""
-    _mounted(result, at)
-    before = outcome.read()
-    result.from_initrd = before.from_initrd if before is not None else result.kind == "btrfs"
-    if before is not None:
-        if before.kind == result.kind:
-            _because(result, before.reason, before.message, before.hint)
-            result.expected = before.expected
-    elif result.kind == "btrfs":
-        message, hint = _second_opinion(config, facts, result)
-        if message:
-            _because(result, "initrd-disagrees", message, hint)
-            log.log(log.WARNING, f"{message} {hint}", "FAILED", PERSIST_DEVICE=result.device, PERSIST_UUID=result.uuid, PERSIST_REASON="initrd-disagrees")
-
-
-def _has_symlinks() -> bool:
-    """Whether an entry needs a place to link to even where the root keeps everything anyway."""
-    from ..boot import registry
-
-    return any(e.method == "symlink" for e in registry.load("", []).entries)
-
-
-def _tmpfs(result: Outcome) -> None:
-    mount.mount_tmpfs()
-    result.kind = "tmpfs"
-    log.log(log.WARNING, f"{_LEAVE}: what is written now is lost at power-off. {result.message}", "FALLBACK", PERSIST_REASON=result.reason)
-
-
-def _root(result: Outcome) -> None:
-    try:
-        mount.bind_image()
-        mount.mount_root_directory()
-    except (PersistError, OSError) as e:
-        log.log(log.ERR, f"State cannot be kept in {mount.ROOT_STORE} of the root filesystem: {e}", "FALLBACK", PERSIST_REASON="root-store")
-        if result.root_read_only:
-            _tmpfs(result)
-        return
-    result.kind = "root"
-    log.log(log.INFO, f"{_LEAVE}: state is kept in {mount.ROOT_STORE} of the root filesystem.", "FALLBACK", PERSIST_REASON=result.reason)
-
-
-def _policy(config: Config, result: Outcome) -> str:
-    """What Fallback= means on this boot: tmpfs, root, none or fail."""
-    if config.fallback == "auto":
-        return "tmpfs" if result.root_read_only else "root" if _has_symlinks() else "none"
-    return config.fallback
-
-
-def _fall_back(config: Config, result: Outcome) -> int:
-    """Do what Fallback= says; returns the exit status of the service."""
-    policy = _policy(config, result)
-    if policy == "tmpfs":
-        _tmpfs(result)
-    elif policy == "root":
-        _root(result)
-    elif policy == "fail":
-        log.log(log.ERR, f"{_LEAVE}, and Fallback=fail says that it must not. {result.message}", "FALLBACK", PERSIST_REASON=result.reason)
-        return 1
-    return 0
-
-
-def _known() -> str:
-    try:
-        return known.read()
-    except OSError as e:
-        log.log(log.WARNING, f"Nobody knows which volume this machine had: {e}", "FAILED", PERSIST_PATH=known.PATH)
-        return ""
-
-
-def _known_is_missing(config: Config, result: Outcome, uuid: str) -> Missing:
+def _known_is_missing(config: Config, result: Outcome, uuid: str, found: Missing) -> Missing:
     message = f"The state volume of this machine (UUID={uuid}) was not found"
-    if not result.root_read_only and _policy(config, result) != "tmpfs":
+    if not result.root_read_only and fallback.policy(config, result) != "tmpfs":
         message += "; what is written now goes to the root filesystem and is hidden when the volume is back"
+    if found.code == "other-volume":
+        return Missing(f"{message}. {found.message}", found.hint, "known-volume-missing")
     return Missing(f"{message}.", f"Attach its disk. To begin anew without it, remove {known.PATH} and restart the machine.", "known-volume-missing")
 
 
@@ -181,7 +52,7 @@ def _note_known(result: Outcome) -> None:
         return
     try:
         known.note(result.uuid)
-    except OSError as e:
+    except (OSError, ValueError) as e:
         log.log(log.WARNING, f"The state volume of this machine cannot be noted: {e}", "FAILED", PERSIST_PATH=known.PATH)
 
 
@@ -196,29 +67,80 @@ def _write_protected(result: Outcome, *, fresh: bool) -> None:
     elif not result.root_read_only:
         message += " Entries are left to the root filesystem; what is written there is hidden when the volume is back."
     if not result.reason or result.kind == "none":
-        _because(result, "volume-read-only", message, hint)
+        result.because("volume-read-only", message, hint)
     log.log(log.WARNING, f"{message} {hint}", "VOLUME_READ_ONLY", **fields)
 
 
-def _find_and_mount(config: Config, wanted: str | None, result: Outcome) -> None:
+def _say_members(assembly: Assembly, found: Found) -> None:
+    for note in assembly.notes:
+        log.log(log.WARNING, f"{note.message} {note.hint}", note.message_id, PERSIST_DEVICE=" ".join(note.nodes), PERSIST_UUID=found.uuid,
+                PERSIST_REASON=note.code)
+
+
+def _mount(found: Found, assembly: Assembly | None, config: Config, *, read_only: bool = False, at: str = VOLUME) -> Mount:
+    """Mount what was found. Raises PersistError and OSError; the disks are then left as they are."""
+    if assembly is None:
+        return native.mount_native(found, config, read_only=read_only, at=at)
+    _say_members(assembly, found)
+    mounted = mount.mount_assembly(found, assembly, read_only=read_only, at=at)
+    if assembly.heal and not read_only:
+        outcome.note_heal()
+    return mounted
+
+
+def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: PersistError) -> None:
+    """A volume that does not mount is left untouched, and shown read-only where that goes, so that it can be saved."""
+    result.device, result.uuid = found.node, found.uuid
+    log.log_error(error)
+    message = error.message
+    if assembly is not None and assembly.use and rescue.try_rescue(found, assembly):
+        result.rescue = rescue.RESCUE
+        message += f" What can be read of it is at {rescue.RESCUE}."
+        log.log(log.NOTICE, f"The state volume on {found.node} is shown read-only at {rescue.RESCUE}, with rescue options. Copy what you need.",
+                "VOLUME_RESCUE", PERSIST_DEVICE=found.node, PERSIST_UUID=found.uuid, PERSIST_PATH=rescue.RESCUE)
+    result.because("broken", message, error.hint)
+
+
+def _find(config: Config, told: Machine, result: Outcome) -> tuple[Found, Assembly | None] | None:
+    """The volume, or None and the reason in the result."""
+    timeout = patience(config, told, result.root_read_only)
+    decision, assembly = search(config, told, timeout)
+    result.expected = bool(told.known)
+    if isinstance(decision, Found):
+        return decision, assembly
+    if isinstance(decision, Missing) and told.known and told.known == (told.named or told.known).lower():
+        decision = _known_is_missing(config, result, told.known, decision)
+    result.because(decision.code, decision.message, decision.hint)
+    _say(decision, loud=timeout > 0)
+    return None
+
+
+def _find_and_mount(config: Config, told: Machine, result: Outcome) -> None:
     """Fill in the result where the volume could be mounted, and the reason where not."""
-    last = _known()
-    timeout = patience(config, wanted or last, result.root_read_only)
-    decision = _look(config, wanted, timeout)
-    result.expected = bool(last)
-    if not isinstance(decision, Found):
-        if isinstance(decision, Missing) and last and last == (wanted or last).lower():
-            decision = _known_is_missing(config, result, last)
-        _because(result, decision.code, decision.message, decision.hint)
-        _say(decision, loud=timeout > 0)
+    seen = _find(config, told, result)
+    if seen is None:
         return
     try:
-        _mounted(result, mount.mount_volume(decision))
+        kept.describe(result, _mount(*seen, config))
         result.expected = False
     except PersistError as e:
-        result.device, result.uuid = decision.node, decision.uuid
-        _because(result, "broken", e.message, e.hint)
-        log.log_error(e)
+        _broken(result, *seen, e)
+
+
+def _read_only_below(config: Config, told: Machine, result: Outcome) -> None:
+    """persist=ro: the volume read-only, and memory above it."""
+    result.because("read-only", "persist=ro is on the kernel command line.", "Remove it there to write to the state volume again.")
+    seen = _find(config, told, result)
+    result.expected = False
+    if seen is not None:
+        try:
+            _mount(*seen, config, read_only=True, at=READONLY)
+        except PersistError as e:
+            _broken(result, *seen, e)
+    fallback.tmpfs(result)
+    at = mountinfo.at(VOLUME)
+    if at is not None:
+        kept.describe(result, at)
 
 
 def _beside(config: Config, result: Outcome) -> None:
@@ -230,53 +152,67 @@ def _beside(config: Config, result: Outcome) -> None:
         why_not = f"{config.mount} cannot be mounted: {e.message}"
     if why_not:
         log.log(log.NOTICE, why_not, "FAILED", PERSIST_PATH=config.mount)
-    if result.kind != "btrfs":
+    if result.kind not in outcome.REAL:
         return
     fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid}
     log.log(log.INFO, f"The state volume is mounted from {result.device}.", "VOLUME_MOUNTED", **fields)
     _note_known(result)
-    if result.read_only:
+    if result.read_only or result.kind != BTRFS:
         return
-    from . import swap
+    from . import reserve, swap
 
+    if reserve.is_full(VOLUME):
+        # An overlay on a full volume comes up read-only, and says so nowhere but in the kernel's log.
+        reserve.make_room(result.uuid)
     try:
-        wrong = swap.enable([result.device])
+        wrong = swap.enable([d.node for d in btrfs.devices(VOLUME) if d.node and not d.missing])
     except OSError as e:
-        wrong = [f"The record of the state volume cannot be read: {e}"]
+        wrong = [f"The swap space of the state volume is not used: {e}"]
     for sentence in wrong:
         log.log(log.WARNING, sentence, "FAILED", **fields)
 
 
-def _early_entries() -> bool:
-    """Whether the initrd has mounted an entry."""
-    try:
-        return bool(os.listdir(EARLY))
-    except FileNotFoundError:
-        return False
+def _entries(loaded: Loaded, result: Outcome) -> None:
+    """Entries that this service mounts itself: binds, which would be torn down with a member if they were .mount units."""
+    from ..state import bind_entries, readonly
+
+    problems: list[PersistError] = []
+    if result.read_only_below:
+        problems += readonly.prepare(loaded)
+    if result.kind in (*outcome.REAL, "tmpfs") and not result.read_only:
+        problems += bind_entries.mount_seeded(loaded)
+    elif result.expected and not result.root_read_only:
+        problems += bind_entries.hold_stale(loaded)
+    for problem in problems:
+        log.log_error(problem)
 
 
 def _run(result: Outcome) -> int:
-    machine = facts.gather("", os.environ)
-    config = load("", [])  # the verdict says what is wrong with it
+    loaded = load("", os.environ)  # the verdict says what is wrong with it
+    config, machine = loaded.config, loaded.facts
     result.root_read_only = root_read_only()
+    told = what_is_known(machine)
     status = 0
     at = mountinfo.at(VOLUME)
     word = switch.volatile_word(machine)
     # What the initrd put on top of the volume stays usable, and where an earlier run of ours ended nothing is taken away.
-    fresh = at is None or (outcome.read() is None and not _early_entries())
+    fresh = at is None or (outcome.read() is None and not kept.early_entries())
     if at is not None:
-        _keep(config, machine, result, at)
+        kept.keep(config, machine, told, result, at)
     elif word:
-        _because(result, "volatile", *switch.explain(word))
-        _tmpfs(result)
+        result.because("volatile", *switch.explain(word))
+        fallback.tmpfs(result)
+    elif switch.read_only(machine):
+        _read_only_below(config, told, result)
     else:
-        _find_and_mount(config, machine.option("persist.volume") or None, result)
-    if result.kind == "btrfs" and result.read_only:
+        _find_and_mount(config, told, result)
+    if result.kind in outcome.REAL and result.read_only:
         _write_protected(result, fresh=fresh)
     if result.kind == "none":
-        status = _fall_back(config, result)
+        status = fallback.fall_back(config, result)
     if result.kind != "none":
         _beside(config, result)
+    _entries(loaded, result)
     return status
 
 
@@ -284,11 +220,15 @@ def _rescue(result: Outcome, error: Exception) -> None:
     """Something nobody thought of: a read-only root still gets a place to write."""
     text = str(error) if isinstance(error, PersistError) else f"{type(error).__name__}: {error}"
     log.log(log.ERR, f"The state volume could not be set up: {text}", "FAILED", PERSIST_REASON="failed")
-    result.kind = "none"
-    _because(result, "failed", f"The state volume could not be set up: {text}", "See 'journalctl -b -u persist-volume.service'.")
+    result.because("failed", f"The state volume could not be set up: {text}", "See 'journalctl -b -u persist-volume.service'.")
     try:
-        if root_read_only() and mountinfo.at(VOLUME) is None:
-            _tmpfs(result)
+        at = mountinfo.at(VOLUME)
+        if at is not None:
+            kept.describe(result, at)  # it came up, and what failed came after it
+            return
+        result.kind = "none"
+        if root_read_only():
+            fallback.tmpfs(result)
             mount.bind_image()
     except (PersistError, OSError) as e:
         log.log(log.ERR, f"Nor could a tmpfs take its place: {e}", "FALLBACK", PERSIST_REASON="failed")

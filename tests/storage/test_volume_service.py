@@ -25,19 +25,25 @@ def sh(text):
     subprocess.run(["sh", "-ec", text], check=True)
 sh("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /mnt; mkdir /mnt/state; " + wish.get("before", ""))
 from persist.boot.config import Config
-from persist.volume import blockdev, format_service, known, mount, mountinfo, outcome, service, swap, volume_service
+from persist.boot import load as loading
+from persist.volume import blockdev, fallback, format_service, known, mount, mountinfo, outcome, search, service, swap, volume_service
 known.ROOT = wish.get("root", "/run/root")
 os.makedirs(known.ROOT, exist_ok=True)
 config = Config()
 for key, value in wish["config"].items():
     setattr(config, key, value)
-format_service.load = volume_service.load = lambda root, problems: config
-volume_service._has_symlinks = lambda: wish.get("symlinks", False)
+format_service.load = lambda root, problems: config
+def load(root, environ):
+    loaded = loading.load(root, environ)
+    loaded.config = config
+    return loaded
+volume_service.load = load
+fallback._has_symlinks = lambda: wish.get("symlinks", False)
 swap.enable = lambda members: []  # the machine's own swap space is none of a test's business
 mount.ROOT_STORE = wish.get("root_store", mount.ROOT_STORE)
 disks = [blockdev.by_node(n) for n in wish.get("disks", [])]
 if wish.get("unexpected"):
-    mount.mount_volume = volume_service.find = None
+    mount.mount_assembly = volume_service.search = None
 exec(wish.get("python", ""))
 report = []
 for what in wish["do"]:
@@ -183,7 +189,7 @@ def initrd(disk: LoopDisk, *databases: LoopDisk, options: str = "subvol=@persist
     for known in databases:
         uuid = uuid_of(known)
         number = Path(f"/sys/class/block/{known.node.removeprefix('/dev/')}p1/dev").read_text().strip()
-        words = ("S:disk/by-label/persist-data", "I:1", "E:ID_FS_TYPE=btrfs", f"E:ID_FS_UUID={uuid}", f"E:ID_FS_UUID_SUB={uuid}",
+        words = ("S:disk/by-label/persist-data", "I:1", "E:ID_FS_TYPE=btrfs", "E:ID_FS_USAGE=filesystem", f"E:ID_FS_UUID={uuid}", f"E:ID_FS_UUID_SUB={uuid}",
                  "E:ID_FS_LABEL_ENC=persist-data", "G:systemd")
         lines.append(f"printf '%s\\n' {' '.join(words)} >/run/udev/data/b{number}")
     return "; ".join(lines)
@@ -299,7 +305,7 @@ def test_known_volume_is_missing(make_disk: Make, tmp_path: Path, before: str, c
 def test_known_volume_is_waited_for(make_disk: Make, tmp_path: Path) -> None:
     note_of(tmp_path).parent.mkdir(parents=True)
     note_of(tmp_path).write_text(f"{KNOWN}\n")
-    script = "s = volume_service; s._look = lambda config, wanted, timeout: print('timeout', timeout, file=sys.stderr) or s.find(config, wanted)"
+    script = "volume_service.search = lambda config, told, timeout: print('timeout', timeout, file=sys.stderr) or search._once(config, told)"
     assert "timeout 7.0\n" in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
     note_of(tmp_path).unlink()
     assert "timeout 0.0\n" in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
@@ -312,7 +318,10 @@ def test_another_reason_stands_beside_a_known_volume(volume: LoopDisk, tmp_path:
     assert (last["kind"], last["reason"], last["expected"]) == ("none", "untrusted", True)
     last = services("volume", config={"member_timeout": 0}, root=str(tmp_path), cmdline=f"persist.volume={uuid_of(volume)[::-1]}").last
     assert (last["kind"], last["reason"], last["expected"]) == ("none", "missing", True)
-    last = services("volume", device=[volume.node], root=str(tmp_path)).last
+    last = services("volume", device=[volume.node], config={"member_timeout": 0}, root=str(tmp_path)).last
+    assert (last["kind"], last["reason"], last["expected"]) == ("none", "known-volume-missing", True), "no other one in its place"
+    assert f"Device=UUID={uuid_of(volume)}" in last["hint"]
+    last = services("volume", device=[f"UUID={uuid_of(volume)}"], root=str(tmp_path)).last
     assert (last["kind"], last["reason"], last["expected"]) == ("btrfs", "", False)
     assert note_of(tmp_path).read_text() == f"{uuid_of(volume)}\n", "the volume of this machine is the one that it has now"
 
@@ -364,7 +373,7 @@ def test_fallback(make_disk: Make, tmp_path: Path, config: dict[str, Any], befor
         assert {p.name for p in (store / ".persist").iterdir()} == {"overlay", "seed", "tmp", "migrations"}
 
 
-@pytest.mark.parametrize("word", ["volatile", "ro", "of"])
+@pytest.mark.parametrize("word", ["volatile", "of"])
 def test_volatile_for_one_boot(volume: LoopDisk, word: str) -> None:
     seen = services("volume", cmdline=f"quiet persist={word}", device=[volume.node])
     assert (seen.last["kind"], seen.last["reason"]) == ("tmpfs", "volatile")

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a boot does without its volume: Fallback= of persist.conf."""
+
+from __future__ import annotations
+
+from .. import log
+from ..boot.config import Config
+from ..errors import PersistError
+from . import mount
+from .outcome import Outcome
+
+_LEAVE = "This boot does without its state volume"
+
+
+def _has_symlinks() -> bool:
+    """Whether an entry needs a place to link to even where the root keeps everything anyway."""
+    from ..boot import registry
+
+    return any(e.method == "symlink" for e in registry.load("", []).entries)
+
+
+def tmpfs(result: Outcome) -> None:
+    """Memory takes the place of the volume. Raises PersistError and OSError."""
+    mount.mount_tmpfs()
+    result.kind = "tmpfs"
+    log.log(log.WARNING, f"{_LEAVE}: what is written now is lost at power-off. {result.message}", "FALLBACK", PERSIST_REASON=result.reason)
+
+
+def _root(result: Outcome) -> None:
+    try:
+        mount.bind_image()
+        mount.mount_root_directory()
+    except (PersistError, OSError) as e:
+        log.log(log.ERR, f"State cannot be kept in {mount.ROOT_STORE} of the root filesystem: {e}", "FALLBACK", PERSIST_REASON="root-store")
+        if result.root_read_only:
+            tmpfs(result)
+        return
+    result.kind = "root"
+    log.log(log.INFO, f"{_LEAVE}: state is kept in {mount.ROOT_STORE} of the root filesystem.", "FALLBACK", PERSIST_REASON=result.reason)
+
+
+def policy(config: Config, result: Outcome) -> str:
+    """What Fallback= means on this boot: tmpfs, root, none or fail."""
+    if config.fallback == "auto":
+        return "tmpfs" if result.root_read_only else "root" if _has_symlinks() else "none"
+    return config.fallback
+
+
+def fall_back(config: Config, result: Outcome) -> int:
+    """Do what Fallback= says; returns the exit status of the service. Raises PersistError and OSError."""
+    how = policy(config, result)
+    if how == "tmpfs":
+        tmpfs(result)
+    elif how == "root":
+        _root(result)
+    elif how == "fail":
+        log.log(log.ERR, f"{_LEAVE}, and Fallback=fail says that it must not. {result.message}", "FALLBACK", PERSIST_REASON=result.reason)
+        return 1
+    return 0

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What was mounted at the volume's place before: by the initrd, or by an earlier run of persist-volume.service."""
+
+from __future__ import annotations
+
+import os
+
+from .. import log
+from ..boot.config import Config
+from ..boot.facts import Facts
+from ..boot.paths import EARLY, READONLY, VOLUME
+from . import mount, mountinfo, outcome, switch
+from .candidates import from_database
+from .find import Found, Machine, decide
+from .mountinfo import Mount
+from .outcome import Outcome
+
+
+def describe(result: Outcome, at: Mount) -> None:
+    """Take down what is mounted at the volume's place. Raises OSError where /proc is not mounted."""
+    if at.root.endswith(mount.ROOT_STORE):
+        result.kind = "root"
+    else:
+        result.kind = "tmpfs" if at.fstype == "tmpfs" else "btrfs" if at.fstype == "btrfs" else "native"
+    result.read_only = at.read_only
+    below = mountinfo.at(READONLY) if result.kind == "tmpfs" else None
+    result.read_only_below = below is not None
+    shown, where = (at, VOLUME) if below is None else (below, READONLY)
+    if result.kind in outcome.REAL or below is not None:
+        result.device, result.uuid = shown.source, mount.mounted_uuid(where)
+        result.degraded = "degraded" in shown.super_options.split(",")
+
+
+def early_entries() -> bool:
+    """Whether the initrd has mounted an entry."""
+    try:
+        return bool(os.listdir(EARLY))
+    except FileNotFoundError:
+        return False
+
+
+def _second_opinion(config: Config, machine: Facts, told: Machine, result: Outcome) -> tuple[str, str]:
+    """Why what the initrd mounted would not be chosen now, and what to do about it; '' and '' where it would, or nobody knows.
+
+    The table in the initrd is as old as the initrd, and sees only the disks that were there first.
+    """
+    update = "Run 'update-initramfs -u' and restart the machine."
+    word = switch.volatile_word(machine) or ("ro" if switch.read_only(machine) else "")
+    if word:
+        return f"The initrd mounted the state volume on {result.device} although persist={word} is on the kernel command line.", update
+    every = from_database()
+    if result.uuid not in {c.uuid.lower() for c in every}:
+        return "", ""  # udev has not come to it yet
+    decision = decide(config, told, every)
+    shown = f"The initrd mounted {result.device} (UUID={result.uuid}) as the state volume"
+    if not isinstance(decision, Found):
+        return f"{shown}, which would not be chosen now: {decision.message}", f"{decision.hint} {update}"
+    if decision.uuid.lower() != result.uuid:
+        return f"{shown}, but by persist.conf it is {decision.node} (UUID={decision.uuid}).", update
+    return "", ""
+
+
+def keep(config: Config, machine: Facts, told: Machine, result: Outcome, at: Mount) -> None:
+    """Take over what is mounted, and say where the initrd chose what we would not. Raises OSError."""
+    describe(result, at)
+    before = outcome.read()
+    result.from_initrd = before.from_initrd if before is not None else result.kind == "btrfs" or result.read_only_below
+    if before is not None:
+        if before.kind == result.kind:
+            result.because(before.reason, before.message, before.hint)
+            result.expected = before.expected
+    elif result.kind == "btrfs":
+        message, hint = _second_opinion(config, machine, told, result)
+        if message:
+            result.because("initrd-disagrees", message, hint)
+            log.log(log.WARNING, f"{message} {hint}", "FAILED", PERSIST_DEVICE=result.device, PERSIST_UUID=result.uuid, PERSIST_REASON="initrd-disagrees")

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A volume that is not a btrfs: a device that Device= names, such as a cloud's ephemeral disk. Checked, mounted and grown as fstab would have it.
+
+PID 1 makes the mount (systemd-mount(1)), so that systemd-fsck@.service and the device's own unit are part of it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .. import log
+from ..boot.config import Config
+from ..boot.paths import VOLUME
+from ..errors import CommandError, PersistError
+from ..run import run
+from . import mountinfo, store
+from .find import Found
+from .mountinfo import Mount
+
+# An overlay needs extended attributes and names for whiteouts in its upper.
+FILESYSTEMS = ("ext4", "ext3", "xfs", "f2fs", "bcachefs")
+_GROWING = ("ext4", "ext3", "xfs")  # what systemd-growfs(8) and the tools of these can grow while they are mounted
+_GROWFS = "/usr/lib/systemd/systemd-growfs"
+
+
+def options(config: Config, *, read_only: bool = False) -> str:
+    """The options for mount(8): Options= without what only fstab-generator understands."""
+    words = [w for w in config.options.split(",") if w and not w.startswith("x-") and w not in ("_netdev", "nofail", "noauto", "auto", "defaults", "rw", "ro")]
+    return ",".join([*words, "ro" if read_only else "rw"])
+
+
+def mount_native(found: Found, config: Config, *, read_only: bool = False, at: str = VOLUME) -> Mount:
+    """Check and mount the filesystem, grow it into its device, and make our store on it. Raises PersistError and OSError."""
+    fields = {"PERSIST_DEVICE": found.node, "PERSIST_UUID": found.uuid, "PERSIST_REASON": "broken"}
+    if found.fstype not in FILESYSTEMS:
+        raise PersistError(f"The state volume on {found.node} is {found.fstype}, which cannot keep state.",
+                           hint=f"Use btrfs, {', '.join(FILESYSTEMS)}.", message_id="VOLUME_BROKEN", **fields)
+    os.makedirs(at, 0o755, exist_ok=True)
+    try:
+        # The time-out is for the check of a large filesystem, as systemd-fsck@.service has none either.
+        run("systemd-mount", "--quiet", "--no-ask-password", f"--fsck={'no' if read_only else 'yes'}", f"--type={found.fstype}",
+            f"--options={options(config, read_only=read_only)}", "--property=DefaultDependencies=no", "--property=Conflicts=umount.target",
+            "--property=Before=umount.target", found.node, at, timeout=None)
+    except CommandError as e:
+        raise PersistError(f"The state volume on {found.node} does not mount: {e.message}", message_id="VOLUME_BROKEN",
+                           hint="It is left as it is. See 'journalctl -b -k' and its fsck.", **fields) from e
+    mount = mountinfo.at(at)
+    if mount is None:
+        raise PersistError(f"The state volume on {found.node} does not mount: nothing is mounted.", message_id="VOLUME_BROKEN", **fields)
+    if not mount.read_only:
+        _grow(found, at)
+        store.make(at)
+    return mount
+
+
+def _grow(found: Found, at: str) -> None:
+    if found.fstype in _GROWING and os.path.exists(_GROWFS):
+        try:
+            run(_GROWFS, at)
+        except CommandError as e:
+            log.log(log.NOTICE, f"The state volume on {found.node} was not grown into its device: {e.message}", "FAILED", PERSIST_DEVICE=found.node)

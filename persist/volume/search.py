@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Look for the volume, and wait for it and for its members where somebody said that there is one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from .. import log
+from ..boot.config import Config
+from ..boot.facts import Facts
+from . import blockdev, candidates, known, mount, outcome
+from .find import BTRFS, Ambiguous, Decision, Found, Machine, Missing, Untrusted, decide
+from .members import Assembly
+
+SHORT_WAIT = 3.0  # seconds; a read-only root without its volume forgets everything, which is worth a moment
+CREDENTIALS = "/run/credentials/@system"  # what PID 1 imported (systemd.exec(5), "CREDENTIALS")
+CREDENTIAL = "persist.volume"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_Seen = tuple[Decision, Assembly | None]
+
+
+def _credential() -> str:
+    """The volume that whoever made this machine names in a system credential, '' where there is none."""
+    try:
+        with open(f"{CREDENTIALS}/{CREDENTIAL}", encoding="ascii", errors="replace") as f:
+            text = f.read(100).strip().lower()
+    except OSError:
+        return ""
+    if text and not _UUID.fullmatch(text):
+        log.log(log.WARNING, f"The credential {CREDENTIAL} is not a UUID and is ignored.", "FAILED", PERSIST_PATH=f"{CREDENTIALS}/{CREDENTIAL}")
+        return ""
+    return text
+
+
+def _noted() -> str:
+    try:
+        return known.read()
+    except OSError as e:
+        log.log(log.WARNING, f"Nobody knows which volume this machine had: {e}", "FAILED", PERSIST_PATH=known.PATH)
+        return ""
+
+
+def what_is_known(machine: Facts) -> Machine:
+    """What this machine knows of its volume, from the command line, a credential, and the note on a writable root."""
+    return Machine(machine.option("persist.volume") or "", _credential() or _noted(), candidates.bound_here, candidates.generation)
+
+
+def patience(config: Config, told: Machine, read_only: bool) -> float:
+    """For how many seconds a volume that is not there is waited for: MemberTimeoutSec= where somebody said that there is one."""
+    if config.device != ["auto"] or told.named or told.known or outcome.formatted():
+        return float(config.member_timeout)
+    return SHORT_WAIT if read_only else 0.0
+
+
+def _once(config: Config, told: Machine) -> _Seen:
+    decision = decide(config, told, candidates.candidates())
+    if isinstance(decision, Found) and decision.fstype == BTRFS:
+        return decision, mount.look(decision)
+    return decision, None
+
+
+def _wait(config: Config, told: Machine, timeout: float, last: _Seen, enough: Callable[[Decision, Assembly | None], bool]) -> _Seen:
+    """Look again after each event of a disk until it is enough, or the time is over."""
+    if not blockdev.udev_runs():
+        return last
+    from ..udev import wait_for
+
+    def look() -> _Seen | None:
+        nonlocal last
+        last = _once(config, told)
+        return last if enough(*last) else None
+
+    return wait_for(look, timeout) or last
+
+
+def search(config: Config, told: Machine, timeout: float) -> _Seen:
+    """The volume, and how its members stand where it is a btrfs.
+
+    Waits ``timeout`` seconds for a volume, and then MemberTimeoutSec= for members that are absent. Raises CommandError and OSError.
+    """
+    last = _once(config, told)
+    if isinstance(last[0], Missing | Untrusted) and timeout:
+        log.notify_status(f"Waiting up to {timeout:.0f} s for the state volume")
+        last = _wait(config, told, timeout, last, lambda d, a: not isinstance(d, Missing | Untrusted))
+    if last[1] is not None and last[1].absent and config.member_timeout:
+        log.notify_status(f"Waiting up to {config.member_timeout} s for {last[1].absent} member(s) of the state volume")
+        last = _wait(config, told, config.member_timeout, last, lambda d, a: isinstance(d, Ambiguous) or (a is not None and not a.absent))
+    return last
