@@ -86,7 +86,7 @@ def test_no_fifo_stops_us(note: Path) -> None:
 
 
 @pytest.mark.parametrize(("cmdline", "word"), [
-    ("", ""), ("quiet", ""), ("persist", ""), ("persist=", ""), ("persist=on", ""), ("persist=off", ""), ("persist=volatile", "volatile"), ("persist=ro", "ro"),
+    ("", ""), ("quiet", ""), ("persist", ""), ("persist=", ""), ("persist=on", ""), ("persist=off", ""), ("persist=volatile", "volatile"), ("persist=ro", ""),
     ("persist=Off", "Off"), ("persist=ro persist=on", ""), ("persist=on persist=of", "of"), ("persist.volume=x", ""), ("xpersist=ro", ""),
 ])
 def test_volatile_word(cmdline: str, word: str) -> None:
@@ -95,8 +95,15 @@ def test_volatile_word(cmdline: str, word: str) -> None:
     assert switch.volatile_word(facts) == word
 
 
+@pytest.mark.parametrize(("cmdline", "ro"), [("", False), ("ro", False), ("persist=ro", True), ("persist=off persist=ro", True), ("persist=ro persist=on", False)])
+def test_read_only(cmdline: str, ro: bool) -> None:
+    facts = Facts()
+    facts.cmdline = cmdline
+    assert switch.read_only(facts) == ro
+
+
 def test_the_word_is_said() -> None:
     assert switch.explain("volatile")[0] == "persist=volatile is on the kernel command line."
-    for word in ("ro", "of"):
+    for word in ("RO", "of"):
         message, hint = switch.explain(word)
         assert message.startswith(f"persist={word} is") and "treats as persist=volatile" in message and "volatile" in hint
