@@ -256,3 +256,29 @@ def test_single_disk_becomes_a_mirror(machine: MachineFactory) -> None:
     one.start()
     degraded_boot(one, "member-missing")
     is_written(one, "first")
+
+
+def test_three_disks(machine: MachineFactory) -> None:
+    """Three claims: data on two of them, metadata on all three; without one of them nothing is lost, and a blank disk in its place is taken by its header."""
+    one = machine(scene.story_image("bookworm"))
+    for name in ("one", "two", "three"):
+        one.add_disk(name, "2G", header=scene.HEADER)
+    one.start()
+    healthy_boot(one)
+    usage = one.succeed(f"btrfs filesystem df {VOLUME}")
+    assert "Data, RAID1:" in usage and "Metadata, RAID1C3:" in usage, usage
+    written(one, "first")
+    uuid = state(one)["volume"]["uuid"]
+    one.detach_disk("two")
+    wait_for_verdict(one, "degraded", 60)
+    written(one, "alone")
+    one.add_disk("fresh", "2G", header=scene.HEADER + f"\nversion=1 join={uuid}\n".encode())
+    wait_for_verdict(one, "online")
+    assert f"{node(one, 'fresh')}2" in devids(one).values() and len(devids(one)) == 3
+    usage = one.succeed(f"btrfs filesystem df {VOLUME}")
+    assert "Metadata, RAID1C3:" in usage and "single" not in usage.replace("GlobalReserve, single", ""), usage
+    is_written(one, "first", "alone")
+    one.crash()
+    one.start()
+    healthy_boot(one)
+    is_written(one, "first", "alone")

@@ -54,6 +54,7 @@ def test_writable_root(machine: MachineFactory) -> None:
     one.succeed("cmp /etc/machine-id /var/tmp/id")
     clean_shutdown(one)
     off(one)
+    stale(one)
 
 
 def running_system_is_left_alone(one: Machine) -> None:
@@ -72,4 +73,19 @@ def off(one: Machine) -> None:
     assert mounted(one, "overlay", "btrfs") == []
     assert one.succeed("cat /home/mine") == "mine\n"
     assert one.execute("cat /home/more")[0] != 0
+    one.shutdown()
+
+
+def stale(one: Machine) -> None:
+    """The volume that this root has known is away: bind entries are read-only rather than forked, everything else goes on, and it is said."""
+    one.detach_disk("state")
+    one.start("persist.volume=")
+    one.wait_for_boot()
+    found = state(one)
+    assert found["verdict"] == "volatile" and "known-volume-missing" in codes(found), found["reasons"]
+    assert entries(found)["/var/lib/demo-notes"] == "stale"
+    assert "Read-only file system" in one.fail("echo fork >>/var/lib/demo-notes/notes.txt")
+    one.succeed("touch /var/lib/elsewhere /etc/elsewhere")
+    assert one.execute("systemctl is-active persist-online.target")[0] != 0
+    assert "VOLATILE" in one.succeed("cat /run/issue.d/persist.issue")
     one.shutdown()
