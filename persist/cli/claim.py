@@ -1,35 +1,75 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persistctl claim: mark a blank disk for persist."""
+"""persistctl claim: mark blank disks for persist."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from ..errors import PersistError
 from . import show
+
+MOUNTED = "mounted"  # --join without an id
 
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
-    sub = verbs.add_parser("claim", help="ask persist to format a disk",
-                           description="Write the magic header to a blank disk. It is formatted at once where udev runs, or at the next boot.")
-    sub.add_argument("device", metavar="DEVICE", help="the whole disk, such as /dev/vdb")
+    sub = verbs.add_parser("claim", help="ask persist to format disks",
+                           description="Write the magic header to blank disks. They are formatted at once where udev runs, or at the next boot; "
+                                       "several become one volume.")
+    sub.add_argument("device", metavar="DEVICE", nargs="*", help="a whole disk, such as /dev/vdb")
     sub.add_argument("--force", action="store_true", help="also a disk that is not blank: WHAT IS ON IT IS LOST; never one in use")
+    sub.add_argument("--join", metavar="UUID", nargs="?", const=MOUNTED, help="become a member of this volume (default: the one that is mounted)")
+    sub.add_argument("--layout", choices=("auto", "single", "raid1"), help="auto mirrors where there are several disks, raid1 refuses a single one")
+    sub.add_argument("--bind-serial", action="store_true", help="a copy of the header counts for no other disk")
     show.options(sub)
-    sub.set_defaults(run=run)
+    sub.set_defaults(run=run, parser=sub)
+
+
+def _volume(wanted: str) -> str:
+    """The volume to join. Raises PersistError."""
+    from ..boot.paths import VOLUME
+    from ..volume.header import is_uuid
+    from ..volume.mount import mounted_uuid
+
+    if wanted != MOUNTED:
+        if not is_uuid(wanted.lower()):
+            raise PersistError(f"'{wanted}' is not the UUID of a volume.", hint="'persistctl status' shows it.")
+        return wanted.lower()
+    found = mounted_uuid(VOLUME)
+    if not found:
+        raise PersistError("There is no state volume to join.", hint="Name one: --join=UUID. Without --join the disk becomes a volume of its own.")
+    return found
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Claim one disk."""
+    """Claim disks."""
     from ..boot.config import load
     from ..boot.ini import Problem
-    from ..volume.claim import write_claim
+    from ..volume.claim import write_claims
+    from ..volume.header import Options
 
+    devices = list(arguments.device)
+    join = arguments.join
+    if join is not None and join.startswith("/"):
+        # 'claim --join /dev/vdb': the parser takes the next word for the option's value.
+        devices.insert(0, join)
+        join = MOUNTED
+    if not devices:
+        arguments.parser.error("the following arguments are required: DEVICE")
+    if join is not None and arguments.layout:
+        arguments.parser.error("--layout is not for a disk that joins: the volume has its layout")
     problems: list[Problem] = []
-    write_claim(arguments.device, load("", problems), force=arguments.force)
+    options = Options(arguments.layout or "", join=_volume(join) if join is not None else "")
+    disks = [d.node for d in write_claims(devices, load("", problems), options, force=arguments.force, bind_serial=arguments.bind_serial)]
     if arguments.json:
-        show.print_json({"device": arguments.device, "claimed": True})
+        members = len(disks) if len(disks) > 1 and not options.join else None
+        show.print_json({"devices": disks, "claimed": True, "join": options.join or None, "layout": options.layout or None, "members": members})
+        return 0
+    several = len(disks) > 1
+    carry = f"{', '.join(disks)} {'carry the claim now. They are' if several else 'carries the claim now. It is'}"
+    if options.join:
+        print(f"{carry} prepared at once where persist-setup.target is enabled, and {'become members' if several else 'becomes a member'} of {options.join}.")
     else:
-        print(f"{arguments.device} carries the claim now. It is formatted at once where persist-setup.target is enabled, else at the first boot where it is; "
-              "entries come up at the next boot.")
+        print(f"{carry} formatted at once where persist-setup.target is enabled, else at the first boot where it is; entries come up at the next boot.")
     return 0

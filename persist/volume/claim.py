@@ -1,67 +1,92 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Write a claim: what ``persistctl claim`` does."""
+"""Write claims: what ``persistctl claim`` does."""
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 
 from ..boot.config import Config
-from ..errors import PersistError
+from ..errors import PersistError, Refusal
 from ..run import run
-from . import blockdev, claimable, header, layout, refused
+from . import binding, blockdev, btrfs, claimable, header, layout, refused
 from .blockdev import Disk
-from .header import Mark
+from .format import write
+from .formatting import locked, trigger
+from .header import Mark, Options
 
-
-def _write(disk: Disk, data: bytes, offset: int) -> None:
-    fd = os.open(disk.node, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        done = 0
-        while done < len(data):
-            done += os.pwrite(fd, data[done:], offset + done)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+LOCK_TIMEOUT = 10  # seconds; somebody is waiting at a terminal
 
 
 def _erase(disk: Disk, mark: Mark) -> None:
     """Make a disk blank as claimable.check_blank() has it: signatures, first and last MiB, and where our partitions will begin."""
-    for part in blockdev.partitions(disk):
-        run("wipefs", "--all", "--force", part.node)
-    run("wipefs", "--all", "--force", disk.node)
+    parts = [p.node for p in blockdev.partitions(disk)]
+    # A member of our own volume that was left out: the kernel must not mix in what it remembers of it.
+    btrfs.forget(disk.node, *parts)
+    for node in [*parts, disk.node]:
+        run("wipefs", "--all", "--force", node)
     zeros = bytes(layout.MIB)
-    _write(disk, zeros, 0)
-    _write(disk, zeros, disk.size - layout.MIB)
+    write(disk, zeros, 0)
+    write(disk, zeros, disk.size - layout.MIB)
     for planned in layout.parts(mark, disk.mib):
-        _write(disk, zeros, planned.start * layout.MIB)
+        write(disk, zeros, planned.start * layout.MIB)
     if blockdev.partitions(disk):
         run("partx", "--delete", disk.node)
 
 
-def write_claim(node: str, config: Config, force: bool = False) -> None:
-    """Mark a disk for persist by the first magic header of the configuration; it is formatted where udev reports it, or at the next boot.
+def _check_once(disks: list[Disk]) -> None:
+    for number, disk in enumerate(disks):
+        if disk in disks[:number]:
+            raise Refusal("twice", f"{disk.node} is named twice.", hint="Name each disk once.", PERSIST_DEVICE=disk.node)
 
-    ``force`` erases what is on the disk and lets a disk be claimed that only another configuration would trust; a disk in use, a
-    partition, a read-only or too small one is refused with it too. Raises Refusal, CommandError and PersistError (locked, no permission).
-    """
-    disk = blockdev.by_node(node)
-    try:
-        fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as e:
-        raise PersistError(f"{disk.node} cannot be opened: {e.strerror}.", hint="Run this as root.", PERSIST_DEVICE=disk.node) from e
-    try:
-        blockdev.lock(fd, disk.node, timeout=10)
+
+def _claim(disks: list[Disk], config: Config, options: Options, force: bool, bind_serial: bool) -> None:
+    """Check all disks, then write to them, with their locks held."""
+    marks = []
+    for disk in disks:
         claimable.check_usable(disk)
-        mark = claimable.new_mark(disk, config)
+        marks.append(claimable.new_mark(disk, config, len(disks)))
+        if not force:
+            claimable.check_trust(disk, config)
+            claimable.check_blank(disk, marks[-1], skip=0)
+        if bind_serial and binding.disk_serial(disk) == binding.NONE:
+            raise Refusal("no-serial", f"{disk.node} has no serial number.", hint="Claim it without --bind-serial.", PERSIST_DEVICE=disk.node)
+    for disk, mark in zip(disks, marks, strict=True):
         if force:
             _erase(disk, mark)
-        else:
-            claimable.check_trust(disk, config)
-        claimable.check_blank(disk, mark, skip=0)
-        _write(disk, header.encode(config.magic_headers[0]), 0)
+            claimable.check_blank(disk, mark, skip=0)
+        own = replace(options, serial=binding.disk_serial(disk)) if bind_serial else options
+        write(disk, header.encode(config.magic_headers[0], own), 0)
         refused.forget(disk)
+
+
+def write_claims(nodes: list[str], config: Config, options: Options | None = None, *, force: bool = False, bind_serial: bool = False) -> list[Disk]:
+    """Mark disks for persist by the first magic header of the configuration; they are formatted where udev reports them, or at the next boot.
+
+    Several become one volume: each header says how many there are, unless they join a volume that is there. None is claimed where one of them is
+    refused. ``force`` erases what is on the disks and lets a disk be claimed that only another configuration would trust; a disk in use, a
+    partition, a read-only or too small one is refused with it too. ``bind_serial`` binds each header to its disk. Returns the disks.
+
+    Raises Refusal, CommandError and PersistError (locked, no permission).
+    """
+    options = options or Options()
+    if len(nodes) > 1 and not options.join:
+        options = replace(options, members=len(nodes))
+    disks = [blockdev.by_node(n) for n in nodes]
+    _check_once(disks)
+    shown = ", ".join(d.node for d in disks)
+    try:
+        for disk in disks:
+            claimable.check_usable(disk)  # says more of a partition than a lock could
+        with locked(disks, LOCK_TIMEOUT):
+            _claim(disks, config, options, force, bind_serial)
+    except PermissionError as e:
+        raise PersistError(f"{shown} cannot be opened: {e.strerror}.", hint="Run this as root.", PERSIST_DEVICE=shown) from e
     except OSError as e:
-        raise PersistError(f"{disk.node} cannot be claimed: {e.strerror}.", PERSIST_DEVICE=disk.node) from e
-    finally:
-        os.close(fd)
-    blockdev.trigger(disk.node)
+        raise PersistError(f"{shown} cannot be claimed: {e.strerror}.", PERSIST_DEVICE=shown) from e
+    trigger(disks)
+    return disks
+
+
+def write_claim(node: str, config: Config, force: bool = False, options: Options | None = None) -> None:
+    """As write_claims(), for one disk."""
+    write_claims([node], config, options, force=force)

@@ -21,10 +21,11 @@ Refuse = Callable[[Disk, Refusal], None]
 
 
 @contextmanager
-def locked(disks: list[Disk]) -> Iterator[dict[str, int]]:
+def locked(disks: list[Disk], timeout: float = blockdev.LOCK_TIMEOUT) -> Iterator[dict[str, int]]:
     """The locks of these disks, as read-only descriptors by their places in sysfs; udev leaves the disks alone meanwhile.
 
-    Read-only until a disk is really taken: udev looks again after each close of a descriptor that could write. Raises PersistError and OSError.
+    Waits ``timeout`` seconds for each. Read-only until a disk is really taken: udev looks again after each close of a descriptor that could write.
+    Raises PersistError and OSError.
     """
     with ExitStack() as stack:
         found: dict[str, int] = {}
@@ -33,7 +34,7 @@ def locked(disks: list[Disk]) -> Iterator[dict[str, int]]:
             stack.callback(os.close, fd)  # and with it the lock
             if blockdev.by_number(os.fstat(fd).st_rdev) != disk:
                 raise PersistError(f"{disk.node} is another disk now.", hint="It was exchanged; the new one is looked at when udev reports it.")
-            blockdev.lock(fd, disk.node)
+            blockdev.lock(fd, disk.node, timeout)
             found[disk.sys_path] = fd
         yield found
 
