@@ -27,3 +27,12 @@ def ready(initrd: Initrd) -> Initrd:
     initrd.seeded("/etc")
     initrd.registry("/etc overlay")
     return initrd
+
+
+@pytest.fixture(params=SHELLS, ids=["dash", "klibc"])
+def any_shell(request: pytest.FixtureRequest) -> str:
+    """Each shell that an initrd may have."""
+    shell: str | None = shutil.which(request.param)
+    if shell is None:
+        pytest.skip("not installed")
+    return shell

@@ -262,7 +262,7 @@ class Initrd:
         target = root / "etc/systemd/system/local-fs.target.wants/persist-setup.target"
         if not target.is_symlink():
             target.symlink_to("/usr/lib/systemd/system/persist-setup.target")
-        entries = [line.split() for line in text.splitlines()]
+        entries = [line.rsplit(maxsplit=1) for line in text.splitlines()]
         (root / "usr/lib/persist.d/a.conf").write_text("".join(f"[Path]\nPath={path}\nMethod={method}\nEarly=yes\n" for path, method in entries))
         self.table += load(str(root), {"SYSTEMD_PROC_CMDLINE": ""}).plan.early_table
 
