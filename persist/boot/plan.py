@@ -15,7 +15,7 @@ from .facts import why_nothing as why_nothing
 from .ini import ERROR, NOTICE, WARNING, Problem
 from .paths import ENTRY_NAME_MAX, escape, overlay_option, specifiers, unescape
 from .registry import forbidden, wrong_overlay, wrong_path
-from .units import BACKLIGHT, DROPIN, FIRST_LINE, RELOAD, VOLUME_UNIT, bind_dropin, mount_unit, serves
+from .units import BACKLIGHT, DROPIN, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, bind_dropin, mount_unit, serves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,6 +96,10 @@ def _refusal(planned: Planned, config: "Config", facts: "Facts", accepted: dict[
         return "%s above it keeps it already" % parent
     if entry.method == "image" and method not in ("overlay", "bind"):
         return "Method=image makes a hole in an entry above, and there is none"
+    if config.netdev:
+        from . import net
+
+        return net.refusal(planned, facts)
     return ""
 
 
@@ -194,10 +198,13 @@ def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: li
     elif planned.unit:
         plan.files[planned.unit] = mount_unit(plan, planned, children, binds, again)
     mounted = above(planned.path, plan.fstab) if plan.fstab else ""
-    if mounted and entry.method not in ("image", "tmpfs"):
-        plan.files["persist-seed@" + planned.name + ".service.d/" + DROPIN] = (
-            FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\nRequires=" + escape(mounted) + ".mount\nAfter="
-            + escape(mounted) + ".mount\n")
+    if entry.method in ("image", "tmpfs"):
+        return
+    after = "Wants=" + NET_UNIT + "\nAfter=" + NET_UNIT + "\n" if plan.net else ""
+    if mounted:
+        after += "Requires=" + escape(mounted) + ".mount\nAfter=" + escape(mounted) + ".mount\n"
+    if after:
+        plan.files["persist-seed@" + planned.name + ".service.d/" + DROPIN] = FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + after
 
 
 def _mounts_below(plan: Plan, facts: "Facts", binds: dict[str, Planned]) -> None:
@@ -235,6 +242,7 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
         return result
     result.fstab = facts.fstab
     result.read_only = facts.option("persist") == "ro"
+    result.net = config.netdev
     result.entries, result.refused = accept(config, registry, facts)
     accepted = {p.path: p for p in result.entries}
     _early(result, facts, accepted)
@@ -261,7 +269,7 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
         if entry.services:
             _services(result, planned)
     binds = {p.path: p for p in result.entries if p.entry.method == "bind" and not p.mounted_early}
-    if binds:
+    if binds and not result.net:
         _mounts_below(result, facts, binds)
     if backlight:
         result.files[BACKLIGHT[0] + ".d/" + DROPIN] = FIRST_LINE + "[Unit]\nAfter=" + VOLUME_UNIT + " " + " ".join(backlight) + "\n"
@@ -270,6 +278,12 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
     if required:
         result.files["local-fs.target.d/" + DROPIN] = FIRST_LINE + "[Unit]\nRequires=" + "\nRequires=".join(required) + "\n"
     # Last, so that a generator that dies half-way has wanted nothing.
+    if result.net:
+        from . import net
+
+        memory = [p.unit for p in result.entries if p.entry.method == "tmpfs"]
+        result.files.update(net.files([unit for unit in wants if unit not in memory]))
+        wants = memory
     if wants:
         name, text = _target("persist-setup.target", wants)
         result.files[name] = text

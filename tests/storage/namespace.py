@@ -49,7 +49,7 @@ def own_machine(test: Callable[[], None]) -> Callable[[], None]:
                 os.close(read)
                 _inside(test)
                 status = 0
-            except BaseException:  # the parent shows it
+            except BaseException:  # noqa: BLE001  # the parent shows it
                 with open(write, "w", encoding="utf-8", errors="backslashreplace") as f:
                     f.write(traceback.format_exc())
             finally:

@@ -98,10 +98,10 @@ def test_no_bind_below_an_overlay_that_is_not_there() -> None:
 @own_machine
 def test_no_link_is_followed() -> None:
     disk()
-    for path in ("/srv/outer/data", "/srv/inner", "/srv/target", "/srv/fine"):
+    for path in ("/srv/outer/data", "/srv/inner", "/srv/fine"):
         os.makedirs(path)
         kept(path, "kept")
-    sh("cd /run/persist/volume/srv; mv outer real; ln -s real outer; rm -r inner; ln -s /etc inner; mkdir /srv/elsewhere; rmdir /srv/target; ln -s elsewhere /srv/target")
+    sh("cd /run/persist/volume/srv; mv outer real; ln -s real outer; rm -r inner; ln -s /etc inner")
     loaded = registry("".join(f"[Path]\nPath={p}\nMethod=bind\n" for p in ("/srv/outer/data", "/srv/inner", "/srv/fine")))
     problems = mount_seeded(loaded)
     assert entry_mounts() == ["/srv/fine"]
@@ -173,7 +173,8 @@ def test_a_mount_on_a_bind_is_not_seen_on_the_volume() -> None:
     assert mount_seeded(registry(BIND)) == []
     sh("mount -t tmpfs none /srv/data/below; touch /srv/data/below/x")
     assert os.listdir("/run/persist/volume/srv/data/below") == []
-    assert "shared:" in next(line for line in text("/proc/self/mountinfo").splitlines() if " /srv/data " in line), "services with a namespace of their own see it"
+    line = next(line for line in text("/proc/self/mountinfo").splitlines() if " /srv/data " in line)
+    assert "shared:" in line, "services with a namespace of their own see it"
 
 
 @own_machine
