@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..run import run
@@ -18,6 +19,10 @@ _FS_INFO = 0x8400941F  # two 64-bit numbers, then the UUID
 _DEV_INFO = 0xD000941E
 _SCAN_DEV, _FORGET_DEV, _ADD_DEV = 0x50009404, 0x50009405, 0x5000940A  # struct btrfs_ioctl_vol_args: a number and a name
 _SYNC = 0x9408
+_TREE_SEARCH = 0xD0009411
+_CHUNK_TREE, _CHUNK_ITEM = 3, 228
+_MAX = (1 << 64) - 1
+_TOLERANCE = ((1 << 9, 3), (1 << 8, 2), (1 << 10, 3), (1 << 4, 1), (1 << 6, 1), (1 << 7, 1))  # raid1c3 raid6 raid1c4 raid1 raid10 raid5
 
 
 def filesystem_uuid(path: str) -> str:
@@ -108,6 +113,14 @@ def attribute(uuid: str, name: str) -> str:
         return ""
 
 
+def names(uuid: str, directory: str) -> list[str]:
+    """What a directory in sysfs of a mounted filesystem has, nothing where it is not there."""
+    try:
+        return os.listdir(f"{SYSFS}/{uuid}/{directory}")
+    except OSError:
+        return []
+
+
 def devices(path: str) -> list[Device]:
     """The devices of the btrfs that is mounted at a path, missing ones too, by devid. Raises OSError."""
     uuid = filesystem_uuid(path)
@@ -126,3 +139,30 @@ def devices(path: str) -> list[Device]:
         found.append(Device(devid, "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:])), used, size, node,
                             attribute(uuid, f"devinfo/{devid}/missing") == "1"))
     return found
+
+
+def _chunks(path: str) -> Iterator[tuple[int, list[int]]]:
+    """The type and the devids of each chunk. Raises OSError."""
+    start = 0
+    while True:
+        raw = bytearray(struct.pack("<QQQQQQQIIII32x", _CHUNK_TREE, 256, 256, start, _MAX, 0, _MAX, _CHUNK_ITEM, _CHUNK_ITEM, 4096, 0).ljust(4096, b"\0"))
+        _ioctl(path, _TREE_SEARCH, raw)
+        count = struct.unpack_from("<I", raw, 64)[0]
+        if not count:
+            return
+        at = 104
+        for _ in range(count):
+            _, _, offset, kind, length = struct.unpack_from("<QQQII", raw, at)
+            at += 32
+            if kind == _CHUNK_ITEM:
+                stripes = struct.unpack_from("<H", raw, at + 44)[0]
+                yield struct.unpack_from("<Q", raw, at + 24)[0], [struct.unpack_from("<Q", raw, at + 48 + 32 * i)[0] for i in range(stripes)]
+            at += length
+            start = offset + 1
+
+
+def stands(path: str) -> bool:
+    """Whether a filesystem, mounted read-only, may be written without what is missing: the kernel's own rule (btrfs_check_rw_degradable), which it
+    applies to a mount for writing only. Raises OSError."""
+    missing = {d.devid for d in devices(path) if d.missing}
+    return all(sum(devid in missing for devid in ids) <= next((n for bit, n in _TOLERANCE if kind & bit), 0) for kind, ids in _chunks(path))

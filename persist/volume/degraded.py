@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .superblock import read_at
@@ -93,3 +93,9 @@ def clear(nodes: Iterable[str], uuid: str) -> None:
         found = read(node, uuid)
         if found is not None:
             _write(node, found.healed().encode())
+
+
+def restore(sectors: Mapping[str, bytes]) -> None:
+    """Write back what was there. Raises OSError."""
+    for node, data in sectors.items():
+        _write(node, data)

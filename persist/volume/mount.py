@@ -13,7 +13,7 @@ from .. import log
 from ..boot.paths import IMAGE, LOWER, VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import btrfs, degraded, members, mountinfo, newmount, store
+from . import btrfs, degraded, members, mountinfo, newmount, store, superblock
 from .btrfs import SUBVOLUMES, filesystem_uuid
 from .find import Found
 from .members import Assembly
@@ -54,7 +54,7 @@ def _strangers(assembly: Assembly, at: str) -> list[str]:
 def _mount(found: Found, assembly: Assembly, options: str, at: str) -> None:
     """One mount by a named member, with those in use and no others of this filesystem. Raises CommandError and OSError."""
     # udev tells the kernel about each member, and the kernel takes whatever it knows.
-    btrfs.forget(*found.forget, *assembly.unused)
+    btrfs.forget(*found.forget, *(n for n in found.members if n not in assembly.nodes))
     btrfs.scan(*assembly.nodes)
     mount = ("mount", "-t", "btrfs", "-o", options, next(m.node for m in assembly.use if m.superblock.devid), at)
     run(*mount)
@@ -84,9 +84,13 @@ def _check(found: Found, assembly: Assembly, at: str) -> Mount:
 
 
 def _try(found: Found, assembly: Assembly, options: str, at: str) -> None:
-    """See whether the kernel mounts it, without a byte written. Raises CommandError and OSError."""
+    """See whether the kernel would mount it for writing, without a byte written. Raises CommandError, PersistError and OSError."""
     _mount(found, assembly, f"ro,rescue=nologreplay,{options}", at)
-    run("umount", at)
+    try:
+        if not btrfs.stands(at):
+            raise _broken(found, "more disks of it are missing than it can do without.")
+    finally:
+        run("umount", at)
 
 
 def _only_degraded(found: Found, assembly: Assembly, at: str) -> bool:
@@ -98,7 +102,7 @@ def _only_degraded(found: Found, assembly: Assembly, at: str) -> bool:
         log.log(log.DEBUG, e.message, "FAILED")
     try:
         _try(found, assembly, f"degraded,{OPTIONS}", at)
-    except CommandError:
+    except PersistError:
         return False
     return True
 
@@ -115,29 +119,39 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
     options = f"ro,rescue=nologreplay,{OPTIONS}" if read_only else OPTIONS
     try:
         os.makedirs(at, 0o755, exist_ok=True)
-        if assembly.degraded:
-            try:
-                _try(found, assembly, f"degraded,{OPTIONS}", at)
-            except CommandError:
-                together = members.torn(assembly)
-                if together is None:
-                    raise
-                return mount_assembly(found, together, read_only=read_only, at=at)
-        else:
+        if not assembly.degraded:
             try:
                 _mount(found, assembly, options, at)
                 return _check(found, assembly, at)
             except CommandError:
                 if not _only_degraded(found, assembly, at):
                     raise
-        if not read_only:
-            degraded.write(assembly.nodes, degraded.following(found.uuid, assembly.head))
-        _mount(found, assembly, f"degraded,{options}", at)
+        elif not read_only:
+            try:
+                _try(found, assembly, f"degraded,{OPTIONS}", at)
+            except PersistError:
+                together = members.torn(assembly)
+                if together is None:
+                    raise
+                return mount_assembly(found, together, at=at)
+        _degraded(found, assembly, f"degraded,{options}", at, mark=not read_only)
     except CommandError as e:
         raise _broken(found, e.message) from e
     except OSError as e:
         raise _broken(found, f"{e}.") from e
     return _check(found, assembly, at)
+
+
+def _degraded(found: Found, assembly: Assembly, options: str, at: str, *, mark: bool) -> None:
+    """Mark the members and mount them. Should that not succeed, the marks are what they were: one that was never written to made no other stale."""
+    before = {n: superblock.read_at(n, degraded.OFFSET, degraded.LENGTH) for n in assembly.nodes}
+    if mark:
+        degraded.write(assembly.nodes, degraded.following(found.uuid, assembly.head))
+    try:
+        _mount(found, assembly, options, at)
+    except (CommandError, OSError):
+        degraded.restore(before)
+        raise
 
 
 def mount_volume(found: Found) -> Mount:

@@ -27,7 +27,7 @@ def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> bool:
         return True
     node = assembly.nodes[0] if assembly.use else found.node
     try:
-        btrfs.forget(*found.forget, *assembly.unused)
+        btrfs.forget(*found.forget, *(n for n in found.members if n not in assembly.nodes))
         btrfs.scan(*assembly.nodes)
         run("mount", "-t", "btrfs", "-o", f"degraded,{OPTIONS}", node, at)
     except (CommandError, OSError):

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Members at a mount, on real btrfs: none is mixed in that did not see the last writes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from persist.errors import PersistError
+from persist.volume import btrfs, degraded, live, mount, rescue
+from persist.volume.find import Found
+
+from .conftest import Make
+from .rig import tool
+from .volumes import Volume, unmounted
+
+MIB = 300
+
+
+@pytest.fixture
+def pair(make_disk: Make, tmp_path: Path) -> Iterator[Volume]:
+    """A mirror of two."""
+    with unmounted(str(tmp_path / "volume")):
+        yield Volume(tmp_path, [make_disk(MIB, b""), make_disk(MIB, b"")])
+
+
+def test_both(pair: Volume) -> None:
+    assert not pair.up().degraded
+    assert [(m.devid, m.state, m.node) for m in live.members(pair.at)] == [(1, "ok", pair.data(pair.disks[0])), (2, "ok", pair.data(pair.disks[1]))]
+    assert all(degraded.read(pair.data(d), pair.uuid) is None for d in pair.disks)
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_one_alone(pair: Volume, gone: int) -> None:
+    left = pair.disks[1 - gone]
+    pair.pull(pair.disks[gone])
+    assert pair.up().degraded
+    mark = degraded.read(pair.data(left), pair.uuid)
+    assert mark is not None and mark.counter == 1 and mark.earlier == ()
+    assert [m.state for m in live.members(pair.at)] == (["missing", "ok"] if gone == 0 else ["ok", "missing"])
+    pair.down()
+    pair.up()
+    again = degraded.read(pair.data(left), pair.uuid)
+    assert again is not None and again.counter == 2 and again.earlier == (mark.id,)
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_stale_one_back(pair: Volume, gone: int) -> None:
+    """A plain mount would take both, and show the old text half of the time."""
+    pair.up()
+    Path(f"{pair.at}/nocow").touch()
+    subprocess.run(["chattr", "+C", f"{pair.at}/nocow"], check=True)
+    pair.write("nocow", "old" * 4000)
+    pair.down()
+    pair.pull(pair.disks[gone])
+    pair.up()
+    pair.write("nocow", "new" * 4000)
+    pair.down()
+    pair.back(pair.disks[gone])
+    assembly = pair.up()
+    assert assembly.degraded and [m.node for m in assembly.stale] == [pair.data(pair.disks[gone])]
+    assert pair.read("nocow") == "new" * 4000
+    assert [d.node for d in btrfs.devices(pair.at) if not d.missing] == [pair.data(pair.disks[1 - gone])]
+
+
+def test_each_written_alone(pair: Volume) -> None:
+    a, b = pair.disks
+    pair.pull(b)
+    pair.up()
+    pair.write("text", "written on a")
+    pair.down()
+    pair.pull(a)
+    pair.back(b)
+    pair.up()
+    pair.write("text", "written on b")
+    pair.write("more", "and more")
+    tool("btrfs", "filesystem", "sync", pair.at)
+    pair.write("more", "and more again")
+    pair.down()
+    pair.back(a)
+    assert pair.generation(b) > pair.generation(a)
+    before = a.read((1 << 20) + (64 << 10), 4096)
+    assembly = pair.up()
+    assert assembly.degraded and [m.node for m in assembly.split] == [pair.data(a)] and assembly.stale == ()
+    assert pair.read("text") == "written on b"
+    assert a.read((1 << 20) + (64 << 10), 4096) == before
+    pair.down()
+    pair.pull(b)
+    pair.up()
+    assert pair.read("text") == "written on a"
+
+
+def test_a_stale_member_alone_is_used_and_told_from_the_other_later(pair: Volume) -> None:
+    a, b = pair.disks
+    pair.pull(b)
+    pair.up()
+    pair.down()
+    pair.pull(a)
+    pair.back(b)
+    assert pair.up().degraded
+    pair.down()
+    pair.back(a)
+    assert len(pair.look().split) == 1
+
+
+def test_nothing_is_written_by_a_read_only_mount(pair: Volume) -> None:
+    a, b = pair.disks
+    pair.pull(b)
+    before = a.file.read_bytes()
+    found = pair.found()
+    mount.mount_assembly(found, mount.look(found), read_only=True, at=pair.at)
+    pair.down()
+    assert a.file.read_bytes() == before
+
+
+def test_a_volume_that_cannot_be_mounted_is_not_marked(pair: Volume, make_disk: Make, tmp_path: Path) -> None:
+    a, b = pair.disks
+    pair.pull(b)
+    end_of_superblock, mirror = (1 << 20) + (68 << 10), (1 << 20) + (64 << 20)
+    a.write(end_of_superblock, bytes(mirror - end_of_superblock))
+    a.write(mirror + 4096, bytes(a.disk.size - (1 << 20) - mirror - 4096))
+    with pytest.raises(PersistError) as caught:
+        pair.up()
+    assert caught.value.message_id == "VOLUME_BROKEN"
+    assert degraded.read(pair.data(a), pair.uuid) is None
+
+
+def test_three_disks(make_disk: Make, tmp_path: Path) -> None:
+    with unmounted(str(tmp_path / "volume")):
+        v = Volume(tmp_path, [make_disk(MIB, b"") for _ in range(3)])
+        a, b, c = v.disks
+        v.pull(b)
+        v.up()
+        v.write("text", "without b")
+        assert {degraded.read(v.data(d), v.uuid) for d in (a, c)} == {live.head(live.members(v.at))}
+        v.down()
+        v.pull(c)
+        before = degraded.read(v.data(a), v.uuid)
+        with pytest.raises(PersistError, match="more disks of it are missing"):
+            v.up()  # raid1 stands the loss of one
+        assert degraded.read(v.data(a), v.uuid) == before, "c would be stale although nobody wrote without it"
+        v.back(b)
+        with pytest.raises(PersistError):
+            v.up()  # b is no help
+        v.back(c)
+        v.up()
+        assert v.read("text") == "without b"
+
+
+def test_one_that_comes_between_the_look_and_the_mount(pair: Volume) -> None:
+    a, b = pair.disks
+    alone = Found(pair.data(a), pair.uuid, (pair.data(a),))
+    assembly = mount.look(alone)
+    tool("btrfs", "device", "scan", pair.data(b))
+    mount.mount_assembly(alone, assembly, at=pair.at)
+    assert [m.state for m in live.members(pair.at)] == ["ok", "missing"]
+
+
+def test_one_that_comes_back_while_it_is_mounted(pair: Volume) -> None:
+    a, b = pair.disks
+    pair.pull(b)
+    pair.up()
+    pair.write("text", "without b")
+    pair.back(b)  # the kernel takes the name now and calls nothing missing
+    assert [m.state for m in live.members(pair.at)] == ["ok", "behind"]
+
+
+def test_corrupted_superblock(pair: Volume) -> None:
+    a, b = pair.disks
+    b.write((1 << 20) + (64 << 10) + 0x48, b"\xff")
+    assembly = pair.up()
+    assert assembly.degraded and assembly.absent == 1
+    with pytest.raises(PersistError) as caught:
+        pair.down()
+        a.write((1 << 20) + (64 << 10), bytes(4096))
+        pair.up()
+    assert caught.value.fields["PERSIST_REASON"] == "no-member"
+
+
+def test_rescue(pair: Volume, tmp_path: Path) -> None:
+    pair.up()
+    pair.write("text", "save me")
+    pair.down()
+    a, b = pair.disks
+    pair.pull(b)
+    before = a.file.read_bytes()
+    place = str(tmp_path / "rescue")
+    with unmounted(place):
+        assert rescue.try_rescue(pair.found(), pair.look(), at=place)
+        assert Path(f"{place}/@persist-state/text").read_text() == "save me"
+        assert subprocess.run(["touch", f"{place}/x"], check=False, capture_output=True).returncode != 0
+    assert a.file.read_bytes() == before
+    a.write((1 << 20) + (66 << 10), bytes(100 << 20))
+    assert not rescue.try_rescue(pair.found(), pair.look(), at=place)
+    assert not os.path.exists(place)
