@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from persist.boot import facts, ini
-from persist.boot.config import size
+from persist.boot.config import load, size
 from persist.boot.dropins import inside
 from persist.boot.registry import forbidden, wrong_path
 
@@ -35,6 +35,27 @@ def test_size(text: str, value: int | None) -> None:
 def values(text: str) -> list[tuple[str, str, int]]:
     problems: list[ini.Problem] = []
     return [s for section in ini.parse(text.encode(), "f", problems) for s in section.settings]
+
+
+@pytest.mark.parametrize(("lines", "said", "blank", "options", "netdev"), [
+    ("", "", False, "", False),
+    ("Format=blank\nOptions=noatime,_netdev", "", True, "noatime,_netdev", True),
+    ("Format=blank\nFormat=claimed\nOptions=,a=b,\n", "", False, "a=b", False),
+    ("Options=_netdev\nOptions=", "", False, "", False),
+    ("Options=x_netdev,_netdevs", "", False, "x_netdev,_netdevs", False),
+    ("Format=all", "must be one of claimed, blank", False, "", False),
+    ("Options=a b", "without blanks", False, "", False),
+    ('Options=a="b"', "without blanks", False, "", False),
+    ("Options=a\x07b", "without blanks", False, "", False),
+])
+def test_format_and_options(tmp_path: Path, lines: str, said: str, blank: bool, options: str, netdev: bool) -> None:
+    file = tmp_path / "usr/lib/persist/persist.conf"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"[Volume]\n{lines}\n")
+    problems: list[ini.Problem] = []
+    config = load(str(tmp_path), problems)
+    assert (config.format_blank, config.options, config.netdev) == (blank, options, netdev)
+    assert len(problems) == bool(said) and all(said in str(p) for p in problems)
 
 
 def test_blanks_are_those_of_systemd() -> None:

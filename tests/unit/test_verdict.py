@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from persist.boot.load import load
-from persist.boot.paths import IMAGE, MOUNT_ENTRIES, STORE, VOLUME, escape, overlay_option
+from persist.boot.paths import IMAGE, MOUNT_ENTRIES, STALE, STORE, VOLUME, escape, overlay_option
 from persist.state import verdict as v
 from persist.volume.mountinfo import Mount, parse
 from persist.volume.outcome import Outcome
@@ -247,6 +247,48 @@ def test_stacked_mounts_are_not_hidden(scene: Scene) -> None:
                                   Mount(32, 31, "8:2", "/", "/var/lib/app", "rw", "xfs", "/dev/sdb", "rw"),
                                   bind("/var/lib/app", 33, parent=32)]))
     assert found.verdict == v.ONLINE
+
+
+def test_where_a_bind_failed(scene: Scene) -> None:
+    """It is mounted by the volume's service, or by a service of its own."""
+    scene.registry("/srv/my-data|bind\n/opt/x|bind")
+    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT]))
+    assert [e.unit for e in found.entries] == ["persist-bind@opt-x.service", "persist-bind@srv-my\\x2ddata.service"]
+    hints = [r.hint for r in found.reasons]
+    assert hints[0].startswith("See 'journalctl -b -u persist-volume.service -u persist-bind@opt-x.service' and ")
+    assert hints[1].startswith("See \"journalctl -b -u persist-volume.service -u 'persist-bind@srv-my\\x2ddata.service'\" and ")
+
+
+@pytest.mark.parametrize(("kind", "options", "flag", "state"), [
+    ("none", "ro,relatime", True, "stale"), ("none", "rw,relatime", True, "waiting"), ("none", "ro,relatime", False, "waiting"),
+    ("root", "ro,relatime", True, "stale"), ("root", "rw,relatime", True, "root"),
+])
+def test_stale(scene: Scene, kind: str, options: str, flag: bool, state: str) -> None:
+    """A bind entry that is held read-only because the volume that is known is away."""
+    scene.registry("/srv/x|bind")
+    held = Mount(30, 1, "254:0", "/srv/x", "/srv/x", options, "ext4", "/dev/vdb", "rw")
+    store = [Mount(20, 1, "254:0", "/var/lib/persist/root", VOLUME, "rw", "ext4", "/dev/vdb", "rw")] if kind == "root" else []
+    volume = asdict(Outcome(kind=kind, reason="known-volume-missing", message="Away.", expected=True))  # type: ignore[arg-type]
+    found = scene.judge(FakeLook([ROOT, *store, held], there=(STALE,) if flag else ()), volume)
+    assert (found.verdict, [e.state for e in found.entries]) == (v.VOLATILE, [state])
+
+
+def test_a_volume_that_came_back_read_only_is_not_stale(scene: Scene) -> None:
+    scene.registry("/srv/x|bind")
+    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, bind("/srv/x", 30, options="ro")], there=(STALE,)))
+    assert [(e.state, e.reason) for e in found.entries] == [("failed", "is mounted read-only")]
+
+
+def test_read_only_below_memory(scene: Scene) -> None:
+    """With persist=ro what is bound is the overlay at the path's place in the tmpfs."""
+    scene.registry("/srv/x|bind\n/srv/y|bind")
+    own = Mount(22, 20, "0:50", "/", f"{VOLUME}/srv/x", "rw", "overlay", "overlay", "rw")
+    tmpfs = Mount(20, 1, "0:40", "/", VOLUME, "rw", "tmpfs", "tmpfs", "rw")
+    right = [Mount(30, 1, "0:50", "/", "/srv/x", "rw", "overlay", "overlay", "rw"), Mount(31, 1, "0:40", "/srv/y", "/srv/y", "rw", "tmpfs", "tmpfs", "rw")]
+    volume = asdict(Outcome(kind="tmpfs", reason="read-only", message="Asked for."))
+    assert [e.state for e in scene.judge(FakeLook([ROOT, tmpfs, own, *right]), volume).entries] == ["mounted", "mounted"]
+    wrong = Mount(30, 1, "0:51", "/", "/srv/x", "rw", "overlay", "overlay", "rw")
+    assert [e.state for e in scene.judge(FakeLook([ROOT, tmpfs, own, wrong, right[1]]), volume).entries] == ["failed", "mounted"]
 
 
 def test_hint_survives_a_shell(scene: Scene) -> None:

@@ -95,7 +95,9 @@ def test_volatile_word(cmdline: str, word: str) -> None:
     assert switch.volatile_word(facts) == word
 
 
-@pytest.mark.parametrize(("cmdline", "ro"), [("", False), ("ro", False), ("persist=ro", True), ("persist=off persist=ro", True), ("persist=ro persist=on", False)])
+@pytest.mark.parametrize(("cmdline", "ro"), [
+    ("", False), ("ro", False), ("persist=ro", True), ("persist=off persist=ro", True), ("persist=ro persist=on", False),
+])
 def test_read_only(cmdline: str, ro: bool) -> None:
     facts = Facts()
     facts.cmdline = cmdline
