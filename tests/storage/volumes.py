@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from persist.boot.config import Config
-from persist.volume import btrfs, header, layout, mount, store, superblock
+from persist.volume import btrfs, header, layout, mount, mountinfo, store, superblock
 from persist.volume.find import Found
 from persist.volume.header import Mark
 from persist.volume.members import Assembly
@@ -27,7 +28,7 @@ class Volume:
         os.makedirs(self.at, exist_ok=True)
         self.disks = disks
         self.uuid = str(uuid.uuid4())
-        self.marks = {d.node: Mark(uuid.uuid4(), 0) for d in disks}
+        self.marks = {str(d.file): Mark(uuid.uuid4(), 0) for d in disks}
         for disk in disks:
             self.divide(disk)
         data, metadata = layout.profiles("single" if profile == "single" else "auto", len(disks))
@@ -37,7 +38,7 @@ class Volume:
         for name in btrfs.SUBVOLUMES:
             tool("btrfs", "subvolume", "create", f"{self.at}/{name}")
         store.make(f"{self.at}/{btrfs.SUBVOLUMES[0]}")
-        ids = [str(self.marks[d.node].part_id("persist-data")) for d in disks]
+        ids = [str(self.marks[str(d.file)].part_id("persist-data")) for d in disks]
         store.write_record(f"{self.at}/{btrfs.SUBVOLUMES[0]}", store.record(self.uuid, ids, []) | {"profile": profile})
         for number in range(1, len(disks) + 1):
             tool("btrfs", "filesystem", "resize", f"{number}:{whole or layout.filesystem_bytes(os.stat(disk.file).st_size - 2 * layout.MIB)}", self.at)
@@ -46,7 +47,7 @@ class Volume:
     def divide(self, disk: LoopDisk) -> None:
         """Give a disk its partition."""
         disk.write(0, bytes(header.LENGTH))
-        tool("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk.node, stdin=layout.script(self.marks[disk.node], disk.disk.mib))
+        tool("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk.node, stdin=layout.script(self.marks[str(disk.file)], disk.disk.mib))
         tool("partx", "--update", disk.node)
 
     @staticmethod
@@ -78,8 +79,12 @@ class Volume:
         return assembly
 
     def down(self) -> None:
-        """Unmount it."""
-        tool("umount", self.at)
+        """Unmount it, and wait until the kernel has let go of it: a killed process may still be in a call, or another namespace have a copy."""
+        deadline = time.monotonic() + 20
+        while mountinfo.at(self.at) is not None or os.path.exists(f"{btrfs.SYSFS}/{self.uuid}"):
+            subprocess.run(["umount", self.at], check=False, capture_output=True)
+            assert time.monotonic() < deadline, "the volume is still in use"
+            time.sleep(0.02)
 
     def write(self, name: str, text: str) -> None:
         """Write a file and sync it."""

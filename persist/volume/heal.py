@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bring the mounted volume back to full strength, one step after the other, each decided anew by what is on the disks (healplan.py).
+
+A stop at any moment costs what the kernel was doing and nothing else: a replace goes on at the next mount, a removal or a conversion begins
+again with what is left of it, and everything else takes no time. ``PERSIST_TEST_KILL_AFTER=STEP`` is a test hook as in format.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from ..boot.config import Config
+from ..errors import CommandError, PersistError
+from ..run import run
+from . import blockdev, btrfs, degraded, fill, healstate, joining, layout, live, reserve, store
+from .healplan import Spare, State, Step, next_step
+from .joining import Joiner
+
+Status = Callable[[str, str], None]
+_POLL = 1.0  # seconds between two looks at how far the kernel is
+
+
+def _killed_after(step: str) -> None:
+    if os.environ.get("PERSIST_TEST_KILL_AFTER") == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def progress(path: str, operation: str) -> str:
+    """How far the kernel is, in its tools' words, '' where it does not say. Raises CommandError."""
+    if operation == "device replace":
+        return run("btrfs", "replace", "status", "-1", path).strip()
+    if operation.startswith("balance"):
+        lines = run("btrfs", "balance", "status", path, ok=(0, 1)).splitlines()
+        return lines[-1].strip() if lines else ""
+    return ""
+
+
+def swap_parts(nodes: list[str]) -> list[str]:
+    """The PARTUUIDs of the swap partitions of ours on the disks of these data partitions. Raises PersistError."""
+    found = []
+    for disk in {d.sys_path: d for d in (blockdev.whole(blockdev.by_node(n)) for n in nodes)}.values():
+        for part in blockdev.partitions(disk):
+            p = blockdev.probe(part.node)
+            if p.get("TYPE") == "swap" and p.get("PART_ENTRY_NAME") == layout.SWAP_NAME and p.get("LABEL") == layout.SWAP_NAME:
+                found.append(p.get("PART_ENTRY_UUID", "").lower())
+    return sorted(filter(None, found))
+
+
+class Healer:
+    """One volume, mounted at ``path``. ``status(step, text)`` is called as a step begins (step set) and while it goes on (step '')."""
+
+    def __init__(self, path: str, config: Config, status: Status) -> None:
+        self.path = path
+        self.uuid = btrfs.filesystem_uuid(path)
+        self.config = config
+        self.status = status
+
+    def level_marks(self) -> None:
+        """Bring the mark of those in use onto each of them: the target of a replace, and a new device. Raises OSError."""
+        devices = live.glance(self.path)
+        head = live.head(devices)
+        if head is not None:
+            degraded.write((m.node for m in devices if m.ok and (m.mark is None or m.mark.id != head.id)), head)
+
+    def _operation(self) -> str:
+        return btrfs.attribute(self.uuid, "exclusive_operation") or "none"
+
+    def _say_progress(self, text: str) -> None:
+        how_far = progress(self.path, self._operation())
+        self.status("", f"{text}: {how_far}" if how_far else text)
+
+    def _follow(self, text: str, *argv: str) -> None:
+        """Run a program that may take hours, and say how far it is. Raises CommandError and OSError."""
+        errors: list[CommandError] = []
+
+        def work() -> None:
+            try:
+                run(*argv, timeout=None)
+            except CommandError as e:
+                errors.append(e)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        while True:
+            thread.join(_POLL)
+            self.level_marks()
+            if not thread.is_alive():
+                break
+            self._say_progress(text)
+        if errors:
+            raise errors[0]
+
+    def _wait(self, step: Step) -> None:
+        waiting = threading.Event()
+        while self._operation() not in ("none", "balance paused"):
+            self._say_progress(step.text)
+            self.level_marks()
+            waiting.wait(_POLL)
+        self.level_marks()
+
+    def _wipe(self, node: str) -> None:
+        # With a superblock of this very filesystem on it, btrfs(8) takes it for mounted.
+        run("wipefs", "--all", "--force", node)
+        _killed_after("wipe")
+
+    def _shrink(self, node: str) -> None:
+        """Keep the reserve free on a device that has just become a member. Raises OSError."""
+        number = blockdev.number_of(node)
+        for device in btrfs.devices(self.path):
+            wanted = layout.filesystem_bytes(blockdev.by_node(node).size)
+            if device.node and blockdev.number_of(device.node) == number and device.size != wanted:
+                fill.resize(self.path, device.devid, wanted)
+
+    def _replace(self, step: Step) -> None:
+        self._wipe(step.node)
+        # -r: what is gone may still have a name, and nothing can be read from it.
+        self._follow(step.text, "btrfs", "replace", "start", "-B", "-f", "-r", str(step.devid), step.node, self.path)
+        _killed_after("copy")
+        self._shrink(step.node)
+        blockdev.trigger(step.node)
+
+    def _add(self, step: Step, state: State, spare: Spare) -> None:
+        self._wipe(step.node)
+        head = live.head(state.devices)
+        if head is not None:
+            degraded.write([step.node], head)  # before it is a member, or a stop in between makes it a stale one
+        btrfs.add_device(self.path, step.node)
+        _killed_after("device")
+        if step.devid:
+            # From now on the record counts the new one and not the one that is gone: that is what has the next step drop it.
+            self._record([*state.part_ids.values(), spare.part_id])
+        self._shrink(step.node)
+        blockdev.trigger(step.node)
+
+    def _record(self, ids: list[str]) -> None:
+        record = store.read_record(self.path)
+        if not record:
+            return  # a volume that persist did not make
+        nodes = [m.node for m in live.glance(self.path) if m.ok]
+        store.write_record(self.path, record | {"members": sorted(filter(None, ids)), "swap": swap_parts(nodes)})
+
+    def _balance(self, state: State) -> None:
+        assert state.wanted is not None
+        data, metadata = state.wanted
+        self._follow("Converting", "btrfs", "balance", "start", f"-dconvert={data},soft", f"-mconvert={metadata},soft", "--force", self.path)
+
+    def _do(self, step: Step, state: State, joiners: list[Joiner]) -> None:
+        match step.kind:
+            case "wait":
+                self._wait(step)
+            case "resume":
+                self._follow(step.text, "btrfs", "balance", "resume", self.path)
+            case "cancel":
+                run("btrfs", "replace", "cancel", self.path)
+            case "replace":
+                self._replace(step)
+            case "add":
+                self._add(step, state, next(s for s in state.spares if s.node == step.node))
+            case "remove":
+                self._follow(step.text, "btrfs", "device", "remove", str(step.devid), self.path)
+            case "record":
+                self._record(list(state.part_ids.values()))
+            case "balance":
+                self._balance(state)
+            case "clear":
+                btrfs.sync(self.path)
+                degraded.clear([m.node for m in state.devices if m.ok], self.uuid)
+            case "finish":
+                joining.finish(next(j for j in joiners if j.node == step.node), self.config)
+
+    def heal(self) -> int:
+        """Do all that can be done now; returns the number of steps. Raises PersistError and OSError."""
+        last: Step | None = None
+        count = 0
+        while True:
+            self.level_marks()
+            state, joiners = healstate.gather(self.path, self.config)
+            step = next_step(state)
+            if step is None:
+                # A stop right after a device was added left it without a reserve.
+                reserve.shrink_back(self.path)
+                return count
+            if step == last and step.kind != "wait":
+                raise PersistError(f"{step.text[:1].upper()}{step.text[1:]} did not help.", hint="See 'journalctl -b -k' for errors of the disks.")
+            self.status(step.kind, step.text)
+            self._do(step, state, joiners)
+            _killed_after(step.kind)
+            last = step
+            count += 1

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The members of the volume while it is mounted. Looks only.
+
+The kernel goes on with a device that was pulled out as if nothing were, and takes the name of one that came back for the device itself: what
+is true is on the disks (superblocks) and in sysfs (what is open), not in ``btrfs filesystem show``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..errors import Refusal
+from . import blockdev, btrfs, degraded, superblock
+from .degraded import Mark
+from .members import Member
+from .superblock import Superblock
+
+State = Literal["ok", "missing", "lost", "behind"]
+_PAUSE = 0.5  # seconds between two looks at members whose superblocks differ: the kernel may be writing them
+
+
+@dataclass(frozen=True)
+class Live:
+    """One device of the mounted volume; sizes in bytes.
+
+    ``state``: ``missing`` from the mount on, ``lost`` since (pulled out, or it does not answer), ``behind``: it is there and was not written with the
+    others, because it was away. ``node`` is '' where there is none.
+    """
+
+    devid: int
+    uuid: str
+    node: str
+    size: int
+    used: int
+    state: State
+    block: Superblock | None = None
+    mark: Mark | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether what is written reaches it."""
+        return self.state == "ok"
+
+
+def _open(uuid: str, node: str) -> bool:
+    """Whether the kernel has this very device open for the filesystem: one that came back under the name of a dead one has another place in sysfs."""
+    try:
+        disk = blockdev.by_node(node)
+    except Refusal:
+        return False
+    link = f"{btrfs.SYSFS}/{uuid}/devices/{os.path.basename(disk.sys_path)}"
+    return os.path.exists(link) and os.path.realpath(link) == os.path.realpath(disk.sys_path)
+
+
+def _look(uuid: str, device: btrfs.Device) -> Live:
+    state: State = "ok"
+    block, mark = None, None
+    if device.missing or not device.node:
+        state = "missing"
+    else:
+        block = superblock.read(device.node)
+        try:
+            mark = degraded.read(device.node, uuid)
+        except OSError:
+            block = None
+        if block is None or block.fsid != uuid or block.devid != device.devid:
+            state, block = "lost", None
+        elif not _open(uuid, device.node):
+            state = "behind"
+    return Live(device.devid, device.uuid, device.node, device.size, device.used, state, block, mark)
+
+
+def _generation(member: Live) -> int:
+    return member.block.generation if member.block is not None else 0
+
+
+def glance(path: str) -> list[Live]:
+    """As members(), without telling who is behind the others while it is open."""
+    uuid = btrfs.filesystem_uuid(path)
+    return [_look(uuid, d) for d in btrfs.devices(path)]
+
+
+def members(path: str) -> list[Live]:
+    """The devices of the volume that is mounted at a path, by devid. Raises OSError.
+
+    Costs some milliseconds; where superblocks differ a commit and a moment more.
+    """
+    found = glance(path)
+    newest = max((_generation(m) for m in found), default=0)
+    if all(_generation(m) == newest for m in found if m.ok):
+        return found
+    btrfs.sync(path)
+    time.sleep(_PAUSE)
+    # Whoever is still older than the newest was then has not been written since.
+    return [replace(m, state="behind") if m.ok and _generation(m) < newest else m for m in glance(path)]
+
+
+def head(found: Iterable[Live]) -> Mark | None:
+    """The mark that the members in use carry: the newest one, should one have been written to some of them only."""
+    marks = [m.mark for m in found if m.ok and m.mark is not None]
+    newest = [m for m in marks if not any(m.id in other.earlier for other in marks)]
+    return max(newest, key=lambda m: (m.counter, m.id), default=None)
+
+
+def split(member: Member, mark: Mark | None, generation: int) -> bool:
+    """Whether a member that is not in use may hold what those in use never had; such a one is never touched. Pure.
+
+    ``mark`` and ``generation`` are of those in use. A mark that theirs does not succeed was made where they were not there.
+    """
+    if member.superblock.generation > generation:
+        return True
+    own = member.mark
+    return own is not None and (mark is None or (own.id != mark.id and own.id not in mark.earlier))

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The space that is kept back for the moment when the volume is full.
+
+A full btrfs takes not even a directory: overlays come up read-only on it, without a word but in the kernel's log, and it cannot be cleaned up.
+So the filesystem is smaller than its partitions (layout.filesystem_bytes), and is grown into them when nothing can be made on it any more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+from .. import log
+from ..boot.paths import STORE, VOLUME
+from . import blockdev, fill, layout, live, mountinfo, newmount
+
+_SECTOR = 4096  # sizes of btrfs are whole sectors
+_ROOM = 2  # the reserve is put back where at least twice as much is free
+_COMMA = re.compile(r"(?<!\\),")
+# Of what the kernel shows as options of an overlay, what it also takes.
+_OPTIONS = frozenset(("lowerdir", "upperdir", "workdir", "redirect_dir", "index", "nfs_export", "xino", "metacopy", "uuid", "volatile", "userxattr"))
+
+
+def is_full(path: str = VOLUME) -> bool:
+    """Whether nothing can be made on the volume any more: tried with a directory in its store. Raises OSError for any other trouble."""
+    probe = f"{path}/.persist/tmp/room.{os.getpid()}"
+    try:
+        os.mkdir(probe, 0o700)
+        os.rmdir(probe)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        raise
+    return False
+
+
+def _whole(node: str) -> int:
+    return blockdev.by_node(node).size // _SECTOR * _SECTOR
+
+
+def grow(path: str = VOLUME) -> int:
+    """Let the filesystem use its partitions to their end; returns how many bytes it won. Raises PersistError and OSError."""
+    won = 0
+    for device in live.glance(path):
+        if device.ok and device.devid and _whole(device.node) > device.size:
+            fill.resize(path, device.devid, _whole(device.node))
+            won += _whole(device.node) - device.size
+    return won
+
+
+def make_room(uuid: str, path: str = VOLUME) -> None:
+    """A volume that is full gets its reserve, and that is said. Raises PersistError and OSError."""
+    won = grow(path)
+    hint = "Remove what is not needed, or give it another disk with 'persistctl claim --join'."
+    if won:
+        log.log(log.WARNING, f"The state volume is full and was grown by {won >> 20} MiB, its reserve. {hint}", "SPACE_RESERVE", PERSIST_UUID=uuid)
+    else:
+        log.log(log.ERR, f"The state volume is full, and its reserve is used up. {hint}", "SPACE_LOW", PERSIST_UUID=uuid, PERSIST_REASON="full")
+
+
+def in_use(path: str = VOLUME) -> int:
+    """How many bytes of the reserve the filesystem has now. Raises OSError and PersistError."""
+    return sum(max(0, d.size - layout.filesystem_bytes(_whole(d.node))) for d in live.glance(path) if d.ok and d.devid)
+
+
+def shrink_back(path: str = VOLUME) -> int:
+    """Put the reserve back where there is room for it; returns how many bytes. Raises PersistError and OSError."""
+    put_back = 0
+    for device in live.glance(path):
+        if not device.ok or not device.devid:
+            continue
+        wanted = layout.filesystem_bytes(_whole(device.node))
+        reserve = device.size - wanted
+        space = os.statvfs(path)
+        if reserve <= 0 or space.f_bavail * space.f_frsize < _ROOM * reserve:
+            continue
+        try:
+            fill.resize(path, device.devid, wanted)
+            put_back += reserve
+        except OSError as e:
+            # What lies at the end has to be moved, and there was not enough room in one piece: another time.
+            if e.errno != errno.ENOSPC:
+                raise
+    return put_back
+
+
+def _overlay_options(mount: mountinfo.Mount) -> str:
+    return ",".join(o for o in _COMMA.split(mount.super_options) if o.split("=")[0] in _OPTIONS)
+
+
+def _reopen(mount: mountinfo.Mount, children: list[str]) -> None:
+    """Mount an overlay again over itself, and what was mounted below it over that. Raises OSError."""
+    kept = []
+    try:
+        for child in children:
+            kept.append((child, os.open(child, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)))
+        target = os.open(mount.mount_point, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            newmount.overlay(target, _overlay_options(mount))
+        finally:
+            os.close(target)
+        for child, source in kept:
+            place = os.open(child, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                newmount.attach(source, place, recursive=True)
+            finally:
+                os.close(place)
+    finally:
+        for _, source in kept:
+            os.close(source)
+
+
+def reopen_overlays(store: str = STORE) -> list[str]:
+    """Mount overlays of entries, which came up read-only on a full volume, again over themselves; returns their paths. Raises OSError.
+
+    Only to be called once something can be made on the volume. Who has a file of the old one open keeps it.
+    """
+    done = []
+    for point in sorted({m.mount_point for m in mountinfo.mounts()}):
+        every = mountinfo.mounts()
+        at = next(m for m in reversed(every) if m.mount_point == point)
+        if at.fstype != "overlay" or "ro" not in at.super_options.split(",") or f"upperdir={store}/overlay/" not in at.super_options:
+            continue
+        children = [m.mount_point for m in every if m.parent_id == at.mount_id and m.mount_point != point]
+        _reopen(at, list(dict.fromkeys(children)))
+        done.append(point)
+    return done

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Healing on real btrfs: whatever is done to the members, and wherever healing is killed, the same whole volume comes out of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from persist.volume import header, heal, layout, live, store, superblock
+from persist.volume.header import Mark, Options
+
+from .conftest import Make
+from .rig import HEADER, PYTHON, TOP, LoopDisk, tool
+from .volumes import Volume, unmounted
+
+MIB = 320
+_HEAL = """
+import sys
+from persist.boot.config import Config
+from persist.volume import heal
+config = Config()
+config.device = sys.argv[2:]
+heal.Healer(sys.argv[1], config, lambda step, text: print(step, text, flush=True)).heal()
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Where a volume is mounted; not any more when the test ends."""
+    with unmounted(str(tmp_path / "volume")):
+        yield tmp_path
+
+
+def run_heal(v: Volume, kill_after: str = "", seconds: float | None = None) -> tuple[int, list[str]]:
+    """Heal in a process of its own; its status and the names of its steps."""
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
+    if kill_after:
+        env["PERSIST_TEST_KILL_AFTER"] = kill_after
+    with subprocess.Popen([PYTHON, "-c", _HEAL, v.at, *v.config.device], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
+                          start_new_session=True) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+        assert kill_after or seconds or process.returncode == 0, err
+    names = [line.split(" ")[0] for line in out.splitlines()]
+    return process.returncode, [n for n in names if n]
+
+
+def check_whole(v: Volume, count: int, text: str = "") -> None:
+    """The end state: all there, mirrored, marked as healed alike, recorded, and what was written is there."""
+    devices = live.members(v.at)
+    assert [m.state for m in devices] == ["ok"] * count
+    assert v.profiles() == {"data raid1", f"metadata {'raid1' if count == 2 else 'raid1c3'}", f"system {'raid1' if count == 2 else 'raid1c3'}"}
+    marks = {m.mark for m in devices}
+    assert len(marks) == 1 and all(m is None or m.counter == 0 for m in marks)
+    ids = sorted(tool("blkid", "-p", "-o", "value", "-s", "PART_ENTRY_UUID", m.node).strip() for m in devices)
+    assert sorted(store.read_record(v.at)["members"]) == ids
+    for m in devices:
+        size = int(tool("blockdev", "--getsize64", m.node))
+        assert m.size == layout.filesystem_bytes(size)
+        assert not superblock.read_at(m.node.removesuffix("p1"), 0, header.MARK_OFFSET).strip(b"\0"), "the claim is gone"
+    if text:
+        assert v.read("text") == text
+    assert "no errors found" in v.scrub()
+    v.down()
+    assembly = v.look()
+    assert not assembly.degraded and not assembly.heal and len(assembly.use) == count
+    v.up()
+
+
+def stale(place: Path, make: Make) -> Volume:
+    """A mirror, mounted from its first disk; the second is there and stale. Degraded writing has left chunks without a mirror."""
+    v = Volume(place, [make(MIB, b""), make(MIB, b"")])
+    v.up()
+    v.write("text", "old")
+    v.down()
+    v.pull(v.disks[1])
+    v.up()
+    v.write("text", "new")
+    Path(f"{v.at}/big").write_bytes(os.urandom(70 << 20))
+    tool("btrfs", "filesystem", "sync", v.at)
+    v.down()
+    v.back(v.disks[1])
+    v.up()
+    return v
+
+
+def joiner(v: Volume, disk: LoopDisk) -> None:
+    """As persist-format.service leaves a disk that is to join."""
+    mark = v.marks[str(disk.file)] = Mark(uuid.uuid4(), 0, uuid.UUID(v.uuid), 0, 1, True, "auto")
+    if disk not in v.disks:
+        v.disks.append(disk)
+    v.divide(disk)
+    disk.write(0, header.encode("persist-please-format-me", Options(join=v.uuid)))
+    disk.write(header.MARK_OFFSET, mark.encode())
+
+
+def test_nothing_to_do(place: Path, make_disk: Make) -> None:
+    v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
+    v.up()
+    assert run_heal(v) == (0, [])
+    check_whole(v, 2)
+
+
+def test_stale_member(place: Path, make_disk: Make) -> None:
+    v = stale(place, make_disk)
+    assert [s for s in run_heal(v)[1] if s != "wait"] == ["replace", "balance", "clear"]
+    check_whole(v, 2, "new")
+
+
+@pytest.mark.parametrize("step", ["wipe", "copy", "replace", "balance", "clear"])
+@pytest.mark.parametrize("reboot", [False, True])
+def test_killed_while_a_stale_member_is_healed(place: Path, make_disk: Make, step: str, reboot: bool) -> None:
+    v = stale(place, make_disk)
+    assert run_heal(v, step)[0] == -signal.SIGKILL
+    if reboot:
+        v.down()
+        v.up()
+    run_heal(v)
+    check_whole(v, 2, "new")
+
+
+def test_killed_at_random(place: Path, make_disk: Make) -> None:
+    v = stale(place, make_disk)
+    Path(f"{v.at}/bigger").write_bytes(os.urandom(60 << 20))
+    for n in range(12):
+        if run_heal(v, seconds=0.2 + n * 0.07)[0] == 0:
+            break
+        v.down()
+        v.up()
+        assert v.read("text") == "new"
+    run_heal(v)
+    check_whole(v, 2, "new")
+
+
+def test_unmounted_within_a_replace(place: Path, make_disk: Make) -> None:
+    """The kernel suspends it and goes on at the next mount; the target counts as a current member."""
+    v = stale(place, make_disk)
+    Path(f"{v.at}/bigger").write_bytes(os.urandom(100 << 20))
+    tool("btrfs", "filesystem", "sync", v.at)
+    tool("wipefs", "-a", "-f", v.data(v.disks[1]))
+    tool("btrfs", "replace", "start", "-f", "2", v.data(v.disks[1]), v.at)
+    v.down()
+    assembly = v.look()
+    assert v.data(v.disks[1]) in assembly.nodes or assembly.stale
+    v.up()
+    run_heal(v)
+    check_whole(v, 2, "new")
+
+
+def test_split_member_is_never_touched(place: Path, make_disk: Make) -> None:
+    v = stale(place, make_disk)
+    a, b = v.disks
+    v.down()
+    v.pull(a)
+    v.up()  # b alone
+    v.write("text", "written on b alone")
+    v.down()
+    v.back(a)
+    v.up()
+    before = b.read(1 << 20, 8 << 20)
+    assert v.read("text") == "new" and run_heal(v) == (0, [])
+    assert b.read(1 << 20, 8 << 20) == before
+    # A blank disk takes its place, and it is left as it is.
+    joiner(v, make_disk(MIB, b""))
+    run_heal(v)
+    assert b.read(1 << 20, 8 << 20) == before
+    v.down()
+    assembly = v.look()
+    assert not assembly.degraded and [m.node for m in assembly.split] == [v.data(b)]
+    v.up()
+    assert v.read("text") == "new" and [m.state for m in live.members(v.at)] == ["ok", "ok"]
+
+
+def test_replaced_by_a_fresh_disk(place: Path, make_disk: Make) -> None:
+    v = stale(place, make_disk)
+    v.down()
+    gone = v.disks.pop()
+    v.pull(gone)
+    v.up()
+    joiner(v, make_disk(MIB + 64, b""))
+    assert [s for s in run_heal(v)[1] if s != "wait"] == ["replace", "record", "balance", "clear", "finish"]
+    check_whole(v, 2, "new")
+    # The old one comes back: it is nobody now.
+    v.down()
+    v.disks.append(gone)
+    v.back(gone)
+    v.up()
+    assert run_heal(v) == (0, []) and v.read("text") == "new"
+
+
+def test_replaced_by_a_smaller_disk(place: Path, make_disk: Make) -> None:
+    v = stale(place, make_disk)
+    v.down()
+    v.pull(v.disks.pop())
+    v.up()
+    joiner(v, make_disk(MIB - 40, b""))
+    assert [s for s in run_heal(v)[1] if s != "wait"] == ["add", "remove", "balance", "clear", "finish"]
+    check_whole(v, 2, "new")
+
+
+@pytest.mark.parametrize("step", ["wipe", "device", "add", "remove", "balance", "clear", "finish"])
+def test_killed_while_a_smaller_disk_takes_the_place(place: Path, make_disk: Make, step: str) -> None:
+    v = stale(place, make_disk)
+    v.down()
+    v.pull(v.disks.pop())
+    v.up()
+    joiner(v, make_disk(MIB - 40, b""))
+    assert run_heal(v, step)[0] == -signal.SIGKILL
+    v.down()
+    v.up()
+    run_heal(v)
+    check_whole(v, 2, "new")
+
+
+def single(place: Path, make: Make) -> Volume:
+    """A volume on one disk."""
+    v = Volume(place, [make(MIB, b"")])
+    v.up()
+    v.write("text", "mine")
+    return v
+
+
+@pytest.mark.parametrize("step", ["", "wipe", "device", "add", "record", "balance", "finish"])
+def test_joins_a_single_disk(place: Path, make_disk: Make, step: str) -> None:
+    v = single(place, make_disk)
+    assert v.profiles() == {"data single", "metadata dup", "system dup"}
+    joiner(v, make_disk(MIB, b""))
+    if step:
+        assert run_heal(v, step)[0] == -signal.SIGKILL
+        v.down()
+        v.up()
+        run_heal(v)
+    else:
+        assert run_heal(v)[1] == ["add", "record", "balance", "finish"]
+    check_whole(v, 2, "mine")
+
+
+def test_third_disk(place: Path, make_disk: Make) -> None:
+    v = single(place, make_disk)
+    joiner(v, make_disk(MIB, b""))
+    joiner(v, make_disk(MIB, b""))
+    run_heal(v)
+    check_whole(v, 3, "mine")
+
+
+def test_layout_single_is_kept(place: Path, make_disk: Make) -> None:
+    v = Volume(place, [make_disk(MIB, b"")], "single")
+    v.up()
+    joiner(v, make_disk(MIB, b""))
+    run_heal(v)
+    assert v.profiles() == {"data single", "metadata raid1", "system raid1"}
+
+
+def test_another_volumes_claim_is_left_alone(place: Path, make_disk: Make) -> None:
+    v = single(place, make_disk)
+    other = make_disk(MIB, HEADER)
+    v.disks.append(other)
+    before = other.read(0, 1 << 20)
+    assert run_heal(v) == (0, []) and other.read(0, 1 << 20) == before
+
+
+def test_comes_back_while_it_is_mounted(place: Path, make_disk: Make) -> None:
+    """The kernel has taken its name by then, and calls it there."""
+    v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
+    v.pull(v.disks[1])
+    v.up()
+    v.write("text", "new")
+    v.back(v.disks[1])
+    run_heal(v)
+    check_whole(v, 2, "new")
+
+
+def test_an_untrusted_stale_member_is_left_alone(place: Path, make_disk: Make) -> None:
+    v = stale(place, make_disk)
+    config = v.config
+    config.device = [v.disks[0].node]
+    assert heal.Healer(v.at, config, lambda step, text: None).heal() == 0
