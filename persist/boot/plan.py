@@ -15,10 +15,12 @@ from .facts import why_nothing as why_nothing
 from .ini import ERROR, NOTICE, WARNING, Problem
 from .paths import ENTRY_NAME_MAX, escape, overlay_option, specifiers, unescape
 from .registry import forbidden, wrong_overlay, wrong_path
-from .units import BACKLIGHT, DROPIN, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, bind_dropin, mount_unit, serves
+from .units import BACKLIGHT, DROPIN, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, bind_unit, mount_unit, serves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .config import Config
     from .facts import Facts
     from .registry import Entry, Registry
@@ -189,12 +191,12 @@ def _services(plan: Plan, planned: Planned) -> None:
                             + "\nAfter=" + after + "\n")
 
 
-def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: list[Planned], again: bool) -> None:
-    """The unit or drop-in of one entry, and the drop-in of its seed where it lies on a filesystem of fstab."""
+def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: "Sequence[Planned]", again: bool) -> None:
+    """The unit of one entry, and the drop-in of its seed where it lies on a filesystem of fstab."""
     entry = planned.entry
-    binds = [p.unit for p in above_it if p.entry.method == "bind" and not p.mounted_early]
+    binds = [p.unit for p in above_it if p.entry.method == "bind" and not p.mounted_early] if above_it else []
     if entry.method == "bind":
-        plan.files[planned.unit + ".d/" + DROPIN] = bind_dropin(plan, planned, children, binds)
+        plan.files[planned.unit] = bind_unit(plan, planned, children, binds)
     elif planned.unit:
         plan.files[planned.unit] = mount_unit(plan, planned, children, binds, again)
     mounted = above(planned.path, plan.fstab) if plan.fstab else ""
@@ -257,14 +259,14 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
     for planned in result.entries:
         entry = planned.entry
         if not planned.mounted_early:
-            _entry_files(result, planned, children.get(planned.path, []), ways.get(planned.path, []), planned.path in again)
+            _entry_files(result, planned, children.get(planned.path, []), ways.get(planned.path, ()), planned.path in again)
             wants.append(planned.unit or "persist-seed@" + planned.name + ".service")
             if entry.required == "boot":
                 required.append(wants[-1])
             if planned.path in RELOAD:
                 # PID 1 has read the image's units; it must look again when these have come up.
                 reload = True
-            if entry.method == "bind" and serves(planned.path, BACKLIGHT[1]):
+            if planned.path[:4] == "/var" and entry.method == "bind" and serves(planned.path, BACKLIGHT[1]):
                 backlight.append(planned.unit)
         if entry.services:
             _services(result, planned)

@@ -18,7 +18,6 @@ from .paths import (
     VOLUME,
     mount_options,
     overlay_option,
-    parents,
     specifiers,
 )
 
@@ -49,6 +48,25 @@ EARLY_USERS = (
     ("systemd-tpm2-setup.service", "/var/lib/systemd/tpm2-srk-public-key.pem"),
     ("cloud-init-local.service", "/var/lib/cloud"),
 )
+# As units/persist-bind@.service, which serves where the generator has written nothing: entries that the initrd mounted. A whole unit for each
+# entry and no drop-in: a directory more for each would cost the generator half a millisecond of its budget, and PID 1 some too.
+BIND_UNIT = """Description=Persistent state on %f
+Documentation=man:persist.d(5)
+DefaultDependencies=no
+RequiresMountsFor=%f
+Wants=persist-volume.service persist-seed@%i.service
+After=persist-volume.service persist-seed@%i.service
+Conflicts=shutdown.target umount.target
+Before=umount.target shutdown.target
+ConditionPathIsMountPoint=|!%f
+"""
+BIND_SERVICE = """
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/lib/persist/persist-service bind %i
+TimeoutStartSec=2min
+"""
 BACKLIGHT = ("systemd-backlight@.service", "/var/lib/systemd/backlight")  # an instance for each device: it has to be told the other way round
 
 
@@ -128,26 +146,27 @@ def mount_unit(plan: "Plan", planned: "Planned", children: list[str], binds: lis
             + "\nType=overlay\nOptions=" + mount_options(overlay_options(planned, plan.fstab, plan.read_only)) + force + "\n")
 
 
-def bind_dropin(plan: "Plan", planned: "Planned", children: list[str], binds: list[str]) -> str:
-    """What persist-bind@.service has to know of one entry. The mounts above it are in the template (RequiresMountsFor=)."""
+def bind_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list[str]) -> str:
+    """The text of an entry's instance of persist-bind@.service. RequiresMountsFor= says what comes before, but for the binds above it."""
     entry = planned.entry
     before = _ordering(plan, children)
-    text = FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n"
+    text = FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + BIND_UNIT
     if plan.net:
         text += "Wants=" + NET_UNIT + "\nAfter=" + NET_UNIT + "\n"
     else:
         before = "persist-setup.target " + before
-        users = [unit for unit, used in EARLY_USERS if serves(planned.path, used)]
-        if users:
-            before += " " + " ".join(sorted(set(users)))
+        if planned.path[:4] == "/var":
+            users = {unit for unit, used in EARLY_USERS if serves(planned.path, used)}
+            if users:
+                before += " " + " ".join(sorted(users))
         if planned.path in RELOAD:
             before += " persist-reload.service"
     text += "Before=" + before + "\n"
     if binds:
         text += "Requires=" + " ".join(binds) + "\nAfter=" + " ".join(binds) + "\n"
-    if above(planned.path, plan.fstab):
+    if plan.fstab and above(planned.path, plan.fstab):
         # persist-volume.service comes before that mount; so what there is to do, and with what status, is for the program to say.
-        return text
+        return text + BIND_SERVICE
     test = "Condition"
     if entry.required != "no":
         # Conditions come before asserts, and a unit that is skipped satisfies Requires=: not where the entry is only held read-only (Stale=).
@@ -157,6 +176,9 @@ def bind_dropin(plan: "Plan", planned: "Planned", children: list[str], binds: li
     text += test + "PathExists=" + MOUNT_ENTRIES + "\n" + test + "PathExists=" + STORE + "/seed/" + planned.name + ".json\n"
     # The program follows no link either, but a condition costs no process, and an assert is what Required= means.
     text += test + "PathExists=" + VOLUME + path + "\n"
-    for prefix in (planned.path, *parents(planned.path)):
-        text += test + "PathIsSymbolicLink=!" + VOLUME + specifiers(prefix) + "\n"
-    return text
+    link = test + "PathIsSymbolicLink=!" + VOLUME
+    text += link + path + "\n"
+    while path.rfind("/"):  # the parents; doubled percent signs stay together
+        path = path[: path.rfind("/")]
+        text += link + path + "\n"
+    return text + BIND_SERVICE
