@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
