@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import uuid
@@ -11,15 +12,16 @@ from typing import Any, Literal
 from ..boot.config import Config
 from ..errors import CommandError, Refusal
 from ..run import run
-from . import binding, blockdev, header, layout, superblock, trust
+from . import binding, blockdev, header, layout, trust
 from .blockdev import Disk
 from .header import Claim, Mark
 from .layout import DATA_NAME, MIB, SWAP_NAME
 
-Progress = Literal["blank", "fresh", "begun", "ready", "joined", "complete"]
+Progress = Literal["blank", "fresh", "begun", "unfinished", "ready", "joined", "complete"]
 UNFINISHED = "persist-unfinished"  # label of our filesystem until all is in it
 _TABLES = frozenset(("gpt", "PMBR", "dos"))  # what wipefs(8) calls a GPT, whole or torn
 _GPT_BLOCKS = 33  # header and 128 entries at either end, in blocks of 512 bytes; fewer in larger ones
+_BLKFLSBUF = 0x1261  # linux/fs.h
 _ERASE = "If what is on it may be lost, run 'persistctl claim --force'."
 
 
@@ -164,11 +166,22 @@ def _same(text: Any, wanted: uuid.UUID) -> bool:
     return str(text).lower() == str(wanted)
 
 
+def _flush(disk: Disk) -> None:
+    """What the kernel has cached of a whole disk is not what was written through its partitions, as long as anybody has one open."""
+    fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _BLKFLSBUF)
+    finally:
+        os.close(fd)
+
+
 def check_begun(disk: Disk, mark: Mark) -> Progress:
     """Raise Refusal unless a disk that carries our mark holds nothing but what formatting wrote; return how far it came.
 
-    complete: the volume of the mark, with its label. For a disk that joins, ready: all that is done before it is a member, joined: it is one.
+    unfinished: there is a filesystem. complete: the volume of the mark, with its label.
+    For a disk that joins, ready: all that is done before it is a member, joined: it is one.
     """
+    _flush(disk)
     block = int(blockdev.attribute(disk.sys_path, "queue/logical_block_size") or "512")
     _zero(disk, (1 + _GPT_BLOCKS) * block, MIB)
     _zero(disk, disk.size - MIB, disk.size - _GPT_BLOCKS * block)
@@ -188,9 +201,9 @@ def check_begun(disk: Disk, mark: Mark) -> Progress:
                 return "joined" if mark.join else "complete"
     if strange:
         raise Refusal("signature", f"{disk.node} was being formatted by persist, but carries {', '.join(strange)} now.", hint=_ERASE)
-    if mark.join and whole and not kinds.pop(DATA_NAME) and all(kinds.values()):
+    if mark.join and whole and not kinds[DATA_NAME] and kinds.get(SWAP_NAME, SWAP_NAME):
         return "ready"
-    return "begun"
+    return "unfinished" if kinds.get(DATA_NAME) == "btrfs" else "begun"
 
 
 def memory_mib() -> int:
@@ -238,9 +251,3 @@ def is_member(disk: Disk, mark: Mark) -> bool:
     except FileNotFoundError:
         return False  # that volume is not mounted
     return any(os.path.basename(p.sys_path) in used for p in blockdev.partitions(disk))
-
-
-def is_labelled(node: str) -> bool:
-    """Whether a data partition has the label that says: here is all of it."""
-    found = superblock.read(node)
-    return found is not None and found.label == DATA_NAME

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ..boot.paths import RUN
 from ..errors import PersistError
 from ..run import ENVIRONMENT, run
-from . import binding, blockdev, btrfs, claimable, degraded, fill, header, layout, mountinfo, superblock
+from . import binding, blockdev, btrfs, degraded, fill, header, layout, mountinfo, superblock
 from .blockdev import Disk
 from .claimable import UNFINISHED, Progress
 from .header import Mark
@@ -123,19 +123,6 @@ class Member:
         if self.mark.swap:
             run("mkswap", "--label", SWAP_NAME, self.node(SWAP_NAME))
 
-    def wipe_unfinished(self) -> None:
-        """Take away what an earlier start made: mkfs.btrfs refuses the id of a filesystem that is there already."""
-        node = self.node(DATA_NAME)
-        # A mount(2) that was killed leaves the kernel with a device that it takes for what is there now.
-        btrfs.forget(node)
-        if superblock.read(node) is not None:
-            fd = os.open(node, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.pwrite(fd, bytes(superblock.SIZE), superblock.OFFSET)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
     def data_bytes(self) -> int:
         """How much of the data partition the filesystem uses."""
         return layout.filesystem_bytes(self.parts[-1].size * layout.MIB)
@@ -190,8 +177,8 @@ class Steps:
 
     def mkfs(self) -> None:
         """Make the filesystem under a label that says it is not ready. Nothing is discarded: the disks were blank."""
-        for member in self.members:
-            member.wipe_unfinished()
+        # A mount(2) that was killed leaves the kernel with a device that it takes for what is there now.
+        btrfs.forget(*self.nodes())
         data, metadata = layout.profiles(self.mark.layout, len(self.members))
         size = min(m.data_bytes() for m in self.members)  # of each device; the larger ones grow when it is mounted
         volume = ("--uuid", str(self.mark.volume)) if self.mark.volume is not None else ()
@@ -229,10 +216,10 @@ class Steps:
 
     def _finish_label(self) -> None:
         """A cut while the label was written may have left it on some members only: then the others would look as if they had been away."""
-        nodes = self.nodes()
-        if len(nodes) != self.mark.count or all(claimable.is_labelled(n) for n in nodes):
+        nodes, volume = self.nodes(), str(self.mark.volume)
+        found = [superblock.read(n) for n in nodes]
+        if len(nodes) != self.mark.count or any(s is None or s.fsid != volume for s in found) or {s.label for s in found if s is not None} == {DATA_NAME}:
             return
-        volume = str(self.mark.volume)
         if any(degraded.read(n, volume) for n in nodes) or any(blockdev.why_in_use(m.disk) for m in self.members):
             return  # it has been mounted since, and who is current was decided there
         self._mount()

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persist-format.service on real disks: what it takes, what it refuses and remembers, disks that join. In a mount namespace with a /run of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persist.volume import binding, blockdev, claimable, header, superblock
+from persist.volume.header import Options
+from persist.volume.layout import MIB
+
+from .conftest import Make
+from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set, tool
+
+SMALL = 300
+OTHER = "11111111-2222-4333-8444-555555555555"
+
+_SCRIPT = """
+import json, os, subprocess, sys
+wish = json.loads(sys.argv[1])
+subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
+os.makedirs("/run/root")
+from persist.boot.config import Config
+from persist.volume import blockdev, format_service, joining, known
+known.ROOT = "/run/root"
+if wish["known"]:
+    known.note(wish["known"])
+config = Config()
+config.format_blank = False
+for key, value in wish["config"].items():
+    setattr(config, key, value)
+started = []
+joining.run = lambda *argv: started.append(list(argv))
+for path in wish["touch"]:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    open(path, "w").close()
+if wish["mount"]:
+    os.makedirs("/run/persist/volume", exist_ok=True)
+    subprocess.run(["mount", "-o", "subvol=@persist-state", wish["mount"], "/run/persist/volume"], check=True)
+failed = [format_service.format_claimed([blockdev.by_node(n) for n in wish["disks"]], config, wish["wanted"]) for _ in range(wish["times"])]
+joiners = {u: [[j.disk.node, j.node, j.member] for j in joining.joiners(u, config)] for u in wish["joiners"]}
+if wish["finish"]:
+    for u in wish["joiners"]:
+        for j in joining.joiners(u, config):
+            joining.finish(j, config)
+notes = "/run/persist/refused"
+refused = {n["device"]: n["code"] for n in (json.load(open(f"{notes}/{f}")) for f in os.listdir(notes))} if os.path.isdir(notes) else {}
+flags = sorted(n for n in ("formatted", "heal") if os.path.exists(f"/run/persist/{n}"))
+print(json.dumps({"failed": failed, "refused": refused, "flags": flags, "started": started, "joiners": joiners}))
+"""
+
+
+class Seen:
+    """What one run of the service did."""
+
+    def __init__(self, found: dict[str, Any], log: str) -> None:
+        self.failed: list[int] = found["failed"]
+        self.refused: dict[str, str] = found["refused"]
+        self.flags: list[str] = found["flags"]
+        self.started: list[list[str]] = found["started"]
+        self.joiners: dict[str, list[list[Any]]] = found["joiners"]
+        self.log = log
+
+
+def service(disks: list[LoopDisk], *, trusted: list[LoopDisk] | None = None, known: str = "", wanted: str = "", mount: str = "", times: int = 1,
+            touch: tuple[str, ...] = (), joiners: tuple[str, ...] = (), finish: bool = False, **config: Any) -> Seen:
+    """Run the service over these disks. ``trusted``: the disks that Device= names."""
+    device = [d.node for d in (disks if trusted is None else trusted)]
+    wish = {"disks": [d.node for d in disks], "known": known, "wanted": wanted or None, "mount": mount, "times": times, "touch": touch, "joiners": joiners,
+            "finish": finish, "config": {"device": device} | config}
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _SCRIPT, json.dumps(wish)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return Seen(json.loads(done.stdout.splitlines()[-1]), done.stderr)
+
+
+def with_options(options: Options) -> bytes:
+    return header.encode(HEADER.decode(), options)
+
+
+def uuid_of(disk: LoopDisk) -> str:
+    """The filesystem on the data partition."""
+    found = superblock.read(blockdev.partitions(disk.disk)[-1].node)
+    assert found is not None
+    return found.fsid
+
+
+def untouched(disk: LoopDisk, head: bytes = HEADER) -> bool:
+    return disk.read(0, MIB) == head.ljust(MIB, b"\0") and not blockdev.partitions(disk.disk)
+
+
+@pytest.fixture
+def volume(make_disk: Make) -> LoopDisk:
+    """A formatted disk."""
+    disk = make_disk(SMALL)
+    assert disk.format().returncode == 0
+    return disk
+
+
+def test_all_claims_become_one_volume_but_those_that_may_not(make_disk: Make) -> None:
+    good, dirty, other = make_disk(SMALL), make_disk(SMALL), make_disk(SMALL)
+    bound = make_disk(SMALL, with_options(Options(serial="NOT-MINE")))
+    dirty.write(4096, b"x")
+    seen = service([good, dirty, other, bound])
+    assert seen.failed == [0]
+    assert seen.refused == {dirty.node: "not-blank", bound.node: "wrong-serial"}
+    assert uuid_of(good) == uuid_of(other)
+    assert seen.flags == ["formatted"]
+    assert f"{good.node}, {other.node} are the state volume now" in seen.log
+    assert untouched(bound, with_options(Options(serial="NOT-MINE")))
+
+
+def test_claim_beside_a_healthy_volume(make_disk: Make, volume: LoopDisk) -> None:
+    foreign = make_disk(SMALL)
+    seen = service([foreign], trusted=[volume, foreign], times=2)
+    assert (seen.failed, seen.refused, seen.flags) == ([0, 0], {foreign.node: "volume-exists"}, [])
+    assert untouched(foreign)
+    assert seen.log.count("is left alone") == 1, "a refusal is remembered"
+    assert "--join" in seen.log
+
+
+def test_two_begun_sets(make_disk: Make) -> None:
+    """Disks of two machines, each cut: one set is finished with what is here, and takes the other one's empty disks."""
+    one, two = make_disk(SMALL), make_disk(SMALL)
+    for disk in (one, two):
+        assert disk.format(kill_after="mkfs").returncode == -9
+    seen = service([one, two])
+    assert seen.failed == [0]
+    assert sorted(seen.refused.values()) == ["volume-exists"]
+
+
+def test_a_disk_of_a_set_that_went_on_without_it(make_disk: Make) -> None:
+    one, two = make_disk(SMALL), make_disk(SMALL)
+    format_set([one, two], "mkfs")
+    assert service([one]).failed == [0]
+    before = two.read(0, SMALL * MIB)
+    seen = service([two], trusted=[one, two])
+    assert seen.refused == {two.node: "volume-exists"}
+    assert two.read(0, SMALL * MIB) == before
+
+
+def test_members_are_asked_for_again_and_again(make_disk: Make) -> None:
+    one = make_disk(SMALL, with_options(Options(members=2)))
+    seen = service([one], times=2)
+    assert (seen.refused, seen.log.count("2 disks at least")) == ({}, 2)
+    two = make_disk(SMALL, with_options(Options(members=2)))
+    assert service([one, two]).failed == [0]
+    assert uuid_of(one) == uuid_of(two)
+
+
+def test_volume_that_is_expected(make_disk: Make) -> None:
+    disks = [make_disk(SMALL), make_disk(SMALL)]
+    assert set(service(disks, known=OTHER).refused.values()) == {"volume-expected"}
+    assert set(service(disks, wanted=OTHER).refused.values()) == {"volume-expected"}
+    assert all(untouched(d) for d in disks)
+
+
+@pytest.mark.parametrize("kill", ["label", "erase:0"])
+def test_a_set_that_became_a_volume_is_never_formatted_again(make_disk: Make, kill: str) -> None:
+    """Also where the one disk that still has its claim does not say so, because it stopped before: the other one has the label."""
+    one, two = make_disk(SMALL), make_disk(SMALL)
+    format_set([one, two], kill)
+    uuid = uuid_of(one)
+    node = blockdev.partitions(two.disk)[-1].node
+    tool("btrfs", "device", "scan", "--forget", node)
+    with open(node, "r+b") as f:
+        f.seek(64 << 10)
+        f.write(bytes(4096))
+    seen = service([d for d in (one, two) if kill == "label" or d is two], trusted=[one, two], known=uuid)
+    assert (seen.failed, seen.refused) == ([0], {})
+    assert uuid_of(one) == uuid
+    assert superblock.read(node) is None, "nothing is made on it"
+    for disk in (one, two):
+        assert claimable.read_claim(disk.disk, [HEADER.decode()]) is None
+        assert binding.read(disk.node) == binding.of_machine(disk.disk, uuid)
+
+
+def test_the_volume_was_mounted_and_noted_before_the_claims_were_erased(make_disk: Make) -> None:
+    one, two = make_disk(SMALL), make_disk(SMALL)
+    format_set([one, two], "label")
+    node = blockdev.partitions(one.disk)[-1].node
+    seen = service([one, two], mount=node, known=uuid_of(one))
+    assert (seen.failed, seen.refused, seen.flags) == ([0], {}, ["formatted"])
+    assert claimable.read_claim(one.disk, [HEADER.decode()]) is claimable.read_claim(two.disk, [HEADER.decode()]) is None
+
+
+# Joining.
+
+def test_join(make_disk: Make, volume: LoopDisk) -> None:
+    uuid = uuid_of(volume)
+    disk = make_disk(2560, with_options(Options(join=uuid)))
+    seen = service([disk], trusted=[volume, disk], joiners=(uuid, OTHER), swap_size=64 * MIB, times=2)
+    assert (seen.failed, seen.refused, seen.flags, seen.started) == ([0, 0], {}, ["heal"], [])
+    assert seen.joiners == {uuid: [[disk.node, f"{disk.node}p2", False]], OTHER: []}
+    claim = claimable.read_claim(disk.disk, [HEADER.decode()])
+    assert claim is not None and claim.mark is not None and claim.options.join == uuid
+    assert (str(claim.mark.volume), claim.mark.join, claim.mark.swap) == (uuid, True, 64)
+    probed = [blockdev.probe(p.node) for p in blockdev.partitions(disk.disk)]
+    assert [(p.get("TYPE"), p["PART_ENTRY_NAME"]) for p in probed] == [("swap", "persist-swap"), (None, "persist-data")]
+    assert seen.log.count("writing the partition table") == 1, "what is ready is not done again"
+
+
+@pytest.mark.parametrize("step", ["mark", "partition", "mkswap"])
+def test_join_killed_after(make_disk: Make, volume: LoopDisk, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uuid = uuid_of(volume)
+    disk = make_disk(SMALL, with_options(Options(join=uuid)))
+    script = _SCRIPT.replace("import json", f"import os; os.environ['PERSIST_TEST_KILL_AFTER'] = '{step}'; import json", 1)
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "_SCRIPT", script)
+        with pytest.raises(AssertionError):
+            service([disk], trusted=[volume, disk])
+    assert claimable.read_claim(disk.disk, [HEADER.decode()]) is not None
+    disk.replug()
+    seen = service([disk], trusted=[volume, disk], joiners=(uuid,))
+    assert (seen.failed, seen.flags, len(seen.joiners[uuid])) == ([0], ["heal"], 1)
+
+
+def test_join_after_the_boot_starts_the_healer(make_disk: Make, volume: LoopDisk) -> None:
+    disk = make_disk(SMALL, with_options(Options(join=uuid_of(volume))))
+    seen = service([disk], trusted=[volume, disk], mount=blockdev.partitions(volume.disk)[-1].node, touch=("/run/persist/booted",))
+    assert seen.started == [["systemctl", "--no-block", "start", "persist-heal.service"]]
+
+
+def test_joined_disk_is_finished(make_disk: Make, volume: LoopDisk, tmp_path: Path) -> None:
+    """It is a member by now, and the cut came before its claim was erased: nothing is done to it but that."""
+    uuid = uuid_of(volume)
+    disk = make_disk(SMALL, with_options(Options(join=uuid)))
+    service([disk], trusted=[volume, disk])
+    node = blockdev.partitions(disk.disk)[-1].node
+    place = tmp_path / "volume"
+    place.mkdir()
+    tool("mount", blockdev.partitions(volume.disk)[-1].node, place)
+    tool("btrfs", "device", "add", node, place)
+    for mounted in (True, False):
+        if not mounted:
+            tool("umount", place)
+        seen = service([disk], trusted=[volume, disk], joiners=(uuid,), finish=not mounted)
+        assert (seen.failed, seen.refused, seen.flags, seen.joiners) == ([0], {}, ["heal"], {uuid: [[disk.node, node, True]]})
+        assert "partition table" not in seen.log
+    assert claimable.read_claim(disk.disk, [HEADER.decode()]) is None
+    assert binding.read(disk.node) == binding.of_machine(disk.disk, uuid)
+    assert superblock.read(node) is not None
+
+
+@pytest.mark.parametrize(("join", "policy", "code", "remembered"), [
+    (OTHER, "by-id", "join-other", True), (OTHER, "auto", "join-other", True), ("mine", "no", "volume-exists", True), ("", "by-id", "volume-exists", True),
+])
+def test_join_refused(make_disk: Make, volume: LoopDisk, join: str, policy: str, code: str, remembered: bool) -> None:
+    head = with_options(Options(join=uuid_of(volume) if join == "mine" else join))
+    disk = make_disk(SMALL, head)
+    seen = service([disk], trusted=[volume, disk], join=policy)
+    assert seen.refused == {disk.node: code}
+    assert seen.flags == [] and untouched(disk, head)
+
+
+def test_join_of_a_volume_that_is_not_here(make_disk: Make) -> None:
+    head = with_options(Options(join=OTHER))
+    disk, other = make_disk(SMALL, head), make_disk(SMALL)
+    seen = service([disk], times=2)
+    assert (seen.refused, seen.log.count("which is not here")) == ({}, 2)
+    assert untouched(disk, head)
+    assert service([disk, other]).failed == [0], "it keeps nobody from a volume of his own"
+    assert untouched(disk, head)
+
+
+def test_join_auto(make_disk: Make, volume: LoopDisk) -> None:
+    uuid = uuid_of(volume)
+    disk = make_disk(SMALL)
+    seen = service([disk], trusted=[volume, disk], join="auto", joiners=(uuid,))
+    assert (seen.refused, seen.flags, len(seen.joiners[uuid])) == ({}, ["heal"], 1)
+
+
+def test_join_is_for_trusted_and_blank_disks(make_disk: Make, volume: LoopDisk) -> None:
+    uuid = uuid_of(volume)
+    disk, dirty = make_disk(SMALL, with_options(Options(join=uuid))), make_disk(SMALL, with_options(Options(join=uuid)))
+    dirty.write(1 << 19, b"x")
+    seen = service([disk, dirty], trusted=[volume, dirty])
+    assert seen.refused == {disk.node: "not-named", dirty.node: "not-blank"}
+    assert seen.flags == []
+
+
+# Format=blank.
+
+def test_blank_disk_that_is_named(make_disk: Make) -> None:
+    disk = make_disk(SMALL, b"")
+    assert service([], trusted=[disk]).flags == [], "only where Format=blank says so"
+    seen = service([], trusted=[disk], format_blank=True)
+    assert (seen.failed, seen.refused, seen.flags) == ([0], {}, ["formatted"])
+    assert uuid_of(disk) and "is blank, is named by Device=" in seen.log
+
+
+def test_blank_disk_killed(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first write on it carries a claim."""
+    disk = make_disk(SMALL, b"")
+    script = _SCRIPT.replace("import json", "import os; os.environ['PERSIST_TEST_KILL_AFTER'] = 'mark'; import json", 1)
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "_SCRIPT", script)
+        with pytest.raises(AssertionError):
+            service([], trusted=[disk], format_blank=True)
+    claim = claimable.read_claim(disk.disk, [HEADER.decode()])
+    assert claim is not None and claim.mark is not None
+    assert service([disk]).flags == ["formatted"]
+
+
+@pytest.mark.parametrize("offset", [0, 4096, SMALL * MIB - 1])
+def test_disk_that_is_named_and_not_blank(make_disk: Make, offset: int) -> None:
+    disk = make_disk(SMALL, b"")
+    disk.write(offset, b"x")
+    before = disk.read(0, SMALL * MIB)
+    seen = service([], trusted=[disk], format_blank=True)
+    assert (seen.failed, seen.refused, seen.flags, seen.log) == ([0], {}, [], "")
+    assert disk.read(0, SMALL * MIB) == before
+
+
+def test_blank_disk_beside_a_volume_or_a_claim(make_disk: Make, volume: LoopDisk) -> None:
+    blank, claimed = make_disk(SMALL, b""), make_disk(SMALL)
+    assert service([], trusted=[blank, volume], format_blank=True).flags == []
+    assert service([], trusted=[blank], format_blank=True, known=OTHER).flags == []
+    volume.unplug()
+    assert service([claimed], trusted=[blank, claimed], format_blank=True).flags == ["formatted"]
+    assert blank.read(0, MIB) == bytes(MIB)
+    assert uuid_of(claimed)
+
+
+def test_auto_and_labels_lead_to_no_blank_disk(make_disk: Make) -> None:
+    blank = make_disk(SMALL, b"")
+    seen = service([], trusted=[], format_blank=True, device=["auto", "LABEL=persist-data", f"{blank.node}-not-here"], allow_removable=True)
+    assert seen.flags == [] and blank.read(0, MIB) == bytes(MIB)
