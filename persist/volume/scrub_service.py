@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persist-scrub.service: read all of the volume once a month, so that a copy that went bad is found while the other one is still good."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+from types import FrameType
+
+from .. import log
+from ..boot.paths import VOLUME
+from ..errors import CommandError, PersistError
+from ..run import run
+from . import mountinfo
+
+_SUMMARY = re.compile(r"^Error summary:\s+(.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Scrubbed:
+    """What reading everything came to: '' for no errors, else what btrfs(8) counted; ``beyond_repair`` where a second copy was of no help."""
+
+    errors: str
+    beyond_repair: bool
+
+
+def parse(text: str) -> Scrubbed:
+    """The report of ``btrfs scrub``. Pure. Raises PersistError where there is none in it."""
+    found = _SUMMARY.search(text)
+    if found is None:
+        raise PersistError("btrfs(8) does not say how the scrub ended.", hint="See 'btrfs scrub status'.")
+    summary = found[1].strip()
+    if summary == "no errors found":
+        return Scrubbed("", False)
+    uncorrectable = re.search(r"Uncorrectable:\s+(\d+)", text)
+    return Scrubbed(summary, bool(uncorrectable and int(uncorrectable[1])))
+
+
+def scrub(path: str = VOLUME) -> Scrubbed:
+    """Read everything, at low priority; may take hours. Raises PersistError."""
+    # 3: some errors could not be repaired (btrfs-scrub(8)); the report has them.
+    return parse(run("btrfs", "scrub", "start", "-B", "-c", "3", path, ok=(0, 3), timeout=None))
+
+
+def _cancel(number: int, frame: FrameType | None) -> None:
+    # The program waits in the kernel, which minds no signal; it ends, with an error, when the scrub is cancelled.
+    run("btrfs", "scrub", "cancel", VOLUME, ok=(0, 1, 2))
+
+
+def scrub_main() -> int:
+    """Run as persist-scrub.service. Exit status 1 when it could not be done, or found what cannot be repaired."""
+    signal.signal(signal.SIGTERM, _cancel)
+    at = mountinfo.at(VOLUME)
+    if at is None or at.fstype != "btrfs" or at.read_only:
+        return 0
+    log.notify_status("Reading all data of the state volume")
+    try:
+        found = scrub()
+    except CommandError as e:
+        log.log(log.ERR, f"The state volume could not be scrubbed: {e.message}", "FAILED", PERSIST_REASON="scrub")
+        return 1
+    if not found.errors:
+        log.log(log.INFO, "All data of the state volume was read and is good.", "SCRUB_DONE")
+        return 0
+    fate = "Some could not be repaired; the kernel's log names the files." if found.beyond_repair else "All were repaired from a second copy."
+    log.log(log.ERR if found.beyond_repair else log.WARNING, f"Errors were found on the state volume ({found.errors}). {fate}", "SCRUB_ERRORS",
+            PERSIST_REASON="scrub-errors")
+    # The counters have something to say now.
+    run("systemctl", "--no-block", "start", "persist-health.service")
+    return 1 if found.beyond_repair else 0
