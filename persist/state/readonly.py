@@ -20,7 +20,7 @@ from ..boot.plan import Planned
 from ..boot.units import OVERLAY_OPTIONS
 from ..errors import PersistError
 from ..log import notify_status
-from ..volume import newmount
+from ..volume import mountinfo, newmount
 from .bind_entries import failure
 from .copy import Source, copy, copy_attributes
 from .safepath import Dir, LinkRefused, split
@@ -32,6 +32,10 @@ def prepare(loaded: Loaded, real: str = READONLY, volume: str = VOLUME) -> list[
     For persist-volume.service with persist=ro, before mount_seeded(); also where nothing is mounted at ``real``, because the units of
     overlay entries count on their directories. May be called again. Raises OSError and PersistError where the tmpfs takes nothing.
     """
+    at = mountinfo.at(volume)
+    if at is None or at.fstype != "tmpfs":
+        return [PersistError(f"What is mounted at {volume} is not memory, so that nothing is shown read-only (persist=ro).", message_id="ENTRY_FAILED",
+                             hint="Run 'update-initramfs -u' and restart the machine.")]
     problems = []
     with Dir.at(volume) as memory, memory.own(".persist") as store:
         kept = Dir.at(real) if os.path.ismount(real) else None

@@ -186,3 +186,13 @@ mount -t overlay -o $o/srv-over-bound/upper,workdir={paths.STORE}/overlay/srv-ov
     assert len([m for m in mountinfo.mounts("/srv/over") if m.mount_point == "/srv/over"]) == 1
     states = {e.path: (e.state, e.reason) for e in verdict.judge(loaded, verdict.read_volume() | {"kind": "tmpfs"}, verdict.Look()).entries}
     assert states["/srv/over"] == states["/srv/over/bound"] == ("early", "")
+
+
+@own_machine
+def test_a_volume_that_is_no_memory_is_left_alone() -> None:
+    """An initrd of old may have mounted it."""
+    disk()
+    loaded = registry(ENTRIES, cmdline="persist=ro")
+    problems = prepare(loaded)
+    assert len(problems) == 1 and "is not memory" in str(problems[0])
+    assert sorted(os.listdir(paths.STORE)) == sorted(store.DIRECTORIES)
