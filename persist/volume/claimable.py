@@ -17,10 +17,11 @@ from .blockdev import Disk
 from .header import Claim, Mark
 from .layout import DATA_NAME, MIB, SWAP_NAME
 
-Progress = Literal["blank", "fresh", "begun", "unfinished", "ready", "joined", "complete"]
+Progress = Literal["blank", "fresh", "begun", "ready", "joined", "complete"]
 UNFINISHED = "persist-unfinished"  # label of our filesystem until all is in it
 _TABLES = frozenset(("gpt", "PMBR", "dos"))  # what wipefs(8) calls a GPT, whole or torn
 _GPT_BLOCKS = 33  # header and 128 entries at either end, in blocks of 512 bytes; fewer in larger ones
+_PIECE = 64 << 10
 _BLKFLSBUF = 0x1261  # linux/fs.h
 _ERASE = "If what is on it may be lost, run 'persistctl claim --force'."
 
@@ -89,8 +90,8 @@ def _read(disk: Disk, offset: int, length: int) -> bytes:
 
 def _zero(disk: Disk, start: int, end: int) -> None:
     data = _read(disk, start, end - start)
-    rest = data.lstrip(b"\0")
-    if rest:
+    if data != bytes(len(data)):
+        rest = data.lstrip(b"\0")
         raise Refusal("not-blank", f"{disk.node} has data at byte {start + len(data) - len(rest)}.", hint=_ERASE)
 
 
@@ -116,10 +117,10 @@ def check_blank(disk: Disk, mark: Mark, *, skip: int = header.LENGTH) -> None:
 
 
 def _plainly_empty(disk: Disk, part: layout.Part) -> bool:
-    """Zeros wherever libblkid knows of a signature: saves a process for each partition. VMFS has the deepest at the start, at 2 MiB."""
+    """Zeros wherever libblkid knows of a signature: saves a process for each partition. Behind the first MiB it has VMFS, at 1 and at 2 MiB."""
     start, size = part.start * MIB, part.size * MIB
-    head, tail = min(4 * MIB, size), min(MIB, size)
-    return not any(_read(disk, at, length).strip(b"\0") for at, length in ((start, head), (start + size - tail, tail)))
+    look = ((0, MIB + _PIECE), (2 * MIB, _PIECE), (size - MIB, MIB))
+    return size > 4 * MIB and all(_read(disk, start + at, length) == bytes(length) for at, length in look)
 
 
 def _probe(disk: Disk, part: layout.Part) -> dict[str, str]:
@@ -178,7 +179,7 @@ def _flush(disk: Disk) -> None:
 def check_begun(disk: Disk, mark: Mark) -> Progress:
     """Raise Refusal unless a disk that carries our mark holds nothing but what formatting wrote; return how far it came.
 
-    unfinished: there is a filesystem. complete: the volume of the mark, with its label.
+    complete: the volume of the mark, with its label.
     For a disk that joins, ready: all that is done before it is a member, joined: it is one.
     """
     _flush(disk)
@@ -203,7 +204,7 @@ def check_begun(disk: Disk, mark: Mark) -> Progress:
         raise Refusal("signature", f"{disk.node} was being formatted by persist, but carries {', '.join(strange)} now.", hint=_ERASE)
     if mark.join and whole and not kinds[DATA_NAME] and kinds.get(SWAP_NAME, SWAP_NAME):
         return "ready"
-    return "unfinished" if kinds.get(DATA_NAME) == "btrfs" else "begun"
+    return "begun"
 
 
 def memory_mib() -> int:

@@ -15,8 +15,9 @@ import os
 import shutil
 import signal
 import time
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..boot.paths import RUN
 from ..errors import PersistError
@@ -92,6 +93,11 @@ class Member:
         elif self.old != self.mark:
             write(self.disk, self.mark.encode(), header.MARK_OFFSET)
 
+    def note_volume(self, volume: str) -> None:
+        """Put the id of the filesystem into the mark."""
+        self.mark = replace(self.mark, volume=uuid.UUID(volume))
+        write(self.disk, self.mark.encode(), header.MARK_OFFSET)
+
     def node(self, name: str) -> str:
         """The partition of this name, as planned. Raises PersistError when the kernel shows another picture."""
         starts = {p.start * 2048: p for p in self.parts}
@@ -140,6 +146,7 @@ class Steps:
         self.status = status
         self.mark = members[0].mark
         self.shown = ", ".join(m.disk.node for m in members)
+        self.volume = str(self.mark.volume or "")  # the filesystem, as soon as there is one
         self.work = work_directory(members[0].disk)
 
     def _begin(self, name: str, text: str) -> None:
@@ -176,14 +183,23 @@ class Steps:
         return [m.node(DATA_NAME) for m in self.members]
 
     def mkfs(self) -> None:
-        """Make the filesystem under a label that says it is not ready. Nothing is discarded: the disks were blank."""
-        # A mount(2) that was killed leaves the kernel with a device that it takes for what is there now.
-        btrfs.forget(*self.nodes())
+        """Make the filesystem under a label that says it is not ready. Nothing is discarded: the disks were blank.
+
+        mkfs.btrfs chooses the id, which goes into the marks: given one, it reads every disk of the machine to see that it is new. And it has to be new
+        each time: a kernel that still knows devices of an earlier start, or of a mount(2) that was killed, does not mount others beside them.
+        """
+        nodes = self.nodes()
+        btrfs.forget(*nodes)
         data, metadata = layout.profiles(self.mark.layout, len(self.members))
         size = min(m.data_bytes() for m in self.members)  # of each device; the larger ones grow when it is mounted
-        volume = ("--uuid", str(self.mark.volume)) if self.mark.volume is not None else ()
-        run("mkfs.btrfs", "--quiet", "--force", "--nodiscard", "--label", UNFINISHED, *volume, "--data", data, "--metadata", metadata,
-            "--byte-count", str(size), *self.nodes(), timeout=1800)
+        run("mkfs.btrfs", "--quiet", "--force", "--nodiscard", "--label", UNFINISHED, "--data", data, "--metadata", metadata, "--byte-count", str(size), *nodes,
+            timeout=1800)
+        found = superblock.read(nodes[0])
+        if found is None:
+            raise PersistError(f"mkfs.btrfs reported success, and there is no filesystem on {nodes[0]}.", hint="See 'journalctl -b -k' for errors of the disk.")
+        self.volume = found.fsid
+        if self.mark.volume is not None:
+            each(lambda m: m.note_volume(found.fsid), self.members)
 
     def _mount(self) -> None:
         os.makedirs(self.work, 0o700, exist_ok=True)
@@ -198,9 +214,7 @@ class Steps:
             if member.data_bytes() > smallest:
                 fill.resize(self.work, devid, member.data_bytes())
         ids = {name: [p.id for m in self.members for p in m.parts if p.name == name] for name in (DATA_NAME, SWAP_NAME)}
-        # Not what the kernel calls it: one that knows the id from a disk that is gone mounts a single device under an id made up for this mount.
-        volume = str(self.mark.volume) if self.mark.volume is not None else btrfs.filesystem_uuid(self.work)
-        fill.subvolumes(self.work, volume, ids[DATA_NAME], ids[SWAP_NAME], self.mark.layout)
+        fill.subvolumes(self.work, self.volume, ids[DATA_NAME], ids[SWAP_NAME], self.mark.layout)
 
     def label(self) -> None:
         """Give the filesystem its real label, and put it down."""
@@ -216,7 +230,7 @@ class Steps:
 
     def _finish_label(self) -> None:
         """A cut while the label was written may have left it on some members only: then the others would look as if they had been away."""
-        nodes, volume = self.nodes(), str(self.mark.volume)
+        nodes, volume = self.nodes(), self.volume
         found = [superblock.read(n) for n in nodes]
         if len(nodes) != self.mark.count or any(s is None or s.fsid != volume for s in found) or {s.label for s in found if s is not None} == {DATA_NAME}:
             return
@@ -239,11 +253,12 @@ class Steps:
         if complete:
             self._finish_label()
         nodes = self.nodes()
-        found = superblock.read(nodes[0])
-        volume = found.fsid if found is not None else str(self.mark.volume or "")
-        self.on_each("erase", lambda m: m.erase(volume), "erasing the claim")
+        if self.mark.volume is None:
+            found = superblock.read(nodes[0])
+            self.volume = found.fsid if found is not None else ""
+        self.on_each("erase", lambda m: m.erase(self.volume), "erasing the claim")
         swap = tuple(p.id for m in self.members for p in m.parts if p.name == SWAP_NAME)
-        return Formatted(volume, tuple(nodes), swap, tuple(m.disk for m in self.members))
+        return Formatted(self.volume, tuple(nodes), swap, tuple(m.disk for m in self.members))
 
 
 def work_directory(disk: Disk) -> str:

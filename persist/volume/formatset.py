@@ -109,17 +109,16 @@ def check_enough(picked: Picked) -> None:
                       hint="Attach the missing ones, or claim those that are here again without members= and layout=raid1.")
 
 
-def places(picked: Picked, marks: dict[str, Mark], *, anew: bool = False) -> list[Mark]:
+def places(picked: Picked, marks: dict[str, Mark]) -> list[Mark]:
     """The mark that each disk of the set has to carry, in their order. ``marks`` are those that it has, or would begin with, by its place in sysfs.
 
     The set of a volume that was begun is kept while all its places are filled; else it is one of what is here, under a new id: a member that
-    is gone could come back with the old one. ``anew``: a filesystem of that id was made before, and this kernel may still know its devices; it
-    would not mount new ones beside them.
+    is gone could come back with the old one.
     """
     here = picked.disks
     if picked.volume is None and picked.places[0] is not None and picked.places[0][1].mark is not None:
         return [marks[here[0][0].sys_path]]  # version 1
-    volume = picked.volume if picked.volume is not None and len(here) == len(picked.places) and not anew else uuid.uuid4()
+    volume = picked.volume if picked.volume is not None and len(here) == len(picked.places) else uuid.uuid4()
     found = []
     for index, (disk, _) in enumerate(here):
         mark = marks[disk.sys_path]

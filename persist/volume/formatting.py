@@ -99,10 +99,7 @@ def format_disks(disks: list[Disk], config: Config, status: Status, *, refuse: R
             alone(picked)
         formatset.check_enough(picked)
         marks = {path: s.mark for path, s in at.items()}
-        if picked.complete:
-            wanted = [marks[d.sys_path] for d, _ in picked.disks]
-        else:
-            wanted = formatset.places(picked, marks, anew=any(at[d.sys_path].progress == "unfinished" for d, _ in picked.disks))
+        wanted = [marks[d.sys_path] for d, _ in picked.disks] if picked.complete else formatset.places(picked, marks)
         members = []
         for (disk, claim), mark in zip(picked.disks, wanted, strict=True):
             one = at[disk.sys_path]

@@ -6,7 +6,6 @@ A note counts as long as the disk's first MiB is what it was; a disk that was er
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 
@@ -19,6 +18,8 @@ _LOOK = 1 << 20
 
 
 def _fingerprint(disk: Disk) -> str:
+    import hashlib  # only where something was refused
+
     try:
         fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
         try:
