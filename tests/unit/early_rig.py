@@ -41,6 +41,7 @@ mount --rbind sys /sys
 mkdir dev
 mount -t tmpfs tmpfs dev
 mknod dev/null c 1 3
+mknod dev/zero c 1 5
 ln -s /proc/self/fd/2 dev/kmsg
 [ ! -e nodes ] || while read -r number name; do mknod "dev/$name" b 7 "$((number + 200))"; done <nodes
 mkdir -p dev/disk/by-id
@@ -76,7 +77,11 @@ esac
 _MOUNT = _STUB + r"""
 case "$1 $2" in
     "-t btrfs")
-        [ ! -e "$FAKE/broken" ] || { echo "mount: bad superblock" >&2; exit 32; }
+        case $(/bin/cat "$FAKE/broken" 2>/dev/null) in
+            rw) case $4 in ro,*) ;; *) echo "mount: no" >&2; exit 32 ;; esac ;;
+            *) ;;
+        esac
+        [ ! -e "$FAKE/broken" ] || [ -s "$FAKE/broken" ] || { echo "mount: bad superblock" >&2; exit 32; }
         # What udev shows to the kernel again between forgetting and mounting.
         [ ! -e "$FAKE/udev-shows" ] || { read -r where <"$FAKE/udev-shows"; /bin/mkdir -p "$FAKE/sys/$where"; /bin/rm "$FAKE/udev-shows"; }
         /bin/mount --bind /run/disk "$6"
@@ -98,6 +103,9 @@ exec "$REAL_MOUNT" "$@"
 _BTRFS = r"""#!/bin/sh
 if [ "$1 $2" = "inspect-internal dump-super" ]; then
     exec /bin/cat "$FAKE/super/${3#/dev/}"
+fi
+if [ "$1 $2" = "device usage" ]; then
+    exec /bin/cat "$FAKE/usage"
 fi
 """ + _STUB.split("\n", 1)[1] + r"""
 case "$1 $2" in
@@ -146,6 +154,25 @@ dev_item.uuid\t\t{d.sub}
 dev_item.fsid\t\t{d.uuid} [match]
 dev_item.devid\t\t{d.devid}
 dev_item.generation\t0
+
+"""
+
+
+# Of btrfs device usage, where a member is missing.
+USAGE = """/dev/vda2, ID: 1
+   Device size:           400.00MiB
+   Device slack:              0.00B
+   Data,single:            88.00MiB
+   Metadata,RAID1:         40.00MiB
+   Unallocated:           264.00MiB
+
+missing, ID: 2
+   Device size:               0.00B
+   Device slack:              0.00B
+   Data,{data}:           160.00MiB
+   Metadata,RAID1:         40.00MiB
+   System,RAID1:            8.00MiB
+   Unallocated:           192.00MiB
 
 """
 
@@ -218,6 +245,7 @@ class Initrd:
         for name, text in (("blkid", _BLKID), ("mount", _MOUNT), ("udevadm", _STUB), ("sleep", _STUB), ("btrfs", _BTRFS), ("dd", _DD)):
             (base / "bin" / name).write_text(text)
             (base / "bin" / name).chmod(0o755)
+        (base / "usage").write_text(USAGE.format(data="RAID1"))
         self.disks: list[Disk] = []
         self.nodes: list[str] = []
         self.table = "device\tauto\n"

@@ -13,7 +13,7 @@ from persist.volume.binding import Binding
 from persist.volume.degraded import Mark
 from persist.volume.header import LENGTH, MARK_OFFSET
 
-from .early_rig import Disk, Initrd, needs_root
+from .early_rig import USAGE, Disk, Initrd, needs_root
 
 pytestmark = needs_root
 
@@ -22,6 +22,11 @@ OTHER = "11111111-2222-3333-4444-555555555555"
 PLAIN = "noatime,subvol=@persist-state"
 MACHINE = "0a0b0c0d-1111-2222-3333-444444444444"
 OLD = Mark(FSID, 1, "a" * 16)
+
+
+def tried(node: str) -> list[list[str]]:
+    """The mounts where a member is missing: first without a byte written."""
+    return [[options + PLAIN, node, "/run/persist/volume"] for options in ("ro,rescue=nologreplay,degraded,", "degraded,")]
 
 
 def text(mark: Mark) -> str:
@@ -45,13 +50,13 @@ def pair(initrd: Initrd, *, here: str = "ab", a: dict[str, object] | None = None
 def test_member_missing(initrd: Initrd) -> None:
     found = pair(initrd, here="a").run()
     assert found.early == {"etc"} and len(found.ran("sleep")) == 3, "as long as the table says"
-    assert found.btrfs_mounts == [["degraded," + PLAIN, "/dev/vda2", "/run/persist/volume"]]
+    assert found.btrfs_mounts == tried("/dev/vda2")
     mark = degraded.parse(found.marks["vda2"].encode())
     assert mark is not None and (mark.uuid, mark.counter, mark.earlier) == (FSID, 1, ())
     assert found.noted == ["degraded", "/dev/vda2"] and found.heal
     assert "<3>persist-early: state volume mounted degraded from /dev/vda2, 1 of its disks missing" in found.log
     order = [c[0] for c in found.calls if c[0] in ("sleep", "udevadm", "mount") or "conv=notrunc,sync,fsync" in c]
-    assert order == ["sleep", "sleep", "sleep", "udevadm", "dd", "mount", "mount"], "the mark is on the disk before the mount"
+    assert order == ["sleep", "sleep", "sleep", "udevadm", "mount", "dd", "mount", "mount"], "the mark is on the disk before the mount"
 
 
 def test_member_that_comes_late(initrd: Initrd) -> None:
@@ -69,8 +74,8 @@ def test_member_that_comes_late(initrd: Initrd) -> None:
 
 def test_stale_member(initrd: Initrd) -> None:
     found = pair(initrd, a={"mark": text(OLD), "generation": 20}, b={"generation": 99}).run()
-    assert found.ran("btrfs") == [["device", "scan", "--forget", "/dev/vdb2"], ["device", "scan", "/dev/vda2"]]
-    assert found.btrfs_mounts == [["degraded," + PLAIN, "/dev/vda2", "/run/persist/volume"]]
+    assert found.ran("btrfs")[:2] == [["device", "scan", "--forget", "/dev/vdb2"], ["device", "scan", "/dev/vda2"]]
+    assert found.btrfs_mounts == tried("/dev/vda2")
     mark = degraded.parse(found.marks["vda2"].encode())
     assert mark is not None and (mark.counter, mark.earlier) == (2, (OLD.id,)) and found.marks["vdb2"] == "", "a stale member is not touched"
     assert "/dev/vdb2 did not see what was written last" in found.log and found.heal
@@ -101,7 +106,7 @@ def test_unfinished_replace(initrd: Initrd) -> None:
     machine = pair(initrd, here="a", a={"mark": text(OLD)})
     machine.disk(Disk("vdc2", FSID, devid=0, devices=2, sys="pci0/virtio3"))
     found = machine.run()
-    assert found.noted == ["degraded", "/dev/vda2", "/dev/vdc2"] and found.ran("btrfs") == [["device", "scan", "/dev/vda2", "/dev/vdc2"]]
+    assert found.noted == ["degraded", "/dev/vda2", "/dev/vdc2"] and found.ran("btrfs")[0] == ["device", "scan", "/dev/vda2", "/dev/vdc2"]
     assert found.marks["vda2"] == found.marks["vdc2"] != text(OLD) and found.btrfs_mounts[0][1] == "/dev/vda2"
 
 
@@ -122,7 +127,36 @@ def test_mark_that_cannot_be_written(initrd: Initrd) -> None:
     machine = pair(initrd, here="a")
     (machine.base / "unwritable/vda2").touch()
     found = machine.run()
-    assert not found.btrfs_mounts and found.noted == [] and not found.heal and "/dev/vda2 takes no degraded mark" in found.log
+    assert not found.volume and found.noted == [] and not found.heal and "/dev/vda2 takes no degraded mark" in found.log
+
+
+@pytest.mark.parametrize("mark", ["", text(OLD)])
+def test_mark_of_a_mount_that_fails(initrd: Initrd, mark: str) -> None:
+    """It would make the other member stale, which nobody wrote without."""
+    machine = pair(initrd, here="a", a={"mark": mark})
+    (machine.base / "broken").write_text("rw")
+    found = machine.run()
+    assert found.btrfs_mounts == tried("/dev/vda2") and not found.volume and found.marks["vda2"] == mark and not found.heal
+
+
+@pytest.mark.parametrize("data, number, enough", [
+    ("RAID1", 1, True), ("single", 1, False), ("DUP", 1, False), ("RAID0", 1, False), ("RAID1", 2, False), ("RAID1C3", 2, False), ("RAID10/4", 1, True),
+    ("RAID5", 1, True), ("something-new", 1, False)])
+def test_what_the_volume_can_do_without(initrd: Initrd, data: str, number: int, enough: bool) -> None:
+    """The metadata is a mirror of two: with two missing it may be gone."""
+    machine = pair(initrd, here="a", a={"devices": 1 + number})
+    first, missing = USAGE.format(data=data).split("missing,")
+    (machine.base / "usage").write_text(first + ("missing," + missing) * number)
+    found = machine.run()
+    assert found.volume == enough and bool(found.marks["vda2"]) == enough
+    assert enough or (len(found.btrfs_mounts) == 1 and "may need the disks that are missing" in found.log)
+
+
+@pytest.mark.parametrize("usage", ["", USAGE.format(data="RAID1").split("missing,")[0]])
+def test_nobody_says_what_is_missing(initrd: Initrd, usage: str) -> None:
+    machine = pair(initrd, here="a")
+    (machine.base / "usage").write_text(usage)
+    assert not machine.run().volume
 
 
 @pytest.mark.parametrize("damage", [
@@ -163,7 +197,7 @@ def test_cloned_member(initrd: Initrd) -> None:
     assert not found.btrfs_mounts and "one of several copies of the same device" in found.log
 
 
-@pytest.mark.parametrize("how, tries", [("udev-shows", 2), ("udev-shows-always", 2)])
+@pytest.mark.parametrize("how, tries", [("udev-shows", 3), ("udev-shows-always", 2)])
 def test_udev_shows_a_stale_member_again(initrd: Initrd, how: str, tries: int) -> None:
     machine = pair(initrd, a={"mark": text(OLD), "generation": 20})
     (machine.base / "udev-shows").write_text(f"fs/btrfs/{FSID}/devices/vdb2\n")
@@ -171,7 +205,7 @@ def test_udev_shows_a_stale_member_again(initrd: Initrd, how: str, tries: int) -
     found = machine.run()
     assert len(found.btrfs_mounts) == tries
     if how == "udev-shows":
-        assert found.early == {"etc"} and found.ran("btrfs").count(["device", "scan", "--forget", "/dev/vdb2"]) == 2
+        assert found.early == {"etc"} and found.ran("btrfs").count(["device", "scan", "--forget", "/dev/vdb2"]) == tries
     else:
         assert not found.volume and not found.heal and "the kernel takes a device of the state volume that must not be used" in found.log
 
