@@ -102,10 +102,25 @@ def _environment() -> dict[str, str]:
     return {} if kind in ("", "none") else {"SYSTEMD_VIRTUALIZATION": f"container:{kind}"}
 
 
+def _health(volume: dict[str, Any], look: v.Look) -> list[v.Reason]:
+    """What is not well with the volume itself, where one is mounted."""
+    at = look.mount(paths.VOLUME)
+    if volume.get("kind") != "btrfs" or at is None or at.fstype != "btrfs":
+        return []
+    from ..volume.btrfs import filesystem_uuid
+    from ..volume.health import examine
+
+    try:
+        return examine(filesystem_uuid(paths.VOLUME))
+    except OSError as e:
+        return [v.Reason("health-unknown", f"The health of the state volume is not known: {e}.", "See 'journalctl -b -k'.")]
+
+
 def current() -> tuple[v.Verdict, Loaded]:
     """The verdict of this moment."""
     loaded = load("", _environment())
-    return v.judge(loaded, v.read_volume(), v.Look()), loaded
+    volume, look = v.read_volume(), v.Look()
+    return v.judge(loaded, volume, look, _health(volume, look)), loaded
 
 
 def document(found: v.Verdict) -> dict[str, Any]:

@@ -132,7 +132,8 @@ def decide(config: Config, machine: Machine | str | None, every: Iterable[Candid
             strangers += [c for c in usable if c.uuid.lower() != known]
             usable = [c for c in usable if c.uuid.lower() == known]
         if usable:
-            return _choose(usable, pool, config, machine)
+            named_too = [c for c in pool if any(s != "auto" and _matches(s, c, resolve) for s in config.device)]
+            return _choose(usable, [c for c in pool if not c.untrusted or config.allow_removable or c in named_too], pool, machine)
     if strangers:
         nodes = tuple(c.node for c in strangers)
         return Missing(
@@ -147,8 +148,8 @@ def decide(config: Config, machine: Machine | str | None, every: Iterable[Candid
                    "Attach its disk, or give a blank one to persist with 'persistctl claim'.")
 
 
-def _choose(usable: list[Candidate], pool: list[Candidate], config: Config, machine: Machine) -> Decision:
-    """One filesystem of those that a spec led to, with all its members."""
+def _choose(usable: list[Candidate], allowed: list[Candidate], pool: list[Candidate], machine: Machine) -> Decision:
+    """One filesystem of those that a spec led to, with all its members on disks that are ``allowed``: trusted, or named by any spec."""
     ids = sorted({c.uuid for c in usable})
     if len(ids) > 1:
         ours = sorted({c.uuid for c in usable if machine.bound(c)})
@@ -164,10 +165,10 @@ def _choose(usable: list[Candidate], pool: list[Candidate], config: Config, mach
     if usable[0].fstype != BTRFS:
         nodes = tuple(c.node for c in usable)
         return _cloned(nodes, ids[0]) if len(nodes) > 1 else Found(nodes[0], ids[0], nodes, fstype=usable[0].fstype)
-    # A spec may have led to one member only; the others count by the trust of their own disks.
+    # A spec may have led to one member only.
     same = [c for c in pool if c.uuid == ids[0] and c.fstype == BTRFS]
     subs = {c.uuid_sub for c in usable}
-    members = usable + [c for c in same if c not in usable and c.uuid_sub not in subs and (not c.untrusted or config.allow_removable)]
+    members = usable + [c for c in same if c not in usable and c.uuid_sub not in subs and c in allowed]
     clones = _clones(members, machine)
     if clones is None:
         twice = tuple(c.node for c in members if sum(o.uuid_sub == c.uuid_sub for o in members) > 1)

@@ -177,7 +177,7 @@ def _entries(loaded: Loaded, result: Outcome) -> None:
     from ..state import bind_entries, readonly
 
     problems: list[PersistError] = []
-    if result.read_only_below:
+    if loaded.plan.read_only and result.kind == "tmpfs":
         problems += readonly.prepare(loaded)
     if result.kind in (*outcome.REAL, "tmpfs") and not result.read_only:
         problems += bind_entries.mount_seeded(loaded)
@@ -191,6 +191,9 @@ def _run(result: Outcome) -> int:
     loaded = load("", os.environ)  # the verdict says what is wrong with it
     config, machine = loaded.config, loaded.facts
     result.root_read_only = root_read_only()
+    if config.netdev and not loaded.plan.net:
+        result.because("no-entries", "The state volume comes with the network, and no entry waits for it.", "Name the services of an entry in Services=.")
+        return 0
     told = what_is_known(machine)
     status = 0
     at = mountinfo.at(VOLUME)

@@ -49,6 +49,8 @@ report = []
 for what in wish["do"]:
     if what == "format":
         report.append({"failed": format_service.format_claimed(disks, config, wish.get("wanted"))})
+    elif what == "more":
+        disks.append(blockdev.by_node(wish["more"]))
     elif what == "format_main":
         report.append({"status": service.format_main()})
     elif what == "volume":
@@ -124,15 +126,16 @@ def test_image_is_not_covered_by_later_mounts(volume: LoopDisk) -> None:
     assert seen.last["kind"] == "btrfs"
 
 
-def test_second_claimed_disk_is_refused_and_remembered(make_disk: Make) -> None:
-    one, two = make_disk(300), make_disk(300)
+def test_two_claims_are_one_volume_and_a_third_comes_too_late(make_disk: Make) -> None:
+    one, two, three = make_disk(300), make_disk(300), make_disk(300)
     nodes = [one.node, two.node]
-    seen = services("format", "format", "volume", disks=nodes, device=nodes)
-    assert [r.get("failed") for r in seen.report[:2]] == [0, 0]
-    assert [(r["device"], r["code"]) for r in seen.refused] == [(two.node, "volume-exists")]
+    seen = services("format", "more", "format", "format", "volume", disks=nodes, device=[*nodes, three.node], config={"member_timeout": 0},
+                    more=three.node)
+    assert [r.get("failed") for r in seen.report[:3]] == [0, 0, 0]
+    assert [(r["device"], r["code"]) for r in seen.refused] == [(three.node, "volume-exists")]
     assert seen.log.count("is left alone") == 1, "said once"
-    assert two.read(0, MIB) == HEADER.ljust(MIB, b"\0")
-    assert seen.last["device"] == f"{one.node}p1"
+    assert three.read(0, MIB) == HEADER.ljust(MIB, b"\0")
+    assert (seen.last["kind"], seen.last["device"], seen.last["degraded"]) == ("btrfs", f"{one.node}p1", False)
 
 
 def test_disk_that_was_begun_comes_first(make_disk: Make) -> None:
@@ -345,7 +348,8 @@ def test_known_volume_whose_claim_was_not_erased(make_disk: Make, tmp_path: Path
     note_of(tmp_path).write_text(f"{uuid_of(disk)}\n")
     seen = services("format", "volume", disks=[disk.node], device=[disk.node], root=str(tmp_path))
     assert seen.refused == [] and seen.last["kind"] == "btrfs"
-    assert disk.read(0, header.LENGTH) == bytes(header.LENGTH)
+    assert disk.read(0, header.MARK_OFFSET) == bytes(header.MARK_OFFSET)
+    assert disk.read(header.MARK_OFFSET, 15) == b"persist-bound 1"
 
 
 @pytest.mark.parametrize(("config", "before", "symlinks", "kind", "status"), [

@@ -112,6 +112,8 @@ def test_a_spec_for_one_member_leads_to_all() -> None:
     # But a member on a stick is no member unless it was named: whoever plugs it in would get all that is written.
     assert ask(ONE, replace(STICK, uuid=U1), device="/dev/vdb") == Found("/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",))
     assert ask(ONE, replace(STICK, uuid=U1)) == Found("/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",))
+    for device in ("/dev/vdb /dev/sdb", "auto /dev/sdb", f"UUID={U1}"):
+        assert ask(ONE, replace(STICK, uuid=U1), device=device) == Found("/dev/sdb1", U1, ("/dev/sdb1", "/dev/vdb2")), device
 
 
 def test_a_replaced_disk_comes_back() -> None:

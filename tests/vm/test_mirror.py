@@ -137,7 +137,7 @@ def test_pulled_while_running(pair: Machine, pulled: str) -> None:
     active = pair.succeed("systemctl list-units --plain --no-legend --state=active --type=service,mount | awk '{print $1}' | sort")
     disk = pair.detach_disk(pulled)
     found = wait_for_verdict(pair, "degraded", 60)
-    assert "member-missing" in codes(found), found["reasons"]
+    assert "member-lost" in codes(found), found["reasons"]
     assert pair.succeed("findmnt -rno TARGET,FSTYPE | sort") == before
     now = pair.succeed("systemctl list-units --plain --no-legend --state=active --type=service,mount | awk '{print $1}' | sort").split()
     assert {u for u in active.split() if not u.startswith(("persist-health", "systemd-"))} <= set(now)
