@@ -62,6 +62,7 @@ install-initramfs-tools:
 	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early $(DESTDIR)$(PRIVATE_DIR)/persist-early
 	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early-find $(DESTDIR)$(PRIVATE_DIR)/persist-early-find
 	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early-members $(DESTDIR)$(PRIVATE_DIR)/persist-early-members
+	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early-mount $(DESTDIR)$(PRIVATE_DIR)/persist-early-mount
 
 # Packages
 

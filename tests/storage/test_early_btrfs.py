@@ -51,7 +51,7 @@ for at in /run/image/etc /run/persist/volume /run/persist/readonly; do ! mountpo
 
 @dataclass
 class Boot:
-    """What a start of the initrd did: its messages, what it noted, whether there is something to heal, the mounts, what the commands printed."""
+    """What a start of the initrd did: its messages, what it noted (the devices sorted), whether there is something to heal, the mounts, what the commands printed."""
 
     log: str
     noted: list[str]
@@ -92,7 +92,8 @@ class Machine:
                               check=False, timeout=60, env=env)
         assert done.returncode == 0 and not done.stderr, done.stderr
         noted = self.work / "noted"
-        return Boot((self.work / "log").read_text(), noted.read_text().split() if noted.exists() else [], (self.work / "heal").exists(),
+        state, *nodes = noted.read_text().split() if noted.exists() else [""]
+        return Boot((self.work / "log").read_text(), [state, *sorted(nodes)] if state else [], (self.work / "heal").exists(),
                     (self.work / "mounts").read_text(), (self.work / "said").read_text())
 
     def write(self, text: str) -> str:
@@ -122,7 +123,7 @@ READ = "head -c 6 /run/persist/volume/nocow; echo; cat /run/image/etc/kept /run/
 def test_a_alone_then_a_stale_b(machine: Machine) -> None:
     volume, (a, b) = machine.volume, machine.volume.disks
     whole = machine.boot(machine.write("one"))
-    assert whole.noted == ["plain", machine.node(0), machine.node(1)] and not whole.heal
+    assert whole.noted == ["plain", *sorted((machine.node(0), machine.node(1)))] and not whole.heal
     volume.pull(b)
     alone = machine.boot(machine.write("two"))
     assert alone.noted == ["degraded", machine.node(0)] and alone.heal and "1 of its disks missing" in alone.log
@@ -170,7 +171,7 @@ def test_unfinished_replace(machine: Machine, make_disk: Make) -> None:
     tool("sh", "-c", f"i=0; until umount {volume.at} 2>/dev/null; do sleep 0.05; i=$((i + 1)); [ $i -lt 100 ]; done")
     assert sorted(m.superblock.devid for m in volume.look(volume.disks[0], third).use) == [0, 1], "the replace was over before it was stopped"
     found = machine.boot("cat /run/image/etc/from-image")
-    assert found.noted == ["degraded", machine.node(0), volume.data(third)] and found.heal and found.said == "image\n"
+    assert found.noted == ["degraded", *sorted((machine.node(0), volume.data(third)))] and found.heal and found.said == "image\n"
     marks = [degraded.read(n, volume.uuid) for n in (machine.node(0), volume.data(third))]
     assert marks[0] is not None and marks[0].counter == 2 and marks[0] == marks[1]
 
@@ -201,7 +202,7 @@ def test_data_on_one_disk_only(make_disk: Make, tmp_path: Path) -> None:
         assert found.noted == [] and not found.heal and "may need the disks that are missing" in found.log
         assert degraded.read(machine.node(0), volume.uuid) is None
         volume.back(volume.disks[1])
-        assert machine.boot().noted == ["plain", machine.node(0), machine.node(1)]
+        assert machine.boot().noted == ["plain", *sorted((machine.node(0), machine.node(1)))]
 
 
 def test_full(machine: Machine) -> None:
