@@ -51,7 +51,8 @@ for at in /run/image/etc /run/persist/volume /run/persist/readonly; do ! mountpo
 
 @dataclass
 class Boot:
-    """What a start of the initrd did: its messages, what it noted (the devices sorted), whether there is something to heal, the mounts, what the commands printed."""
+    """What a start of the initrd did: its messages, what it noted (the devices sorted), whether there is something to heal, the mounts, and
+    what the commands printed."""
 
     log: str
     noted: list[str]
