@@ -248,7 +248,7 @@ def _join(joins: list[Claimed], volume: str, config: Config) -> tuple[int, int]:
 
 def blank_disks(config: Config) -> list[Disk]:
     """The disk that Format=blank may take: the first path in Device= that leads to a whole disk; what is on it is looked at under its lock."""
-    for spec in config.device if getattr(config, "format_blank", False) else []:
+    for spec in config.device if config.format_blank else []:
         if spec.startswith("/") and os.path.exists(spec):
             disk = blockdev.by_node(spec)
             if not disk.is_partition and disk.size:

@@ -31,7 +31,7 @@ known.ROOT = "/run/root"
 if wish["known"]:
     known.note(wish["known"])
 config = Config()
-config.format_blank = False
+exec(wish["python"])
 for key, value in wish["config"].items():
     setattr(config, key, value)
 started = []
@@ -68,11 +68,11 @@ class Seen:
 
 
 def service(disks: list[LoopDisk], *, trusted: list[LoopDisk] | None = None, known: str = "", wanted: str = "", mount: str = "", times: int = 1,
-            touch: tuple[str, ...] = (), joiners: tuple[str, ...] = (), finish: bool = False, **config: Any) -> Seen:
+            touch: tuple[str, ...] = (), joiners: tuple[str, ...] = (), finish: bool = False, python: str = "", **config: Any) -> Seen:
     """Run the service over these disks. ``trusted``: the disks that Device= names."""
     device = [d.node for d in (disks if trusted is None else trusted)]
     wish = {"disks": [d.node for d in disks], "known": known, "wanted": wanted or None, "mount": mount, "times": times, "touch": touch, "joiners": joiners,
-            "finish": finish, "config": {"device": device} | config}
+            "finish": finish, "python": python, "config": {"device": device} | config}
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _SCRIPT, json.dumps(wish)], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
@@ -151,6 +151,62 @@ def test_members_are_asked_for_again_and_again(make_disk: Make) -> None:
     two = make_disk(SMALL, with_options(Options(members=2)))
     assert service([one, two]).failed == [0]
     assert uuid_of(one) == uuid_of(two)
+
+
+# A udev that reports a disk while it is waited for.
+_UDEV = """
+from persist import udev
+blockdev.udev_runs = lambda: True
+blockdev.trigger = lambda *nodes: None
+format_service.run = lambda *argv, **more: None
+format_service._candidates = lambda: []
+come = iter(wish["config"].pop("come"))
+tagged = [blockdev.by_node(n) for n in wish["disks"]]
+format_service._tagged = lambda: tagged
+def wait_for(look, timeout):
+    waited.append(timeout)
+    found = look()
+    while found is None:
+        node = next(come, None)
+        if node is None:
+            return None
+        tagged.append(blockdev.by_node(node))
+        found = look()
+    return found
+waited = []
+udev.wait_for = wait_for
+config.member_timeout = 7
+import atexit
+atexit.register(lambda: print("waited", waited, file=sys.stderr))
+"""
+
+
+def test_members_are_waited_for(make_disk: Make) -> None:
+    head = with_options(Options(members=3))
+    disks = [make_disk(SMALL, head) for _ in range(3)]
+    seen = service(disks[:1], trusted=disks, python=_UDEV, come=[d.node for d in disks[1:]])
+    assert seen.failed == [0] and "waited [7]" in seen.log
+    assert len({uuid_of(d) for d in disks}) == 1
+
+
+def test_a_disk_that_is_gone_is_waited_for_and_then_done_without(make_disk: Make) -> None:
+    one, two = make_disk(SMALL), make_disk(SMALL)
+    format_set([one, two], "mkfs")
+    seen = service([one], trusted=[one, two], python=_UDEV, come=[])
+    assert seen.failed == [0] and "waited [7]" in seen.log
+    found = superblock.read(blockdev.partitions(one.disk)[-1].node)
+    assert found is not None and found.num_devices == 1
+
+
+def test_nobody_waits_for_members_of_a_volume_that_is_there(make_disk: Make) -> None:
+    one, two = make_disk(SMALL), make_disk(SMALL)
+    format_set([one, two], "label")
+    look = "from persist.volume.candidates import _by_probing; every = _by_probing(); format_service._candidates = lambda: every"
+    python = _UDEV.replace("format_service._candidates = lambda: []", look)
+    for disks, codes in (([one], []), ([make_disk(SMALL, HEADER + b"\nmembers=2")], ["volume-exists"])):
+        seen = service(disks, trusted=[one, two, *disks], python=python, come=[])
+        assert "waited []" in seen.log
+        assert list(seen.refused.values()) == codes
 
 
 def test_volume_that_is_expected(make_disk: Make) -> None:

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persistctl claim on real disks: several at once, options, joining."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from persist.boot.config import Config
+from persist.errors import Refusal
+from persist.volume import claimable, superblock
+from persist.volume.blockdev import partitions
+from persist.volume.claim import write_claims
+from persist.volume.header import Options
+from persist.volume.layout import MIB
+
+from .conftest import Make
+from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set
+
+VOLUME = "11111111-2222-4333-8444-555555555555"
+_CTL = """
+import sys
+from persist.boot import config
+real = config.load
+def load(root, problems):
+    found = real(root, problems)
+    found.allow_removable = True
+    return found
+config.load = load
+from persist.volume import mount
+mount.mounted_uuid = lambda path: sys.argv[1]
+from persist.cli.main import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def persistctl(*argv: str, mounted: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command with a configuration that trusts loop devices."""
+    return subprocess.run([PYTHON, "-c", _CTL, mounted, *argv], capture_output=True, text=True,
+                          env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+def options(disk: LoopDisk) -> Options | None:
+    claim = claimable.read_claim(disk.disk, [HEADER.decode()])
+    return claim.options if claim else None
+
+
+def test_several_become_one_volume(make_disk: Make) -> None:
+    disks = [make_disk(300, b"") for _ in range(2)]
+    done = persistctl("claim", "--json", "--layout=raid1", *(d.node for d in disks))
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found == {"devices": [d.node for d in disks], "claimed": True, "join": None, "layout": "raid1", "members": 2}
+    assert [options(d) for d in disks] == [Options("raid1", 2)] * 2
+    assert format_set(disks[:1]).returncode == 1, "one waits for the other"
+    assert format_set(disks).returncode == 0
+    assert len({s.fsid for s in (superblock.read(partitions(d.disk)[-1].node) for d in disks) if s}) == 1
+
+
+def test_none_is_claimed_where_one_is_refused(make_disk: Make) -> None:
+    good, bad = make_disk(300, b""), make_disk(300, b"")
+    bad.write(8192, b"x")
+    for force, small in ((False, bad), (True, make_disk(200, b""))):
+        config = Config()
+        config.allow_removable = True
+        with pytest.raises(Refusal):
+            write_claims([good.node, small.node], config, force=force)
+        assert good.read(0, MIB) == bytes(MIB)
+    with pytest.raises(Refusal, match="named twice"):
+        write_claims([good.node, good.node], config)
+
+
+@pytest.mark.parametrize(("argv", "mounted", "join"), [
+    (["--join=" + VOLUME.upper(), "DISK"], "", VOLUME), (["--join", "DISK"], VOLUME, VOLUME), (["DISK", "--join"], VOLUME, VOLUME),
+    (["--join", VOLUME, "DISK"], "", VOLUME),
+])
+def test_join(make_disk: Make, argv: list[str], mounted: str, join: str) -> None:
+    disk = make_disk(300, b"")
+    done = persistctl("claim", *(disk.node if a == "DISK" else a for a in argv), mounted=mounted)
+    assert done.returncode == 0, done.stderr
+    assert options(disk) == Options(join=join)
+    assert join in done.stdout
+
+
+@pytest.mark.parametrize(("argv", "status", "said"), [
+    (["--join", "DISK"], 1, "no state volume to join"), (["--join=nonsense", "DISK"], 1, "is not the UUID"), ([], 2, "DEVICE"),
+    (["--layout=raid0", "DISK"], 2, "raid0"), (["--join=" + VOLUME, "--layout=single", "DISK"], 2, "--layout is not for"),
+    (["--bind-serial", "DISK"], 1, "has no serial number"),
+])
+def test_wrong_calls(make_disk: Make, argv: list[str], status: int, said: str) -> None:
+    disk = make_disk(300, b"")
+    done = persistctl("claim", *(disk.node if a == "DISK" else a for a in argv))
+    assert (done.returncode, said in done.stderr) == (status, True), done.stderr
+    assert disk.read(0, MIB) == bytes(MIB)
+
+
+def test_bind_serial(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = make_disk(300, b"")
+    monkeypatch.setattr(type(disk.disk), "serial", "A B")
+    write_claims([disk.node], disk.config(), bind_serial=True)
+    assert options(disk) == Options(serial="A%20B")
+    claim = claimable.read_claim(disk.disk, [HEADER.decode()])
+    assert claim is not None
+    claimable.check_serial(disk.disk, claim)
+    monkeypatch.setattr(type(disk.disk), "serial", "A-B")
+    with pytest.raises(Refusal) as caught:
+        claimable.check_serial(disk.disk, claim)
+    assert caught.value.code == "wrong-serial"
+
+
+def test_a_member_that_was_left_out_is_claimed_by_force(make_disk: Make) -> None:
+    one, two = make_disk(300), make_disk(300)
+    assert format_set([one, two]).returncode == 0
+    with pytest.raises(Refusal):
+        write_claims([two.node], two.config(), Options(join=VOLUME))
+    write_claims([two.node], two.config(), Options(join=VOLUME), force=True)
+    assert options(two) == Options(join=VOLUME)
+    assert superblock.read(f"{two.node}p1") is None and not partitions(two.disk)
