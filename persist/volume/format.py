@@ -12,7 +12,6 @@ the disk at this place of the set.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 import uuid
@@ -22,7 +21,7 @@ from dataclasses import dataclass, replace
 from ..boot.paths import RUN
 from ..errors import PersistError
 from ..run import ENVIRONMENT, run
-from . import binding, blockdev, btrfs, degraded, fill, header, layout, mountinfo, superblock
+from . import binding, blockdev, btrfs, fill, header, layout, mountinfo, superblock
 from .blockdev import Disk
 from .claimable import UNFINISHED, Progress
 from .header import Mark
@@ -49,7 +48,8 @@ class Formatted:
 
 def require_tools() -> None:
     """Raise PersistError, with the packages to install, unless all tools that formatting needs are there."""
-    missing = [t for t in TOOLS if shutil.which(t, path=ENVIRONMENT["PATH"]) is None]
+    places = ENVIRONMENT["PATH"].split(":")
+    missing = [t for t in TOOLS if not any(os.access(f"{place}/{t}", os.X_OK) for place in places)]
     if missing:
         raise PersistError(f"Formatting needs {', '.join(missing)}, which is not installed.", hint="Run 'apt install btrfs-progs fdisk'.",
                            message_id="FORMAT_FAILED", PERSIST_REASON="tools-missing")
@@ -234,6 +234,8 @@ class Steps:
         found = [superblock.read(n) for n in nodes]
         if len(nodes) != self.mark.count or any(s is None or s.fsid != volume for s in found) or {s.label for s in found if s is not None} == {DATA_NAME}:
             return
+        from . import degraded
+
         if any(degraded.read(n, volume) for n in nodes) or any(blockdev.why_in_use(m.disk) for m in self.members):
             return  # it has been mounted since, and who is current was decided there
         self._mount()

@@ -12,7 +12,7 @@ from ..boot.config import Config, load
 from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError, Refusal
 from ..run import run
-from . import blockdev, claimable, formatset, joining, known, outcome, refused, switch
+from . import blockdev, claimable, formatset, known, outcome, refused, switch
 from .blockdev import Disk
 from .find import Ambiguous, Candidate, Found, Machine, Missing, decide
 from .formatset import Claimed, Picked
@@ -232,6 +232,8 @@ def _volume(config: Config, wanted: Machine | str | None) -> str:
 
 def _join(joins: list[Claimed], volume: str, config: Config) -> tuple[int, int]:
     """Prepare disks that join a volume. Returns how many are ready, and how many failed unexpectedly."""
+    from . import joining
+
     ready = failed = 0
     for disk, claim in joins:
         try:
@@ -292,6 +294,8 @@ def format_claimed(every: list[Disk], config: Config, wanted: Machine | str | No
         ready, more = _join(joins, _volume(config, wanted), config)
         failed += more
     if ready:
+        from . import joining
+
         joining.ask_to_heal()
     if (made or ready) and blockdev.udev_runs():
         # Our locks are released: udev reads the new tables now, and must not take the partitions away under the mount that comes next.
