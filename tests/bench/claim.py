@@ -3,7 +3,8 @@
 
 The script makes the same volume: two partitions on each disk, swap, a mirror, three subvolumes, the first of them mounted. It asks nothing and survives
 nothing. Both run in turns on two loop devices, as root, where a disk costs nothing and Python all the more.
-Ours is all that persist-format.service does, with its Python from start to end, and then the mount that persist-volume.service makes. The exit status says whether the bar holds, by the medians.
+Ours is all that persist-format.service does, with its Python from start to end, and then the mount that
+persist-volume.service makes. The exit status says whether the bar holds, by the medians.
 """
 
 from __future__ import annotations

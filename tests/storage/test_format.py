@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import stat
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from persist.volume import binding, blockdev, header, layout
 from persist.volume.btrfs import SUBVOLUMES
 from persist.volume.format import STEPS
+from persist.volume.header import Mark
 
 from .conftest import Make
 from .rig import LoopDisk, mounts_of, tool
@@ -157,6 +159,20 @@ def test_large_sectors(make_disk: Make, tmp_path: Path) -> None:
         disk.replug("--sector-size", "4096")
         assert disk.format(kill_after=step).returncode == (-9 if step else 0)
     assert end_state(disk, tmp_path)["labels"] == [("btrfs", "persist-data")]
+
+
+@pytest.mark.parametrize("step", ["", "mkfs", "label"])
+def test_mark_of_version_1(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], step: str) -> None:
+    """Begun by a version that knew one disk only, and no id of the volume: finished as that would have done."""
+    disk = make_disk(BIG)
+    disk.write(header.MARK_OFFSET, Mark(uuid.uuid4(), 192).encode())
+    if step:
+        assert disk.format(kill_after=step, swap="0").returncode == -9
+        disk.replug()
+    done = disk.format(swap="0")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[:-2] == (["erase"] if step == "label" else list(STEPS[1:]))
+    assert end_state(disk, tmp_path) == uncut(make_disk, tmp_path, wanted)
 
 
 def _zero_primary(disk: LoopDisk) -> None:
