@@ -80,7 +80,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "flags"), [
-    ("btrfs", {"mount-entries", "persistent"}), ("tmpfs", {"mount-entries"}), ("root", {"persistent"}), ("none", set()),
+    ("btrfs", {"mount-entries", "persistent"}), ("native", {"mount-entries", "persistent"}), ("tmpfs", {"mount-entries"}), ("root", {"persistent"}), ("none", set()),
 ])
 def test_outcome(run: Path, kind: outcome.Kind, flags: set[str]) -> None:
     for flag in ("mount-entries", "persistent"):
@@ -91,7 +91,7 @@ def test_outcome(run: Path, kind: outcome.Kind, flags: set[str]) -> None:
     found = json.loads((run / "volume.json").read_text())
     assert found["version"] == 1
     assert list(found)[1:] == ["kind", "device", "uuid", "reason", "message", "hint", "read_only", "from_initrd", "root_read_only",
-                                "expected", "time"]
+                                "expected", "degraded", "read_only_below", "rescue", "time"]
     assert outcome.read() == written
 
 
