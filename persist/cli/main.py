@@ -12,7 +12,7 @@ from ..errors import PersistError
 from ..log import safe
 from ..version import VERSION
 
-VERBS = ("status", "list", "plan", "verify", "preset", "claim")
+VERBS = ("status", "list", "plan", "verify", "preset", "claim", "volume")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,7 +10,7 @@ from .. import log
 from ..boot.config import Config, load
 from ..boot.paths import RUN, VOLUME
 from ..errors import PersistError
-from . import btrfs, degraded, health, healplan, healstate, live, mountinfo, outcome, reserve, resize
+from . import btrfs, degraded, healplan, healstate, health, live, mountinfo, outcome, reserve, resize
 from .live import Live
 
 GONE = f"{RUN}/members-gone"  # the devids that the mark of this boot is for

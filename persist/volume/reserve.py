@@ -13,6 +13,7 @@ import re
 
 from .. import log
 from ..boot.paths import STORE, VOLUME
+from ..run import run
 from . import blockdev, fill, layout, live, mountinfo, newmount
 
 _SECTOR = 4096  # sizes of btrfs are whole sectors
@@ -39,13 +40,39 @@ def _whole(node: str) -> int:
     return blockdev.by_node(node).size // _SECTOR * _SECTOR
 
 
+def _use(path: str, kind: str) -> None:
+    """Have the kernel make a chunk of metadata or of data from what has been won, before the other kind takes it all. Raises OSError."""
+    name = f"{path}/.persist/tmp/room.{os.getpid()}"
+    try:
+        if kind == "metadata":
+            os.mkdir(name, 0o700)
+            os.rmdir(name)
+            return
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, bytes(4096))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+            os.unlink(name)
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise  # there was hardly anything to be won
+
+
 def grow(path: str = VOLUME) -> int:
-    """Let the filesystem use its partitions to their end; returns how many bytes it won. Raises PersistError and OSError."""
+    """Let the filesystem use its partitions to their end, most of it for metadata and some for data; returns how many bytes it won.
+
+    Raises PersistError and OSError.
+    """
     won = 0
-    for device in live.glance(path):
-        if device.ok and device.devid and _whole(device.node) > device.size:
-            fill.resize(path, device.devid, _whole(device.node))
-            won += _whole(device.node) - device.size
+    for kind, quarters in (("metadata", 3), ("data", 4)):
+        for device in live.glance(path):
+            more = (_whole(device.node) - device.size) * quarters // 4 // _SECTOR * _SECTOR if device.ok and device.devid else 0
+            if more > 0:
+                fill.resize(path, device.devid, device.size + more)
+                won += more
+        _use(path, kind)
     return won
 
 
@@ -64,6 +91,20 @@ def in_use(path: str = VOLUME) -> int:
     return sum(max(0, d.size - layout.filesystem_bytes(_whole(d.node))) for d in live.glance(path) if d.ok and d.devid)
 
 
+def _shrink(path: str, devid: int, size: int) -> bool:
+    """Make a device smaller; False where what lies at its end has no other place. Raises PersistError and OSError."""
+    for usage in (0, 20, 50):
+        # Chunks of data stay when what was in them is removed. Empty ones cost nothing to give back, and nearly empty ones little.
+        run("btrfs", "balance", "start", f"-dusage={usage}", path, ok=(0, 1), timeout=None)
+        try:
+            fill.resize(path, devid, size)
+            return True
+        except OSError as e:
+            if e.errno != errno.ENOSPC:
+                raise
+    return False
+
+
 def shrink_back(path: str = VOLUME) -> int:
     """Put the reserve back where there is room for it; returns how many bytes. Raises PersistError and OSError."""
     put_back = 0
@@ -75,13 +116,8 @@ def shrink_back(path: str = VOLUME) -> int:
         space = os.statvfs(path)
         if reserve <= 0 or space.f_bavail * space.f_frsize < _ROOM * reserve:
             continue
-        try:
-            fill.resize(path, device.devid, wanted)
+        if _shrink(path, device.devid, wanted):
             put_back += reserve
-        except OSError as e:
-            # What lies at the end has to be moved, and there was not enough room in one piece: another time.
-            if e.errno != errno.ENOSPC:
-                raise
     return put_back
 
 

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persistctl volume: look at the members of the state volume, and change them by hand."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from . import show
+
+
+def add(verbs: Any) -> None:
+    """Add the verb to the parser."""
+    sub = verbs.add_parser("volume", help="the disks of the state volume", description="Look at the members of the state volume, and change them.")
+    actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = actions.add_parser(name, help=text)
+        show.options(parser)
+        parser.set_defaults(run=run)
+        return parser
+
+    action("show", "members, profiles, errors, space, and what the kernel is doing")
+    join = action("add", "make a blank disk a member, and mirror to it as the layout asks")
+    join.add_argument("device", metavar="DEVICE", help="the whole disk, such as /dev/vdc")
+    join.add_argument("--force", action="store_true", help="also a disk that is not blank: WHAT IS ON IT IS LOST; never one in use")
+    action("remove", "take a member out; its data goes to the others first").add_argument(
+        "device", metavar="DEVICE|missing", help="the disk or its data partition; 'missing' for one that is gone for good")
+    action("scrub", "read everything and repair what has a second copy").add_argument("--status", action="store_true", help="only show how far the last one is")
+    action("grow", "follow disks and partitions that have grown")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do one action."""
+    from ..volume import manage
+
+    def progress(text: str) -> None:
+        if not arguments.json:
+            print(show.safe(text), flush=True)
+
+    match arguments.action:
+        case "show":
+            found = manage.describe()
+            if not arguments.json:
+                _print(found)
+        case "add":
+            found = manage.add(arguments.device, progress, force=arguments.force)
+        case "remove":
+            found = manage.remove(arguments.device, progress)
+        case "scrub":
+            found = manage.scrub_status() if arguments.status else manage.scrub(progress)
+        case _:
+            found = manage.grow()
+    if arguments.json:
+        show.print_json(found)
+    elif "message" in found:
+        print(show.safe(str(found["message"])))
+    return 1 if found.get("failed") else 0
+
+
+def _mib(number: int) -> str:
+    return f"{number >> 20} MiB"
+
+
+def _print(found: dict[str, Any]) -> None:
+    print(show.safe(f"State volume {found['uuid']} at {found['path']}"))
+    print(f"   Data: {', '.join(found['profiles']['data'])}; metadata: {', '.join(found['profiles']['metadata'])}; layout {found['layout']}")
+    print(f"  Space: {_mib(found['free'])} of {_mib(found['size'])} free; reserve {'in use' if found['reserve_used'] else 'untouched'}")
+    print(show.safe(f" Kernel: {found['operation']}{': ' + found['progress'] if found['progress'] else ''}"))
+    print(show.safe(f"  Scrub: {found['scrub']}"))
+    print()
+    rows = []
+    for m in found["members"]:
+        errors = ", ".join(f"{k} {n}" for k, n in m["errors"].items()) or "none"
+        mark = f"{m['mark']['id']} ({m['mark']['counter']})" if m["mark"] else "-"
+        rows.append((str(m["devid"]), m["node"] or "-", m["state"], _mib(m["size"]), _mib(m["used"]), str(m["generation"] or "-"), mark, errors))
+    show.table(("ID", "DEVICE", "STATE", "SIZE", "USED", "GENERATION", "MARK", "ERRORS"), rows)
+    for reason in found["reasons"]:
+        print(show.safe(f"\n* {reason['message']}\n  {reason['hint']}"))

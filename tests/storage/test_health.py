@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Health, space and size on real btrfs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from persist.volume import degraded, health, health_service, layout, live, outcome, reserve, resize, scrub_service
+
+from .conftest import Make
+from .rig import PYTHON, TOP, LoopDisk, tool
+from .volumes import Volume, unmounted
+
+MIB = 300
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where a volume is mounted; not any more when the test ends. /run is left alone."""
+    monkeypatch.setattr(health_service, "GONE", str(tmp_path / "members-gone"))
+    monkeypatch.setattr(health, "HEAL_FAILED", str(tmp_path / "heal-failed"))
+    # Without udev its database is asked in vain; what is there is found by probing.
+    monkeypatch.setattr("persist.volume.candidates.from_database", __import__("persist.volume.candidates", fromlist=["x"]).candidates)
+    with unmounted(str(tmp_path / "volume")):
+        yield tmp_path
+
+
+def codes(v: Volume) -> list[str]:
+    return [r.code for r in health.examine(v.uuid, v.at)]
+
+
+def single(place: Path, make: Make) -> Volume:
+    v = Volume(place, [make(MIB, b"")])
+    v.up()
+    return v
+
+
+def mirror(place: Path, make: Make) -> Volume:
+    return Volume(place, [make(MIB, b""), make(MIB, b"")])
+
+
+def fill(v: Volume) -> None:
+    """Fill it so that not even a directory can be made."""
+    with open(f"{v.at}/filler", "wb") as f:
+        try:
+            while True:
+                f.write(os.urandom(1 << 20))
+                f.flush()
+                os.fsync(f.fileno())
+        except OSError as e:
+            assert e.errno == errno.ENOSPC
+    # What has no data is kept in metadata. After each commit there is a little room again.
+    os.makedirs(f"{v.at}/small", exist_ok=True)
+    while not reserve.is_full(v.at):
+        for make in (lambda name: os.symlink("x" * 3000, name), os.mkdir):
+            with contextlib.suppress(OSError):
+                while True:
+                    make(f"{v.at}/small/{os.urandom(8).hex()}")
+        tool("btrfs", "filesystem", "sync", v.at)
+
+
+def test_well(place: Path, make_disk: Make) -> None:
+    v = mirror(place, make_disk)
+    v.up()
+    assert codes(v) == []
+
+
+def test_missing_and_stale(place: Path, make_disk: Make) -> None:
+    v = mirror(place, make_disk)
+    v.pull(v.disks[1])
+    v.up()
+    assert codes(v) == ["member-missing"]
+    v.down()
+    v.back(v.disks[1])
+    v.up()
+    assert codes(v) == ["member-missing", "member-stale"]
+
+
+def test_split(place: Path, make_disk: Make) -> None:
+    v = mirror(place, make_disk)
+    for n in (0, 1):
+        v.pull(v.disks[n])
+        v.up()
+        v.down()
+        v.back(v.disks[n])
+    v.up()
+    assert codes(v) == ["member-missing", "member-split"]
+
+
+def test_back_while_it_is_mounted_is_marked_once(place: Path, make_disk: Make) -> None:
+    v = mirror(place, make_disk)
+    v.pull(v.disks[1])
+    v.up()
+    v.back(v.disks[1])
+    before = degraded.read(v.data(v.disks[0]), v.uuid)
+    assert [m.devid for m in health_service.mark_lost(v.uuid, live.members(v.at))] == [2]
+    after = degraded.read(v.data(v.disks[0]), v.uuid)
+    assert before is not None and after is not None and after.earlier[0] == before.id
+    assert health_service.mark_lost(v.uuid, live.members(v.at)) == []
+    assert degraded.read(v.data(v.disks[0]), v.uuid) == after
+    assert codes(v) == ["member-stale"]
+
+
+def test_errors_that_the_kernel_counted(place: Path, make_disk: Make) -> None:
+    v = mirror(place, make_disk)
+    v.up()
+    Path(f"{v.at}/data").write_bytes(os.urandom(20 << 20))
+    v.down()
+    disk = v.disks[1]
+    # Every data block of this copy; metadata lies elsewhere.
+    where = tool("btrfs", "inspect-internal", "dump-tree", "-t", "chunk", v.data(disk))
+    offsets = _stripes(where, 2, "DATA")
+    for start, length in offsets:
+        disk.write((1 << 20) + start, bytes(length))
+    v.up()
+    subprocess.run(["sh", "-c", "echo 3 > /proc/sys/vm/drop_caches"], check=True)
+    found = scrub_service.scrub(v.at)
+    assert "csum=" in found.errors and not found.beyond_repair
+    assert codes(v) == ["device-errors"]
+    assert scrub_service.scrub(v.at).errors == ""
+
+
+def _stripes(dump: str, devid: int, kind: str) -> list[tuple[int, int]]:
+    found = []
+    length = 0
+    wanted = False
+    for line in dump.splitlines():
+        words = line.split()
+        if "length" in words and "type" in words:
+            length, wanted = int(words[words.index("length") + 1]), words[words.index("type") + 1].startswith(kind)
+        elif words[:1] == ["stripe"] and wanted and int(words[3]) == devid:
+            found.append((int(words[5]), length))
+    return found
+
+
+def test_full_and_room_again(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    v = single(place, make_disk)
+    assert not reserve.is_full(v.at)
+    fill(v)
+    assert reserve.is_full(v.at)
+    assert {"space-low"} <= set(codes(v))
+    reserve.make_room(v.uuid, v.at)
+    assert "grown by" in capsys.readouterr().err
+    assert not reserve.is_full(v.at) and "reserve-used" in codes(v)
+    Path(f"{v.at}/etc-change").write_text("kept")
+    assert reserve.shrink_back(v.at) == 0, "there is no room yet"
+    os.unlink(f"{v.at}/filler")
+    subprocess.run(["rm", "-r", f"{v.at}/small"], check=True)
+    tool("btrfs", "filesystem", "sync", v.at)
+    assert reserve.shrink_back(v.at) > 0
+    assert codes(v) == [] and live.members(v.at)[0].size == layout.filesystem_bytes(v.disks[0].disk.size - 2 * layout.MIB)
+    assert Path(f"{v.at}/etc-change").read_text() == "kept"
+
+
+_REOPEN = """
+import json, os, subprocess, sys
+at, store = sys.argv[1], sys.argv[1] + "/.persist"
+from persist.volume import mountinfo, reserve
+def mount(target, upper):
+    options = f"lowerdir={target},upperdir={upper}/upper,workdir={upper}/work,index=off,metacopy=off,redirect_dir=nofollow,xino=off"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", target], check=True)
+image = sys.argv[2]
+mount(f"{image}/etc", f"{store}/overlay/etc")
+subprocess.run(["mount", "-t", "tmpfs", "below", f"{image}/etc/below"], check=True)
+open(f"{image}/etc/below/x", "w").write("below")
+def ro():
+    return "ro" in mountinfo.at(f"{image}/etc").super_options.split(",")
+before = ro()
+reserve.make_room("id", at)
+done = reserve.reopen_overlays(store)
+after = ro()
+with open(f"{image}/etc/new", "w") as f:
+    f.write("written")
+texts = [open(f"{image}/etc/{name}").read() for name in ("below/x", "from-image")]
+print(json.dumps([before, after, done, os.listdir(f"{image}/etc"), *texts, reserve.reopen_overlays(store)]))
+"""
+
+
+def test_overlay_on_a_full_volume(place: Path, make_disk: Make) -> None:
+    """It comes up read-only and says nothing; grown into the reserve, it is mounted again over itself."""
+    v = single(place, make_disk)
+    os.makedirs(f"{v.at}/.persist/overlay/etc/upper")
+    os.makedirs(f"{v.at}/.persist/overlay/etc/work")
+    fill(v)
+    image = place / "image"
+    (image / "etc" / "below").mkdir(parents=True)
+    (image / "etc" / "from-image").write_text("image")
+    done = subprocess.run(["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _REOPEN, v.at, str(image)], capture_output=True, text=True,
+                          env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"})
+    assert done.returncode == 0, done.stderr
+    before, after, paths, names, below, lower, again = json.loads(done.stdout)
+    assert before and not after and paths == [f"{image}/etc"] and sorted(names) == ["below", "from-image", "new"]
+    assert (below, lower, again) == ("below", "image", [])
+    assert Path(f"{v.at}/.persist/overlay/etc/upper/new").read_text() == "written"
+
+
+def bigger(disk: LoopDisk, mib: int) -> None:
+    """The disk grows, as a virtual one does."""
+    os.truncate(disk.file, mib << 20)
+    tool("losetup", "--set-capacity", disk.node)
+
+
+def test_disk_that_grew(place: Path, make_disk: Make) -> None:
+    v = single(place, make_disk)
+    v.write("text", "kept")
+    assert resize.follow(v.at) == []
+    bigger(v.disks[0], 400)
+    grown = resize.follow(v.at)
+    assert [(g.node, g.after) for g in grown] == [(v.data(v.disks[0]), layout.filesystem_bytes(398 * layout.MIB))]
+    assert live.members(v.at)[0].size == grown[0].after and v.read("text") == "kept"
+    assert "The backup GPT" not in subprocess.run(["sfdisk", "--verify", v.disks[0].node], capture_output=True, text=True).stderr
+    assert resize.follow(v.at) == []
+
+
+def test_a_partition_that_is_followed_by_another_is_left_alone(place: Path, make_disk: Make) -> None:
+    v = single(place, make_disk)
+    bigger(v.disks[0], 400)
+    tool("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--append", v.disks[0].node, stdin="start=310MiB, size=20MiB\n")
+    tool("partx", "--update", v.disks[0].node)
+    assert resize.follow(v.at) == []
+
+
+def test_a_partition_that_was_grown_by_hand(place: Path, make_disk: Make) -> None:
+    v = Volume(place, [make_disk(MIB, b"")], whole=260 << 20)
+    v.up()
+    assert [g.before for g in resize.follow(v.at)] == [260 << 20]
+
+
+def test_healing_that_failed_is_said(place: Path, make_disk: Make) -> None:
+    v = single(place, make_disk)
+    outcome.write_atomically(health.HEAL_FAILED, "Healing of the state volume failed: no.\n")
+    assert codes(v) == ["heal-failed"] and health_service.failed_lately()
+    os.utime(health.HEAL_FAILED, (0, 0))
+    assert not health_service.failed_lately()
+
+
+def test_low() -> None:
+    gib = 1 << 30
+    assert not health.low(6 * gib, 100 * gib) and not health.low(2 * gib, 100 * gib)
+    assert health.low(gib - 1, 100 * gib) and health.low(gib // 4, 10 * gib) and health.low(15 << 20, 200 << 20)
+    assert not health.low(17 << 20, 200 << 20)
+
+
+def test_scrub_report() -> None:
+    assert scrub_service.parse("UUID: x\nError summary:    no errors found\n").errors == ""
+    found = scrub_service.parse("Error summary:    csum=72\n  Corrected:      2\n  Uncorrectable:  70\n  Unverified:     0\n")
+    assert found.errors == "csum=72" and found.beyond_repair
