@@ -12,7 +12,7 @@ from ..boot.config import Config, load
 from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError, Refusal
 from ..run import run
-from . import blockdev, btrfs, healstate, health, joining, layout, live, mountinfo, reserve, resize, scrub_service, store
+from . import blockdev, btrfs, healstate, health, joining, layout, live, mountinfo, reserve, resize, scrub_service, store, swap
 from .claim import write_claim
 from .header import Options
 from .heal import Healer, progress
@@ -81,6 +81,8 @@ def add(node: str, say: Say, *, force: bool = False, path: str = VOLUME, config:
     names = {p.device for p in blockdev.partitions(number)}
     if not any(blockdev.number_of(m.node) in names for m in live.members(path) if m.ok):
         raise PersistError(f"{node} was prepared and did not become a member.", hint="See 'persistctl volume show' and 'journalctl -b -k'.")
+    for sentence in swap.enable([m.node for m in live.members(path) if m.ok]):
+        say(sentence)
     return {"device": node, "uuid": uuid, "message": f"{node} is a member of the state volume now."}
 
 
@@ -103,11 +105,11 @@ def _chosen(devices: list[Live], name: str) -> Live:
 def _check_removal(devices: list[Live], chosen: Live, path: str) -> None:
     """Raise Refusal where nothing would be left, another one is gone, or the others have no room."""
     left = [m for m in devices if m.devid and m.devid != chosen.devid]
-    if not any(m.ok for m in left):
-        raise Refusal("last-member", "That is the only disk of the state volume.", hint="Add another one first: 'persistctl volume add DEVICE'.")
     if any(not m.ok for m in left):
         raise Refusal("degraded", "Another disk of the state volume is missing, so what this one has may be the only copy.",
                       hint="Replace the missing one first, or give it up with 'persistctl volume remove missing'.")
+    if not any(m.ok for m in left):
+        raise Refusal("last-member", "That is the only disk of the state volume.", hint="Add another one first: 'persistctl volume add DEVICE'.")
     space = os.statvfs(path)
     used = (space.f_blocks - space.f_bfree) * space.f_frsize
     # A mirror needs room for both copies, statvfs counts one.

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The order of healing, as data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from persist.volume import live
+from persist.volume.degraded import Mark
+from persist.volume.healplan import Spare, State, next_step
+from persist.volume.live import Live
+from persist.volume.members import Member
+from persist.volume.superblock import Superblock
+
+FSID = "11111111-2222-4333-8444-555555555555"
+RAID1 = (frozenset({"raid1"}), frozenset({"raid1"}))
+
+
+def device(devid: int, state: live.State = "ok", size: int = 1000) -> Live:
+    return Live(devid, f"uuid{devid}", f"/dev/vd{devid}" if state != "missing" else "", size, 500, state)
+
+
+WHOLE = State((device(1), device(2)), part_ids={1: "p1", 2: "p2"}, recorded=("p1", "p2"), profiles=RAID1, wanted=("raid1", "raid1"))
+DEGRADED = replace(WHOLE, devices=(device(1), device(2, "missing")), part_ids={1: "p1"}, counters=(1,))
+STALE = Spare("/dev/vd2", 1000, "p2", devid=2)
+FRESH = Spare("/dev/vd3", 2000, "p3")
+SMALL = Spare("/dev/vd3", 900, "p3")
+
+
+def step(state: State) -> tuple[str, int, str] | None:
+    found = next_step(state)
+    return (found.kind, found.devid, found.node) if found else None
+
+
+def test_whole() -> None:
+    assert step(WHOLE) is None
+
+
+def test_the_kernel_goes_first() -> None:
+    busy = replace(DEGRADED, operation="device replace", spares=(STALE,), suspended=True)
+    assert step(busy) == ("wait", 0, "")
+    assert step(replace(busy, operation="balance paused")) == ("resume", 0, "")
+    assert step(replace(busy, operation="none")) == ("cancel", 0, "")
+
+
+def test_the_stale_member_takes_its_own_place_before_any_other_disk() -> None:
+    assert step(replace(DEGRADED, spares=(FRESH, STALE))) == ("replace", 2, "/dev/vd2")
+    assert step(replace(DEGRADED, spares=(FRESH,))) == ("replace", 2, "/dev/vd3")
+    assert step(replace(DEGRADED, spares=(FRESH, Spare("/dev/vd4", 1000, "p2", wiped=True)))) == ("replace", 2, "/dev/vd4")
+
+
+def test_a_member_that_is_no_device_of_it_any_more_is_left_alone() -> None:
+    assert step(replace(DEGRADED, spares=(replace(STALE, devid=3),))) is None
+    assert step(replace(WHOLE, spares=(STALE,))) is None
+
+
+def test_a_small_disk_is_added_and_then_the_gone_one_dropped() -> None:
+    assert step(replace(DEGRADED, spares=(SMALL,))) == ("add", 2, "/dev/vd3")
+    added = replace(DEGRADED, devices=(*DEGRADED.devices, device(3)), part_ids={1: "p1", 3: "p3"})
+    assert step(replace(added, recorded=("p1", "p3"))) == ("remove", 2, "")
+    assert step(added) == ("remove", 2, ""), "a stop before the record was written"
+
+
+def test_nothing_is_dropped_while_it_is_only_away() -> None:
+    assert step(DEGRADED) is None
+    assert step(replace(DEGRADED, profiles=(frozenset({"raid1", "single"}), frozenset({"raid1"})))) is None, "and nothing is balanced"
+
+
+def test_lost_and_behind_are_gone_too() -> None:
+    for state in ("lost", "behind"):
+        assert step(replace(DEGRADED, devices=(device(1), device(2, state)), spares=(STALE,))) == ("replace", 2, "/dev/vd2")
+
+
+def test_order_when_all_are_there() -> None:
+    mixed = (frozenset({"raid1", "single"}), frozenset({"raid1"}))
+    state = replace(WHOLE, recorded=("p1",), spares=(FRESH,), profiles=mixed, counters=(0, 1), joined=("/dev/vd2",))
+    assert step(state) == ("record", 0, "")
+    state = replace(state, recorded=("p2", "p1"))
+    assert step(state) == ("add", 0, "/dev/vd3")
+    state = replace(state, spares=())
+    assert step(state) == ("balance", 0, "")
+    state = replace(state, profiles=RAID1)
+    assert step(state) == ("clear", 0, "")
+    state = replace(state, counters=(0, 0))
+    assert step(state) == ("finish", 0, "/dev/vd2")
+    assert step(replace(state, joined=())) is None
+
+
+def test_a_volume_that_persist_did_not_make_keeps_its_profiles() -> None:
+    assert step(replace(WHOLE, wanted=None, profiles=(frozenset({"raid0"}), frozenset({"raid1"})))) is None
+
+
+def _member(generation: int, mark: Mark | None) -> Member:
+    return Member("/dev/vdx", Superblock(FSID, 2, "uuid2", 1, 2, generation, 0, "persist-data"), mark)
+
+
+def test_who_is_split() -> None:
+    first, second = Mark(FSID, 1, "a" * 16), Mark(FSID, 2, "b" * 16, ("a" * 16,))
+    other = Mark(FSID, 1, "c" * 16)
+    assert not live.split(_member(5, None), None, 9) and not live.split(_member(9, None), second, 9)
+    assert not live.split(_member(5, first), second, 9) and not live.split(_member(5, second), second, 9)
+    assert live.split(_member(5, other), second, 9)
+    assert live.split(_member(5, other), None, 9), "it was marked where those in use were not there"
+    assert live.split(_member(10, None), second, 9), "it has more than those in use"
+
+
+def test_head() -> None:
+    one = replace(device(1), mark=Mark(FSID, 1, "a" * 16))
+    two = replace(device(2), mark=Mark(FSID, 2, "b" * 16, ("a" * 16,)))
+    assert live.head([device(1)]) is None
+    assert live.head([one, two]) == two.mark == live.head([two, one])
+    assert live.head([one, replace(two, state="lost")]) == one.mark
