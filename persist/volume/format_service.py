@@ -323,6 +323,10 @@ def format_main() -> int:
         if word:
             log.log(log.NOTICE, f"A disk may carry a claim, and nothing is formatted: {switch.explain(word)[0]}", "CLAIM_REFUSED", PERSIST_REASON="volatile")
             return 0
+        if switch.read_only(machine):
+            log.log(log.NOTICE, "A disk may carry a claim, and nothing is formatted: persist=ro is on the kernel command line.", "CLAIM_REFUSED",
+                    PERSIST_REASON="read-only")
+            return 0
         return 1 if format_claimed(disks, load("", []), what_is_known(machine)) else 0
     except PersistError as e:
         log.log_error(e)

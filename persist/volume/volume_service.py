@@ -101,10 +101,17 @@ def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: Per
     result.because("broken", message, error.hint)
 
 
-def _find(config: Config, told: Machine, result: Outcome) -> tuple[Found, Assembly | None] | None:
-    """The volume, or None and the reason in the result."""
+def _find(config: Config, told: Machine, result: Outcome, *, may_format: bool) -> tuple[Found, Assembly | None] | None:
+    """The volume, or None and the reason in the result. ``may_format``: a blank disk may be made one (Format=blank)."""
     timeout = patience(config, told, result.root_read_only)
     decision, assembly = search(config, told, timeout)
+    if isinstance(decision, Missing) and may_format and config.format_blank:
+        from .format_service import format_claimed
+
+        # No header, so no udev tag and no persist-format.service: a named disk that is blank is formatted where it is missed.
+        format_claimed([], config, told)
+        if outcome.formatted():
+            decision, assembly = search(config, told, float(config.member_timeout))
     result.expected = bool(told.known)
     if isinstance(decision, Found):
         return decision, assembly
@@ -115,9 +122,9 @@ def _find(config: Config, told: Machine, result: Outcome) -> tuple[Found, Assemb
     return None
 
 
-def _find_and_mount(config: Config, told: Machine, result: Outcome) -> None:
-    """Fill in the result where the volume could be mounted, and the reason where not."""
-    seen = _find(config, told, result)
+def _find_and_mount(config: Config, told: Machine, result: Outcome, *, enabled: bool) -> None:
+    """Fill in the result where the volume could be mounted, and the reason where not. ``enabled``: the master switch is on."""
+    seen = _find(config, told, result, may_format=enabled)
     if seen is None:
         return
     try:
@@ -130,7 +137,7 @@ def _find_and_mount(config: Config, told: Machine, result: Outcome) -> None:
 def _read_only_below(config: Config, told: Machine, result: Outcome) -> None:
     """persist=ro: the volume read-only, and memory above it."""
     result.because("read-only", "persist=ro is on the kernel command line.", "Remove it there to write to the state volume again.")
-    seen = _find(config, told, result)
+    seen = _find(config, told, result, may_format=False)
     result.expected = False
     if seen is not None:
         try:
@@ -208,7 +215,7 @@ def _run(result: Outcome) -> int:
     elif switch.read_only(machine):
         _read_only_below(config, told, result)
     else:
-        _find_and_mount(config, told, result)
+        _find_and_mount(config, told, result, enabled=machine.enabled)
     if result.kind in outcome.REAL and result.read_only:
         _write_protected(result, fresh=fresh)
     if result.kind == "none":

@@ -459,3 +459,16 @@ def test_public_name(volume: LoopDisk, before: str, mounted: bool, said: str) ->
     assert seen.last["kind"] == "btrfs"
     assert ("/mnt/state" in seen.last["at"]) == mounted
     assert said in seen.log
+
+
+@pytest.mark.parametrize(("what", "reason"), [("blank", ""), ("data", "missing")])
+def test_blank_disk_that_is_named(make_disk: Make, what: str, reason: str) -> None:
+    """Format=blank: the ephemeral disk of a cloud needs no header; whatever is on it is not blank."""
+    disk = make_disk(300, b"" if what == "blank" else b"somebody's")
+    script = "from persist.boot import facts; facts.enabled = lambda root: True"
+    last = services("volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script).last
+    assert (last["kind"], last["reason"]) == ("none" if reason else "btrfs", reason)
+    assert (disk.read(0, 10) == b"somebody's") == bool(reason)
+    if not reason:
+        again = services("volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script).last
+        assert (again["kind"], again["uuid"]) == ("btrfs", last["uuid"])

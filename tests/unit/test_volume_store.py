@@ -80,7 +80,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "flags"), [
-    ("btrfs", {"mount-entries", "persistent"}), ("native", {"mount-entries", "persistent"}), ("tmpfs", {"mount-entries"}), ("root", {"persistent"}), ("none", set()),
+    ("btrfs", {"mount-entries", "persistent"}), ("native", {"mount-entries", "persistent"}), ("tmpfs", {"mount-entries"}), ("root", {"persistent"}),
+    ("none", set()),
 ])
 def test_outcome(run: Path, kind: outcome.Kind, flags: set[str]) -> None:
     for flag in ("mount-entries", "persistent"):
