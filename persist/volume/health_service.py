@@ -57,6 +57,7 @@ def _room(uuid: str, path: str) -> None:
     if reserve.is_full(path):
         reserve.make_room(uuid, path)
         return
+    reserve.say_reopened()
     put_back = reserve.shrink_back(path)
     if put_back:
         log.log(log.NOTICE, f"There is room on the state volume again; its reserve of {put_back >> 20} MiB was put back.", "VOLUME_RESIZED", PERSIST_UUID=uuid)

@@ -84,6 +84,13 @@ def make_room(uuid: str, path: str = VOLUME) -> None:
         log.log(log.WARNING, f"The state volume is full and was grown by {won >> 20} MiB, its reserve. {hint}", "SPACE_RESERVE", PERSIST_UUID=uuid)
     else:
         log.log(log.ERR, f"The state volume is full, and its reserve is used up. {hint}", "SPACE_LOW", PERSIST_UUID=uuid, PERSIST_REASON="full")
+    say_reopened()
+
+
+def say_reopened() -> None:
+    """Mount overlays that came up read-only again, and log it. Raises OSError."""
+    for path in reopen_overlays():
+        log.log(log.NOTICE, f"{path} had come up read-only on the full state volume and takes writes again.", "SPACE_RESERVE", PERSIST_PATH=path)
 
 
 def in_use(path: str = VOLUME) -> int:
