@@ -64,6 +64,13 @@ class Assembly:
         return self.absent > 0
 
     @property
+    def awaited(self) -> int:
+        """How many members nobody has seen yet: one that is here and may not be used is not worth waiting for, nor is one that is being replaced."""
+        seen = {m.superblock.devid for m in (*self.use, *self.stale, *self.split)}
+        newest = max((m.superblock for m in self.use), key=lambda s: s.generation, default=None)
+        return 0 if newest is None else min(self.absent, max(0, newest.num_devices - len(seen)))
+
+    @property
     def heal(self) -> bool:
         """Whether there may be something for persist-heal.service: a member missing or stale, a mark that was not cleared, a replace not finished."""
         unfinished = any(not m.superblock.devid or (m.mark is not None and m.mark.counter) for m in self.use)

@@ -77,13 +77,13 @@ def _wait(config: Config, told: Machine, timeout: float, last: _Seen, enough: Ca
 def search(config: Config, told: Machine, timeout: float) -> _Seen:
     """The volume, and how its members stand where it is a btrfs.
 
-    Waits ``timeout`` seconds for a volume, and then MemberTimeoutSec= for members that are absent. Raises CommandError and OSError.
+    Waits ``timeout`` seconds for a volume, and then MemberTimeoutSec= for members that nobody has seen. Raises CommandError and OSError.
     """
     last = _once(config, told)
     if isinstance(last[0], Missing | Untrusted) and timeout:
         log.notify_status(f"Waiting up to {timeout:.0f} s for the state volume")
         last = _wait(config, told, timeout, last, lambda d, a: not isinstance(d, Missing | Untrusted))
-    if last[1] is not None and last[1].absent and config.member_timeout:
-        log.notify_status(f"Waiting up to {config.member_timeout} s for {last[1].absent} member(s) of the state volume")
-        last = _wait(config, told, config.member_timeout, last, lambda d, a: isinstance(d, Ambiguous) or (a is not None and not a.absent))
+    if last[1] is not None and last[1].awaited and config.member_timeout:
+        log.notify_status(f"Waiting up to {config.member_timeout} s for {last[1].awaited} member(s) of the state volume")
+        last = _wait(config, told, config.member_timeout, last, lambda d, a: isinstance(d, Ambiguous) or (a is not None and not a.awaited))
     return last
