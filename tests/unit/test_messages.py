@@ -6,12 +6,14 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
 
-from persist.messages import MESSAGE_IDS, NAMES
+from persist.messages import MESSAGE_IDS, NAMESPACE
 
+NAMES = tuple(MESSAGE_IDS)
 TOP = Path(__file__).resolve().parents[2]
 CATALOG = TOP / "units/persist.catalog"
 FIELDS = {"PERSIST_PATH", "PERSIST_DEVICE", "PERSIST_REASON", "PERSIST_SOURCE"}
@@ -38,7 +40,7 @@ def test_every_catalog_entry_has_a_message() -> None:
 
 
 def test_names_are_unique() -> None:
-    assert len(set(NAMES)) == len(NAMES) == len(set(MESSAGE_IDS.values()))
+    assert MESSAGE_IDS == {name: uuid.uuid5(uuid.UUID(NAMESPACE), name).hex for name in NAMES}, "an id never changes"
 
 
 @pytest.mark.parametrize("name", NAMES)
