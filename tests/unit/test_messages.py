@@ -40,7 +40,7 @@ def test_every_catalog_entry_has_a_message() -> None:
 
 
 def test_names_are_unique() -> None:
-    assert MESSAGE_IDS == {name: uuid.uuid5(uuid.UUID(NAMESPACE), name).hex for name in NAMES}, "an id never changes"
+    assert {name: uuid.uuid5(uuid.UUID(NAMESPACE), name).hex for name in NAMES} == MESSAGE_IDS, "an id never changes"
 
 
 @pytest.mark.parametrize("name", NAMES)
