@@ -41,6 +41,8 @@ WantedBy=multi-user.target
 # Names that unit files, mount(8) and overlayfs each read in their own way.
 ODD = ("/srv/my-data: 100% odd", "/srv/" + "long" * 52)
 ODD_REGISTRY = {"/usr/lib/persist.d/odd.conf": "".join(f"[Path]\nPath={path}\n" for path in ODD)}
+# A member that is away is waited for at each boot; 30 s, the default, would be most of the tests' time.
+QUICK = {"/usr/lib/persist/persist.conf.d/50-test.conf": "[Volume]\nMemberTimeoutSec=5\n"}
 SETUP = (
     "mkdir -p /mnt/state " + " ".join(f"'{path}'" for path in ODD),
     "systemctl enable persist-setup.target demo-notes.service && persistctl preset enable whole-system",
@@ -78,7 +80,7 @@ def notes_package() -> Path:
 
 def story_image(suite: str, variant: str = "ro") -> image.Image:
     """The image with persist enabled, the preset whole-system and the demo package."""
-    return image.build(suite, [*packages(), notes_package()], variant, customize=SETUP, files=ODD_REGISTRY)
+    return image.build(suite, [*packages(), notes_package()], variant, customize=SETUP, files={**ODD_REGISTRY, **QUICK})
 
 
 def change_as_a_person_would(machine: Machine) -> None:
