@@ -15,6 +15,7 @@ from .live import Live
 
 GONE = f"{RUN}/members-gone"  # the devids that the mark of this boot is for
 _PATIENCE = 3300  # seconds before what failed is tried again: the healer starts this service when it ends
+_CLEANER = 35.0  # seconds; the kernel drops chunks that got empty with each commit, every 30
 _SETTLE = 2.0  # seconds between two looks: a disk that is pulled and put back makes several events, and one start
 
 
@@ -59,6 +60,9 @@ def _room(uuid: str, path: str) -> None:
         return
     reserve.say_reopened()
     put_back = reserve.shrink_back(path)
+    if not put_back and reserve.spendable(path):
+        time.sleep(_CLEANER)  # what was removed a moment ago is given back by then
+        put_back = reserve.shrink_back(path)
     if put_back:
         log.log(log.NOTICE, f"There is room on the state volume again; its reserve of {put_back >> 20} MiB was put back.", "VOLUME_RESIZED", PERSIST_UUID=uuid)
 

@@ -112,20 +112,22 @@ def _shrink(path: str, devid: int, size: int) -> bool:
     return False
 
 
+def spendable(path: str = VOLUME) -> list[tuple[int, int, int]]:
+    """The devices whose reserve is in use although there is room to put it back: devid, size to come back to, and bytes. Raises PersistError, OSError."""
+    found = []
+    space = os.statvfs(path)
+    for device in live.glance(path):
+        if device.ok and device.devid:
+            wanted = layout.filesystem_bytes(_whole(device.node))
+            reserve = device.size - wanted
+            if reserve > 0 and _ROOM * reserve <= space.f_bavail * space.f_frsize:
+                found.append((device.devid, wanted, reserve))
+    return found
+
+
 def shrink_back(path: str = VOLUME) -> int:
     """Put the reserve back where there is room for it; returns how many bytes. Raises PersistError and OSError."""
-    put_back = 0
-    for device in live.glance(path):
-        if not device.ok or not device.devid:
-            continue
-        wanted = layout.filesystem_bytes(_whole(device.node))
-        reserve = device.size - wanted
-        space = os.statvfs(path)
-        if reserve <= 0 or space.f_bavail * space.f_frsize < _ROOM * reserve:
-            continue
-        if _shrink(path, device.devid, wanted):
-            put_back += reserve
-    return put_back
+    return sum(reserve for devid, wanted, reserve in spendable(path) if _shrink(path, devid, wanted))
 
 
 def _overlay_options(mount: mountinfo.Mount) -> str:
