@@ -13,7 +13,7 @@ from typing import Any
 from ..log import safe as safe
 
 COLOURS = {"online": "32", "mounted": "32", "early": "32", "linked": "32", "degraded": "33", "volatile": "31", "failed": "31", "refused": "33",
-           "waiting": "33"}
+           "waiting": "33", "stale": "33"}
 
 
 def options(sub: argparse.ArgumentParser, *, root: bool = False) -> None:

@@ -10,7 +10,7 @@ from ..errors import PersistError
 from . import show
 
 EXIT = {"online": 0, "off": 0, "degraded": 1, "volatile": 2}
-UNITS = ("persist-setup.target", "persist-format.service", "persist-volume.service", "persist-reload.service", "persist-verify.service")
+UNITS = ("persist-setup.target", "persist-format.service", "persist-volume.service", "persist-reload.service", "persist-verify.service", "persist-heal.service")
 
 
 def add(verbs: Any) -> None:
