@@ -18,7 +18,7 @@ DMI = "/sys/class/dmi/id/product_uuid"
 NONE = "-"
 # What firmware has that was never given an id of its own.
 _UNUSABLE = frozenset(("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff", "03000200-0400-0500-0006-000700080009"))
-_BOUND = re.compile(rb"persist-bound 1 ([0-9a-f-]{36}) dmi=([0-9a-f-]{36}|-) serial=([!-~]{1,64})\n\0*")
+_BOUND = rb"persist-bound 1 ([0-9a-f-]{36}) dmi=([0-9a-f-]{36}|-) serial=([!-~]{1,64})\n\0*"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def encode(binding: Binding) -> bytes:
 
 def parse(data: bytes) -> Binding | None:
     """The binding in the first 440 bytes of a disk, None where there is none that can be understood."""
-    found = _BOUND.fullmatch(data[MARK_OFFSET:LENGTH])
+    found = re.fullmatch(_BOUND, data[MARK_OFFSET:LENGTH])
     return Binding(found[1].decode("ascii"), found[2].decode("ascii"), found[3].decode("ascii")) if found else None
 
 

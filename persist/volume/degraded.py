@@ -16,7 +16,7 @@ from .superblock import read_at
 
 OFFSET = 49152
 LENGTH = 512
-_FORM = re.compile(rb"persist-degraded 1 ([0-9a-f-]{36}) (\d{1,9}) ([0-9a-f]{16}(?:,[0-9a-f]{16})*)\n\0*")
+_FORM = rb"persist-degraded 1 ([0-9a-f-]{36}) (\d{1,9}) ([0-9a-f]{16}(?:,[0-9a-f]{16})*)\n\0*"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Mark:
 
 def parse(data: bytes) -> Mark | None:
     """The mark in a sector, None where there is none that can be understood."""
-    found = _FORM.fullmatch(data[:LENGTH])
+    found = re.fullmatch(_FORM, data[:LENGTH])
     if found is None:
         return None
     first, *earlier = found[3].decode("ascii").split(",")

@@ -22,16 +22,16 @@ MARK_OFFSET = 256
 LAYOUTS: tuple[Layout, ...] = ("auto", "single", "raid1")
 MEMBERS_MAX = 64
 VERSION = 1  # of the options
-_MARK_1 = re.compile(rb"persist-format-begun 1 ([0-9a-f-]{36}) (\d{1,9})\n?\0*")
-_MARK_2 = re.compile(rb"persist-format-begun 2 ([0-9a-f-]{36}) (\d{1,9}) ([0-9a-f-]{36}) (\d{1,3})/(\d{1,3}) (new|join) (auto|single|raid1)\n\0*")
-_MARK_ANY = re.compile(rb"persist-format-begun (\d{1,3}) [ -~]*\n?\0*")
-_KEPT = re.compile(r"[!-~]")  # what text() leaves as it is
+_MARK_1 = rb"persist-format-begun 1 ([0-9a-f-]{36}) (\d{1,9})\n?\0*"
+_MARK_2 = rb"persist-format-begun 2 ([0-9a-f-]{36}) (\d{1,9}) ([0-9a-f-]{36}) (\d{1,3})/(\d{1,3}) (new|join) (auto|single|raid1)\n\0*"
+_MARK_ANY = rb"persist-format-begun (\d{1,3}) [ -~]*\n?\0*"
+_KEPT = r"[!-~]"  # what text() leaves as it is
 _TEXT_MAX = 64
 
 
 def text(raw: str) -> str:
     """A serial number as it is written in our records: blanks and what is not printable ASCII as %XX, cut to 64 characters."""
-    pieces = [c if _KEPT.fullmatch(c) else "".join(f"%{b:02X}" for b in c.encode("utf-8", "surrogateescape")) for c in raw.strip()]
+    pieces = [c if re.fullmatch(_KEPT, c) else "".join(f"%{b:02X}" for b in c.encode("utf-8", "surrogateescape")) for c in raw.strip()]
     return "".join(pieces)[:_TEXT_MAX]
 
 
@@ -130,17 +130,17 @@ def _unknown() -> Refusal:
 def _mark(data: bytes) -> Mark | None:
     if not data.strip(b"\0"):
         return None
-    old = _MARK_1.fullmatch(data)
+    old = re.fullmatch(_MARK_1, data)
     if old is not None:
         return Mark(_id(old[1]), int(old[2]))
-    found = _MARK_2.fullmatch(data)
+    found = re.fullmatch(_MARK_2, data)
     if found is not None:
         mark = Mark(_id(found[1]), int(found[2]), _id(found[3]), int(found[4]), int(found[5]), found[6] == b"join",
                     next(name for name in LAYOUTS if name == found[7].decode("ascii")))
         if mark.index >= mark.count:
             raise _unknown()
         return mark
-    other = _MARK_ANY.fullmatch(data)
+    other = re.fullmatch(_MARK_ANY, data)
     if other is not None and int(other[1]) > 2:
         raise Refusal("header-version", f"Another version of persist began to format it (mark version {int(other[1])}).",
                       hint="Boot that version to finish it, or zero the first and the last MiB of the disk and claim it again.")

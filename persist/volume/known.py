@@ -20,7 +20,7 @@ DIRECTORY = "/var/lib/persist"
 NAME = "known-volume"
 PATH = f"{DIRECTORY}/{NAME}"
 ROOT = "/"
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 def _directory(*, make: bool) -> int:
@@ -53,7 +53,7 @@ def read() -> str:
     with open(fd, "rb") as f:
         data = f.read(100) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
     text = data.decode("ascii", "replace").strip().lower()
-    return text if _UUID.fullmatch(text) else ""
+    return text if re.fullmatch(UUID, text) else ""
 
 
 def note(uuid: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_OCTAL = re.compile(r"\\([0-7]{3})")
+_OCTAL = r"\\([0-7]{3})"
 
 
 class Mount(NamedTuple):
@@ -30,7 +30,7 @@ class Mount(NamedTuple):
 
 def unescape(text: str) -> str:
     r"""Undo the kernel's octal escapes of blank, tab, newline and backslash (``\040``)."""
-    return _OCTAL.sub(lambda m: chr(int(m.group(1), 8)), text) if "\\" in text else text
+    return re.sub(_OCTAL, lambda m: chr(int(m.group(1), 8)), text) if "\\" in text else text
 
 
 def parse(text: str) -> list[Mount]:

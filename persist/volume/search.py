@@ -16,7 +16,6 @@ from .members import Assembly
 SHORT_WAIT = 3.0  # seconds; a read-only root without its volume forgets everything, which is worth a moment
 CREDENTIALS = "/run/credentials/@system"  # what PID 1 imported (systemd.exec(5), "CREDENTIALS")
 CREDENTIAL = "persist.volume"
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _Seen = tuple[Decision, Assembly | None]
 
 
@@ -27,7 +26,7 @@ def _credential() -> str:
             text = f.read(100).strip().lower()
     except OSError:
         return ""
-    if text and not _UUID.fullmatch(text):
+    if text and not re.fullmatch(known.UUID, text):
         log.log(log.WARNING, f"The credential {CREDENTIAL} is not a UUID and is ignored.", "FAILED", PERSIST_PATH=f"{CREDENTIALS}/{CREDENTIAL}")
         return ""
     return text

@@ -20,10 +20,10 @@ _NAMES = (
     ("sr", "an optical drive"), ("fd", "a floppy drive"),
 )
 _BUSES = (
-    (re.compile(r"/usb\d"), "on USB"), (re.compile(r"/fw\d"), "on FireWire"), (re.compile(r"/session\d"), "on a network (iSCSI)"),
-    (re.compile(r"/rport-"), "on a network (Fibre Channel)"), (re.compile(r"/nvme-fabrics/"), "on a network (NVMe over fabrics)"),
+    (r"/usb\d", "on USB"), (r"/fw\d", "on FireWire"), (r"/session\d", "on a network (iSCSI)"),
+    (r"/rport-", "on a network (Fibre Channel)"), (r"/nvme-fabrics/", "on a network (NVMe over fabrics)"),
 )
-_NVME_HEAD = re.compile(r"/virtual/nvme-subsystem/[^/]+/")
+_NVME_HEAD = r"/virtual/nvme-subsystem/[^/]+/"
 
 Attribute = Callable[[str, str], str]
 
@@ -38,7 +38,7 @@ def _name(name: str) -> str:
 
 def _nvme(head: str, attribute: Attribute, listdir: Callable[[str], list[str]]) -> str:
     """A multipath NVMe namespace hangs below /virtual; what counts is how its controllers are attached."""
-    subsystem = _NVME_HEAD.search(head)
+    subsystem = re.search(_NVME_HEAD, head)
     assert subsystem is not None
     base = head[: subsystem.end()].rstrip("/")
     controllers = [n for n in listdir(base) if re.fullmatch(r"nvme\d+", n)]
@@ -53,9 +53,9 @@ def why_untrusted(sys_path: str, attribute: Attribute, listdir: Callable[[str], 
     if what:
         return what
     for bus, what in _BUSES:
-        if bus.search(sys_path):
+        if re.search(bus, sys_path):
             return what
-    if _NVME_HEAD.search(sys_path + "/"):
+    if re.search(_NVME_HEAD, sys_path + "/"):
         return _nvme(sys_path, attribute, listdir)
     if "/devices/virtual/" in sys_path:
         return "a virtual device"
