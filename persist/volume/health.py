@@ -18,6 +18,17 @@ _COPIES = {"single": 1, "dup": 1, "raid1": 2, "raid1c3": 3, "raid1c4": 4}
 _JOIN = "give a blank one to this volume with 'persistctl claim --join DEVICE'"
 
 
+def _split(node: str) -> Reason:
+    return Reason("member-split", f"{node} was written alone, without the disks of the state volume that are in use, and is left as it is.",
+                  "Save what you need of it, then give it back with 'persistctl claim --force --join', or detach it.")
+
+
+def _is_split(m: Live, devices: list[Live]) -> bool:
+    """Whether a device that udev has told the kernel about after the mount may hold what those in use never had."""
+    newest = max((d.block.generation for d in devices if d.block is not None and d.ok), default=0)
+    return m.block is not None and live.split(members.Member(m.node, m.block, m.mark), live.head(devices), newest)
+
+
 def _members(devices: list[Live], busy: str) -> list[Reason]:
     found = []
     shown = " and ".join(m.node for m in devices if m.ok and m.devid)
@@ -27,6 +38,8 @@ def _members(devices: list[Live], busy: str) -> list[Reason]:
         elif m.state == "lost":
             found.append(Reason("member-lost", f"{m.node} of the state volume went away while it was in use; it runs on {shown} alone.",
                                 f"Attach it again, or {_JOIN}."))
+        elif m.state == "behind" and _is_split(m, devices):
+            found.append(_split(m.node))
         elif m.state == "behind":
             found.append(Reason("member-stale", f"{m.node} of the state volume was away while the others were written.",
                                 "It is brought up to date by persist-heal.service; see 'journalctl -u persist-heal.service'."))
@@ -48,8 +61,7 @@ def _outsiders(uuid: str, devices: list[Live]) -> list[Reason]:
     every = [c.node for c in candidates.from_database() if c.uuid.lower() == uuid and c.device not in known]
     for m in members.read(every, uuid):
         if live.split(m, head, newest):
-            found.append(Reason("member-split", f"{m.node} was written alone, without the disks of the state volume that are in use, and is left as it is.",
-                                "Save what you need of it, then give it back with 'persistctl claim --force --join', or detach it."))
+            found.append(_split(m.node))
         else:
             found.append(Reason("member-stale", f"{m.node} was away while the rest of the state volume was written, and is left out.",
                                 "It is brought up to date by persist-heal.service where a disk is missing; else detach it, or claim it anew."))

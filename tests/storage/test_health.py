@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume import degraded, health, health_service, layout, live, outcome, reserve, resize, scrub_service
+from persist.volume import btrfs, degraded, health, health_service, layout, live, outcome, reserve, resize, scrub_service
 
 from .conftest import Make
 from .rig import PYTHON, TOP, LoopDisk, tool
@@ -91,8 +91,12 @@ def test_split(place: Path, make_disk: Make) -> None:
         v.up()
         v.down()
         v.back(v.disks[n])
-    v.up()
+    left = v.up().split[0].node
     assert codes(v) == ["member-missing", "member-split"]
+    # udev tells the kernel about it after the mount, and the kernel takes it for the device that is missing.
+    btrfs.scan(left)
+    assert codes(v) == ["member-split"]
+    assert any(left in r.message for r in health.examine(v.uuid, v.at))
 
 
 def test_back_while_it_is_mounted_is_marked_once(place: Path, make_disk: Make) -> None:
