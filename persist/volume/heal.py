@@ -15,7 +15,7 @@ from collections.abc import Callable
 from ..boot.config import Config
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import blockdev, btrfs, degraded, fill, healstate, joining, layout, live, reserve, store
+from . import blockdev, btrfs, degraded, fill, healstate, joining, layout, live, reserve, store, wipe
 from .healplan import Spare, State, Step, next_step
 from .joining import Joiner
 
@@ -101,9 +101,10 @@ class Healer:
             waiting.wait(_POLL)
         self.level_marks()
 
-    def _wipe(self, node: str) -> None:
+    def _wipe(self, node: str, state: State) -> None:
         # With a superblock of this very filesystem on it, btrfs(8) takes it for mounted.
-        run("wipefs", "--all", "--force", node)
+        head, newest = live.head(state.devices), live.newest(state.devices)
+        wipe.erase(node, self.uuid, lambda member: live.split(member, head, newest))
         _killed_after("wipe")
 
     def _shrink(self, node: str) -> None:
@@ -114,16 +115,16 @@ class Healer:
             if device.node and blockdev.number_of(device.node) == number and device.size != wanted:
                 fill.resize(self.path, device.devid, wanted)
 
-    def _replace(self, step: Step) -> None:
-        self._wipe(step.node)
-        # -r: what is gone may still have a name, and nothing can be read from it.
-        self._follow(step.text, "btrfs", "replace", "start", "-B", "-f", "-r", str(step.devid), step.node, self.path)
+    def _replace(self, step: Step, state: State) -> None:
+        self._wipe(step.node, state)
+        # -r: what is gone may still have a name, and nothing can be read from it. No -f: should another disk have this name by now, it is left alone.
+        self._follow(step.text, "btrfs", "replace", "start", "-B", "-r", str(step.devid), step.node, self.path)
         _killed_after("copy")
         self._shrink(step.node)
         blockdev.trigger(step.node)
 
     def _add(self, step: Step, state: State, spare: Spare) -> None:
-        self._wipe(step.node)
+        self._wipe(step.node, state)
         head = live.head(state.devices)
         if head is not None:
             degraded.write([step.node], head)  # before it is a member, or a stop in between makes it a stale one
@@ -156,7 +157,7 @@ class Healer:
             case "cancel":
                 run("btrfs", "replace", "cancel", self.path)
             case "replace":
-                self._replace(step)
+                self._replace(step, state)
             case "add":
                 self._add(step, state, next(s for s in state.spares if s.node == step.node))
             case "remove":

@@ -56,15 +56,17 @@ def _numbers(*nodes: str) -> list[int]:
 
 
 def outsiders(uuid: str, devices: list[Live], config: Config) -> list[Member]:
-    """Members of this filesystem on trusted disks that are not in use. Raises CommandError and OSError."""
+    """Members of this filesystem on trusted disks that are not in use. Raises CommandError and OSError.
+
+    One that is behind and that the kernel has open all the same (its writes failed for a while) is in use.
+    """
     used = {blockdev.number_of(m.node) for m in devices if m.ok}
-    return [m for m in members.read(_trusted(uuid, config), uuid) if blockdev.number_of(m.node) not in used]
+    return [m for m in members.read(_trusted(uuid, config), uuid) if blockdev.number_of(m.node) not in used and not live.is_open(uuid, m.node)]
 
 
 def stale(devices: list[Live], others: list[Member]) -> list[Member]:
     """Those of the members not in use that were a device which is gone now, and hold nothing that is not on those in use."""
-    head = live.head(devices)
-    newest = max((m.block.generation for m in devices if m.block is not None and m.ok), default=0)
+    head, newest = live.head(devices), live.newest(devices)
     gone = {m.devid: m.uuid for m in devices if not m.ok and m.devid}
     found = [m for m in others if gone.get(m.superblock.devid) == m.superblock.device_uuid and not live.split(m, head, newest)]
     ids = [m.superblock.devid for m in found]
@@ -89,6 +91,12 @@ def _wiped(ids: tuple[str, ...], used: set[str], config: Config) -> list[Spare]:
     return found
 
 
+def _unsplit(uuid: str, devices: list[Live], ready: list[Joiner]) -> list[Joiner]:
+    """Without those that have been members, until a stop came before their claim was erased, and were written alone since."""
+    head, newest = live.head(devices), live.newest(devices)
+    return [j for j in ready if not any(live.split(m, head, newest) for m in members.read([j.node], uuid))]
+
+
 def _spares(uuid: str, devices: list[Live], ids: tuple[str, ...], ready: list[Joiner], config: Config) -> list[Spare]:
     found = []
     used = {blockdev.number_of(m.node) for m in devices if m.ok}
@@ -96,7 +104,7 @@ def _spares(uuid: str, devices: list[Live], ids: tuple[str, ...], ready: list[Jo
         found = [Spare(m.node, blockdev.by_node(m.node).size, part_id(m.node), m.superblock.devid) for m in stale(devices, outsiders(uuid, devices, config))]
         found += _wiped(ids, used, config)
     taken = {s.node for s in found}
-    found += [Spare(j.node, blockdev.by_node(j.node).size, str(j.mark.part_id(DATA_NAME))) for j in ready
+    found += [Spare(j.node, blockdev.by_node(j.node).size, str(j.mark.part_id(DATA_NAME))) for j in _unsplit(uuid, devices, ready)
               if j.node not in taken and blockdev.number_of(j.node) not in used]
     return found
 

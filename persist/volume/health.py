@@ -54,8 +54,7 @@ def _members(devices: list[Live], busy: str) -> list[Reason]:
 
 def _outsiders(uuid: str, devices: list[Live]) -> list[Reason]:
     """Members of this filesystem that are attached and left out."""
-    head = live.head(devices)
-    newest = max((m.block.generation for m in devices if m.block is not None and m.ok), default=0)
+    head, newest = live.head(devices), live.newest(devices)
     known = {blockdev.number_of(m.node) for m in devices if m.node}
     found = []
     every = [c.node for c in candidates.from_database() if c.uuid.lower() == uuid and c.device not in known]

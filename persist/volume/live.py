@@ -20,6 +20,7 @@ from .members import Member
 from .superblock import Superblock
 
 State = Literal["ok", "missing", "lost", "behind"]
+_TORN = 0.02  # seconds until a superblock is read again that made no sense
 _PAUSE = 0.5  # seconds between two looks at members whose superblocks differ: the kernel may be writing them
 
 
@@ -46,7 +47,7 @@ class Live:
         return self.state == "ok"
 
 
-def _open(uuid: str, node: str) -> bool:
+def is_open(uuid: str, node: str) -> bool:
     """Whether the kernel has this very device open for the filesystem: one that came back under the name of a dead one has another place in sysfs."""
     try:
         disk = blockdev.by_node(node)
@@ -56,20 +57,35 @@ def _open(uuid: str, node: str) -> bool:
     return os.path.exists(link) and os.path.realpath(link) == os.path.realpath(disk.sys_path)
 
 
+def _superblock(uuid: str, device: btrfs.Device) -> Superblock | None:
+    """The superblock of a device in use, None where it is not its own any more.
+
+    The kernel writes it without minding who reads: one look may see half of the old and half of the new one. It takes less than the pause.
+    """
+    for pause in (_TORN, _TORN, 0):
+        found = superblock.read(device.node)
+        if found is not None:
+            return found if found.fsid == uuid and found.devid == device.devid else None
+        if not os.path.exists(device.node):
+            return None
+        time.sleep(pause)
+    return None
+
+
 def _look(uuid: str, device: btrfs.Device) -> Live:
     state: State = "ok"
     block, mark = None, None
     if device.missing or not device.node:
         state = "missing"
     else:
-        block = superblock.read(device.node)
+        block = _superblock(uuid, device)
         try:
             mark = degraded.read(device.node, uuid)
         except OSError:
             block = None
-        if block is None or block.fsid != uuid or block.devid != device.devid:
-            state, block = "lost", None
-        elif not _open(uuid, device.node):
+        if block is None:
+            state = "lost"
+        elif not is_open(uuid, device.node):
             state = "behind"
     return Live(device.devid, device.uuid, device.node, device.size, device.used, state, block, mark)
 
@@ -104,6 +120,11 @@ def head(found: Iterable[Live]) -> Mark | None:
     marks = [m.mark for m in found if m.ok and m.mark is not None]
     newest = [m for m in marks if not any(m.id in other.earlier for other in marks)]
     return max(newest, key=lambda m: (m.counter, m.id), default=None)
+
+
+def newest(found: Iterable[Live]) -> int:
+    """The generation of the members in use."""
+    return max((_generation(m) for m in found if m.ok), default=0)
 
 
 def split(member: Member, mark: Mark | None, generation: int) -> bool:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 OFFSET = 64 << 10
 SIZE = 4096
-_MAGIC = b"_BHRfS_M"
+MAGIC = b"_BHRfS_M"
+MAGIC_AT = 0x40
 _CRC32C = 0
 _METADATA_UUID = 1 << 10  # incompatible feature: dev_item.fsid is metadata_uuid, and fsid may be changed alone
 _POLYNOMIAL = 0x82F63B78
@@ -55,21 +56,26 @@ def _uuid(raw: bytes) -> str:
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
+def fsid(data: bytes) -> str:
+    """The UUID of the filesystem in these bytes, whole or not."""
+    return _uuid(data[0x20:0x30])
+
+
 def parse(data: bytes) -> Superblock | None:
     """What a superblock says, None where these bytes are none, or a damaged one, or another device's."""
-    if len(data) < SIZE or data[0x40:0x48] != _MAGIC or struct.unpack_from("<Q", data, 0x30)[0] != OFFSET:
+    if len(data) < SIZE or data[MAGIC_AT:0x48] != MAGIC or struct.unpack_from("<Q", data, 0x30)[0] != OFFSET:
         return None
     # Other checksums (xxhash, sha256, blake2b) are for volumes that somebody else made; the kernel checks them at the mount.
     if struct.unpack_from("<H", data, 0xC4)[0] == _CRC32C and struct.unpack_from("<I", data, 0)[0] != crc32c(data[0x20:SIZE]):
         return None
-    fsid = data[0x20:0x30]
+    own = data[0x20:0x30]
     changed = struct.unpack_from("<Q", data, 0xBC)[0] & _METADATA_UUID
-    if data[0x11B:0x12B] != (data[0x23B:0x24B] if changed else fsid):
+    if data[0x11B:0x12B] != (data[0x23B:0x24B] if changed else own):
         return None  # the kernel does not take it either (btrfs_validate_super)
     generation, log_root, devices = (struct.unpack_from("<Q", data, at)[0] for at in (0x48, 0x60, 0x88))
     devid, device_bytes = struct.unpack_from("<QQ", data, 0xC9)
     label = data[0x12B:0x22B].split(b"\0")[0].decode("utf-8", "surrogateescape")
-    return Superblock(_uuid(fsid), devid, _uuid(data[0x10B:0x11B]), device_bytes, devices, generation, log_root, label)
+    return Superblock(_uuid(own), devid, _uuid(data[0x10B:0x11B]), device_bytes, devices, generation, log_root, label)
 
 
 def read_at(node: str, offset: int, length: int) -> bytes:

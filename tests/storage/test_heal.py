@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume import header, heal, layout, live, store, superblock
+from persist.errors import PersistError
+from persist.volume import header, heal, layout, live, store, superblock, wipe
 from persist.volume.header import Mark, Options
 
 from .conftest import Make
@@ -284,3 +286,82 @@ def test_an_untrusted_stale_member_is_left_alone(place: Path, make_disk: Make) -
     config = v.config
     config.device = [v.disks[0].node]
     assert heal.Healer(v.at, config, lambda step, text: None).heal() == 0
+
+
+def test_split_member_with_a_claim_is_never_touched(place: Path, make_disk: Make) -> None:
+    """A disk joined, and all was done but for the erasing of its claim. Then each was written alone: its claim does not make it fair game."""
+    v = single(place, make_disk)
+    joiner(v, make_disk(MIB, b""))
+    assert run_heal(v, "balance")[0] == -signal.SIGKILL
+    a, b = v.disks
+    v.down()
+    v.pull(a)
+    v.up()  # b alone
+    v.write("text", "written on b alone")
+    v.down()
+    v.pull(b)
+    v.back(a)
+    v.up()  # a alone, and for longer
+    for n in range(8):
+        v.write("text", f"new {n}")
+        tool("btrfs", "filesystem", "sync", v.at)
+    v.down()
+    v.back(b)
+    assert [m.node for m in v.up().split] == [v.data(b)]
+    before = b.read(0, 8 << 20)
+    assert run_heal(v) == (0, []) and b.read(0, 8 << 20) == before
+    v.down()
+    v.pull(a)
+    v.up()
+    assert v.read("text") == "written on b alone"
+
+
+def test_superblock_that_is_read_while_it_is_written(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the old one and half of the new one is no reason to call a member lost, to say nothing of wiping it."""
+    v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
+    v.up()
+    read = superblock.read
+    seen: list[str] = []
+
+    def torn(node: str) -> superblock.Superblock | None:
+        seen.append(node)
+        return read(node) if len(seen) % 2 else None
+
+    monkeypatch.setattr(superblock, "read", torn)
+    assert [m.state for m in live.members(v.at)] == ["ok", "ok"] and len(seen) > 2
+
+
+def test_member_in_use_is_never_wiped(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its superblock says: the kernel has it open. Its writes may have failed for a while."""
+    v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
+    v.up()
+    v.write("text", "new")
+    node = v.data(v.disks[1])
+    before = superblock.read(node)
+    read = live.glance
+    monkeypatch.setattr(live, "glance", lambda path: [dataclasses.replace(m, state="behind") if m.node == node else m for m in read(path)])
+    assert heal.Healer(v.at, v.config, lambda step, text: None).heal() == 0
+    with pytest.raises(PersistError, match="in use"):
+        wipe.erase(node, v.uuid, lambda member: False)
+    assert superblock.read(node) == before and before is not None
+
+
+@pytest.mark.parametrize("other", ["ext4", "btrfs"])
+def test_disk_that_was_exchanged_is_not_wiped(place: Path, make_disk: Make, other: str) -> None:
+    """Between the choice and the wiping another disk got the name."""
+    v = stale(place, make_disk)
+    node = v.data(v.disks[1])
+    tool("wipefs", "-a", "-f", node)
+    tool(f"mkfs.{other}", "-q", "-F" if other == "ext4" else "-f", node)
+    before = v.disks[1].read(1 << 20, 1 << 20)
+    with pytest.raises(PersistError, match="something else"):
+        wipe.erase(node, v.uuid, lambda member: False)
+    assert v.disks[1].read(1 << 20, 1 << 20) == before
+
+
+def test_member_that_was_written_since_the_look_is_not_wiped(place: Path, make_disk: Make) -> None:
+    v = stale(place, make_disk)
+    node = v.data(v.disks[1])
+    with pytest.raises(PersistError, match="alone"):
+        wipe.erase(node, v.uuid, lambda member: member.superblock.devid == 2)
+    assert superblock.read(node) is not None
