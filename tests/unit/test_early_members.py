@@ -178,6 +178,19 @@ def test_member_on_an_untrusted_bus(initrd: Initrd) -> None:
     assert "/dev/vdb2 belongs to the state volume, but its bus is not trusted" in found.log and found.marks["vdb2"] == ""
 
 
+@pytest.mark.parametrize("specs", [["/dev/vda2", "/dev/sdb"], ["/dev/vda2", "PARTUUID=C-D"], [f"UUID={FSID}"]])
+def test_member_on_an_untrusted_bus_that_is_named(initrd: Initrd, specs: list[str]) -> None:
+    """One spec leads to the volume, and any may name a member: as persist/volume/find.py has it, or each boot would make a stale member of it."""
+    initrd.disk(Disk("vda2", FSID, devid=1, devices=2))
+    initrd.disk(Disk("sdb1", FSID, devid=2, devices=2, sys="pci0/usb3/3-1/host4", match=("PARTUUID=c-d",)))
+    initrd.whole("sdb")
+    initrd.seeded("/etc")
+    initrd.table = "".join(f"device\t{s}\n" for s in specs)
+    initrd.registry("/etc overlay")
+    found = initrd.run()
+    assert found.noted == ["plain", "/dev/vda2", "/dev/sdb1"] and not found.heal and found.early == {"etc"}
+
+
 def test_members_with_another_label(initrd: Initrd) -> None:
     """Of a volume that got its label when the power failed."""
     assert pair(initrd, b={"label": "persist-unfinished", "generation": 7}).run().noted == ["degraded", "/dev/vda2"]
