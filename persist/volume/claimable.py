@@ -198,7 +198,11 @@ def check_begun(disk: Disk, mark: Mark) -> Progress:
         if part.name == DATA_NAME and (kind, label) == ("btrfs", DATA_NAME):
             if mark.volume is not None and found.get("UUID", "").lower() != str(mark.volume):
                 strange.append("another volume")
-            elif whole and not strange:
+            elif not strange:
+                if not whole:
+                    # It may have been in use since; a table that cannot be read now is no reason to begin again.
+                    raise Refusal("table-damaged", f"{disk.node} is a state volume already, and its partition table is damaged or cannot be read.",
+                                  hint=f"Its data is whole: save it, or restore the table. {_ERASE}")
                 return "joined" if mark.join else "complete"
     if strange:
         raise Refusal("signature", f"{disk.node} was being formatted by persist, but carries {', '.join(strange)} now.", hint=_ERASE)

@@ -323,3 +323,16 @@ def test_claim_a_locked_disk(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(PersistError, match="locked"):
             write_claim(disk.node, disk.config())
     assert disk.read(0, 512) == bytes(512)
+
+
+def test_volume_with_a_damaged_table(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its label, so it may have been used since, whatever became of its table, or kept sfdisk from reading it."""
+    disk = make_disk(300)
+    disk.format(kill_after="label")
+    with monkeypatch.context() as patch:
+        patch.setattr(claimable, "read_table", lambda disk: None)
+        assert refused(disk) == "table-damaged"
+    disk.write(512, bytes(33 * 512))
+    disk.write(disk.disk.size - 33 * 512, bytes(33 * 512))
+    disk.replug()
+    assert refused(disk) == "table-damaged"
