@@ -14,7 +14,7 @@ import re
 from .. import log
 from ..boot.paths import STORE, VOLUME
 from ..run import run
-from . import blockdev, fill, layout, live, mountinfo, newmount
+from . import blockdev, fill, layout, live, mountinfo, newmount, store
 
 _SECTOR = 4096  # sizes of btrfs are whole sectors
 _ROOM = 2  # the reserve is put back where at least twice as much is free
@@ -27,6 +27,8 @@ def is_full(path: str = VOLUME) -> bool:
     """Whether nothing can be made on the volume any more: tried with a directory in its store. Raises OSError for any other trouble."""
     probe = f"{path}/.persist/tmp/room.{os.getpid()}"
     try:
+        if not os.path.isdir(f"{path}/.persist/tmp"):
+            store.make(path)  # somebody cleaned up, or made the filesystem himself
         os.mkdir(probe, 0o700)
         os.rmdir(probe)
     except OSError as e:

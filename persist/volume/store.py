@@ -62,7 +62,7 @@ def read_record(path: str = VOLUME) -> dict[str, Any]:
         data = f.read(_MAX) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

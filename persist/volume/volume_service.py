@@ -168,9 +168,12 @@ def _beside(config: Config, result: Outcome) -> None:
         return
     from . import reserve, swap
 
-    if reserve.is_full(VOLUME):
-        # An overlay on a full volume comes up read-only, and says so nowhere but in the kernel's log.
-        reserve.make_room(result.uuid)
+    try:
+        if reserve.is_full(VOLUME):
+            # An overlay on a full volume comes up read-only, and says so nowhere but in the kernel's log.
+            reserve.make_room(result.uuid)
+    except (PersistError, OSError) as e:
+        log.log(log.WARNING, f"Nobody knows whether the state volume is full: {e}", "FAILED", **fields)
     try:
         wrong = swap.enable([d.node for d in btrfs.devices(VOLUME) if d.node and not d.missing])
     except OSError as e:

@@ -472,3 +472,22 @@ def test_blank_disk_that_is_named(make_disk: Make, what: str, reason: str) -> No
     if not reason:
         again = services("volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script).last
         assert (again["kind"], again["uuid"]) == ("btrfs", last["uuid"])
+
+
+@pytest.mark.parametrize("what", ["no store", "a look that fails"])
+def test_what_comes_beside_costs_nothing_else(volume: LoopDisk, tmp_path: Path, what: str) -> None:
+    place = tmp_path / "volume"
+    place.mkdir()
+    tool("mount", "-o", "subvol=@persist-state", f"{volume.node}p1", place)
+    if what == "no store":
+        shutil.rmtree(place / ".persist/tmp")
+    tool("umount", place)
+    python = """
+from persist.volume import reserve
+def fails(path):
+    raise OSError(30, 'Read-only file system')
+reserve.is_full = fails
+""" if what == "a look that fails" else ""
+    seen = services("volume", device=[volume.node], python=python)
+    assert (seen.last["status"], seen.last["kind"], seen.last["reason"]) == (0, "btrfs", "") and seen.last["flags"] == ["mount-entries", "persistent"]
+    assert ("Nobody knows whether the state volume is full" in seen.log) == bool(python)

@@ -40,7 +40,7 @@ def test_no_record(tmp_path: Path) -> None:
     assert store.read_record(str(tmp_path)) == {}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\udcff", "x" * 100000])
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\udcff", "x" * 100000, pytest.param("[" * 60000, id="deep")])
 def test_bad_record(tmp_path: Path, text: str) -> None:
     store.make(str(tmp_path))
     (tmp_path / ".persist/volume.json").write_bytes(text.encode("utf-8", "surrogateescape"))
