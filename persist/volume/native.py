@@ -20,13 +20,15 @@ from .mountinfo import Mount
 # An overlay needs extended attributes and names for whiteouts in its upper.
 FILESYSTEMS = ("ext4", "ext3", "xfs", "f2fs", "bcachefs")
 _GROWING = ("ext4", "ext3", "xfs")  # what systemd-growfs(8) and the tools of these can grow while they are mounted
+# A mount with ro alone writes: it plays back the journal of a filesystem that was not unmounted.
+_UNTOUCHED = {"ext4": "ro,noload", "ext3": "ro,noload", "xfs": "ro,norecovery", "f2fs": "ro,norecovery", "bcachefs": "ro,nochanges"}
 _GROWFS = "/usr/lib/systemd/systemd-growfs"
 
 
-def options(config: Config, *, read_only: bool = False) -> str:
-    """The options for mount(8): Options= without what only fstab-generator understands."""
+def options(config: Config, fstype: str, *, read_only: bool = False) -> str:
+    """The options for mount(8): Options= without what only fstab-generator understands. ``read_only``: nothing at all is written."""
     words = [w for w in config.options.split(",") if w and not w.startswith("x-") and w not in ("_netdev", "nofail", "noauto", "auto", "defaults", "rw", "ro")]
-    return ",".join([*words, "ro" if read_only else "rw"])
+    return ",".join([*words, _UNTOUCHED[fstype] if read_only else "rw"])
 
 
 def mount_native(found: Found, config: Config, *, read_only: bool = False, at: str = VOLUME) -> Mount:
@@ -39,7 +41,7 @@ def mount_native(found: Found, config: Config, *, read_only: bool = False, at: s
     try:
         # The time-out is for the check of a large filesystem, as systemd-fsck@.service has none either.
         run("systemd-mount", "--quiet", "--no-ask-password", f"--fsck={'no' if read_only else 'yes'}", f"--type={found.fstype}",
-            f"--options={options(config, read_only=read_only)}", "--property=DefaultDependencies=no", "--property=Conflicts=umount.target",
+            f"--options={options(config, found.fstype, read_only=read_only)}", "--property=DefaultDependencies=no", "--property=Conflicts=umount.target",
             "--property=Before=umount.target", found.node, at, timeout=None)
     except CommandError as e:
         raise PersistError(f"The state volume on {found.node} does not mount: {e.message}", message_id="VOLUME_BROKEN",
