@@ -36,6 +36,7 @@ mkdir /run/image /run/disk
 cp -a volume/. /run/disk
 cp -a root/. /run/image
 [ ! -e cmdline ] || mount --bind cmdline /proc/cmdline
+[ ! -e uptime ] || mount --bind uptime /proc/uptime
 mount --rbind sys /sys
 # The script's word for the kernel log goes to our standard error.
 mkdir dev

@@ -59,6 +59,16 @@ def test_member_missing(initrd: Initrd) -> None:
     assert order == ["sleep", "sleep", "sleep", "udevadm", "mount", "dd", "mount", "mount"], "the mark is on the disk before the mount"
 
 
+def test_waiting_has_its_bound_where_disks_are_slow(initrd: Initrd) -> None:
+    """A disk that fails makes each look take long, which counts too."""
+    machine = pair(initrd, here="a")
+    (machine.base / "uptime").write_text("7.41 3.1\n")
+    (machine.base / "bin/sleep").write_text('#!/bin/sh\necho sleep >>"$FAKE/calls"\nread -r now _ <"$FAKE/uptime"\n'
+                                            'echo "$((${now%%.*} + 2)).90 3.1" >"$FAKE/uptime"\n')
+    found = machine.run()
+    assert len(found.ran("sleep")) == 2 and found.noted == ["degraded", "/dev/vda2"]
+
+
 def test_member_that_comes_late(initrd: Initrd) -> None:
     machine = pair(initrd, here="a")
     (machine.base / "late").touch()
@@ -176,6 +186,22 @@ def test_member_on_an_untrusted_bus(initrd: Initrd) -> None:
     found = pair(initrd, b={"sys": "pci0/usb3/3-1/host4"}).run()
     assert found.noted == ["degraded", "/dev/vda2"] and ["device", "scan", "--forget", "/dev/vdb2"] in found.ran("btrfs")
     assert "/dev/vdb2 belongs to the state volume, but its bus is not trusted" in found.log and found.marks["vdb2"] == ""
+
+
+@pytest.mark.parametrize("spec", ["/dev/vda2", "/dev/vda", "PARTUUID=C-D"])
+def test_member_on_an_untrusted_bus_that_is_not_named(initrd: Initrd, spec: str) -> None:
+    initrd.disk(Disk("vda2", FSID, devid=1, devices=2, match=("PARTUUID=c-d",)))
+    initrd.disk(Disk("sdb1", FSID, devid=2, devices=2, sys="pci0/usb3/3-1/host4"))
+    if spec == "/dev/vda":
+        block = initrd.base / "sys/class/block"
+        (block / "vda").symlink_to(os.path.relpath((block / "vda2").resolve().parent, block))
+        initrd.nodes.append("vda")
+    initrd.seeded("/etc")
+    initrd.table = f"device\t{spec}\ntimeout\t1\n"
+    initrd.registry("/etc overlay")
+    found = initrd.run()
+    assert found.noted == ["degraded", "/dev/vda2"] and ["device", "scan", "--forget", "/dev/sdb1"] in found.ran("btrfs")
+    assert "/dev/sdb1 belongs to the state volume, but its bus is not trusted" in found.log
 
 
 @pytest.mark.parametrize("specs", [["/dev/vda2", "/dev/sdb"], ["/dev/vda2", "PARTUUID=C-D"], [f"UUID={FSID}"]])
