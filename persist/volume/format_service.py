@@ -9,6 +9,7 @@ from collections.abc import Callable
 from .. import log
 from ..boot import facts
 from ..boot.config import Config, load
+from ..boot.facts import Facts
 from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError, Refusal
 from ..run import run
@@ -303,6 +304,20 @@ def format_claimed(every: list[Disk], config: Config, wanted: Machine | str | No
     return failed
 
 
+def _format_tagged(machine: Facts) -> int:
+    """Format what udev tagged, and what it tags meanwhile: a start of a service that runs already is none. Returns how many disks failed."""
+    from .search import what_is_known
+
+    failed = 0
+    seen: set[str] = set()
+    while True:
+        disks = _tagged()
+        if seen >= {d.diskseq for d in disks}:
+            return failed
+        seen |= {d.diskseq for d in disks}
+        failed += format_claimed(disks, load("", []), what_is_known(machine))
+
+
 def format_main() -> int:
     """Run as persist-format.service: format what carries a claim and may be formatted.
 
@@ -310,11 +325,8 @@ def format_main() -> int:
     """
     try:
         machine = facts.gather("", os.environ)
-        disks = _tagged()
-        if not disks:
+        if not _tagged():
             return 0
-        from .search import what_is_known
-
         if not machine.enabled:
             log.log(log.NOTICE, "A disk may carry a claim, but persist-setup.target is not enabled: nothing is formatted. "
                     "Run 'systemctl enable persist-setup.target'.", "CLAIM_REFUSED", PERSIST_REASON="not-enabled")
@@ -327,7 +339,7 @@ def format_main() -> int:
             log.log(log.NOTICE, "A disk may carry a claim, and nothing is formatted: persist=ro is on the kernel command line.", "CLAIM_REFUSED",
                     PERSIST_REASON="read-only")
             return 0
-        return 1 if format_claimed(disks, load("", []), what_is_known(machine)) else 0
+        return 1 if _format_tagged(machine) else 0
     except PersistError as e:
         log.log_error(e)
     except Exception as e:  # noqa: BLE001  # whatever it is, it is said in the journal, and the boot goes on

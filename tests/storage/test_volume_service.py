@@ -491,3 +491,21 @@ reserve.is_full = fails
     seen = services("volume", device=[volume.node], python=python)
     assert (seen.last["status"], seen.last["kind"], seen.last["reason"]) == (0, "btrfs", "") and seen.last["flags"] == ["mount-entries", "persistent"]
     assert ("Nobody knows whether the state volume is full" in seen.log) == bool(python)
+
+
+def test_disk_that_is_plugged_in_while_another_is_formatted(make_disk: Make) -> None:
+    """udev's start of the service is none while it runs: what was tagged meanwhile is looked at before it ends."""
+    first, late = make_disk(300), make_disk(300)
+    script = f"""
+format_service.facts.enabled = lambda root: True
+tagged = [blockdev.by_node("{first.node}")]
+format_service._tagged = lambda: list(tagged)
+make = format_service._make
+def plugged(*arguments, **more):
+    tagged.append(blockdev.by_node("{late.node}"))
+    format_service._make = make
+    return make(*arguments, **more)
+format_service._make = plugged
+"""
+    seen = services("format_main", cmdline="persist=on", device=[first.node, late.node], python=script)
+    assert seen.report == [{"status": 0}] and [(r["device"], r["code"]) for r in seen.refused] == [(late.node, "volume-exists")]
