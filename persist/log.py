@@ -55,9 +55,16 @@ def log_error(error: PersistError, *, priority: int = ERR) -> None:
     log(priority, str(error), error.message_id, **error.fields)
 
 
-def notify_status(text: str) -> None:
-    """Tell the service manager what a long step is doing (sd_notify(3), ``STATUS=``)."""
+_REST = 300  # seconds for what a service has to do after a wait
+
+
+def notify_status(text: str, wait: float = 0) -> None:
+    """Tell the service manager what a long step is doing (sd_notify(3), ``STATUS=``).
+
+    ``wait``: for so many seconds somebody asked us to wait; the time-out of the unit is for the rest of its work.
+    """
     if os.environ.get("NOTIFY_SOCKET"):
         from systemd import daemon
 
-        daemon.notify("STATUS=" + safe(text))
+        more = f"\nEXTEND_TIMEOUT_USEC={int((wait + _REST) * 1e6)}" if wait else ""
+        daemon.notify("STATUS=" + safe(text) + more)

@@ -170,7 +170,7 @@ def _wait(every: list[Disk], config: Config, claims: list[Claimed]) -> list[Clai
         return claims
     from ..udev import wait_for
 
-    log.notify_status(f"Waiting up to {config.member_timeout} s for {missing} more claimed disk(s)")
+    log.notify_status(f"Waiting up to {config.member_timeout} s for {missing} more claimed disk(s)", config.member_timeout)
     last = claims
 
     def look() -> list[Claimed] | None:

@@ -80,9 +80,9 @@ def search(config: Config, told: Machine, timeout: float) -> _Seen:
     """
     last = _once(config, told)
     if isinstance(last[0], Missing | Untrusted) and timeout:
-        log.notify_status(f"Waiting up to {timeout:.0f} s for the state volume")
+        log.notify_status(f"Waiting up to {timeout:.0f} s for the state volume", timeout)
         last = _wait(config, told, timeout, last, lambda d, a: not isinstance(d, Missing | Untrusted))
     if last[1] is not None and last[1].awaited and config.member_timeout:
-        log.notify_status(f"Waiting up to {config.member_timeout} s for {last[1].awaited} member(s) of the state volume")
+        log.notify_status(f"Waiting up to {config.member_timeout} s for {last[1].awaited} member(s) of the state volume", config.member_timeout)
         last = _wait(config, told, config.member_timeout, last, lambda d, a: isinstance(d, Ambiguous) or (a is not None and not a.awaited))
     return last
