@@ -7,19 +7,21 @@ All of it may have been done before (by the initrd, or by this service): what is
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from .. import log
 from ..boot.paths import IMAGE, LOWER, VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import btrfs, degraded, members, mountinfo, newmount, store, superblock
+from . import blockdev, btrfs, degraded, members, mountinfo, newmount, store, superblock
 from .btrfs import SUBVOLUMES, filesystem_uuid
 from .find import Found
 from .members import Assembly
 from .mountinfo import Mount
 
 ROOT_STORE = "/var/lib/persist/root"
+_UDEV = 5.0  # seconds until udev is done with a disk, or we go on
 # As in packaging/initramfs-tools/persist-early. Access times would make each reading of state a write.
 OPTIONS = f"noatime,subvol={SUBVOLUMES[0]}"
 
@@ -51,19 +53,40 @@ def _strangers(assembly: Assembly, at: str) -> list[str]:
     return sorted(_same(d.node for d in btrfs.devices(at) if d.node and not d.missing) - _same(assembly.nodes))
 
 
+@contextmanager
+def _without_udev(nodes: Iterable[str]) -> Iterator[None]:
+    """Keep udev from looking at these members, and telling the kernel about them again: what it has begun is waited for, what comes waits for us."""
+    with ExitStack() as stack:
+        locked: set[str] = set()
+        for node in nodes:
+            try:
+                disk = blockdev.whole(blockdev.by_node(node)).node
+                if disk in locked:
+                    continue
+                locked.add(disk)
+                fd = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                blockdev.lock(fd, disk, _UDEV)
+            except (PersistError, OSError) as e:
+                log.log(log.DEBUG, f"{node} cannot be locked: {e}", "FAILED")  # it went away, or somebody has it; _strangers() has the last word
+        yield
+
+
 def _mount(found: Found, assembly: Assembly, options: str, at: str) -> None:
     """One mount by a named member, with those in use and no others of this filesystem. Raises CommandError and OSError."""
-    # udev tells the kernel about each member, and the kernel takes whatever it knows.
-    btrfs.forget(*found.forget, *(n for n in found.members if n not in assembly.nodes))
-    btrfs.scan(*assembly.nodes)
+    # udev tells the kernel about each member, and the kernel takes whatever it knows: one that was written alone would be written over.
+    unused = (*found.forget, *(n for n in found.members if n not in assembly.nodes))
     mount = ("mount", "-t", "btrfs", "-o", options, next(m.node for m in assembly.use if m.superblock.devid), at)
-    run(*mount)
-    strangers = _strangers(assembly, at)
-    if strangers:
-        # It came between the look and the mount. By now it is stale.
-        run("umount", at)
-        btrfs.forget(*strangers)
+    with _without_udev(unused):
+        btrfs.forget(*unused)
+        btrfs.scan(*assembly.nodes)
         run(*mount)
+        strangers = _strangers(assembly, at)
+        if strangers:
+            # It came between the look and the mount. By now it is stale.
+            run("umount", at)
+            btrfs.forget(*strangers)
+            run(*mount)
 
 
 def _check(found: Found, assembly: Assembly, at: str) -> Mount:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from persist.errors import PersistError
+from persist.run import run
 from persist.volume import btrfs, degraded, live, mount, rescue
 from persist.volume.find import Found
 
@@ -158,6 +159,25 @@ def test_one_that_comes_between_the_look_and_the_mount(pair: Volume) -> None:
     tool("btrfs", "device", "scan", pair.data(b))
     mount.mount_assembly(alone, assembly, at=pair.at)
     assert [m.state for m in live.members(pair.at)] == ["ok", "missing"]
+
+
+def test_udev_does_not_look_at_those_that_are_left_out_until_they_are(pair: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its event between forgetting and mounting would have the kernel mount a member that was written alone, and write over what only it has."""
+    for n in (0, 1):
+        pair.pull(pair.disks[n])
+        pair.up()
+        pair.down()
+        pair.back(pair.disks[n])
+    locked: list[list[bool]] = []
+
+    def look(*argv: str) -> str:
+        locked.append([subprocess.run(["flock", "--shared", "--nonblock", d.node, "true"]).returncode != 0 for d in pair.disks])
+        return run(*argv)
+
+    monkeypatch.setattr("persist.volume.mount.run", look)
+    split = pair.up().split[0].node
+    assert [d.node for d in pair.disks if pair.data(d) == split] == [d.node for d, held in zip(pair.disks, locked[-1], strict=True) if held]
+    assert subprocess.run(["flock", "--shared", "--nonblock", pair.disks[0].node, "true"]).returncode == 0
 
 
 def test_one_that_comes_back_while_it_is_mounted(pair: Volume) -> None:
