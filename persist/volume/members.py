@@ -119,11 +119,11 @@ def _by_marks(members: list[Member]) -> tuple[list[Member], list[Member], list[M
     return current, [m for m in ready if m not in current and m not in split], split, head
 
 
-def _lagging(current: list[Member]) -> list[Member]:
-    """Those of rule 2: they were pulled while the others were written."""
+def _lagging(current: list[Member], targets: list[Member]) -> list[Member]:
+    """Those of rule 2: they were pulled while the others were written. What a replace was copying to is written along with the others."""
     newest = _newest(current)
-    behind = [m for m in current if m.superblock.generation < newest]
-    level = [m for m in current if m.superblock.generation == newest]
+    behind = [m for m in current if m.superblock.generation < newest] + [m for m in targets if m.superblock.generation != newest]
+    level = [m for m in (*targets, *current) if m.superblock.generation == newest]
     lowest = min(level, key=lambda m: m.superblock.devid)
     # Of equal generation the kernel takes the superblock of the lowest devid, and would not see what the others have synced.
     if not lowest.superblock.log_root and any(m.superblock.log_root for m in level):
@@ -159,14 +159,15 @@ def assemble(members: Iterable[Member]) -> Assembly:
         note = Note(NONE, "No device of the state volume can be read.", "See 'journalctl -b -k' for errors of its disks.", tuple(m.node for m in every))
         return Assembly((), 0, (), (), None, (note,))
     current, stale, split, head = _by_marks(every)
-    behind = _lagging(current)
-    current = [m for m in current if m not in behind]
-    stale += behind
-    newest = max(current, key=lambda m: m.superblock.generation).superblock
-    # What a replace was copying to is written along with the others until it is done.
     targets = [m for m in every if not m.superblock.devid]
-    current_targets = [m for m in targets if m.superblock.generation == newest.generation]
-    stale = [m for m in every if m in stale or (m in targets and m not in current_targets)]
+    behind = _lagging(current, targets)
+    current, current_targets = ([m for m in some if m not in behind] for some in (current, targets))
+    if not current:
+        # Only one of several targets has a log: nothing tells what it was copied from.
+        note = Note(NONE, "No member of the state volume has what was written last.", "See 'journalctl -b -k' for errors of its disks.", tuple(m.node for m in every))
+        return Assembly((), 0, (), (), head, (note,))
+    newest = max(current, key=lambda m: m.superblock.generation).superblock
+    stale = [m for m in every if m in stale or m in behind]
     ids = [m.superblock.devid for m in current]
     twice = [m for m in (*current_targets, *current) if ids.count(m.superblock.devid) > 1] or (current_targets if len(current_targets) > 1 else [])
     if twice:

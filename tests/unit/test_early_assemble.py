@@ -83,10 +83,10 @@ def random_case(chance: random.Random) -> list[Member]:
     target = chance.random() < 0.2
     found = []
     for devid in chance.sample(range(1, 5), number):
-        log = 0 if target else chance.choice([0, 0, 4096])
+        log = chance.choice([0, 0, 4096])
         found.append(member(f"vd{'abcdef'[devid]}2", devid, chance.choice([7, 8, 8, 8, 2**33]), chance.randint(number, number + 1), log, chance.choice(marks)))
     if target:
-        found.append(member("vdz2", 0, chance.choice([7, 8]), number, 0, chance.choice(marks)))
+        found.append(member("vdz2", 0, chance.choice([7, 8]), number, chance.choice([0, 4096]), chance.choice(marks)))
     chance.shuffle(found)
     return found
 
