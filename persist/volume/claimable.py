@@ -167,8 +167,9 @@ def _same(text: Any, wanted: uuid.UUID) -> bool:
     return str(text).lower() == str(wanted)
 
 
-def _flush(disk: Disk) -> None:
-    """What the kernel has cached of a whole disk is not what was written through its partitions, as long as anybody has one open."""
+def flush(disk: Disk) -> None:
+    """Forget what the kernel has cached of a whole disk: that is not what was written through its partitions, as long as anybody has one open, nor
+    through another name of the same disk. Raises OSError."""
     fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.ioctl(fd, _BLKFLSBUF)
@@ -182,7 +183,7 @@ def check_begun(disk: Disk, mark: Mark) -> Progress:
     complete: the volume of the mark, with its label.
     For a disk that joins, ready: all that is done before it is a member, joined: it is one.
     """
-    _flush(disk)
+    flush(disk)
     block = int(blockdev.attribute(disk.sys_path, "queue/logical_block_size") or "512")
     _zero(disk, (1 + _GPT_BLOCKS) * block, MIB)
     _zero(disk, disk.size - MIB, disk.size - _GPT_BLOCKS * block)

@@ -23,7 +23,7 @@ from ..errors import PersistError
 from ..run import ENVIRONMENT, run
 from . import binding, blockdev, btrfs, fill, header, layout, mountinfo, superblock
 from .blockdev import Disk
-from .claimable import UNFINISHED, Progress
+from .claimable import UNFINISHED, Progress, flush
 from .header import Mark
 from .layout import DATA_NAME, SWAP_NAME
 from .together import each
@@ -221,10 +221,18 @@ class Steps:
         fill.label(self.work, DATA_NAME)
         clear_work(self.members[0].disk)
 
+    def _check_apart(self) -> None:
+        """Raise PersistError where two of the disks are one, seen by two ways (SAS without multipathd): the last mark is on both."""
+        for member in self.members if len(self.members) > 1 else ():
+            flush(member.disk)
+            if superblock.read_at(member.disk.node, header.MARK_OFFSET, header.LENGTH - header.MARK_OFFSET) != member.mark.encode():
+                raise PersistError(f"{member.disk.node} and another of {self.shown} are the same disk.", hint="Set up multipathd, or detach one of its ways.")
+
     def prepare(self) -> None:
         """What a new disk of a volume gets, whether it begins one or joins it."""
         if any(m.old != m.mark for m in self.members):
             self.on_each("mark", Member.write_mark, "taking the disk" if len(self.members) == 1 else "taking the disks")
+        self._check_apart()
         self.on_each("partition", Member.partition, "writing the partition table")
         self.on_each("mkswap", Member.mkswap, "making swap space" if self.mark.swap else "no swap space")
 

@@ -164,7 +164,8 @@ def assemble(members: Iterable[Member]) -> Assembly:
     current, current_targets = ([m for m in some if m not in behind] for some in (current, targets))
     if not current:
         # Only one of several targets has a log: nothing tells what it was copied from.
-        note = Note(NONE, "No member of the state volume has what was written last.", "See 'journalctl -b -k' for errors of its disks.", tuple(m.node for m in every))
+        note = Note(NONE, "No member of the state volume has what was written last.", "See 'journalctl -b -k' for errors of its disks.",
+                    tuple(m.node for m in every))
         return Assembly((), 0, (), (), head, (note,))
     newest = max(current, key=lambda m: m.superblock.generation).superblock
     stale = [m for m in every if m in stale or m in behind]

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from persist.errors import PersistError
 from persist.volume import binding, blockdev, claimable, header, superblock
 from persist.volume.btrfs import SUBVOLUMES
 from persist.volume.format import STEPS
+from persist.volume.formatting import format_disks
 from persist.volume.layout import MIB
 
 from .conftest import Make
@@ -235,3 +237,19 @@ def test_one_of_them_is_not_blank(make_disk: Make) -> None:
     assert done.returncode == 1 and "has data at byte 4096" in done.stderr
     assert disks[0].read(0, MIB) == HEADER.ljust(MIB, b"\0")
     assert subprocess.run(["wipefs", "--no-act", disks[0].node], capture_output=True, text=True).stdout == ""
+
+
+def test_one_disk_by_two_ways(make_disk: Make) -> None:
+    """It would be made a mirror of itself."""
+    disk = make_disk(300)
+    other = tool("losetup", "--partscan", "--find", "--show", disk.file).strip()
+    try:
+        config = disk.config()
+        config.device = [disk.node, other]
+        steps: list[str] = []
+        for _ in range(2):
+            with pytest.raises(PersistError, match="the same disk"):
+                format_disks([blockdev.by_node(disk.node), blockdev.by_node(other)], config, lambda step, text: steps.append(step))
+        assert steps == ["mark", "mark"]
+    finally:
+        tool("losetup", "--detach", other)
