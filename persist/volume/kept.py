@@ -69,6 +69,8 @@ def keep(config: Config, machine: Facts, told: Machine, result: Outcome, at: Mou
         if before.kind == result.kind:
             result.because(before.reason, before.message, before.hint)
             result.expected = before.expected
+    elif result.read_only_below:
+        result.because(*switch.READ_ONLY)
     elif result.kind == "btrfs":
         message, hint = _second_opinion(config, machine, told, result)
         if message:

@@ -7,6 +7,8 @@ from ..boot.facts import Facts
 
 _NORMAL = ("", "on", "off")
 _READ_ONLY = "ro"
+# Reason, message and hint of a boot with it.
+READ_ONLY = ("read-only", "persist=ro is on the kernel command line.", "Remove it there to write to the state volume again.")
 
 
 def volatile_word(facts: Facts) -> str:

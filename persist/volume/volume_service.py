@@ -129,6 +129,7 @@ def _find_and_mount(config: Config, told: Machine, result: Outcome, *, enabled: 
         return
     try:
         kept.describe(result, _mount(*seen, config))
+        result.uuid = result.uuid or seen[0].uuid.lower()
         result.expected = False
     except PersistError as e:
         _broken(result, *seen, e)
@@ -136,7 +137,7 @@ def _find_and_mount(config: Config, told: Machine, result: Outcome, *, enabled: 
 
 def _read_only_below(config: Config, told: Machine, result: Outcome) -> None:
     """persist=ro: the volume read-only, and memory above it."""
-    result.because("read-only", "persist=ro is on the kernel command line.", "Remove it there to write to the state volume again.")
+    result.because(*switch.READ_ONLY)
     seen = _find(config, told, result, may_format=False)
     result.expected = False
     if seen is not None:

@@ -22,12 +22,16 @@ NOCOW = "/home/nocow"
 
 
 def node(machine: Machine, serial: str) -> str:
-    """The name of the whole disk with this serial number."""
-    for line in machine.succeed("lsblk -rdno NAME,SERIAL").splitlines():
-        words = line.split()
-        if len(words) == 2 and words[1] == serial:
-            return f"/dev/{words[0]}"
-    raise AssertionError(f"no disk {serial}")
+    """The name of the whole disk with this serial number; one that was just plugged in takes a moment."""
+    found: list[str] = []
+
+    def look() -> bool:
+        rows = [line.split() for line in machine.succeed("lsblk -rdno NAME,SERIAL").splitlines()]
+        found.extend(f"/dev/{row[0]}" for row in rows if len(row) == 2 and row[1] == serial)
+        return bool(found)
+
+    machine.wait_until(f"there is a disk {serial}", look, 20)
+    return found[0]
 
 
 def devids(machine: Machine) -> dict[str, str]:
