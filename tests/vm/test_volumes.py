@@ -52,7 +52,7 @@ def test_which_volume(machine: MachineFactory) -> None:
     clean_shutdown(one)
     # Nothing tells any more which one it is.
     kept = one.read_disk(own, 0, 512)
-    one.write_disk(own, BINDING, bytes(440 - BINDING))
+    one.write_disk(own, 0, kept[:BINDING] + bytes(440 - BINDING) + kept[440:])
     one.start()
     volatile(one, "duplicate-label")
     assert records(one, "VOLUME_AMBIGUOUS")
@@ -60,7 +60,7 @@ def test_which_volume(machine: MachineFactory) -> None:
     one.start(f"persist.volume={uuid.upper()}")
     assert healthy_boot(one)["volume"]["uuid"] == uuid
     clean_shutdown(one)
-    one.write_disk(own, BINDING, kept[BINDING:440])
+    one.write_disk(own, 0, kept)
     one.detach_disk(stranger)
     copy = replace(own, name="copy", path=own.path.with_name("copy.qcow2"))
     shutil.copyfile(own.path, copy.path)
