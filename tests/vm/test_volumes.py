@@ -96,7 +96,7 @@ while not full():
 def test_full_volume(machine: MachineFactory) -> None:
     """A volume filled to the last byte still boots with all entries writable, by its reserve, and says so; with room again the reserve is back."""
     one = machine(scene.story_image("bookworm"))
-    one.add_disk("state", "1100M", header=scene.HEADER)
+    one.add_disk("state", "500M", header=scene.HEADER)
     one.start()
     healthy_boot(one)
     size = one.succeed(f"btrfs filesystem show --raw {VOLUME} | awk '$1 == \"devid\" {{print $4}}'")
