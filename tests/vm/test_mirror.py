@@ -188,17 +188,7 @@ def test_away_and_back(pair: Machine) -> None:
     pair.start()
     degraded_boot(pair, "member-missing")
     is_written(pair, "first", "alone")
-    written(pair, "later")
-    clean_shutdown(pair)
-    # The first one missed all that: two members that were each written, but one after the other.
-    pair.attach_disk(one)
-    pair.start()
-    pair.wait_for_boot()
-    is_written(pair, "first", "alone", "later")
-    wait_for_verdict(pair, "online")
-    mirrored(pair)
-    is_written(pair, "first", "alone", "later")
-    clean_shutdown(pair)
+    pair.crash()
 
 
 @on_bookworm
@@ -289,8 +279,4 @@ def test_three_disks(machine: MachineFactory) -> None:
     assert f"{node(one, 'fresh')}2" in devids(one).values() and len(devids(one)) == 3
     usage = one.succeed(f"btrfs filesystem df {VOLUME}")
     assert "Metadata, RAID1C3:" in usage and "single" not in usage.replace("GlobalReserve, single", ""), usage
-    is_written(one, "first", "alone")
-    one.crash()
-    one.start()
-    healthy_boot(one)
     is_written(one, "first", "alone")
