@@ -184,7 +184,7 @@ def test_away_and_back(pair: Machine) -> None:
     is_written(pair, "first", "alone")
     clean_shutdown(pair)
     # And now the other one is away: what was healed must stand alone.
-    one = pair.detach_disk("one")
+    pair.detach_disk("one")
     pair.start()
     degraded_boot(pair, "member-missing")
     is_written(pair, "first", "alone")
