@@ -111,14 +111,12 @@ class Machine:
     generation: Callable[[Candidate], int] = lambda candidate: 0
 
 
-def decide(config: Config, machine: Machine | str | None, every: Iterable[Candidate], resolve: Resolve = number_of) -> Decision:
+def decide(config: Config, machine: Machine, every: Iterable[Candidate], resolve: Resolve = number_of) -> Decision:
     """Choose among all filesystems of the machine.
 
     The specs of Device= count in their order, the first that leads to anything decides. A spec that names something lifts the rule of
     trusted buses, 'auto' does not; where both kinds match, the trusted ones win over a copy on a stick.
     """
-    if not isinstance(machine, Machine):
-        machine = Machine(named=machine or "")
     named, known = machine.named.lower(), machine.known.lower()
     pool = sorted((c for c in every if not named or c.uuid.lower() == named), key=lambda c: c.node)
     left_alone: list[Candidate] = []
@@ -199,10 +197,3 @@ def _clones(members: list[Candidate], machine: Machine) -> list[Candidate] | Non
             return None
         left_out += [c for c in copies if c not in current]
     return left_out
-
-
-def candidates() -> list[Candidate]:
-    """See candidates.py."""
-    from .candidates import candidates as every
-
-    return every()

@@ -177,11 +177,6 @@ def _degraded(found: Found, assembly: Assembly, options: str, at: str, *, mark: 
         raise
 
 
-def mount_volume(found: Found) -> Mount:
-    """Mount the volume at /run/persist/volume with what is here now. Raises PersistError; the volume is then left as it is."""
-    return mount_assembly(found, look(found))
-
-
 def mount_tmpfs() -> None:
     """Stand in for the volume with memory: lost at power-off. Raises PersistError and OSError."""
     os.makedirs(VOLUME, 0o755, exist_ok=True)
