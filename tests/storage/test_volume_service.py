@@ -509,3 +509,41 @@ format_service._make = plugged
 """
     seen = services("format_main", cmdline="persist=on", device=[first.node, late.node], python=script)
     assert seen.report == [{"status": 0}] and [(r["device"], r["code"]) for r in seen.refused] == [(late.node, "volume-exists")]
+
+
+def test_corrupted_superblock(volume: LoopDisk) -> None:
+    """Not even its label is known any more: nothing is found, and nothing is written to the disk."""
+    start = int(Path(f"/sys/class/block/{volume.node.removeprefix('/dev/')}p1/start").read_text()) * 512
+    volume.write(start + (64 << 10), b"\xa5" * 4096)
+    before = volume.file.read_bytes()
+    last = services("volume", device=[volume.node], config={"member_timeout": 0}).last
+    assert (last["kind"], last["reason"], last["status"]) == ("none", "missing", 0)
+    assert volume.file.read_bytes() == before
+
+
+def test_member_is_away(make_disk: Make) -> None:
+    """Mounted degraded after a mark on the one that is left, and the healer is asked for; a read-only mount leaves no mark."""
+    one, two = make_disk(300), make_disk(300)
+    nodes = [one.node, two.node]
+    assert services("format", disks=nodes, device=nodes, config={"member_timeout": 0}).report == [{"failed": 0}]
+    two.unplug()
+    config = {"member_timeout": 0}
+    start = int(Path(f"/sys/class/block/{one.node.removeprefix('/dev/')}p1/start").read_text()) * 512
+    look = f"test -e /run/persist/heal; dd if={one.node}p1 bs=512 skip=96 count=1 2>/dev/null | grep -a persist-degraded"
+    readonly = services("volume", device=[one.node], config=config, cmdline="persist=ro").last
+    assert (readonly["kind"], readonly["reason"], readonly["read_only_below"], readonly["degraded"]) == ("tmpfs", "read-only", True, True)
+    assert not one.read(start + 49152, 512).strip(b"\0")
+    seen = services("volume", look, device=[one.node], config=config)
+    assert (seen.last["kind"], seen.last["degraded"], seen.last["reason"], seen.last["status"]) == ("btrfs", True, "", 0)
+    assert one.read(start + 49152, 20) == b"persist-degraded 1 " + seen.last["uuid"][:1].encode()
+    assert "missing" in seen.log
+
+
+def test_read_only_below(volume: LoopDisk) -> None:
+    """persist=ro: the volume at its own place, memory above it, and not a byte written."""
+    before = volume.file.read_bytes()
+    last = services("volume", device=[volume.node], cmdline="quiet persist=ro").last
+    assert (last["kind"], last["reason"], last["read_only_below"], last["status"]) == ("tmpfs", "read-only", True, 0)
+    assert last["at"]["/run/persist/volume"][0] == "tmpfs" and last["at"]["/run/persist/readonly"] == ["btrfs", "/@persist-state", True]
+    assert last["device"] == f"{volume.node}p1" and last["flags"] == ["mount-entries"]
+    assert volume.file.read_bytes() == before
