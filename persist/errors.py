@@ -30,7 +30,9 @@ class CommandError(PersistError):
         self.returncode = returncode
         self.stderr = stderr
         what = reason or f"exit status {returncode}"
-        tail = stderr.strip().splitlines()[-1] if stderr.strip() else ""
+        # mount(8) ends with a hint to look at the kernel's log; the reason stands before it.
+        lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.strip().startswith("dmesg(1) ")]
+        tail = lines[-1] if lines else ""
         super().__init__(f"'{' '.join(argv)}' failed: {what}{': ' + tail if tail else ''}")
 
 

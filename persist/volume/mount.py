@@ -7,6 +7,7 @@ All of it may have been done before (by the initrd, or by this service): what is
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -21,6 +22,7 @@ from .members import Assembly
 from .mountinfo import Mount
 
 ROOT_STORE = "/var/lib/persist/root"
+_MOMENT = 0.3  # seconds between a mount that failed and the second try
 _UDEV = 5.0  # seconds until udev is done with a disk, or we go on
 # As in packaging/initramfs-tools/persist-early. Access times would make each reading of state a write.
 OPTIONS = f"noatime,subvol={SUBVOLUMES[0]}"
@@ -80,7 +82,14 @@ def _mount(found: Found, assembly: Assembly, options: str, at: str) -> None:
     with _without_udev(unused):
         btrfs.forget(*unused)
         btrfs.scan(*assembly.nodes)
-        run(*mount)
+        try:
+            run(*mount)
+        except CommandError as e:
+            # The kernel may still be putting down an earlier mount of it, our own trial for one: no reason for a boot without its state.
+            log.log(log.DEBUG, e.message, "FAILED")
+            time.sleep(_MOMENT)
+            btrfs.scan(*assembly.nodes)
+            run(*mount)
         strangers = _strangers(assembly, at)
         if strangers:
             # It came between the look and the mount. By now it is stale.
