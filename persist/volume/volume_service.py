@@ -11,7 +11,7 @@ from ..boot.load import Loaded, load
 from ..boot.paths import READONLY, VOLUME
 from ..errors import PersistError
 from ..run import run
-from . import btrfs, fallback, kept, known, mount, mountinfo, native, outcome, rescue, switch
+from . import fallback, kept, known, live, mount, mountinfo, native, outcome, rescue, switch
 from .find import BTRFS, Ambiguous, Found, Machine, Missing, Untrusted
 from .members import Assembly
 from .mountinfo import Mount
@@ -176,7 +176,8 @@ def _beside(config: Config, result: Outcome) -> None:
     except (PersistError, OSError) as e:
         log.log(log.WARNING, f"Nobody knows whether the state volume is full: {e}", "FAILED", **fields)
     try:
-        wrong = swap.enable([d.node for d in btrfs.devices(VOLUME) if d.node and not d.missing])
+        # Not what the kernel has a name for: udev tells it about members that are left out, too.
+        wrong = swap.enable([m.node for m in live.glance(VOLUME) if m.ok])
     except OSError as e:
         wrong = [f"The swap space of the state volume is not used: {e}"]
     for sentence in wrong:
