@@ -20,8 +20,8 @@ from .machine import Machine
 from .test_mirror import VOLUME, mirrored, node
 
 CUTS = int(os.environ.get("PERSIST_TEST_CUTS") or "0")
-BOOT_CUTS = CUTS or 4
-PLUG_CUTS = CUTS or 10
+BOOT_CUTS = CUTS or 3
+PLUG_CUTS = CUTS or 8
 COMPLETE = {"/etc", "/home", "/var", "/var/lib/demo-notes", *scene.ODD}
 SEED = 20261124  # the same moments in each run, as far as a virtual machine has such a thing
 
