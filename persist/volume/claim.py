@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 from ..boot.config import Config
@@ -21,7 +22,12 @@ def _erase(disk: Disk, mark: Mark) -> None:
     """Make a disk blank as claimable.check_blank() has it: signatures, first and last MiB, and where our partitions will begin."""
     parts = [p.node for p in blockdev.partitions(disk)]
     # A member of our own volume that was left out: the kernel must not mix in what it remembers of it.
-    btrfs.forget(disk.node, *parts)
+    try:
+        btrfs.forget(disk.node, *parts)
+    except OSError as e:
+        if e.errno != errno.EBUSY:
+            raise
+        # udev told the kernel about it when the volume was mounted: it stands in the place of a missing device and is not open (check_usable).
     for node in [*parts, disk.node]:
         run("wipefs", "--all", "--force", node)
     zeros = bytes(layout.MIB)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from persist.errors import PersistError
-from persist.volume import header, heal, layout, live, store, superblock, wipe
+from persist.volume import btrfs, claim, header, heal, layout, live, store, superblock, wipe
 from persist.volume.header import Mark, Options
 
 from .conftest import Make
@@ -180,6 +180,26 @@ def test_split_member_is_never_touched(place: Path, make_disk: Make) -> None:
     assert not assembly.degraded and [m.node for m in assembly.split] == [v.data(b)]
     v.up()
     assert v.read("text") == "new" and [m.state for m in live.members(v.at)] == ["ok", "ok"]
+
+
+def test_split_member_is_given_back(place: Path, make_disk: Make) -> None:
+    """By 'persistctl claim --force --join', although udev has told the kernel about it since the mount."""
+    v = stale(place, make_disk)
+    a, b = v.disks
+    v.down()
+    v.pull(a)
+    v.up()
+    v.write("text", "written on b alone")
+    v.down()
+    v.back(a)
+    v.up()
+    btrfs.scan(v.data(b))
+    assert {m.node for m in live.members(v.at) if not m.ok} == {v.data(b)}
+    claim.write_claim(b.node, v.config, force=True, options=Options(join=v.uuid))
+    joiner(v, b)
+    run_heal(v)
+    check_whole(v, 2, "new")
+
 
 
 def test_replaced_by_a_fresh_disk(place: Path, make_disk: Make) -> None:
