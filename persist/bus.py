@@ -5,19 +5,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dbus_next import AuthError, BusType, DBusError, InvalidAddressError, Message, MessageType
 from dbus_next.aio import MessageBus
 
 from .errors import PersistError
+from .record import Record
 
 SYSTEMD = "org.freedesktop.systemd1"
 TIMEOUT = 10.0
 
 
-@dataclass(frozen=True)
-class UnitState:
+class UnitState(Record):
     """ActiveState, SubState, and the STATUS= text of a service."""
 
     active: str

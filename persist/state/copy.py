@@ -15,9 +15,9 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from ..errors import CommandError, PersistError
+from ..record import Record, replace
 from ..run import run
 from .safepath import Dir, without_submounts
 
@@ -27,15 +27,14 @@ _KINDS = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFIFO:
           stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
 
 
-@dataclass
-class Summary:
+class Summary(Record, frozen=False):
     """How much there is in a tree, by name: a file with two names counts twice."""
 
     files: int = 0
     directories: int = 0
     others: int = 0
     bytes: int = 0
-    allocated: int = field(default=0, compare=False)  # on the disk; a copy elsewhere may differ
+    allocated: int = 0  # on the disk; a copy elsewhere may differ
 
     def add(self, st: os.stat_result) -> None:
         """Count one more name."""
@@ -52,8 +51,7 @@ class Summary:
         return f"{self.files} {'file' if self.files == 1 else 'files'}, {size(self.bytes)}"
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Record):
     """Something to copy: an O_PATH descriptor, ``directory`` or ``file``, and what to call it."""
 
     fd: int
@@ -207,7 +205,7 @@ def _copy(
         except FileNotFoundError:
             after = None
         copied = count(target.proc(name))
-        if copied == after:
+        if after is not None and replace(copied, allocated=0) == replace(after, allocated=0):
             return copied, notes
         target.remove(name)
     raise PersistError(

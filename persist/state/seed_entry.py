@@ -7,11 +7,11 @@ import grp
 import os
 import pwd
 import stat
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..boot.paths import IMAGE, LOWER, VOLUME
 from ..errors import PersistError
+from ..record import Record, made
 from .copy import Summary
 from .safepath import Dir
 
@@ -39,8 +39,7 @@ class Entry(Protocol):
     def below_mount(self) -> bool: ...  # it lies on another filesystem than the root's, which fstab mounts above it
 
 
-@dataclass(frozen=True)
-class Roots:
+class Roots(Record):
     """Where things are. The defaults are the running system's; ``links`` is what a symlink entry's link begins with."""
 
     volume: str = VOLUME
@@ -52,8 +51,7 @@ class Roots:
     mounts: tuple[str, ...] = ("/mnt/state",)  # other names of the volume that an image's link may have
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(Record):
     """Something to log beside the outcome: a priority, a name in persist.messages, a sentence."""
 
     priority: int
@@ -61,14 +59,13 @@ class Note:
     text: str
 
 
-@dataclass
-class Result:
+class Result(Record, frozen=False):
     """What seeding did. ``state``: ``present`` (seeded before), ``seeded``, ``empty`` (no source) or ``adopted``."""
 
     state: str
     source: str = ""
-    summary: Summary = field(default_factory=Summary)
-    notes: list[Note] = field(default_factory=list)
+    summary: Summary = made(Summary)
+    notes: list[Note] = made(list)
 
 
 def image_version(root: str) -> str:

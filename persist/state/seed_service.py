@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from ..boot.facts import above
 from ..boot.load import Loaded, load
 from ..boot.paths import MOUNT_ENTRIES, VOLUME
 from ..errors import PersistError
 from ..log import DEBUG, INFO, NOTICE, log, log_error
+from ..record import Record
 from .seed import Entry, Result, Roots, image_version, seed
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(Record):
     """An entry at the path that its unit has: without the image's aliases (/var/run is /run)."""
 
     path: str

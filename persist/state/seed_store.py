@@ -20,12 +20,12 @@ import os
 import signal
 import stat
 import time
-from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from ..boot.paths import escape, unescape
 from ..errors import PersistError
+from ..record import Record, as_dict
 from .copy import Summary
 from .marker import VERSION, parse
 from .safepath import Dir, rename_noreplace, split
@@ -45,8 +45,7 @@ def step(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@dataclass
-class Intent:
+class Intent(Record, frozen=False):
     """What the marker is going to say, or says."""
 
     path: str
@@ -60,7 +59,7 @@ class Intent:
 
     def to_json(self, name: str) -> bytes:
         """The marker's text."""
-        counted = {k: v for k, v in asdict(self.summary).items() if k in _COUNTED}
+        counted = {k: v for k, v in as_dict(self.summary).items() if k in _COUNTED}
         record: dict[str, Any] = {
             "version": VERSION, "path": self.path, "method": self.method, "type": self.type,
             "image_version": self.image_version, "source": self.source, "adopted": self.adopted,

@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
 from ..boot import paths
@@ -16,6 +15,7 @@ from ..boot.facts import Facts
 from ..boot.ini import ERROR
 from ..boot.load import Loaded
 from ..boot.plan import Planned, why_nothing
+from ..record import Record, as_dict, made
 from ..volume.mountinfo import Mount
 from ..volume.outcome import REAL, Kind, Outcome
 from .look import Look as Look
@@ -23,8 +23,7 @@ from .look import Look as Look
 ONLINE, DEGRADED, VOLATILE, OFF = "online", "degraded", "volatile", "off"
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(Record):
     """One sentence of a verdict: what, and what to do about it. ``code`` is stable."""
 
     code: str
@@ -33,8 +32,7 @@ class Reason:
     path: str = ""
 
 
-@dataclass(frozen=True)
-class EntryState:
+class EntryState(Record):
     """One entry. ``state``: mounted, early, linked, image, tmpfs, root, stale (held read-only), waiting, failed or refused."""
 
     path: str
@@ -45,14 +43,13 @@ class EntryState:
     reason: str = ""
 
 
-@dataclass
-class Verdict:
+class Verdict(Record, frozen=False):
     """What a boot achieved; ``volume`` is what persist-volume.service wrote."""
 
     verdict: str
     volume: dict[str, Any]
-    entries: list[EntryState] = field(default_factory=list)
-    reasons: list[Reason] = field(default_factory=list)
+    entries: list[EntryState] = made(list)
+    reasons: list[Reason] = made(list)
 
     def as_dict(self) -> dict[str, Any]:
         """The form of state.json; ``device`` stands at the top for scripts that want nothing else."""
@@ -61,13 +58,13 @@ class Verdict:
             "verdict": self.verdict,
             "device": self.volume.get("device", ""),
             "volume": self.volume,
-            "entries": [asdict(e) for e in self.entries],
-            "reasons": [asdict(r) for r in self.reasons],
+            "entries": [as_dict(e) for e in self.entries],
+            "reasons": [as_dict(r) for r in self.reasons],
         }
 
 
 def _unreadable(why: object) -> dict[str, Any]:
-    return asdict(Outcome(reason="volume-json", message=f"{paths.RUN}/volume.json cannot be read: {why}.",
+    return as_dict(Outcome(reason="volume-json", message=f"{paths.RUN}/volume.json cannot be read: {why}.",
                           hint="See 'journalctl -b -u persist-volume.service'."))
 
 
@@ -77,17 +74,17 @@ def read_volume(root: str = "") -> dict[str, Any]:
         with open(f"{root}{paths.RUN}/volume.json", encoding="utf-8") as f:
             found = json.load(f)
     except FileNotFoundError:
-        return asdict(Outcome(reason="volume-service", message="persist-volume.service has not run to its end.",
+        return as_dict(Outcome(reason="volume-service", message="persist-volume.service has not run to its end.",
                               hint="See 'journalctl -b -u persist-volume.service'."))
     except (OSError, ValueError, RecursionError) as e:
         return _unreadable(e)
     if not isinstance(found, dict):
         return _unreadable("it is not an object")
-    default = asdict(Outcome())
+    default = as_dict(Outcome())
     for key, value in default.items():
         if key in found and type(found[key]) is not type(value):
             return _unreadable(f"'{key}' has the wrong type")
-    known = default | {f.name: found[f.name] for f in fields(Outcome) if f.name in found}
+    known = default | {name: found[name] for name in default if name in found}
     return known if known["kind"] in get_args(Kind) else _unreadable("its kind is not known")
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 
+from ..record import Record
 from .blockdev import Disk
 from .header import LENGTH, MARK_OFFSET, is_uuid, text
 
@@ -21,8 +21,7 @@ _UNUSABLE = frozenset(("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ff
 _BOUND = rb"persist-bound 1 ([0-9a-f-]{36}) dmi=([0-9a-f-]{36}|-) serial=([!-~]{1,64})\n\0*"
 
 
-@dataclass(frozen=True)
-class Binding:
+class Binding(Record):
     """The volume of a disk, the id of the machine that made it (lower case) and the disk's own serial number; '-' where there is none."""
 
     volume: str

@@ -12,9 +12,9 @@ import json
 import os
 import stat
 import time
-from dataclasses import dataclass
 
 from ..errors import CommandError, PersistError, Refusal
+from ..record import Record
 from ..run import run
 from . import mountinfo
 
@@ -37,8 +37,7 @@ def attribute(sys_path: str, name: str) -> str:
         return ""
 
 
-@dataclass(frozen=True)
-class Disk:
+class Disk(Record):
     """One block device: ``name`` and ``node`` (devtmpfs), its directory in sysfs, its ``device`` number as major:minor and size in bytes."""
 
     name: str

@@ -8,8 +8,8 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from ..record import Record
 from ..run import run
 
 SUBVOLUMES = ("@persist-state", "@persist-data", "@persist-state-snapshots")
@@ -86,8 +86,7 @@ def add_device(path: str, node: str) -> None:
     _ioctl(path, _ADD_DEV, _named(node))
 
 
-@dataclass(frozen=True)
-class Device:
+class Device(Record):
     """A device of a mounted filesystem as the kernel has it; sizes in bytes, ``node`` '' where it never saw it. ``missing`` is the kernel's opinion,
     which a device that was pulled out while it was in use does not change."""
 

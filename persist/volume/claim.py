@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 
 from ..boot.config import Config
 from ..errors import PersistError, Refusal
+from ..record import replace
 from ..run import run
 from . import binding, blockdev, btrfs, claimable, header, layout, refused
 from .blockdev import Disk

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from ..record import Record
 from .superblock import read_at
 
 OFFSET = 49152
@@ -19,8 +19,7 @@ LENGTH = 512
 _FORM = rb"persist-degraded 1 ([0-9a-f-]{36}) (\d{1,9}) ([0-9a-f]{16}(?:,[0-9a-f]{16})*)\n\0*"
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(Record):
     """``uuid`` of the filesystem, its own random ``id``, and the ids of the marks that were there before, newest first.
 
     ``counter``: how many times it was mounted without a member since it was last whole, 0 where it has been healed.

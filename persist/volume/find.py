@@ -8,9 +8,9 @@ left alone and said, because the wrong choice forks or overwrites what the machi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from ..boot.config import Config
+from ..record import Record
 from .blockdev import number_of
 from .layout import DATA_NAME
 
@@ -18,8 +18,7 @@ BTRFS = "btrfs"
 Resolve = Callable[[str], str]
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(Record):
     """One filesystem, or one member of a btrfs: its node, device numbers (major:minor) of it and of its disk, ids and labels, and why it is not
     trusted or ''. ``disk_node`` is the whole disk."""
 
@@ -36,8 +35,7 @@ class Candidate:
     disk_node: str = ""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(Record):
     """The volume: mounted from ``node``; ``members`` are all its devices that are here, ``forget`` are those that the kernel must not mix in:
     copies, and members on disks that are not trusted."""
 
@@ -48,8 +46,7 @@ class Found:
     fstype: str = BTRFS
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(Record):
     """There is no volume."""
 
     message: str
@@ -57,8 +54,7 @@ class Missing:
     code: str = "missing"
 
 
-@dataclass(frozen=True)
-class Ambiguous:
+class Ambiguous(Record):
     """Nothing tells which filesystem is the volume. ``code`` is duplicate-label or cloned-disk."""
 
     code: str
@@ -67,8 +63,7 @@ class Ambiguous:
     hint: str
 
 
-@dataclass(frozen=True)
-class Untrusted:
+class Untrusted(Record):
     """There is one, but where it must not be used without being named."""
 
     nodes: tuple[str, ...]
@@ -96,8 +91,7 @@ def _list(nodes: Iterable[str]) -> str:
     return " and ".join(nodes)
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(Record):
     """What a machine knows of its volume beside the configuration.
 
     ``named``: an id that somebody gave for this boot (persist.volume=), which must be it. ``known``: the volume that this machine had

@@ -16,10 +16,10 @@ import signal
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from ..boot.paths import RUN
 from ..errors import PersistError
+from ..record import Record, replace
 from ..run import ENVIRONMENT, run
 from . import binding, blockdev, btrfs, fill, header, layout, mountinfo, superblock
 from .blockdev import Disk
@@ -36,8 +36,7 @@ KILL = "PERSIST_TEST_KILL_AFTER"
 Status = Callable[[str, str], None]
 
 
-@dataclass(frozen=True)
-class Formatted:
+class Formatted(Record):
     """The result: the filesystem's UUID and its data partitions, and the PARTUUIDs of the swap partitions."""
 
     uuid: str

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..errors import Refusal
+from ..record import Record
 from .blockdev import Disk
 from .header import Claim, Layout, Mark
 
 Claimed = tuple[Disk, Claim]
 
 
-@dataclass(frozen=True)
-class Picked:
+class Picked(Record):
     """A set: ``places`` are the disks by index, None where one is missing. ``volume`` is the id of one that was begun, None for a new one or version 1.
 
     ``wanted``: how many disks the headers ask to wait for. ``complete``: the volume is there, nothing but claims is left to be erased.

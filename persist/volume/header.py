@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import Refusal
+from ..record import Record
 
 Layout = Literal["auto", "single", "raid1"]
 
@@ -40,8 +40,7 @@ def is_uuid(value: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value) is not None
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(Record):
     """What was decided when formatting began. ``swap`` is the size of the swap partition in MiB, 0 for none.
 
     ``volume`` is the UUID that the filesystem has or gets, None in a mark of version 1, which is of a disk by itself. ``index`` of ``count`` is the
@@ -69,8 +68,7 @@ class Mark:
         return line.encode("ascii").ljust(LENGTH - MARK_OFFSET, b"\0")
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Record):
     """The second line of a header. ``layout`` '' and ``members`` 0: whoever claimed has no opinion. ``serial`` is as text() writes it."""
 
     layout: Layout | Literal[""] = ""
@@ -85,8 +83,7 @@ class Options:
         return " ".join([f"version={VERSION}", *words]) if words else ""
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(Record):
     """A valid header: its magic word, its options, and the mark where formatting has begun."""
 
     word: str

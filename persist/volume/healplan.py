@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
+from ..record import Record, made
 from .live import Live
 
 Kind = Literal["wait", "resume", "cancel", "replace", "add", "remove", "record", "balance", "clear", "finish"]
 
 
-@dataclass(frozen=True)
-class Spare:
+class Spare(Record):
     """A partition that may become a member. ``devid``: the device that it was, 0 for a new one; ``size`` in bytes, ``part_id`` its PARTUUID.
 
     ``wiped``: it was ours, and healing stopped after it was wiped.
@@ -25,8 +24,7 @@ class Spare:
     wiped: bool = False
 
 
-@dataclass(frozen=True)
-class State:
+class State(Record):
     """What is there: devices, exclusive operation of the kernel ('none' for none), and what else could be used.
 
     ``suspended``: a replace that was stopped and is not going on. ``part_ids`` are the PARTUUIDs of the devices in use by devid, ``recorded``
@@ -38,7 +36,7 @@ class State:
     operation: str = "none"
     suspended: bool = False
     spares: tuple[Spare, ...] = ()
-    part_ids: dict[int, str] = field(default_factory=dict)
+    part_ids: dict[int, str] = made(dict)
     recorded: tuple[str, ...] = ()
     profiles: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
     wanted: tuple[str, str] | None = None
@@ -46,8 +44,7 @@ class State:
     joined: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Record):
     """One thing to do: to a device of the volume, with a partition."""
 
     kind: Kind

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import uuid
-from dataclasses import dataclass, replace
 
 from .. import log
 from ..boot.config import Config, load
 from ..boot.paths import BOOTED, RUN
 from ..errors import PersistError, Refusal
+from ..record import Record, replace
 from ..run import run
 from . import blockdev, claimable, layout, outcome, superblock
 from .blockdev import Disk
@@ -22,8 +22,7 @@ HEAL = f"{RUN}/heal"
 HEAL_SERVICE = "persist-heal.service"
 
 
-@dataclass(frozen=True)
-class Joiner:
+class Joiner(Record):
     """A disk that is ready to join: its data partition and its mark. ``member``: that partition is a member of the volume already, or was."""
 
     disk: Disk

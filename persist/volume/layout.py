@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..errors import Refusal
+from ..record import Record
 from .header import Layout, Mark
 
 MIB = 1 << 20
@@ -24,8 +23,7 @@ SWAP_MAX = 8192
 RESERVE_MIB = 64
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Record):
     """One partition to be made."""
 
     name: str

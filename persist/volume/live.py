@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import Refusal
+from ..record import Record, replace
 from . import blockdev, btrfs, degraded, superblock
 from .degraded import Mark
 from .members import Member
@@ -24,8 +24,7 @@ _TORN = 0.02  # seconds until a superblock is read again that made no sense
 _PAUSE = 0.5  # seconds between two looks at members whose superblocks differ: the kernel may be writing them
 
 
-@dataclass(frozen=True)
-class Live:
+class Live(Record):
     """One device of the mounted volume; sizes in bytes.
 
     ``state``: ``missing`` from the mount on, ``lost`` since (pulled out, or it does not answer), ``behind``: it is there and was not written with the

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from ..boot.config import Config, load
 from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError, Refusal
+from ..record import as_dict
 from ..run import run
 from . import blockdev, btrfs, healstate, health, joining, layout, live, mountinfo, reserve, resize, scrub_service, store, swap
 from .claim import write_claim
@@ -60,7 +60,7 @@ def describe(path: str = VOLUME) -> dict[str, Any]:
         "profiles": {"data": sorted(data), "metadata": sorted(metadata)},
         "size": space.f_blocks * space.f_frsize, "free": space.f_bavail * space.f_frsize, "reserve_used": reserve.in_use(path),
         "operation": operation, "progress": progress(path, operation), "scrub": scrub_status(path)["message"],
-        "members": [_member(uuid, m) for m in live.members(path)], "reasons": [asdict(r) for r in health.examine(uuid, path)],
+        "members": [_member(uuid, m) for m in live.members(path)], "reasons": [as_dict(r) for r in health.examine(uuid, path)],
     }
 
 
@@ -182,4 +182,4 @@ def grow(path: str = VOLUME) -> dict[str, Any]:
     uuid = mounted(path, writable=True)
     grown = resize.follow(path)
     message = "\n".join(f"{g.node}: {g.before >> 20} MiB before, {g.after >> 20} MiB now." for g in grown) or resize.why_not(path)
-    return {"uuid": uuid, "grown": [asdict(g) for g in grown], "message": message}
+    return {"uuid": uuid, "grown": [as_dict(g) for g in grown], "message": message}

@@ -8,8 +8,8 @@ data from the stale one. docs/volume.md, "Members at a boot", has the rules; pac
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from ..record import Record
 from . import degraded, superblock
 from .degraded import Mark
 from .superblock import Superblock
@@ -19,8 +19,7 @@ REPLACING = "replace-unfinished"
 _MESSAGES = {MISSING: "MEMBER_MISSING", STALE: "MEMBER_STALE", SPLIT: "MEMBER_SPLIT", REPLACING: "MEMBER_STALE"}
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(Record):
     """One member as it is on its disk."""
 
     node: str
@@ -28,8 +27,7 @@ class Member:
     mark: Mark | None = None
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(Record):
     """Something odd about the members, for the journal and the verdict. ``code`` is stable; ``nodes`` are whom it is about."""
 
     code: str
@@ -43,8 +41,7 @@ class Note:
         return _MESSAGES.get(self.code, "VOLUME_AMBIGUOUS")
 
 
-@dataclass(frozen=True)
-class Assembly:
+class Assembly(Record):
     """The decision. ``use`` are mounted together, the first one is named to mount(8); none may be used where it is empty, and ``notes`` say why.
 
     ``absent`` is how many devices the newest superblock counts beyond them, ``stale`` and ``split`` are left out, ``head`` is the newest degraded

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
 from typing import Literal
 
 from ..boot.paths import MOUNT_ENTRIES, PERSISTENT, RUN
+from ..record import Record, as_dict
 
 Kind = Literal["btrfs", "native", "tmpfs", "root", "none"]
 REAL: tuple[Kind, ...] = ("btrfs", "native")  # a volume, and not what stands in for one
@@ -18,8 +18,7 @@ HEAL = f"{RUN}/heal"  # there may be something for persist-heal.service
 FORMATTED = f"{RUN}/formatted"  # the UUID of a filesystem that this boot has made: udev may still be busy with it
 
 
-@dataclass
-class Outcome:
+class Outcome(Record, frozen=False):
     """The content of volume.json. ``reason`` is a stable code, '' when all is well; ``time`` is ISO 8601 in UTC.
 
     ``expected``: this machine had a volume (known.py) and does without it, so what its root keeps now will be out of sight.
@@ -66,7 +65,7 @@ def _flag(path: str, wanted: bool) -> None:
 def write(outcome: Outcome) -> None:
     """Write volume.json, and after it the flags: entries may be mounted, and what they write stays. Raises OSError."""
     outcome.time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    write_atomically(RECORD, json.dumps({"version": 1} | asdict(outcome), indent=2) + "\n")
+    write_atomically(RECORD, json.dumps({"version": 1} | as_dict(outcome), indent=2) + "\n")
     # An overlay whose upper cannot be written fails to mount, and what requires the path would fail with it.
     _flag(PERSISTENT, outcome.kind in (*REAL, "root") and not outcome.read_only)
     _flag(MOUNT_ENTRIES, outcome.kind in (*REAL, "tmpfs") and not outcome.read_only)

@@ -5,10 +5,10 @@ is extended, and then the filesystem, but for its reserve. Smaller it never gets
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from ..boot.paths import VOLUME
 from ..errors import PersistError
+from ..record import Record
 from ..run import run
 from . import blockdev, fill, layout, live
 from .blockdev import Disk
@@ -17,8 +17,7 @@ _SLACK = 2 * layout.MIB  # more than this behind the last partition and its back
 _SECTOR = 512  # of sysfs
 
 
-@dataclass(frozen=True)
-class Grown:
+class Grown(Record):
     """What one member won: its node, and the old and new size of the filesystem on it in bytes."""
 
     node: str

@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass
 from types import FrameType
 
 from .. import log
 from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError
+from ..record import Record
 from ..run import run
 from . import mountinfo
 
 _SUMMARY = re.compile(r"^Error summary:\s+(.*)$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Scrubbed:
+class Scrubbed(Record):
     """What reading everything came to: '' for no errors, else what btrfs(8) counted; ``beyond_repair`` where a second copy was of no help."""
 
     errors: str

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+
+from ..record import Record
 
 OFFSET = 64 << 10
 SIZE = 4096
@@ -21,8 +22,7 @@ _POLYNOMIAL = 0x82F63B78
 _table: list[int] = []
 
 
-@dataclass(frozen=True)
-class Superblock:
+class Superblock(Record):
     """``fsid`` and ``device_uuid`` are UUIDs in text; ``devid`` is 0 for the target of an unfinished replace; sizes are in bytes.
 
     ``log_root``: where writes that were synced after the last commit are, 0 where there are none.

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from persist import record
 from persist.errors import PersistError
 from persist.volume import btrfs, claim, header, heal, layout, live, store, superblock, wipe
 from persist.volume.header import Mark, Options
@@ -359,7 +359,7 @@ def test_member_in_use_is_never_wiped(place: Path, make_disk: Make, monkeypatch:
     node = v.data(v.disks[1])
     before = superblock.read(node)
     read = live.glance
-    monkeypatch.setattr(live, "glance", lambda path: [dataclasses.replace(m, state="behind") if m.node == node else m for m in read(path)])
+    monkeypatch.setattr(live, "glance", lambda path: [record.replace(m, state="behind") if m.node == node else m for m in read(path)])
     assert heal.Healer(v.at, v.config, lambda step, text: None).heal() == 0
     with pytest.raises(PersistError, match="in use"):
         wipe.erase(node, v.uuid, lambda member: False)

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from persist.record import replace
 from persist.volume import live
 from persist.volume.degraded import Mark
 from persist.volume.healplan import Spare, State, next_step

@@ -8,12 +8,12 @@ import shutil
 import signal
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from persist.errors import PersistError
+from persist.record import replace
 from persist.state.seed_store import STEPS
 
 from .test_seed_basic import ID, Rig

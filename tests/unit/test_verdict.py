@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 
 from persist.boot.load import load
 from persist.boot.paths import IMAGE, MOUNT_ENTRIES, STALE, STORE, VOLUME, escape, overlay_option
+from persist.record import as_dict
 from persist.state import verdict as v
 from persist.volume.mountinfo import Mount, parse
 from persist.volume.outcome import Outcome
@@ -23,7 +23,7 @@ from persist.volume.outcome import Outcome
 VOLUME_MOUNT = Mount(20, 1, "0:30", "/@persist-state", VOLUME, "rw,noatime", "btrfs", "/dev/vda2", "rw,subvol=/@persist-state")
 ROOT = Mount(1, 0, "254:0", "/", "/", "ro,relatime", "ext4", "/dev/vdb", "ro")
 IMAGE_MOUNT = Mount(21, 1, "254:0", "/", IMAGE, "rw,relatime", "ext4", "/dev/vdb", "ro")
-BTRFS = asdict(Outcome(kind="btrfs", device="/dev/vda2", uuid="a-b-c"))
+BTRFS = as_dict(Outcome(kind="btrfs", device="/dev/vda2", uuid="a-b-c"))
 
 
 def overlay(path: str, number: int, *, parent: int = 1, upper: str | None = None, options: str = "rw,relatime", more: str = "rw") -> Mount:
@@ -268,7 +268,7 @@ def test_stale(scene: Scene, kind: str, options: str, flag: bool, state: str) ->
     scene.registry("/srv/x|bind")
     held = Mount(30, 1, "254:0", "/srv/x", "/srv/x", options, "ext4", "/dev/vdb", "rw")
     store = [Mount(20, 1, "254:0", "/var/lib/persist/root", VOLUME, "rw", "ext4", "/dev/vdb", "rw")] if kind == "root" else []
-    volume = asdict(Outcome(kind=kind, reason="known-volume-missing", message="Away.", expected=True))  # type: ignore[arg-type]
+    volume = as_dict(Outcome(kind=kind, reason="known-volume-missing", message="Away.", expected=True))  # type: ignore[arg-type]
     found = scene.judge(FakeLook([ROOT, *store, held], there=(STALE,) if flag else ()), volume)
     assert (found.verdict, [e.state for e in found.entries]) == (v.VOLATILE, [state])
 
@@ -285,7 +285,7 @@ def test_read_only_below_memory(scene: Scene) -> None:
     own = Mount(22, 20, "0:50", "/", f"{VOLUME}/srv/x", "rw", "overlay", "overlay", "rw")
     tmpfs = Mount(20, 1, "0:40", "/", VOLUME, "rw", "tmpfs", "tmpfs", "rw")
     right = [Mount(30, 1, "0:50", "/", "/srv/x", "rw", "overlay", "overlay", "rw"), Mount(31, 1, "0:40", "/srv/y", "/srv/y", "rw", "tmpfs", "tmpfs", "rw")]
-    volume = asdict(Outcome(kind="tmpfs", reason="read-only", message="Asked for."))
+    volume = as_dict(Outcome(kind="tmpfs", reason="read-only", message="Asked for."))
     assert [e.state for e in scene.judge(FakeLook([ROOT, tmpfs, own, *right]), volume).entries] == ["mounted", "mounted"]
     wrong = Mount(30, 1, "0:51", "/", "/srv/x", "rw", "overlay", "overlay", "rw")
     assert [e.state for e in scene.judge(FakeLook([ROOT, tmpfs, own, wrong, right[1]]), volume).entries] == ["failed", "mounted"]
@@ -337,13 +337,13 @@ def test_who_expects_a_volume(scene: Scene, how: str) -> None:
         scene.environ["SYSTEMD_PROC_CMDLINE"] = "quiet persist.volume=x"
     else:
         scene.conf(how)
-    assert scene.judge(FakeLook(NOTHING), asdict(Outcome(reason="missing"))).verdict == v.DEGRADED
+    assert scene.judge(FakeLook(NOTHING), as_dict(Outcome(reason="missing"))).verdict == v.DEGRADED
 
 
 @pytest.mark.parametrize("code", ["duplicate-label", "cloned-disk", "untrusted", "broken", "failed", "volume-service", "volume-json"])
 def test_a_volume_that_could_be_there(scene: Scene, code: str) -> None:
     scene.registry("/srv|bind")
-    found = scene.judge(FakeLook(NOTHING), asdict(Outcome(reason=code, message="It is so.", hint="Do this.")))
+    found = scene.judge(FakeLook(NOTHING), as_dict(Outcome(reason=code, message="It is so.", hint="Do this.")))
     assert (found.verdict, codes(found)) == (v.DEGRADED, [code])
 
 
@@ -366,8 +366,8 @@ def test_read_only_volume(scene: Scene) -> None:
 
 def test_tmpfs_entries_do_not_need_a_volume(scene: Scene) -> None:
     scene.registry("/tmp|tmpfs")
-    assert states(scene.judge(FakeLook(NOTHING, writable=True), asdict(Outcome(reason="missing")))) == {"/tmp": "tmpfs"}
-    found = scene.judge(FakeLook(NOTHING), asdict(Outcome(reason="missing", root_read_only=True)))
+    assert states(scene.judge(FakeLook(NOTHING, writable=True), as_dict(Outcome(reason="missing")))) == {"/tmp": "tmpfs"}
+    found = scene.judge(FakeLook(NOTHING), as_dict(Outcome(reason="missing", root_read_only=True)))
     assert (found.verdict, states(found), codes(found)) == (v.VOLATILE, {"/tmp": "failed"}, ["missing", "entry-failed"])
 
 
@@ -408,7 +408,7 @@ def test_bad_files(scene: Scene) -> None:
     found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]))
     assert (found.verdict, codes(found)) == (v.DEGRADED, ["registry"])
     assert "/usr/lib/persist.d/bad.conf:2" in found.reasons[0].message
-    off = scene.judge(FakeLook(NOTHING), asdict(Outcome(reason="missing")))
+    off = scene.judge(FakeLook(NOTHING), as_dict(Outcome(reason="missing")))
     assert (off.verdict, codes(off)) == (v.OFF, ["missing", "registry"])
 
 
@@ -445,13 +445,13 @@ def test_off(scene: Scene, how: str, why: str) -> None:
 
 def test_read_volume(tmp_path: Path) -> None:
     record = tmp_path / "run/persist/volume.json"
-    assert v.read_volume(str(tmp_path)) == asdict(Outcome()) | {"reason": "volume-service", "message": "persist-volume.service has not run to its end.",
+    assert v.read_volume(str(tmp_path)) == as_dict(Outcome()) | {"reason": "volume-service", "message": "persist-volume.service has not run to its end.",
                                                               "hint": "See 'journalctl -b -u persist-volume.service'."}
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps({"version": 1} | BTRFS))
     assert v.read_volume(str(tmp_path)) == BTRFS
     record.write_text('{"kind": "none"}')
-    assert v.read_volume(str(tmp_path)) == asdict(Outcome()), "what is left out has its default"
+    assert v.read_volume(str(tmp_path)) == as_dict(Outcome()), "what is left out has its default"
 
 
 @pytest.mark.parametrize("content", [
@@ -536,7 +536,7 @@ def test_look_reads_this_machine() -> None:
 def test_known_volume_is_away(scene: Scene) -> None:
     """A writable root that has known a volume: what is written now is out of sight when it is back."""
     scene.registry("/srv|bind")
-    away = asdict(Outcome(reason="known-volume-missing", message="It is away.")) | {"expected": True}
+    away = as_dict(Outcome(reason="known-volume-missing", message="It is away.")) | {"expected": True}
     found = scene.judge(FakeLook(NOTHING), away)
     assert (found.verdict, codes(found)) == (v.VOLATILE, ["known-volume-missing"])
 

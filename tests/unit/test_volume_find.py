@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from persist.boot.config import Config
+from persist.record import replace
 from persist.volume.candidates import decode
 from persist.volume.find import Ambiguous, Candidate, Decision, Found, Machine, Missing, Untrusted, decide
 
