@@ -29,11 +29,11 @@ def add(verbs: Any) -> None:
 def _volume(wanted: str) -> str:
     """The volume to join. Raises PersistError."""
     from ..boot.paths import VOLUME
-    from ..volume.header import is_uuid
+    from ..volume import ids
     from ..volume.mount import mounted_uuid
 
     if wanted != MOUNTED:
-        if not is_uuid(wanted.lower()):
+        if not ids.valid(wanted.lower()):
             raise PersistError(f"'{wanted}' is not the UUID of a volume.", hint="'persistctl status' shows it.")
         return wanted.lower()
     found = mounted_uuid(VOLUME)

@@ -11,8 +11,9 @@ import os
 import re
 
 from ..record import Record
+from . import ids
 from .blockdev import Disk
-from .header import LENGTH, MARK_OFFSET, is_uuid, text
+from .header import LENGTH, MARK_OFFSET, text
 
 DMI = "/sys/class/dmi/id/product_uuid"
 NONE = "-"
@@ -61,7 +62,7 @@ def machine_dmi() -> str:
             found = f.read().strip().lower()
     except OSError:
         return NONE  # no DMI: a container, many ARM boards
-    return found if is_uuid(found) and found not in _UNUSABLE else NONE
+    return found if ids.valid(found) and found not in _UNUSABLE else NONE
 
 
 def disk_serial(disk: Disk) -> str:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import uuid
 from typing import Any, Literal
 
 from ..boot.config import Config
 from ..errors import CommandError, Refusal
 from ..run import run
-from . import binding, blockdev, header, layout, trust
+from . import binding, blockdev, header, ids, layout, trust
 from .blockdev import Disk
 from .header import Claim, Mark
 from .layout import DATA_NAME, MIB, SWAP_NAME
@@ -158,13 +157,13 @@ def judge_table(table: dict[str, Any] | None, mark: Mark, node: str) -> bool:
     wanted = layout.parts(mark, layout.MIN_DISK + mark.swap)  # sizes do not count here
     for part in found:
         ours = [w for w in wanted if w.name == part.get("name")]
-        if not ours or not _same(part.get("uuid"), uuid.UUID(ours[0].id)) or str(part.get("type")).upper() != ours[0].type:
+        if not ours or not _same(part.get("uuid"), ours[0].id) or str(part.get("type")).upper() != ours[0].type:
             raise foreign
     return len(found) == len(wanted)
 
 
-def _same(text: Any, wanted: uuid.UUID) -> bool:
-    return str(text).lower() == str(wanted)
+def _same(text: Any, wanted: str) -> bool:
+    return str(text).lower() == wanted
 
 
 def flush(disk: Disk) -> None:
@@ -197,7 +196,7 @@ def check_begun(disk: Disk, mark: Mark) -> Progress:
         if kind and (kind, label) not in (("swap", SWAP_NAME), ("btrfs", UNFINISHED), ("btrfs", DATA_NAME)):
             strange.append(kind)
         if part.name == DATA_NAME and (kind, label) == ("btrfs", DATA_NAME):
-            if mark.volume is not None and found.get("UUID", "").lower() != str(mark.volume):
+            if mark.volume and found.get("UUID", "").lower() != mark.volume:
                 strange.append("another volume")
             elif not strange:
                 if not whole:
@@ -219,7 +218,7 @@ def memory_mib() -> int:
 
 def new_mark(disk: Disk, config: Config, count: int = 1) -> Mark:
     """What formatting this disk now would begin with, as one of ``count``. Raises Refusal where SwapSize= does not fit."""
-    return Mark(uuid.uuid4(), layout.swap_size(disk.mib, memory_mib() // count, config.swap_size), uuid.uuid4(), count=count)
+    return Mark(ids.new(), layout.swap_size(disk.mib, memory_mib() // count, config.swap_size), ids.new(), count=count)
 
 
 def check(disk: Disk, claim: Claim | None, config: Config, count: int = 1) -> tuple[Progress, Mark]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-import uuid
 from collections.abc import Callable
 
 from ..boot.paths import RUN
@@ -94,7 +93,7 @@ class Member:
 
     def note_volume(self, volume: str) -> None:
         """Put the id of the filesystem into the mark."""
-        self.mark = replace(self.mark, volume=uuid.UUID(volume))
+        self.mark = replace(self.mark, volume=volume)
         write(self.disk, self.mark.encode(), header.MARK_OFFSET)
 
     def node(self, name: str) -> str:
@@ -145,7 +144,7 @@ class Steps:
         self.status = status
         self.mark = members[0].mark
         self.shown = ", ".join(m.disk.node for m in members)
-        self.volume = str(self.mark.volume or "")  # the filesystem, as soon as there is one
+        self.volume = self.mark.volume  # the filesystem, as soon as there is one
         self.work = work_directory(members[0].disk)
 
     def _begin(self, name: str, text: str) -> None:
@@ -197,7 +196,7 @@ class Steps:
         if found is None:
             raise PersistError(f"mkfs.btrfs reported success, and there is no filesystem on {nodes[0]}.", hint="See 'journalctl -b -k' for errors of the disk.")
         self.volume = found.fsid
-        if self.mark.volume is not None:
+        if self.mark.volume:
             each(lambda m: m.note_volume(found.fsid), self.members)
 
     def _mount(self) -> None:
@@ -262,7 +261,7 @@ class Steps:
         if complete:
             self._finish_label()
         nodes = self.nodes()
-        if self.mark.volume is None:
+        if not self.mark.volume:
             found = superblock.read(nodes[0])
             self.volume = found.fsid if found is not None else ""
         self.on_each("erase", lambda m: m.erase(self.volume), "erasing the claim")

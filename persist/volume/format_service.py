@@ -158,7 +158,7 @@ def _there(every: list[Candidate]) -> Callable[[Claimed], bool]:
     def there(one: Claimed) -> bool:
         mark = one[1].mark
         # A mark of version 1 knows no id, but is of a disk by itself.
-        return mark is not None and (str(mark.volume) in labelled if mark.volume is not None else one[0].device in own)
+        return mark is not None and (mark.volume in labelled if mark.volume else one[0].device in own)
 
     return there
 
@@ -194,7 +194,7 @@ def _make(news: list[Claimed], config: Config, wanted: Machine | str | None, bla
             _refuse(disk, refusal)
 
     def alone(picked: Picked) -> None:
-        check_alone(disks, str(picked.volume or ""), config, wanted, every)
+        check_alone(disks, picked.volume, config, wanted, every)
 
     try:
         what = "carries a claim and is formatted now." if len(disks) == 1 else "carry claims and are formatted now."
@@ -278,7 +278,7 @@ def format_claimed(every: list[Disk], config: Config, wanted: Machine | str | No
         try:
             picked = formatset.pick(news, _there(_candidates()))
             if picked.missing:
-                check_alone([d for d, _ in news], str(picked.volume or ""), config, wanted)
+                check_alone([d for d, _ in news], picked.volume, config, wanted)
                 joins, news = _split(_wait(every, config, claims))
         except Refusal as e:
             _refuse_all([d for d, _ in news], e)

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 
 from ..errors import Refusal
 from ..record import Record
+from . import ids
 from .blockdev import Disk
 from .header import Claim, Layout, Mark
 
@@ -15,7 +15,7 @@ Claimed = tuple[Disk, Claim]
 
 
 class Picked(Record):
-    """A set: ``places`` are the disks by index, None where one is missing. ``volume`` is the id of one that was begun, None for a new one or version 1.
+    """A set: ``places`` are the disks by index, None where one is missing. ``volume`` is the id of one that was begun, '' for a new one or version 1.
 
     ``wanted``: how many disks the headers ask to wait for. ``complete``: the volume is there, nothing but claims is left to be erased.
     """
@@ -23,7 +23,7 @@ class Picked(Record):
     places: tuple[Claimed | None, ...]
     others: tuple[Claimed, ...]
     layout: Layout
-    volume: uuid.UUID | None
+    volume: str
     wanted: int
     complete: bool = False
 
@@ -57,11 +57,11 @@ def _wanted(disks: list[Claimed], layout: Layout) -> int:
 def _fresh(claims: list[Claimed]) -> Picked:
     said = _opinions(claims, lambda claim: claim.options.layout, "layout")
     layout: Layout = "single" if said == "single" else "raid1" if said == "raid1" else "auto"
-    return Picked(tuple(claims), (), layout, None, _wanted(claims, layout))
+    return Picked(tuple(claims), (), layout, "", _wanted(claims, layout))
 
 
 def _volume(mark: Mark | None) -> str:
-    return str(mark.volume) if mark is not None and mark.volume is not None else ""
+    return mark.volume if mark is not None else ""
 
 
 def pick(claims: list[Claimed], there: Callable[[Claimed], bool] = lambda claim: False) -> Picked:
@@ -78,13 +78,13 @@ def pick(claims: list[Claimed], there: Callable[[Claimed], bool] = lambda claim:
     disk, claim = (done or begun)[0]
     mark = claim.mark
     assert mark is not None
-    if mark.volume is None:
-        return Picked(((disk, claim),), tuple(c for c in claims if c[0] != disk), "auto", None, 0, bool(done))
+    if not mark.volume:
+        return Picked(((disk, claim),), tuple(c for c in claims if c[0] != disk), "auto", "", 0, bool(done))
     places: list[Claimed | None] = [None] * mark.count
     left = []
     for one in claims:
         index = one[1].mark.index if one[1].mark is not None else 0
-        if _volume(one[1].mark) == str(mark.volume) and index < mark.count and places[index] is None:
+        if _volume(one[1].mark) == mark.volume and index < mark.count and places[index] is None:
             places[index] = one
         else:
             left.append(one)
@@ -115,9 +115,9 @@ def places(picked: Picked, marks: dict[str, Mark]) -> list[Mark]:
     is gone could come back with the old one.
     """
     here = picked.disks
-    if picked.volume is None and picked.places[0] is not None and picked.places[0][1].mark is not None:
+    if not picked.volume and picked.places[0] is not None and picked.places[0][1].mark is not None:
         return [marks[here[0][0].sys_path]]  # version 1
-    volume = picked.volume if picked.volume is not None and len(here) == len(picked.places) else uuid.uuid4()
+    volume = picked.volume if picked.volume and len(here) == len(picked.places) else ids.new()
     found = []
     for index, (disk, _) in enumerate(here):
         mark = marks[disk.sys_path]

@@ -9,11 +9,11 @@ from a stranger's: the partition ids are made from the disk id. Afterwards the b
 from __future__ import annotations
 
 import re
-import uuid
 from typing import Literal
 
 from ..errors import Refusal
 from ..record import Record
+from . import ids
 
 Layout = Literal["auto", "single", "raid1"]
 
@@ -35,34 +35,35 @@ def text(raw: str) -> str:
     return "".join(pieces)[:_TEXT_MAX]
 
 
-def is_uuid(value: str) -> bool:
-    """Whether a text is a UUID as we write it, in lower case."""
-    return re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", value) is not None
-
-
 class Mark(Record):
     """What was decided when formatting began. ``swap`` is the size of the swap partition in MiB, 0 for none.
 
-    ``volume`` is the UUID that the filesystem has or gets, None in a mark of version 1, which is of a disk by itself. ``index`` of ``count`` is the
+    ``volume`` is the UUID that the filesystem has or gets, '' in a mark of version 1, which is of a disk by itself. ``index`` of ``count`` is the
     place in the set of disks; ``join``: it becomes a member of a volume that is there already.
     """
 
-    disk_id: uuid.UUID
+    disk_id: str
     swap: int
-    volume: uuid.UUID | None = None
+    volume: str = ""
     index: int = 0
     count: int = 1
     join: bool = False
     layout: Layout = "auto"
 
-    def part_id(self, name: str) -> uuid.UUID:
-        """The id of a partition or filesystem of this disk."""
-        return uuid.uuid5(self.disk_id, name)
+    @property
+    def swap_id(self) -> str:
+        """The id of the swap partition."""
+        return ids.beside(self.disk_id, 1)
+
+    @property
+    def data_id(self) -> str:
+        """The id of the data partition."""
+        return ids.beside(self.disk_id, 2)
 
     def encode(self) -> bytes:
         """The bytes at MARK_OFFSET."""
         line = f"persist-format-begun 1 {self.disk_id} {self.swap}\n"
-        if self.volume is not None:
+        if self.volume:
             line = (f"persist-format-begun 2 {self.disk_id} {self.swap} {self.volume} {self.index}/{self.count} "
                     f"{'join' if self.join else 'new'} {self.layout}\n")
         return line.encode("ascii").ljust(LENGTH - MARK_OFFSET, b"\0")
@@ -93,7 +94,7 @@ class Claim(Record):
     @property
     def join(self) -> str:
         """The volume that the disk is to join, '' for one that becomes a volume of its own."""
-        return self.options.join or (str(self.mark.volume) if self.mark is not None and self.mark.join else "")
+        return self.options.join or (self.mark.volume if self.mark is not None and self.mark.join else "")
 
 
 def encode(word: str, options: Options | None = None) -> bytes:
@@ -113,11 +114,10 @@ def _word(data: bytes, words: list[str]) -> str:
     return ""
 
 
-def _id(raw: bytes) -> uuid.UUID:
-    try:
-        return uuid.UUID(raw.decode("ascii"))
-    except ValueError:
-        raise _unknown() from None
+def _id(raw: bytes) -> str:
+    if not ids.valid(raw.decode("ascii")):
+        raise _unknown()
+    return raw.decode("ascii")
 
 
 def _unknown() -> Refusal:
@@ -178,7 +178,7 @@ def _options(line: str) -> Options:
     if len(serial) > _TEXT_MAX:
         raise _bad(f"a serial= of more than {_TEXT_MAX} characters")
     join = found.pop("join", "").lower()
-    if join and not is_uuid(join):
+    if join and not ids.valid(join):
         raise _bad(f"'join={join[:60]}', which is not the UUID of a volume")
     if found:
         raise _bad(f"the option '{next(iter(found))[:60]}=', which this version does not know")

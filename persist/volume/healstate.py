@@ -104,7 +104,7 @@ def _spares(uuid: str, devices: list[Live], ids: tuple[str, ...], ready: list[Jo
         found = [Spare(m.node, blockdev.by_node(m.node).size, part_id(m.node), m.superblock.devid) for m in stale(devices, outsiders(uuid, devices, config))]
         found += _wiped(ids, used, config)
     taken = {s.node for s in found}
-    found += [Spare(j.node, blockdev.by_node(j.node).size, str(j.mark.part_id(DATA_NAME))) for j in _unsplit(uuid, devices, ready)
+    found += [Spare(j.node, blockdev.by_node(j.node).size, j.mark.data_id) for j in _unsplit(uuid, devices, ready)
               if j.node not in taken and blockdev.number_of(j.node) not in used]
     return found
 

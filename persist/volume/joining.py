@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 
 from .. import log
 from ..boot.config import Config, load
@@ -62,7 +61,7 @@ def prepare(disk: Disk, volume: str, config: Config, status: Status) -> bool:
             return True
         if progress == "complete":
             raise Refusal("volume-exists", "It is a state volume of its own already.", hint="Erase it with 'persistctl claim --force --join'.")
-        mark = replace(mark, volume=uuid.UUID(volume), index=0, count=1, join=True, layout="auto")
+        mark = replace(mark, volume=volume, index=0, count=1, join=True, layout="auto")
         Steps([Member(disk, locks[disk.sys_path], claim.mark, mark, progress, claim.word)], status).prepare()
     trigger([disk])
     return True
@@ -77,7 +76,7 @@ def ask_to_heal() -> None:
 
 def _joiner(disk: Disk, volume: str, config: Config) -> Joiner | None:
     claim = claimable.read_claim(disk, config.magic_headers)
-    if claim is None or claim.mark is None or not claim.mark.join or str(claim.mark.volume) != volume:
+    if claim is None or claim.mark is None or not claim.mark.join or claim.mark.volume != volume:
         return None
     check_join(claim, volume, config)
     progress, mark = claimable.check(disk, claim, config)
@@ -121,5 +120,5 @@ def finish(joiner: Joiner, config: Config) -> None:
         if claim.mark != joiner.mark:
             raise PersistError(f"{joiner.disk.node} has another claim now.", hint="It was exchanged or claimed again.", PERSIST_DEVICE=joiner.disk.node)
         member = Member(joiner.disk, locks[joiner.disk.sys_path], claim.mark, joiner.mark, "joined", claim.word)
-        member.erase(str(joiner.mark.volume))
+        member.erase(joiner.mark.volume)
     trigger([joiner.disk])

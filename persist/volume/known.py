@@ -11,16 +11,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 
-from . import newmount
+from . import ids, newmount
 
 DIRECTORY = "/var/lib/persist"
 NAME = "known-volume"
 PATH = f"{DIRECTORY}/{NAME}"
 ROOT = "/"
-UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 def _directory(*, make: bool) -> int:
@@ -53,7 +51,7 @@ def read() -> str:
     with open(fd, "rb") as f:
         data = f.read(100) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
     text = data.decode("ascii", "replace").strip().lower()
-    return text if re.fullmatch(UUID, text) else ""
+    return text if ids.valid(text) else ""
 
 
 def note(uuid: str) -> None:

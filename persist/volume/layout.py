@@ -56,9 +56,9 @@ def parts(mark: Mark, disk: int) -> list[Part]:
     at = FIRST
     found = []
     if mark.swap:
-        found.append(Part(SWAP_NAME, SWAP_TYPE, at, mark.swap, str(mark.part_id(SWAP_NAME))))
+        found.append(Part(SWAP_NAME, SWAP_TYPE, at, mark.swap, mark.swap_id))
         at += mark.swap
-    found.append(Part(DATA_NAME, DATA_TYPE, at, disk - LAST - at, str(mark.part_id(DATA_NAME))))
+    found.append(Part(DATA_NAME, DATA_TYPE, at, disk - LAST - at, mark.data_id))
     return found
 
 

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from .. import log
 from ..boot.config import Config
 from ..boot.facts import Facts
-from . import blockdev, candidates, known, mount, outcome
+from . import blockdev, candidates, ids, known, mount, outcome
 from .find import BTRFS, Ambiguous, Decision, Found, Machine, Missing, Untrusted, decide
 from .members import Assembly
 
@@ -26,7 +25,7 @@ def _credential() -> str:
             text = f.read(100).strip().lower()
     except OSError:
         return ""
-    if text and not re.fullmatch(known.UUID, text):
+    if text and not ids.valid(text):
         log.log(log.WARNING, f"The credential {CREDENTIAL} is not a UUID and is ignored.", "FAILED", PERSIST_PATH=f"{CREDENTIALS}/{CREDENTIAL}")
         return ""
     return text

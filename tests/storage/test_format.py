@@ -7,13 +7,12 @@ import fcntl
 import json
 import os
 import stat
-import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from persist.volume import binding, blockdev, header, layout
+from persist.volume import binding, blockdev, header, ids, layout
 from persist.volume.btrfs import SUBVOLUMES
 from persist.volume.format import STEPS
 from persist.volume.header import Mark
@@ -165,7 +164,7 @@ def test_large_sectors(make_disk: Make, tmp_path: Path) -> None:
 def test_mark_of_version_1(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], step: str) -> None:
     """Begun by a version that knew one disk only, and no id of the volume: finished as that would have done."""
     disk = make_disk(BIG)
-    disk.write(header.MARK_OFFSET, Mark(uuid.uuid4(), 192).encode())
+    disk.write(header.MARK_OFFSET, Mark(ids.new(), 192).encode())
     if step:
         assert disk.format(kill_after=step, swap="0").returncode == -9
         disk.replug()

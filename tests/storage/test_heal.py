@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 from persist import record
 from persist.errors import PersistError
-from persist.volume import btrfs, claim, header, heal, layout, live, store, superblock, wipe
+from persist.volume import btrfs, claim, header, heal, ids, layout, live, store, superblock, wipe
 from persist.volume.header import Mark, Options
 
 from .conftest import Make
@@ -97,7 +96,7 @@ def stale(place: Path, make: Make) -> Volume:
 
 def joiner(v: Volume, disk: LoopDisk) -> None:
     """As persist-format.service leaves a disk that is to join."""
-    mark = v.marks[str(disk.file)] = Mark(uuid.uuid4(), 0, uuid.UUID(v.uuid), 0, 1, True, "auto")
+    mark = v.marks[str(disk.file)] = Mark(ids.new(), 0, v.uuid, 0, 1, True, "auto")
     if disk not in v.disks:
         v.disks.append(disk)
     v.divide(disk)

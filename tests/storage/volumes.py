@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from persist.boot.config import Config
-from persist.volume import btrfs, header, layout, mount, mountinfo, store, superblock
+from persist.volume import btrfs, header, ids, layout, mount, mountinfo, store, superblock
 from persist.volume.find import Found
 from persist.volume.header import Mark
 from persist.volume.members import Assembly
@@ -27,8 +26,8 @@ class Volume:
         self.at = str(top / "volume")
         os.makedirs(self.at, exist_ok=True)
         self.disks = disks
-        self.uuid = str(uuid.uuid4())
-        self.marks = {str(d.file): Mark(uuid.uuid4(), 0) for d in disks}
+        self.uuid = ids.new()
+        self.marks = {str(d.file): Mark(ids.new(), 0) for d in disks}
         for disk in disks:
             self.divide(disk)
         data, metadata = layout.profiles("single" if profile == "single" else "auto", len(disks))
@@ -38,8 +37,8 @@ class Volume:
         for name in btrfs.SUBVOLUMES:
             tool("btrfs", "subvolume", "create", f"{self.at}/{name}")
         store.make(f"{self.at}/{btrfs.SUBVOLUMES[0]}")
-        ids = [str(self.marks[str(d.file)].part_id("persist-data")) for d in disks]
-        store.write_record(f"{self.at}/{btrfs.SUBVOLUMES[0]}", store.record(self.uuid, ids, []) | {"profile": profile})
+        part_ids = [self.marks[str(d.file)].data_id for d in disks]
+        store.write_record(f"{self.at}/{btrfs.SUBVOLUMES[0]}", store.record(self.uuid, part_ids, []) | {"profile": profile})
         for number in range(1, len(disks) + 1):
             tool("btrfs", "filesystem", "resize", f"{number}:{whole or layout.filesystem_bytes(os.stat(disk.file).st_size - 2 * layout.MIB)}", self.at)
         tool("umount", self.at)

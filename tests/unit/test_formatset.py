@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import uuid
-
 import pytest
 
 from persist.boot.config import DEFAULT_HEADER, Config
 from persist.errors import Refusal
-from persist.volume import formatset, joining, layout
+from persist.volume import formatset, ids, joining, layout
 from persist.volume.blockdev import Disk
 from persist.volume.formatset import Claimed, Picked
 from persist.volume.header import Claim, Layout, Mark, Options
 
-X, Y = uuid.UUID(int=1 << 100), uuid.UUID(int=2 << 100)
+X, Y = "00000010-0000-4000-8000-000000000000", "00000020-0000-4000-8000-000000000000"
 
 
 def disk(name: str) -> Disk:
@@ -25,8 +23,13 @@ def fresh(name: str, layout: Layout | str = "", members: int = 0) -> Claimed:
     return disk(name), Claim(DEFAULT_HEADER, None, Options(layout, members))  # type: ignore[arg-type]
 
 
-def begun(name: str, volume: uuid.UUID | None, index: int = 0, count: int = 1, layout: Layout = "auto", members: int = 0) -> Claimed:
-    return disk(name), Claim(DEFAULT_HEADER, Mark(uuid.uuid5(X, name), 64, volume, index, count, False, layout), Options("", members))
+def own(name: str) -> str:
+    """The disk id of a disk, by its name of one letter."""
+    return f"000000{ord(name):02x}-0000-4000-8000-000000000000"
+
+
+def begun(name: str, volume: str, index: int = 0, count: int = 1, layout: Layout = "auto", members: int = 0) -> Claimed:
+    return disk(name), Claim(DEFAULT_HEADER, Mark(own(name), 64, volume, index, count, False, layout), Options("", members))
 
 
 def names(picked: Picked) -> list[str]:
@@ -38,17 +41,17 @@ def others(picked: Picked) -> list[str]:
 
 
 def marks(claims: list[Claimed]) -> dict[str, Mark]:
-    return {d.sys_path: c.mark or Mark(uuid.uuid5(X, d.name), 64, uuid.uuid4()) for d, c in claims}
+    return {d.sys_path: c.mark or Mark(own(d.name), 64, ids.new()) for d, c in claims}
 
 
 def test_fresh_disks_are_one_set() -> None:
     claims = [fresh("a"), fresh("b"), fresh("c")]
     picked = formatset.pick(claims)
-    assert (names(picked), others(picked), picked.missing, picked.layout, picked.volume) == (["a", "b", "c"], [], 0, "auto", None)
+    assert (names(picked), others(picked), picked.missing, picked.layout, picked.volume) == (["a", "b", "c"], [], 0, "auto", "")
     made = formatset.places(picked, marks(claims))
     assert len({m.volume for m in made}) == 1
     assert [(m.index, m.count, m.join) for m in made] == [(0, 3, False), (1, 3, False), (2, 3, False)]
-    assert [m.disk_id for m in made] == [uuid.uuid5(X, n) for n in "abc"]
+    assert [m.disk_id for m in made] == [own(n) for n in "abc"]
 
 
 @pytest.mark.parametrize(("claims", "chosen", "wanted"), [
@@ -107,7 +110,7 @@ def test_a_disk_that_is_gone_is_waited_for_and_done_without_under_a_new_id() -> 
     assert (names(picked), picked.missing) == (["-", "b"], 1)
     (mark,) = formatset.places(picked, marks(claims))
     assert claims[0][1].mark is not None
-    assert mark.volume not in (X, None)
+    assert mark.volume not in (X, "")
     assert (mark.index, mark.count, mark.disk_id, mark.swap) == (0, 1, claims[0][1].mark.disk_id, 64)
 
 
@@ -140,9 +143,9 @@ def test_the_same_place_twice() -> None:
 
 
 def test_a_mark_of_version_1_is_of_a_disk_by_itself() -> None:
-    claims = [begun("a", None), begun("b", None), fresh("c")]
+    claims = [begun("a", ""), begun("b", ""), fresh("c")]
     picked = formatset.pick(claims)
-    assert (names(picked), others(picked), picked.missing, picked.volume) == (["a"], ["b", "c"], 0, None)
+    assert (names(picked), others(picked), picked.missing, picked.volume) == (["a"], ["b", "c"], 0, "")
     assert formatset.places(picked, marks(claims)) == [claims[0][1].mark]
 
 

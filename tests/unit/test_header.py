@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import uuid
-
 import pytest
 
 from persist.boot.config import DEFAULT_HEADER
@@ -13,8 +11,8 @@ from persist.volume import binding, header
 from persist.volume.binding import Binding
 from persist.volume.header import Claim, Mark, Options
 
-ID = uuid.UUID("6a1e0b54-9a3a-4f0e-8a51-2f8f2d6f6b10")
-VOLUME = uuid.UUID("11111111-2222-4333-8444-555555555555")
+ID = "6a1e0b54-9a3a-4f0e-8a51-2f8f2d6f6b10"
+VOLUME = "11111111-2222-4333-8444-555555555555"
 WORD = DEFAULT_HEADER.encode()
 
 

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 import pytest
 
 from persist.boot.config import DEFAULT_HEADER
 from persist.errors import Refusal
-from persist.volume import claimable, header, layout, mountinfo, store, trust
+from persist.volume import claimable, header, ids, layout, mountinfo, store, trust
 from persist.volume.header import Claim, Mark
 
-ID = uuid.UUID("6a1e0b54-9a3a-4f0e-8a51-2f8f2d6f6b10")
+ID = "6a1e0b54-9a3a-4f0e-8a51-2f8f2d6f6b10"
 WORDS = [DEFAULT_HEADER, "lightwhale-please-format-me"]
 
 
@@ -68,7 +67,7 @@ def test_mark(swap: int) -> None:
     data = header.encode(DEFAULT_HEADER)[: header.MARK_OFFSET] + mark.encode()
     assert len(data) == header.LENGTH
     assert header.parse(data, WORDS) == Claim(DEFAULT_HEADER, mark)
-    assert mark.part_id("persist-swap") != mark.part_id("persist-data") == Mark(ID, 0).part_id("persist-data")
+    assert len({ID, mark.swap_id, mark.data_id}) == 3 and mark.data_id == Mark(ID, 0).data_id
 
 
 @pytest.mark.parametrize(("disk", "memory", "configured", "size"), [
@@ -109,8 +108,8 @@ def test_script() -> None:
     mark = Mark(ID, 128)
     assert layout.script(mark, 4096) == (
         f"label: gpt\nlabel-id: {ID}\n"
-        f"start=1MiB, size=128MiB, type=0657FD6D-A4AB-43C4-84E5-0933C84B4F4F, uuid={mark.part_id('persist-swap')}, name=persist-swap\n"
-        f"start=129MiB, size=3966MiB, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid={mark.part_id('persist-data')}, name=persist-data\n")
+        f"start=1MiB, size=128MiB, type=0657FD6D-A4AB-43C4-84E5-0933C84B4F4F, uuid={mark.swap_id}, name=persist-swap\n"
+        f"start=129MiB, size=3966MiB, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid={mark.data_id}, name=persist-data\n")
 
 
 @pytest.mark.parametrize(("size", "reserve"), [(254, 16), (1023, 64), (1024, 64), (1 << 20, 64)])
@@ -139,7 +138,7 @@ def test_torn_table() -> None:
 
 def foreign() -> list[dict[str, Any]]:
     mark = Mark(ID, 128)
-    tables = [table(mark, id=str(uuid.uuid4())), table(mark, label="dos"), table(mark, id=None), {"label": "dos", "partitions": [{"type": "83"}]},
+    tables = [table(mark, id=ids.new()), table(mark, label="dos"), table(mark, id=None), {"label": "dos", "partitions": [{"type": "83"}]},
               table(mark, partitions=table(mark)["partitions"] + [{"name": "mine", "uuid": str(ID), "type": layout.DATA_TYPE}])]
     for key in ("type", "uuid", "name"):
         other = table(mark)
