@@ -177,14 +177,23 @@ def assemble(members: Iterable[Member]) -> Assembly:
     return Assembly(tuple(use), absent, tuple(stale), tuple(split), head, tuple(_notes(absent, stale, split, use)))
 
 
-def torn(assembly: Assembly) -> Assembly | None:
-    """For members that do not mount without those that lag behind: together with those that are behind by the last superblock alone. Pure.
+def _unreached(member: Member, assembly: Assembly) -> bool:
+    """Whether the machine stopped between the writing of the newest mark to those in use and to this member, and nothing was synced under that mark."""
+    own, head, block = member.mark, assembly.head, member.superblock
+    before = head is not None and (head.earlier[:1] == (own.id,) if own is not None else not head.earlier)
+    return before and any((m.superblock.generation, m.superblock.log_root) == (block.generation, block.log_root) for m in assembly.use)
 
-    Of more than two disks, several lag only where the machine stopped within the writing of the superblocks, or of the log's: the data was
+
+def torn(assembly: Assembly) -> Assembly | None:
+    """For members that do not mount without those that lag behind: together with those that are behind by the last superblock, or by the last mark,
+    alone. Pure.
+
+    Of more than two disks, several lag only where the machine stopped within the writing of the superblocks, of the log's, or of a mark: the data was
     written to all of them before, and whoever waited for it to be synced never got an answer. None where there are no such members.
     """
     newest = max(m.superblock.generation for m in assembly.use)
-    behind = [m for m in assembly.stale if m.superblock.devid and _same(m.mark, assembly.head) and newest - m.superblock.generation <= 1]
+    behind = [m for m in assembly.stale if m.superblock.devid and (
+        (_same(m.mark, assembly.head) and newest - m.superblock.generation <= 1) or _unreached(m, assembly))]
     if not behind:
         return None
     use = sorted((*assembly.use, *behind), key=lambda m: (m.superblock.devid == 0, m.superblock.devid))

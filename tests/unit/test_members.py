@@ -161,8 +161,24 @@ def test_a_cut_within_the_writing_of_superblocks() -> None:
     a = torn(assemble([member(1, of=3), member(2, of=3, log=4096), member(3, 98, of=3)]))
     assert a is not None and shown(a) == ("ab", 1, "c", "")
     assert torn(assemble([member(1, 100), member(2, 98)])) is None
-    assert torn(assemble([member(1, 100), member(2, 100, mark("a"))])) is None
     assert torn(assemble([member(1), member(2)])) is None
+
+
+@pytest.mark.parametrize("before", [None, mark("a")])
+def test_a_cut_within_the_writing_of_marks(before: Mark | None) -> None:
+    """Three disks, one is away. Only the first of the others got the new mark: alone it does not mount."""
+    new = mark("b", *([] if before is None else ["a"]))
+    a = torn(assemble([member(1, 100, new, of=3), member(2, 100, before, of=3)]))
+    assert a is not None and shown(a) == ("ab", 1, "", "") and a.head == new
+    a = torn(assemble([member(1, 100, new, of=3, log=4096), member(2, 100, before, of=3, log=4096), member(3, 99, before, of=3)]))
+    assert a is not None and shown(a) == ("ab", 1, "c", "")
+    # Something was written under the new mark, and this one has not seen it.
+    for other in (member(2, 99, before, of=3), member(2, 100, before, of=3, log=4096)):
+        assert torn(assemble([member(1, 100, new, of=3), other])) is None
+    assert torn(assemble([member(1, 100, new, of=3, log=4096), member(2, 100, before, of=3)])) is None
+    # One that missed more than this mark.
+    assert torn(assemble([member(1, 100, mark("c", "b", "a"), of=3), member(2, 100, before, of=3)])) is None
+    assert torn(assemble([member(1, 100, new, of=3), member(2, 100, mark("d"), of=3)])) is None
 
 
 def test_nothing() -> None:
