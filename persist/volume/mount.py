@@ -7,7 +7,6 @@ All of it may have been done before (by the initrd, or by this service): what is
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -22,10 +21,10 @@ from .members import Assembly
 from .mountinfo import Mount
 
 ROOT_STORE = "/var/lib/persist/root"
-_MOMENT = 0.3  # seconds between a mount that failed and the second try
 _UDEV = 5.0  # seconds until udev is done with a disk, or we go on
 # As in packaging/initramfs-tools/persist-early. Access times would make each reading of state a write.
-OPTIONS = f"noatime,subvol={SUBVOLUMES[0]}"
+_SUBVOLUME = f"subvol={SUBVOLUMES[0]}"
+OPTIONS = f"noatime,{_SUBVOLUME}"
 
 
 def mounted_uuid(path: str = VOLUME) -> str:
@@ -74,28 +73,39 @@ def _without_udev(nodes: Iterable[str]) -> Iterator[None]:
         yield
 
 
-def _mount(found: Found, assembly: Assembly, options: str, at: str) -> None:
-    """One mount by a named member, with those in use and no others of this filesystem. Raises CommandError and OSError."""
+@contextmanager
+def _only(found: Found, assembly: Assembly) -> Iterator[None]:
+    """The kernel knows those members that are in use, and no others of this filesystem. Raises CommandError and OSError."""
     # udev tells the kernel about each member, and the kernel takes whatever it knows: one that was written alone would be written over.
     unused = (*found.forget, *(n for n in found.members if n not in assembly.nodes))
-    mount = ("mount", "-t", "btrfs", "-o", options, next(m.node for m in assembly.use if m.superblock.devid), at)
     with _without_udev(unused):
         btrfs.forget(*unused)
         btrfs.scan(*assembly.nodes)
+        yield
+
+
+def _first(assembly: Assembly) -> str:
+    """The member that is named to mount(8): the target of a replace cannot be."""
+    return next(m.node for m in assembly.use if m.superblock.devid)
+
+
+def _mount(found: Found, assembly: Assembly, options: str, at: str) -> None:
+    """One mount by a named member, with those in use and no others of this filesystem.
+
+    Raises CommandError and OSError where nothing was mounted, another PersistError where something was for a moment.
+    """
+    mount = ("mount", "-t", "btrfs", "-o", options, _first(assembly), at)
+    with _only(found, assembly):
+        run(*mount)
         try:
-            run(*mount)
-        except CommandError as e:
-            # The kernel may still be putting down an earlier mount of it, our own trial for one: no reason for a boot without its state.
-            log.log(log.DEBUG, e.message, "FAILED")
-            time.sleep(_MOMENT)
-            btrfs.scan(*assembly.nodes)
-            run(*mount)
-        strangers = _strangers(assembly, at)
-        if strangers:
-            # It came between the look and the mount. By now it is stale.
-            run("umount", at)
-            btrfs.forget(*strangers)
-            run(*mount)
+            strangers = _strangers(assembly, at)
+            if strangers:
+                # It came between the look and the mount. By now it is stale.
+                run("umount", at)
+                btrfs.forget(*strangers)
+                run(*mount)
+        except (CommandError, OSError) as e:
+            raise _broken(found, e.message if isinstance(e, CommandError) else f"{e}.") from e
 
 
 def _check(found: Found, assembly: Assembly, at: str) -> Mount:
@@ -115,27 +125,33 @@ def _check(found: Found, assembly: Assembly, at: str) -> Mount:
     return mount
 
 
-def _try(found: Found, assembly: Assembly, options: str, at: str) -> None:
-    """See whether the kernel would mount it for writing, without a byte written. Raises CommandError, PersistError and OSError."""
-    _mount(found, assembly, f"ro,rescue=nologreplay,{options}", at)
-    try:
-        if not btrfs.stands(at):
-            raise _broken(found, "more disks of it are missing than it can do without.")
-    finally:
-        run("umount", at)
+def _try(found: Found, assembly: Assembly, options: str) -> None:
+    """See whether the kernel would mount it for writing, without a byte written, and where nobody can come upon it. Raises PersistError and OSError."""
+    with _only(found, assembly):
+        for _ in range(2):
+            with newmount.looked_at("btrfs", _first(assembly), f"rescue=nologreplay,{options}") as at:
+                strangers = _strangers(assembly, at)
+                enough = btrfs.stands(at)
+            if not strangers:
+                break
+            btrfs.forget(*strangers)
+    if strangers:
+        raise _broken(found, f"the kernel took {' and '.join(strangers)}, which may not be used.")
+    if not enough:
+        raise _broken(found, "more disks of it are missing than it can do without.")
 
 
-def _only_degraded(found: Found, assembly: Assembly, at: str) -> bool:
+def _only_degraded(found: Found, assembly: Assembly) -> bool:
     """Whether it needs ``degraded`` although all that it counts are here: the target of a replace is missing, which no superblock says."""
     try:
-        _try(found, assembly, OPTIONS, at)
+        _try(found, assembly, _SUBVOLUME)
         return False  # it is something else, such as a log that cannot be replayed
-    except CommandError as e:
-        log.log(log.DEBUG, e.message, "FAILED")
+    except (PersistError, OSError) as e:
+        log.log(log.DEBUG, f"{found.node} does not mount for a look either: {e}", "FAILED", PERSIST_DEVICE=found.node)
     try:
-        _try(found, assembly, f"degraded,{OPTIONS}", at)
-    except PersistError:
-        return False
+        _try(found, assembly, f"degraded,{_SUBVOLUME}")
+    except (PersistError, OSError):
+        return False  # whoever called says why it does not mount plainly
     return True
 
 
@@ -155,13 +171,15 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
             try:
                 _mount(found, assembly, options, at)
                 return _check(found, assembly, at)
-            except CommandError:
-                if not _only_degraded(found, assembly, at):
+            except CommandError as e:
+                if not _only_degraded(found, assembly):
                     raise
+                log.log(log.NOTICE, f"The state volume on {found.node} mounts only as degraded: the disk that it was being copied to is missing. {e.message}",
+                        "MEMBER_MISSING", PERSIST_DEVICE=" ".join(assembly.nodes), PERSIST_UUID=found.uuid, PERSIST_REASON=members.REPLACING)
         elif not read_only:
             try:
-                _try(found, assembly, f"degraded,{OPTIONS}", at)
-            except PersistError:
+                _try(found, assembly, f"degraded,{_SUBVOLUME}")
+            except (PersistError, OSError):
                 together = members.torn(assembly)
                 if together is None:
                     raise
@@ -175,11 +193,14 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
 
 
 def _degraded(found: Found, assembly: Assembly, options: str, at: str, *, mark: bool) -> None:
-    """Mark the members and mount them. Should that not succeed, the marks are what they were: one that was never written to made no other stale."""
+    """Mark the members and mount them. Where nothing was mounted the marks are what they were: one that was never written to made no other stale.
+
+    Where the kernel took a member that may not be used, and it was mounted for a moment, only the marks tell that member from the others.
+    """
     before = {n: superblock.read_at(n, degraded.OFFSET, degraded.LENGTH) for n in assembly.nodes}
-    if mark:
-        degraded.write(assembly.nodes, degraded.following(found.uuid, assembly.head))
     try:
+        if mark:
+            degraded.write(assembly.nodes, degraded.following(found.uuid, assembly.head))
         _mount(found, assembly, options, at)
     except (CommandError, OSError):
         degraded.restore(before)

@@ -2,18 +2,22 @@
 """A bind mount that is private (and read-only, if asked) before anybody can see it: open_tree(2), mount_setattr(2), move_mount(2).
 
 mount(8) makes a bind first and changes it afterwards. In between, a bind of ``/`` is in the peer group of ``/``, and what PID 1
-mounts in parallel would appear in it for good.
+mounts in parallel would appear in it for good. And a filesystem that is mounted for a look only is mounted nowhere at all: fsopen(2), fsmount(2).
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-_OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442  # the same on every architecture
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442  # the same on every architecture
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
+_FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
+_SET_FLAG, _SET_STRING, _CMD_CREATE = 0, 1, 6  # enum fsconfig_command
 _MOUNT_ATTR_RDONLY = 1
 _MS_PRIVATE = 1 << 18
 
@@ -70,3 +74,26 @@ def overlay(target: int, options: str) -> None:
     if _libc.mount(b"overlay", f"/proc/self/fd/{target}".encode(), b"overlay", ctypes.c_ulong(0), os.fsencode(options)) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), "overlay")
+
+
+@contextmanager
+def looked_at(fstype: str, source: str, options: str) -> Iterator[str]:
+    """A path to the top of a filesystem that is mounted read-only, in no namespace, as long as the context lasts.
+
+    A mount at a path would be copied into each mount namespace that is made meanwhile, and would live on there: the filesystem would stay as it was
+    mounted for the look, and refuse to be mounted for writing. ``options`` are those of the filesystem, with commas between. Raises OSError.
+    """
+    context = _call(fstype, _FSOPEN, fstype.encode("ascii"), ctypes.c_uint(_FSOPEN_CLOEXEC))
+    try:
+        for option in [f"source={source}", "ro", *options.split(",")]:
+            key, equals, value = option.partition("=")
+            how, text = (_SET_STRING, os.fsencode(value)) if equals else (_SET_FLAG, None)
+            _call(f"{source}: {option}", _FSCONFIG, context, ctypes.c_uint(how), key.encode("ascii"), text, 0)
+        _call(source, _FSCONFIG, context, ctypes.c_uint(_CMD_CREATE), None, None, 0)
+        fd = _call(source, _FSMOUNT, context, ctypes.c_uint(_FSMOUNT_CLOEXEC), ctypes.c_uint(_MOUNT_ATTR_RDONLY))
+    finally:
+        os.close(context)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)  # and with it the mount

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from persist.errors import PersistError
+from persist.errors import CommandError, PersistError
 from persist.run import run
 from persist.volume import btrfs, degraded, live, mount, rescue
 from persist.volume.find import Found
@@ -159,6 +160,87 @@ def test_one_that_comes_between_the_look_and_the_mount(pair: Volume) -> None:
     tool("btrfs", "device", "scan", pair.data(b))
     mount.mount_assembly(alone, assembly, at=pair.at)
     assert [m.state for m in live.members(pair.at)] == ["ok", "missing"]
+
+
+def test_a_namespace_that_is_made_while_the_mount_is_tried(pair: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets a copy of each mount. One of the trial would keep the filesystem read-only and without its log, and the real mount would be refused."""
+    pair.pull(pair.disks[1])
+    stands = btrfs.stands
+
+    def copied(path: str) -> bool:
+        own = os.readlink("/proc/self/ns/mnt")
+        other = subprocess.Popen(["unshare", "--mount", "sleep", "60"])
+        others.append(other)
+        while os.readlink(f"/proc/{other.pid}/ns/mnt") == own:
+            time.sleep(0.01)
+        return stands(path)
+
+    others: list[subprocess.Popen[bytes]] = []
+    monkeypatch.setattr(btrfs, "stands", copied)
+    try:
+        assert pair.up().degraded and len(others) == 1
+        pair.write("text", "new")
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(pair: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel took it, wrote to it, and the second mount failed: from then on only the mark tells it from the one that is current."""
+    a, b = pair.disks
+    alone = Found(pair.data(a), pair.uuid, (pair.data(a),))
+    assembly = mount.look(alone)
+    mounts: list[str] = []
+
+    def once(*argv: str) -> str:
+        if argv[0] == "mount":
+            mounts.append(argv[-1])
+            if len(mounts) > 1:
+                raise CommandError(list(argv), 32, "not again")
+            tool("btrfs", "device", "scan", pair.data(b))
+        return run(*argv)
+
+    monkeypatch.setattr("persist.volume.mount.run", once)
+    with pytest.raises(PersistError, match="not again"):
+        mount.mount_assembly(alone, assembly, at=pair.at)
+    assert len(mounts) == 2
+    found = pair.look()
+    assert [m.node for m in found.use] == [pair.data(a)] and [m.node for m in found.stale] == [pair.data(b)]
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_power_cut_between_two_marks(make_disk: Make, tmp_path: Path, back: bool) -> None:
+    """One of three is away, and the mark is on the first of the others alone, which does not mount by itself."""
+    with unmounted(str(tmp_path / "volume")):
+        v = Volume(tmp_path, [make_disk(MIB, b"") for _ in range(3)])
+        v.up()
+        v.write("text", "mine")
+        v.down()
+        v.pull(v.disks[2])
+        degraded.write([v.data(v.disks[0])], degraded.following(v.uuid, None))
+        if back:
+            v.back(v.disks[2])
+        assert len(v.look().use) == 1
+        v.up()
+        assert v.read("text") == "mine"
+        assert sorted(m.state for m in live.members(v.at)) == ["missing", "ok", "ok"] if not back else ["ok"] * 3
+
+
+def test_marks_are_taken_back_where_one_cannot_be_written(make_disk: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with unmounted(str(tmp_path / "volume")):
+        v = Volume(tmp_path, [make_disk(MIB, b"") for _ in range(3)])
+        v.pull(v.disks[2])
+        write = degraded.write
+
+        def broken(nodes: Iterable[str], mark: degraded.Mark) -> None:
+            write(list(nodes)[:1], mark)
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(degraded, "write", broken)
+        with pytest.raises(PersistError, match="Input/output"):
+            v.up()
+        assert [degraded.read(v.data(d), v.uuid) for d in v.disks[:2]] == [None, None]
 
 
 def test_udev_does_not_look_at_those_that_are_left_out_until_they_are(pair: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
