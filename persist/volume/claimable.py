@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import mmap
 import os
 from typing import Any, Literal
 
@@ -71,27 +72,38 @@ def check_trust(disk: Disk, config: Config) -> None:
                       hint=f"Name it in /usr/lib/persist/persist.conf: Device=auto {disk.node} (or better a link below /dev/disk/by-id).")
 
 
-def _read(disk: Disk, offset: int, length: int) -> bytes:
-    fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
+def _data_at(disk: Disk, places: list[tuple[int, int]], skip: int = 0) -> int | None:
+    """The offset of the first byte that is not zero in any of these places (offset and length, in whole blocks), None where there is none.
+
+    ``skip``: so many bytes at the beginning of the disk do not count. Past the page cache: in small pieces that takes a quarter of the time, and
+    it shows what is really there.
+    """
+    zeros = bytes(_PIECE)
+    fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
     try:
-        data = b""
-        while len(data) < length:
-            piece = os.pread(fd, length - len(data), offset + len(data))
-            if not piece:
-                break
-            data += piece
+        with mmap.mmap(-1, _PIECE) as buffer, memoryview(buffer) as view:  # on a page border, as open(2) asks for
+            for start, length in places:
+                at = start
+                while at < start + length:
+                    with view[: min(_PIECE, start + length - at)] as piece:
+                        count = os.preadv(fd, [piece], at)
+                    if not count:
+                        break  # the end of the disk
+                    data = buffer[:count] if at else bytes(skip) + buffer[skip:count]
+                    if data != zeros[:count]:
+                        return at + count - len(data.lstrip(b"\0"))
+                    at += count
     except OSError as e:
         raise Refusal("unreadable", f"{disk.node} cannot be read: {e.strerror}.", hint="See 'journalctl -b -k' for errors of the disk.") from e
     finally:
         os.close(fd)
-    return data
+    return None
 
 
-def _zero(disk: Disk, start: int, end: int) -> None:
-    data = _read(disk, start, end - start)
-    if data != bytes(len(data)):
-        rest = data.lstrip(b"\0")
-        raise Refusal("not-blank", f"{disk.node} has data at byte {start + len(data) - len(rest)}.", hint=_ERASE)
+def _zero(disk: Disk, *places: tuple[int, int], skip: int = 0) -> None:
+    at = _data_at(disk, list(places), skip)
+    if at is not None:
+        raise Refusal("not-blank", f"{disk.node} has data at byte {at}.", hint=_ERASE)
 
 
 def check_blank(disk: Disk, mark: Mark, *, skip: int = header.LENGTH) -> None:
@@ -107,19 +119,25 @@ def check_blank(disk: Disk, mark: Mark, *, skip: int = header.LENGTH) -> None:
     types = blockdev.signatures(disk.node)
     if types:
         raise Refusal("signature", f"{disk.node} is not blank, it carries {', '.join(types)}.", hint=_ERASE)
-    _zero(disk, skip, MIB)
-    _zero(disk, disk.size - MIB, disk.size)
+    _zero(disk, (0, MIB), (disk.size - MIB, MIB), skip=skip)
     for part in layout.parts(mark, disk.mib):
         kind = "" if _plainly_empty(disk, part) else _kind(_probe(disk, part))
         if kind:
             raise Refusal("signature", f"{disk.node} has an old {kind} at {part.start} MiB, where its {part.name} partition would be.", hint=_ERASE)
 
 
+def _telling(part: layout.Part) -> list[tuple[int, int]]:
+    """Offset and length of each place in a partition where libblkid knows of a signature.
+
+    Nearly all are within the first MiB, RAID metadata at the end; VMFS is at 1 and at 2 MiB, a second header of LUKS2 at up to 4 MiB.
+    """
+    start, end = part.start * MIB, (part.start + part.size) * MIB
+    return [(start, MIB + _PIECE), (start + 2 * MIB, _PIECE), (start + 4 * MIB, _PIECE), (end - MIB, MIB)]
+
+
 def _plainly_empty(disk: Disk, part: layout.Part) -> bool:
-    """Zeros wherever libblkid knows of a signature: saves a process for each partition. Behind the first MiB it has VMFS, at 1 and at 2 MiB."""
-    start, size = part.start * MIB, part.size * MIB
-    look = ((0, MIB + _PIECE), (2 * MIB, _PIECE), (size - MIB, MIB))
-    return size > 4 * MIB and all(_read(disk, start + at, length) == bytes(length) for at, length in look)
+    """Zeros wherever there could be a signature: saves a process for each partition."""
+    return part.size > 6 and _data_at(disk, _telling(part)) is None
 
 
 def _probe(disk: Disk, part: layout.Part) -> dict[str, str]:
@@ -184,8 +202,8 @@ def check_begun(disk: Disk, mark: Mark) -> Progress:
     """
     flush(disk)
     block = int(blockdev.attribute(disk.sys_path, "queue/logical_block_size") or "512")
-    _zero(disk, (1 + _GPT_BLOCKS) * block, MIB)
-    _zero(disk, disk.size - MIB, disk.size - _GPT_BLOCKS * block)
+    table = (1 + _GPT_BLOCKS) * block
+    _zero(disk, (table, MIB - table), (disk.size - MIB, MIB - _GPT_BLOCKS * block))
     whole = judge_table(read_table(disk), mark, disk.node)
     strange = [t for t in blockdev.signatures(disk.node) if t not in _TABLES]
     kinds: dict[str, str] = {}

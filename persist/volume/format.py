@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Claimed disks to a state volume: mark, partition, mkswap, mkfs, subvolumes, label, erase. Driven by what is on the disks.
+"""Claimed disks to a state volume: mark, partition, mkfs, subvolumes, label, erase. Driven by what is on the disks.
 
 Each step is done on every disk before the next. Killed after any step, or in the middle of one, the next start ends in the same result: the mark says
 what the table shall be, the filesystem gets its real label when all is in it, and the claims are erased last. Until the label is there nothing of
@@ -27,7 +27,8 @@ from .header import Mark
 from .layout import DATA_NAME, SWAP_NAME
 from .together import each
 
-STEPS = ("mark", "partition", "mkswap", "mkfs", "subvolumes", "label", "erase")
+STEPS = ("mark", "partition", "mkfs", "subvolumes", "label", "erase")
+JOIN_STEPS = ("mark", "partition", "mkswap")
 TOOLS = ("sfdisk", "partx", "mkswap", "mkfs.btrfs", "wipefs", "blkid", "mount", "umount")
 WORK = f"{RUN}/format"
 KILL = "PERSIST_TEST_KILL_AFTER"
@@ -181,6 +182,10 @@ class Steps:
         return [m.node(DATA_NAME) for m in self.members]
 
     def mkfs(self) -> None:
+        """Make the swap spaces and the filesystem, all at once: they have nothing to do with each other."""
+        each(lambda do: do(), [self._mkfs_btrfs, *(m.mkswap for m in self.members)])
+
+    def _mkfs_btrfs(self) -> None:
         """Make the filesystem under a label that says it is not ready. Nothing is discarded: the disks were blank.
 
         mkfs.btrfs chooses the id, which goes into the marks: given one, it reads every disk of the machine to see that it is new. And it has to be new
@@ -232,6 +237,10 @@ class Steps:
             self.on_each("mark", Member.write_mark, "taking the disk" if len(self.members) == 1 else "taking the disks")
         self._check_apart()
         self.on_each("partition", Member.partition, "writing the partition table")
+
+    def join(self) -> None:
+        """What is done to a disk that joins, before the filesystem takes it."""
+        self.prepare()
         self.on_each("mkswap", Member.mkswap, "making swap space" if self.mark.swap else "no swap space")
 
     def _finish_label(self) -> None:
@@ -251,7 +260,7 @@ class Steps:
         """Do what is left to do."""
         if not complete:
             self.prepare()
-            self.once("mkfs", self.mkfs, "making the filesystem")
+            self.once("mkfs", self.mkfs, "making the filesystem and swap space" if self.mark.swap else "making the filesystem")
             self.once("subvolumes", self.subvolumes, "making the subvolumes")
             self.once("label", self.label, "labelling the filesystem")
         # Looked up first: without the claim nobody would come back to a disk whose partitions do not show.

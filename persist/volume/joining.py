@@ -62,7 +62,7 @@ def prepare(disk: Disk, volume: str, config: Config, status: Status) -> bool:
         if progress == "complete":
             raise Refusal("volume-exists", "It is a state volume of its own already.", hint="Erase it with 'persistctl claim --force --join'.")
         mark = replace(mark, volume=volume, index=0, count=1, join=True, layout="auto")
-        Steps([Member(disk, locks[disk.sys_path], claim.mark, mark, progress, claim.word)], status).prepare()
+        Steps([Member(disk, locks[disk.sys_path], claim.mark, mark, progress, claim.word)], status).join()
     trigger([disk])
     return True
 

@@ -129,7 +129,22 @@ def test_killed_after(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], s
     assert end_state(disk, tmp_path) == uncut(make_disk, tmp_path, wanted)
 
 
-@pytest.mark.parametrize("steps", [("mkfs", "partition", "mark", "subvolumes"), ("subvolumes", "subvolumes", "mkswap", "label")])
+@pytest.mark.parametrize("first", ["swap", "filesystem"])
+def test_cut_between_swap_and_filesystem(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], first: str) -> None:
+    """They are made at the same time: either may be there without the other."""
+    disk = make_disk(BIG)
+    assert disk.format(kill_after="partition", swap=SWAP).returncode == -9
+    swap, data = (p.node for p in blockdev.partitions(disk.disk))
+    if first == "swap":
+        tool("mkswap", "--label", "persist-swap", swap)
+    else:
+        tool("mkfs.btrfs", "--quiet", "--label", "persist-unfinished", data)
+    disk.replug()
+    assert disk.format(swap=SWAP).returncode == 0
+    assert end_state(disk, tmp_path) == uncut(make_disk, tmp_path, wanted)
+
+
+@pytest.mark.parametrize("steps", [("mkfs", "partition", "mark", "subvolumes"), ("subvolumes", "subvolumes", "partition", "label")])
 def test_killed_again_and_again(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], steps: tuple[str, ...]) -> None:
     disk = make_disk(BIG)
     for step in steps:

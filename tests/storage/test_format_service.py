@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from persist.volume import binding, blockdev, claimable, header, superblock
+from persist.volume.format import JOIN_STEPS
 from persist.volume.header import Options
 from persist.volume.layout import MIB
 
@@ -261,7 +262,7 @@ def test_join(make_disk: Make, volume: LoopDisk) -> None:
     assert seen.log.count("writing the partition table") == 1, "what is ready is not done again"
 
 
-@pytest.mark.parametrize("step", ["mark", "partition", "mkswap"])
+@pytest.mark.parametrize("step", JOIN_STEPS)
 def test_join_killed_after(make_disk: Make, volume: LoopDisk, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uuid = uuid_of(volume)
     disk = make_disk(SMALL, with_options(Options(join=uuid)))

@@ -109,7 +109,7 @@ def uncut(make_disk: Make, tmp_path: Path, wanted: dict[str, Any]) -> dict[str, 
     return wanted
 
 
-KILLS = [*STEPS, *(f"{step}:0" for step in ("mark", "partition", "mkswap", "erase"))]
+KILLS = [*STEPS, *(f"{step}:0" for step in ("mark", "partition", "erase"))]
 
 
 @pytest.mark.parametrize("kill", KILLS)
@@ -209,7 +209,7 @@ def test_killed_while_a_set_is_made_anew(make_disk: Make, tmp_path: Path) -> Non
 
 def test_a_missing_place_is_filled(make_disk: Make, tmp_path: Path, wanted: dict[str, Any]) -> None:
     first, lost, fresh = make_disk(SMALL), make_disk(450), make_disk(450)
-    format_set([first, lost], "mkswap", SWAP)
+    format_set([first, lost], "partition", SWAP)
     lost.unplug()
     made([first, fresh], swap=SWAP)
     assert look([first, fresh], tmp_path) == uncut(make_disk, tmp_path, wanted)

@@ -88,7 +88,16 @@ def _old_filesystem(disk: LoopDisk) -> None:
     tool("mkfs.ext4", "-q", "-E", f"offset={MIB}", disk.node, "100M")
 
 
-@pytest.mark.parametrize("make", [_table, _mbr, _backup_gpt_only, _ext4, _btrfs, _swap, _lvm, _old_filesystem])
+def _old_second_header_of_luks(disk: LoopDisk) -> None:
+    # LUKS2 (its on-disk format, section 2.1): the first header is gone, the second one is 4 MiB into our partition.
+    header = bytearray(4096)
+    header[:8] = b"SKUL\xba\xbe\0\2"
+    header[8:16] = header[256:264] = (4 * MIB).to_bytes(8, "big")
+    header[168:204] = b"6a1e0b54-9a3a-4f0e-8a51-2f8f2d6f6b10"
+    disk.write(5 * MIB, bytes(header))
+
+
+@pytest.mark.parametrize("make", [_table, _mbr, _backup_gpt_only, _ext4, _btrfs, _swap, _lvm, _old_filesystem, _old_second_header_of_luks])
 def test_signatures(make_disk: Make, make: Callable[[LoopDisk], None]) -> None:
     disk = make_disk(300)
     make(disk)
