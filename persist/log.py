@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 from .errors import PersistError
 from .messages import MESSAGE_IDS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 ERR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
 IDENTIFIER = "persist"
@@ -38,14 +43,22 @@ def to_journal() -> bool:
     return stream == f"{st.st_dev}:{st.st_ino}"
 
 
+def _of_systemd(name: str) -> Any:
+    """A module of python-systemd, by its inner part in C where that has not been renamed: the outer ones load logging, datetime, uuid and socket,
+    which takes as long as all else that a service loads."""
+    try:
+        return import_module(f"systemd._{name}")
+    except ImportError:
+        return import_module(f"systemd.{name}")
+
+
 def log(priority: int, message: str, message_id: str, **fields: str) -> None:
     """Write one record. ``message_id`` is a name in persist.messages; fields are PERSIST_PATH and the like. Any text will do."""
     if to_journal():
-        from systemd import journal
-
+        sendv = _of_systemd("journal").sendv
         # Without SYSLOG_IDENTIFIER= the journal shows the name of the program, which is python3.
-        journal.send(utf8(message), MESSAGE_ID=MESSAGE_IDS[message_id], PRIORITY=str(priority), SYSLOG_IDENTIFIER=IDENTIFIER,
-                     **{name: utf8(value) for name, value in fields.items()})
+        record = {"MESSAGE": message, "MESSAGE_ID": MESSAGE_IDS[message_id], "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": IDENTIFIER} | fields
+        sendv(*(f"{name}={utf8(value)}" for name, value in record.items()))
     elif priority <= INFO:
         print(safe(message), file=sys.stderr)
 
@@ -64,7 +77,5 @@ def notify_status(text: str, wait: float = 0) -> None:
     ``wait``: for so many seconds somebody asked us to wait; the time-out of the unit is for the rest of its work.
     """
     if os.environ.get("NOTIFY_SOCKET"):
-        from systemd import daemon
-
         more = f"\nEXTEND_TIMEOUT_USEC={int((wait + _REST) * 1e6)}" if wait else ""
-        daemon.notify("STATUS=" + safe(text) + more)
+        _of_systemd("daemon").notify("STATUS=" + safe(text) + more)

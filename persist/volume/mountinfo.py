@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+
+from ..record import Record
 
 _OCTAL = r"\\([0-7]{3})"
 
 
-class Mount(NamedTuple):
+class Mount(Record):
     """One line. ``device`` is major:minor, ``root`` what of the filesystem is mounted; options are comma-separated text."""
 
     mount_id: int

@@ -45,6 +45,7 @@ umount "$3"
 mount -o noatime,subvol=@persist-state "${1}p2" "$3"
 """
 _OURS = """
+import os
 import sys
 sys.path.insert(0, sys.argv[4])
 from persist.boot.config import Config
@@ -52,12 +53,15 @@ from persist.volume import blockdev, format, format_service, known, outcome
 config = Config()
 config.device = sys.argv[1:3]
 config.swap_size = 384 << 20
-known.read = lambda: ""
+known.DIRECTORY = sys.argv[5] + "/none"
 format.WORK = sys.argv[5]
 outcome.note_formatted = lambda uuid: None
 # The probing of all disks stands in for udev's database, which is text to be read.
 format_service._candidates = lambda: []
-sys.exit(format_service.format_claimed([blockdev.by_node(n) for n in sys.argv[1:3]], config, None))
+status = format_service.format_claimed([blockdev.by_node(n) for n in sys.argv[1:3]], config, None)
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(status)  # as bin/persist-service does
 """
 
 

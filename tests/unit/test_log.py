@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -26,3 +28,20 @@ def test_a_wait_has_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(search, "_wait", lambda config, told, timeout, last, enough: last)
         search.search(Config(), Machine(), 1200.0)
         assert manager.recv(4096) == b"STATUS=Waiting up to 1200 s for the state volume\nEXTEND_TIMEOUT_USEC=1500000000"
+
+
+@pytest.mark.parametrize(("name", "function"), [("journal", "sendv"), ("daemon", "notify")])
+def test_python_systemd(name: str, function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both of its parts have what we use: the inner one, and the outer one should the inner one be renamed."""
+    assert callable(getattr(log._of_systemd(name), function))
+    assert log._of_systemd(name).__name__ == f"systemd._{name}"
+    real = importlib.import_module
+
+    def renamed(wanted: str) -> ModuleType:
+        if wanted == f"systemd._{name}":
+            raise ImportError(wanted)
+        return real(wanted)
+
+    monkeypatch.setattr(log, "import_module", renamed)
+    assert log._of_systemd(name).__name__ == f"systemd.{name}"
+    assert callable(getattr(log._of_systemd(name), function))

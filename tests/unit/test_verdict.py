@@ -15,7 +15,7 @@ import pytest
 
 from persist.boot.load import load
 from persist.boot.paths import IMAGE, MOUNT_ENTRIES, STALE, STORE, VOLUME, escape, overlay_option
-from persist.record import as_dict
+from persist.record import as_dict, replace
 from persist.state import verdict as v
 from persist.volume.mountinfo import Mount, parse
 from persist.volume.outcome import Outcome
@@ -168,7 +168,7 @@ WRONG: dict[str, tuple[str, list[Mount], dict[str, Any], str]] = {
     "overlay-of-another": ("/srv|overlay", [overlay("/srv", 30, upper=f"{STORE}/overlay/srv2/upper")], {}, "has another overlay mounted on it"),
     "overlay-below-another": ("/srv|overlay", [overlay("/srv", 30, upper=f"{STORE}/overlay/srv/upper/x")], {}, "has another overlay mounted on it"),
     "overlay-elsewhere": ("/srv|overlay", [overlay("/srv", 30, upper="/mnt/evil/.persist/overlay/srv/upper")], {}, "has another overlay mounted on it"),
-    "overlay-lower-only": ("/srv|overlay", [overlay("/srv", 30, upper="/x")._replace(super_options=f"ro,lowerdir={STORE}/overlay/srv/upper")], {},
+    "overlay-lower-only": ("/srv|overlay", [replace(overlay("/srv", 30, upper="/x"), super_options=f"ro,lowerdir={STORE}/overlay/srv/upper")], {},
                            "has another overlay mounted on it"),
     "overlay-name-not-escaped": ("/srv/a-b|overlay",
                                  [overlay("/srv/a-b", 30, upper=f"{STORE}/overlay/srv-a\\x2db/upper")], {}, "has another overlay mounted on it"),
@@ -355,7 +355,7 @@ def test_links_on_the_root(scene: Scene) -> None:
 
 def test_read_only_volume(scene: Scene) -> None:
     scene.registry("/srv|bind")
-    stuck = VOLUME_MOUNT._replace(super_options="ro,subvol=/@persist-state")
+    stuck = replace(VOLUME_MOUNT, super_options="ro,subvol=/@persist-state")
     look = FakeLook([ROOT, stuck, bind("/srv", 30, more="ro")])
     for volume in (BTRFS | {"read_only": True}, BTRFS):
         found = scene.judge(look, volume)
@@ -515,10 +515,10 @@ def test_what_the_kernel_shows_of_an_upper(scene: Scene, tmp_path_factory: pytes
     assert done.returncode == 0, done.stderr
     shown = {m.mount_point: m for m in parse(done.stdout)}
     scene.registry("".join(f"[Path]\nPath={path}\n" for path in HOSTILE))
-    look = FakeLook([*SOMETHING, *(shown[f"{base}/{n}"]._replace(mount_point=path, parent_id=1) for n, path in enumerate(HOSTILE))])
+    look = FakeLook([*SOMETHING, *(replace(shown[f"{base}/{n}"], mount_point=path, parent_id=1) for n, path in enumerate(HOSTILE))])
     found = scene.judge(look)
     assert states(found) == dict.fromkeys(HOSTILE, "mounted"), [r.message for r in found.reasons]
-    crossed = FakeLook([*SOMETHING, *(shown[f"{base}/{n}"]._replace(mount_point=path) for n, path in enumerate(reversed(HOSTILE)))])
+    crossed = FakeLook([*SOMETHING, *(replace(shown[f"{base}/{n}"], mount_point=path) for n, path in enumerate(reversed(HOSTILE)))])
     assert set(states(scene.judge(crossed)).values()) == {"failed"}, "no two of them look alike"
 
 
@@ -576,7 +576,7 @@ def test_partition_hidden_by_an_entry(scene: Scene) -> None:
 def test_volume_that_takes_no_writes(scene: Scene) -> None:
     """Beside a writable root: nothing is mounted from it, and that is one reason and not one for each entry."""
     scene.registry("/srv|bind\n/var|overlay")
-    look = FakeLook([ROOT, VOLUME_MOUNT._replace(options="ro")])
+    look = FakeLook([ROOT, replace(VOLUME_MOUNT, options="ro")])
     look.mount_entries = False
     found = scene.judge(look, BTRFS | {"read_only": True, "reason": "volume-read-only", "message": "It is write-protected."})
     assert (found.verdict, codes(found), states(found)) == (v.DEGRADED, ["volume-read-only"], {"/srv": "root", "/var": "root"})

@@ -30,14 +30,14 @@ def records(monkeypatch: pytest.MonkeyPatch) -> Records:
     """What would be sent to the journal."""
     found: Records = []
 
-    def send(message: str, **fields: str) -> None:
-        found.append({"MESSAGE": message} | fields)
-        for value in found[-1].values():
-            value.encode("utf-8")  # as python-systemd does
+    def sendv(*fields: str) -> None:
+        for field in fields:
+            field.encode("utf-8")  # as python-systemd does
+        found.append(dict(field.split("=", 1) for field in fields))
 
-    fake = types.ModuleType("systemd")
-    fake.journal = types.SimpleNamespace(send=send)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "systemd", fake)
+    fake = types.ModuleType("systemd._journal")
+    fake.sendv = sendv  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "systemd._journal", fake)
     monkeypatch.setattr(log, "to_journal", lambda: True)
     return found
 

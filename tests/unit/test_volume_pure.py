@@ -209,7 +209,7 @@ garbage
 
 def test_mountinfo() -> None:
     root, volume, bind, ro, top = mountinfo.parse(MOUNTINFO)
-    assert root == (22, 1, "254:0", "/", "/", "rw,relatime", "ext4", "/dev/vda", "rw")
+    assert root == mountinfo.Mount(22, 1, "254:0", "/", "/", "rw,relatime", "ext4", "/dev/vda", "rw")
     assert (volume.device, volume.root, volume.fstype, volume.source) == ("0:31", "/@persist-state", "btrfs", "/dev/vdb2")
     assert (bind.root, bind.mount_point) == ("/@persist-state/a b", "/mnt/a b\\c")
     assert [m.read_only for m in (root, volume, bind, ro, top)] == [False, False, True, True, False]
