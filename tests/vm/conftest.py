@@ -24,7 +24,7 @@ from .machine import Machine
 from .recipe import SUITES
 
 HERE = Path(__file__).resolve().parent
-NEEDED = (QEMU, "qemu-img", "qemu-io", "mmdebstrap", "mkfs.ext4", "unshare", "setpriv")
+NEEDED = (QEMU, "qemu-img", "qemu-io", "mmdebstrap", "mkfs.btrfs", "mkfs.ext4", "unshare", "setpriv")
 
 ImageFactory = Callable[..., Image]
 MachineFactory = Callable[..., Machine]

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from . import cache, image
+from .disks import Disk
 from .errors import MachineError
 from .machine import Machine
 
@@ -76,6 +77,15 @@ def notes_package() -> Path:
                        check=True, stdout=subprocess.DEVNULL, env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"})
 
     return cache.obtain("demo-notes", key, make, 2) / "demo-notes_1.0_all.deb"
+
+
+def stick(path: Path) -> Disk:
+    """A filesystem of our label with the subvolume that we mount, made by nobody we know."""
+    with path.open("wb") as f:
+        f.truncate(512 << 20)
+    make = 'mkfs.btrfs -q -L persist-data "$1"; mount -o loop "$1" /mnt; btrfs subvolume create /mnt/@persist-state; umount /mnt'
+    subprocess.run(["unshare", "--mount", "sh", "-ec", make, "sh", str(path)], check=True, capture_output=True)
+    return Disk(path.stem, path, "raw")
 
 
 def story_image(suite: str, variant: str = "ro") -> image.Image:

@@ -89,6 +89,7 @@ def mirrored(machine: Machine) -> None:
 RELEASES = ("bookworm", "trixie")
 # Its own boots for each test: one release is enough where systemd has no say.
 on_bookworm = pytest.mark.parametrize("pair", ["bookworm"], indirect=True)
+on_trixie = pytest.mark.parametrize("pair", ["trixie"], indirect=True)
 
 
 @pytest.fixture(scope="module", params=RELEASES)
@@ -139,7 +140,8 @@ def steady_boot(machine: Machine) -> None:
     assert ran == {"persist-volume.service", "persist-verify.service"}, ran
 
 
-@pytest.mark.parametrize("pulled", ["one", "two"])
+# On both releases the one that mountinfo names, on which systemd has a say.
+@pytest.mark.parametrize(("pair", "pulled"), [("bookworm", "one"), ("bookworm", "two"), ("trixie", "one")], indirect=["pair"])
 def test_pulled_while_running(pair: Machine, pulled: str) -> None:
     """Nothing is unmounted, no service is stopped, nothing is lost; back again, it is made a mirror again, and the verdict is online."""
     pair.restore("second boot")
@@ -189,6 +191,25 @@ def test_away_and_back(pair: Machine) -> None:
     degraded_boot(pair, "member-missing")
     is_written(pair, "first", "alone")
     pair.crash()
+
+
+@on_trixie
+def test_away_and_plugged_in(pair: Machine) -> None:
+    """A boot without a member keeps what is written; the member is plugged in while the machine runs, stale, and is healed."""
+    pair.restore("second boot")
+    clean_shutdown(pair)
+    two = pair.detach_disk("two")
+    pair.start()
+    found = degraded_boot(pair, "member-missing")
+    assert entries(found)["/etc"] == "early"
+    is_written(pair, "first")
+    written(pair, "alone")
+    pair.attach_disk(two)
+    found = wait_for_verdict(pair, "online")
+    assert not found["reasons"] and records(pair, "HEAL_DONE")
+    mirrored(pair)
+    is_written(pair, "first", "alone")
+    clean_shutdown(pair)
 
 
 @on_bookworm

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ GARBAGE = {
     "/usr/lib/persist.d/absent.conf": "[Path]\nPath=/opt/not/in/the/image\nMethod=bind\n",
     "/usr/lib/persist.d/refused.conf": "[Path]\nPath=/usr/share/doc\n",
     "/usr/lib/persist.d/good.conf": "[Path]\nPath=/opt/good\nMethod=bind\n",
+    "/usr/lib/persist/persist.conf.d/60-removable.conf": "[Volume]\nAllowRemovable=yes\n",
 }
 
 
@@ -44,8 +46,8 @@ def test_no_disk(machine: MachineFactory) -> None:
     assert len(one.succeed("ls /var/log/journal").split()) == 1
 
 
-def test_claims_that_are_refused(machine: MachineFactory) -> None:
-    """Too small, read-only, partitioned, a filesystem behind the header, data behind the header, on USB: none is touched, each is said."""
+def test_disks_that_are_refused(machine: MachineFactory, tmp_path: Path) -> None:
+    """Claims that are too small, read-only, partitioned, before a filesystem or data, on USB, and a volume on USB: none is touched, each is said."""
     one = machine(scene.story_image("bookworm"))
     refused = {
         "small": one.add_disk("small", "64M", header=scene.HEADER),
@@ -59,16 +61,25 @@ def test_claims_that_are_refused(machine: MachineFactory) -> None:
         write_at(refused[name], 0, data)
         one.attach_disk(refused[name])
     one.add_disk("stick", "1G", header=scene.HEADER, bus="usb")
+    volume = scene.stick(tmp_path / "volume.raw")
+    one.attach_disk(volume, bus="usb")
+    content = volume.path.read_bytes()
     one.start()
     one.wait_for_boot()
-    assert state(one)["verdict"] == "volatile"
+    found = state(one)
+    assert (found["verdict"], found["volume"]["kind"]) == ("volatile", "tmpfs") and "untrusted" in codes(found), found["reasons"]
+    volatile_notices(one)
+    said = records(one, "VOLUME_UNTRUSTED")
     reasons = {r["PERSIST_DEVICE"]: r["PERSIST_REASON"] for r in records(one, "CLAIM_REFUSED")}
     serial = {line.split()[1]: "/dev/" + line.split()[0] for line in one.succeed("lsblk -rdno NAME,SERIAL").splitlines() if len(line.split()) == 2}
     assert reasons == {
         serial["small"]: "too-small", serial["locked"]: "read-only", serial["parted"]: "partitions", serial["ext"]: "signature",
         serial["data"]: "not-blank", serial["stick"]: "untrusted",
     }
+    # The remedy is for one who wants it all the same: the id to name.
+    assert [r["PERSIST_DEVICE"] for r in said] == [serial["volume"]] and "Device=UUID=" in said[0]["MESSAGE"], said
     one.shutdown()
+    assert volume.path.read_bytes() == content
     touched = [name for name, data in written.items() if one.read_disk(refused[name], 0, len(data)) != data]
     assert not touched
 
@@ -100,14 +111,15 @@ def broken_image() -> image.Image:
                        files={**scene.ODD_REGISTRY, **GARBAGE})
 
 
-def test_bad_registry(broken_image: image.Image, machine: MachineFactory) -> None:
-    """Garbage costs itself: what is good is kept, what is bad is named with file and line, and the verdict is degraded."""
+def test_bad_registry(broken_image: image.Image, machine: MachineFactory, tmp_path: Path) -> None:
+    """Garbage costs itself: what is good is kept (on a stick, as AllowRemovable= says), what is bad is named with file and line, the verdict is degraded."""
     one = machine(broken_image)
-    one.add_disk("state", "2G", header=scene.HEADER)
+    one.attach_disk(scene.stick(tmp_path / "state.raw"), bus="usb")
     one.start()
     one.wait_for_boot()
     found = state(one)
     assert found["verdict"] == "degraded"
+    assert (found["volume"]["kind"], found["volume"]["device"]) == ("btrfs", "/dev/sda"), found["volume"]
     seen = entries(found)
     assert seen["/opt/good"] == "mounted" and seen["/etc"] == "mounted"
     assert seen["/opt/not/in/the/image"] == "failed"

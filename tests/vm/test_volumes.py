@@ -31,10 +31,13 @@ def volatile(machine: Machine, code: str) -> None:
     machine.succeed("touch /etc/x /var/x /home/x")
 
 
-def test_which_volume(machine: MachineFactory) -> None:
-    """Of two filesystems with our label the machine's own one wins by what formatting bound to it; with nothing known none is taken; a copy stops both."""
+def test_which_volume(machine: MachineFactory, tmp_path: Path) -> None:
+    """Of two filesystems with our label the machine's own one wins by what formatting bound to it; with nothing known none is taken; a copy stops both.
+
+    One on a stick never counts."""
     one = machine(scene.story_image("bookworm"), extra=DMI)
     own = one.add_disk("own", "2G", header=scene.HEADER)
+    one.attach_disk(scene.stick(tmp_path / "stick.raw"), bus="usb")
     one.start()
     found = healthy_boot(one)
     uuid = found["volume"]["uuid"]
@@ -56,7 +59,8 @@ def test_which_volume(machine: MachineFactory) -> None:
     one.write_disk(own, 0, kept[:BINDING] + bytes(440 - BINDING) + kept[440:])
     one.start()
     volatile(one, "duplicate-label")
-    assert records(one, "VOLUME_AMBIGUOUS")
+    said = records(one, "VOLUME_AMBIGUOUS")
+    assert {n for r in said for n in r["PERSIST_DEVICE"].split()} == {f"{node(one, 'own')}2", f"{node(one, 'stranger')}1"}, said
     one.shutdown()
     one.write_disk(own, 0, kept)
     one.detach_disk(stranger)
