@@ -15,12 +15,12 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-from ..boot.paths import RUN
 from ..errors import PersistError
 from ..record import Record, replace
 from ..run import ENVIRONMENT, run
-from . import binding, blockdev, btrfs, fill, header, layout, mountinfo, superblock
+from . import binding, blockdev, btrfs, fill, header, layout, newmount, superblock
 from .blockdev import Disk
 from .claimable import UNFINISHED, Progress, flush
 from .header import Mark
@@ -29,8 +29,7 @@ from .together import each
 
 STEPS = ("mark", "partition", "mkfs", "subvolumes", "label", "erase")
 JOIN_STEPS = ("mark", "partition", "mkswap")
-TOOLS = ("sfdisk", "partx", "mkswap", "mkfs.btrfs", "wipefs", "blkid", "mount", "umount")
-WORK = f"{RUN}/format"
+TOOLS = ("sfdisk", "partx", "mkswap", "mkfs.btrfs", "wipefs", "blkid")
 KILL = "PERSIST_TEST_KILL_AFTER"
 
 Status = Callable[[str, str], None]
@@ -146,7 +145,6 @@ class Steps:
         self.mark = members[0].mark
         self.shown = ", ".join(m.disk.node for m in members)
         self.volume = self.mark.volume  # the filesystem, as soon as there is one
-        self.work = work_directory(members[0].disk)
 
     def _begin(self, name: str, text: str) -> None:
         for member in self.members:
@@ -204,25 +202,23 @@ class Steps:
         if self.mark.volume:
             each(lambda m: m.note_volume(found.fsid), self.members)
 
-    def _mount(self) -> None:
-        os.makedirs(self.work, 0o700, exist_ok=True)
+    def _top(self) -> AbstractContextManager[str]:
+        """The top of the filesystem. A process that is killed at it leaves no mount behind."""
         nodes = self.nodes()
-        run("mount", "-t", "btrfs", "-o", ",".join(["subvolid=5,noatime", *(f"device={n}" for n in nodes)]), nodes[0], self.work)
+        return newmount.nowhere("btrfs", nodes[0], ",".join(["subvolid=5", *(f"device={n}" for n in nodes)]), read_only=False)
 
-    def subvolumes(self) -> None:
+    def subvolumes(self, top: str) -> None:
         """Make what a volume consists of."""
-        self._mount()
         smallest = min(m.data_bytes() for m in self.members)
         for devid, member in enumerate(self.members, 1):
             if member.data_bytes() > smallest:
-                fill.resize(self.work, devid, member.data_bytes())
+                fill.resize(top, devid, member.data_bytes())
         ids = {name: [p.id for m in self.members for p in m.parts if p.name == name] for name in (DATA_NAME, SWAP_NAME)}
-        fill.subvolumes(self.work, self.volume, ids[DATA_NAME], ids[SWAP_NAME], self.mark.layout)
+        fill.subvolumes(top, self.volume, ids[DATA_NAME], ids[SWAP_NAME], self.mark.layout)
 
-    def label(self) -> None:
-        """Give the filesystem its real label, and put it down."""
-        fill.label(self.work, DATA_NAME)
-        clear_work(self.members[0].disk)
+    def label(self, top: str) -> None:
+        """Give the filesystem its real label."""
+        self.once("label", lambda: fill.label(top, DATA_NAME), "labelling the filesystem")
 
     def _check_apart(self) -> None:
         """Raise PersistError where two of the disks are one, seen by two ways (SAS without multipathd): the last mark is on both."""
@@ -253,16 +249,17 @@ class Steps:
 
         if any(degraded.read(n, volume) for n in nodes) or any(blockdev.why_in_use(m.disk) for m in self.members):
             return  # it has been mounted since, and who is current was decided there
-        self._mount()
-        self.once("label", self.label, "labelling the filesystem")
+        with self._top() as top:
+            self.label(top)
 
     def all(self, complete: bool) -> Formatted:
         """Do what is left to do."""
         if not complete:
             self.prepare()
             self.once("mkfs", self.mkfs, "making the filesystem and swap space" if self.mark.swap else "making the filesystem")
-            self.once("subvolumes", self.subvolumes, "making the subvolumes")
-            self.once("label", self.label, "labelling the filesystem")
+            with self._top() as top:
+                self.once("subvolumes", lambda: self.subvolumes(top), "making the subvolumes")
+                self.label(top)
         # Looked up first: without the claim nobody would come back to a disk whose partitions do not show.
         for member in self.members:
             if len(blockdev.partitions(member.disk)) < len(member.parts):
@@ -276,17 +273,3 @@ class Steps:
         self.on_each("erase", lambda m: m.erase(self.volume), "erasing the claim")
         swap = tuple(p.id for m in self.members for p in m.parts if p.name == SWAP_NAME)
         return Formatted(self.volume, tuple(nodes), swap, tuple(m.disk for m in self.members))
-
-
-def work_directory(disk: Disk) -> str:
-    """Where the filesystem of a set is mounted while it is filled, by its first disk."""
-    return f"{WORK}/{os.path.basename(disk.sys_path)}"
-
-
-def clear_work(disk: Disk) -> None:
-    """Unmount what filling the filesystem mounted, also for a process that was killed at it. Raises CommandError."""
-    path = work_directory(disk)
-    while mountinfo.at(path) is not None:
-        run("umount", path)
-    if os.path.isdir(path):
-        os.rmdir(path)

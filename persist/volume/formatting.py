@@ -12,7 +12,7 @@ from ..errors import PersistError, Refusal
 from . import blockdev, claimable, formatset
 from .blockdev import Disk
 from .claimable import Progress
-from .format import Formatted, Member, Status, Steps, clear_work, require_tools
+from .format import Formatted, Member, Status, Steps, require_tools
 from .formatset import Claimed, Picked
 from .header import Claim, Mark
 from .together import attempt
@@ -60,7 +60,6 @@ def _look(disks: list[Disk], config: Config, blank: bool, refuse: Refuse) -> lis
     """What is on the disks now, without those that are refused, and those that have lost their claim since."""
 
     def one(disk: Disk) -> _Seen | None:
-        clear_work(disk)
         claim = claimable.read_claim(disk, config.magic_headers)
         if claim is None and not blank:
             return None

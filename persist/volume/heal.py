@@ -20,6 +20,9 @@ from .healplan import Spare, State, Step, next_step
 from .joining import Joiner
 
 Status = Callable[[str, str], None]
+_CHUNK = 1 << 30  # as large a chunk of data gets, on a small device a tenth of it
+_USAGES = (0, 20, 50)  # percent; as reserve.py has it
+_FULL = "Remove what is not needed, then 'systemctl start persist-heal.service'. Until then it has no second copy."
 _POLL = 1.0  # seconds between two looks at how far the kernel is
 
 
@@ -115,7 +118,34 @@ class Healer:
             if device.node and blockdev.number_of(device.node) == number and device.size != wanted:
                 fill.resize(self.path, device.devid, wanted)
 
+    def _has_room(self, devices: int) -> bool:
+        """Whether so many devices in use have space that belongs to no chunk. Raises OSError."""
+        free = [m.size - m.used >= min(m.size // 10, _CHUNK) for m in live.glance(self.path) if m.ok and m.devid]
+        return sum(free) >= devices
+
+    def _make_room(self, text: str, devices: int) -> bool:
+        """Give back chunks that are hardly used: what copies a volume whose space is all in chunks has none to put its own into. Raises CommandError, OSError."""
+        for usage in _USAGES:
+            if self._has_room(devices):
+                return True
+            self._follow(f"Making room before {text}", "btrfs", "balance", "start", f"-dusage={usage}", self.path)
+        return self._has_room(devices)
+
+    def _need_room(self, step: Step, devices: int) -> None:
+        """Raise PersistError where the kernel would run out of space half-way: it then takes the whole volume read-only, at each boot anew."""
+        if not self._make_room(step.text, devices):
+            raise PersistError(f"The state volume is too full for {step.text}.", hint=_FULL)
+
     def _replace(self, step: Step, state: State) -> None:
+        room = self._make_room(step.text, 1)
+        try:
+            self._copy(step, state)
+        except CommandError as e:
+            if room or "No space left" not in e.message:
+                raise
+            raise PersistError(f"The state volume is too full for {step.text}.", hint=_FULL) from e
+
+    def _copy(self, step: Step, state: State) -> None:
         self._wipe(step.node, state)
         # -r: what is gone may still have a name, and nothing can be read from it. No -f: should another disk have this name by now, it is left alone.
         self._follow(step.text, "btrfs", "replace", "start", "-B", "-r", str(step.devid), step.node, self.path)
@@ -124,6 +154,8 @@ class Healer:
         blockdev.trigger(step.node)
 
     def _add(self, step: Step, state: State, spare: Spare) -> None:
+        if step.devid:
+            self._need_room(step, 1)
         self._wipe(step.node, state)
         head = live.head(state.devices)
         if head is not None:
@@ -161,6 +193,7 @@ class Healer:
             case "add":
                 self._add(step, state, next(s for s in state.spares if s.node == step.node))
             case "remove":
+                self._need_room(step, 2)
                 self._follow(step.text, "btrfs", "device", "remove", str(step.devid), self.path)
             case "record":
                 self._record(list(state.part_ids.values()))

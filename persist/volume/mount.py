@@ -129,7 +129,7 @@ def _try(found: Found, assembly: Assembly, options: str) -> None:
     """See whether the kernel would mount it for writing, without a byte written, and where nobody can come upon it. Raises PersistError and OSError."""
     with _only(found, assembly):
         for _ in range(2):
-            with newmount.looked_at("btrfs", _first(assembly), f"rescue=nologreplay,{options}") as at:
+            with newmount.nowhere("btrfs", _first(assembly), f"rescue=nologreplay,{options}", read_only=True) as at:
                 strangers = _strangers(assembly, at)
                 enough = btrfs.stands(at)
             if not strangers:

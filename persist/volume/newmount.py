@@ -2,7 +2,7 @@
 """A bind mount that is private (and read-only, if asked) before anybody can see it: open_tree(2), mount_setattr(2), move_mount(2).
 
 mount(8) makes a bind first and changes it afterwards. In between, a bind of ``/`` is in the peer group of ``/``, and what PID 1
-mounts in parallel would appear in it for good. And a filesystem that is mounted for a look only is mounted nowhere at all: fsopen(2), fsmount(2).
+mounts in parallel would appear in it for good. And what is mounted for our own work only is mounted nowhere at all: fsopen(2), fsmount(2).
 """
 
 from __future__ import annotations
@@ -77,20 +77,20 @@ def overlay(target: int, options: str) -> None:
 
 
 @contextmanager
-def looked_at(fstype: str, source: str, options: str) -> Iterator[str]:
-    """A path to the top of a filesystem that is mounted read-only, in no namespace, as long as the context lasts.
+def nowhere(fstype: str, source: str, options: str, *, read_only: bool) -> Iterator[str]:
+    """A path to the top of a filesystem that is mounted in no namespace, as long as the context lasts, or this process.
 
-    A mount at a path would be copied into each mount namespace that is made meanwhile, and would live on there: the filesystem would stay as it was
-    mounted for the look, and refuse to be mounted for writing. ``options`` are those of the filesystem, with commas between. Raises OSError.
+    A mount at a path would be copied into each mount namespace that is made meanwhile, and would live on there: the filesystem would stay in use, and
+    after a look refuse to be mounted for writing. ``options`` are those of the filesystem, with commas between. Raises OSError.
     """
     context = _call(fstype, _FSOPEN, fstype.encode("ascii"), ctypes.c_uint(_FSOPEN_CLOEXEC))
     try:
-        for option in [f"source={source}", "ro", *options.split(",")]:
+        for option in [f"source={source}", *(["ro"] if read_only else []), *options.split(",")]:
             key, equals, value = option.partition("=")
             how, text = (_SET_STRING, os.fsencode(value)) if equals else (_SET_FLAG, None)
             _call(f"{source}: {option}", _FSCONFIG, context, ctypes.c_uint(how), key.encode("ascii"), text, 0)
         _call(source, _FSCONFIG, context, ctypes.c_uint(_CMD_CREATE), None, None, 0)
-        fd = _call(source, _FSMOUNT, context, ctypes.c_uint(_FSMOUNT_CLOEXEC), ctypes.c_uint(_MOUNT_ATTR_RDONLY))
+        fd = _call(source, _FSMOUNT, context, ctypes.c_uint(_FSMOUNT_CLOEXEC), ctypes.c_uint(_MOUNT_ATTR_RDONLY if read_only else 0))
     finally:
         os.close(context)
     try:

@@ -49,12 +49,11 @@ import os
 import sys
 sys.path.insert(0, sys.argv[4])
 from persist.boot.config import Config
-from persist.volume import blockdev, format, format_service, known, outcome
+from persist.volume import blockdev, format_service, known, outcome
 config = Config()
 config.device = sys.argv[1:3]
 config.swap_size = 384 << 20
 known.DIRECTORY = sys.argv[5] + "/none"
-format.WORK = sys.argv[5]
 outcome.note_formatted = lambda uuid: None
 # The probing of all disks stands in for udev's database, which is text to be read.
 format_service._candidates = lambda: []

@@ -22,10 +22,9 @@ PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.execu
 _FORMAT = """
 import json, sys
 from persist.boot.config import Config
-from persist.volume import blockdev, format
+from persist.volume import blockdev
 from persist.volume.formatting import format_disks
 wish = json.loads(sys.argv[1])
-format.WORK = wish["work"]
 config = Config()
 config.device = wish["nodes"]
 config.swap_size = wish["swap"]
@@ -39,7 +38,7 @@ def format_set(disks: list[LoopDisk], kill_after: str = "", swap: str = "auto", 
     env = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin"), "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
     if kill_after:
         env["PERSIST_TEST_KILL_AFTER"] = kill_after
-    wish = {"nodes": [d.node for d in disks], "work": disks[0].work, "swap": None if swap == "auto" else int(swap)}
+    wish = {"nodes": [d.node for d in disks], "swap": None if swap == "auto" else int(swap)}
     argv = [PYTHON, "-c", _FORMAT, json.dumps(wish)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True) as process:
         try:
@@ -89,7 +88,6 @@ class LoopDisk:
 
     def __init__(self, top: Path, mib: int, header: bytes = HEADER, name: str = "disk") -> None:
         self.file = top / f"{name}.img"
-        self.work = str(top / f"{name}.work")
         with self.file.open("wb") as f:
             f.truncate(mib << 20)
             f.write(header)
