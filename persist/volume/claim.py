@@ -19,7 +19,7 @@ LOCK_TIMEOUT = 10  # seconds; somebody is waiting at a terminal
 
 
 def _erase(disk: Disk, mark: Mark) -> None:
-    """Make a disk blank as claimable.check_blank() has it: signatures, first and last MiB, and where our partitions will begin."""
+    """Make a disk blank as claimable.check_blank() has it: signatures, first and last MiB, and where our partitions could bring something back."""
     parts = [p.node for p in blockdev.partitions(disk)]
     # A member of our own volume that was left out: the kernel must not mix in what it remembers of it.
     try:
@@ -30,11 +30,11 @@ def _erase(disk: Disk, mark: Mark) -> None:
         # udev told the kernel about it when the volume was mounted: it stands in the place of a missing device and is not open (check_usable).
     for node in [*parts, disk.node]:
         run("wipefs", "--all", "--force", node)
-    zeros = bytes(layout.MIB)
-    write(disk, zeros, 0)
-    write(disk, zeros, disk.size - layout.MIB)
+    places = [(0, layout.MIB), (disk.size - layout.MIB, layout.MIB)]
     for planned in layout.parts(mark, disk.mib):
-        write(disk, zeros, planned.start * layout.MIB)
+        places += claimable.telling(planned)
+    for offset, length in places:
+        write(disk, bytes(length), offset)
     if blockdev.partitions(disk):
         run("partx", "--delete", disk.node)
 

@@ -126,7 +126,7 @@ def check_blank(disk: Disk, mark: Mark, *, skip: int = header.LENGTH) -> None:
             raise Refusal("signature", f"{disk.node} has an old {kind} at {part.start} MiB, where its {part.name} partition would be.", hint=_ERASE)
 
 
-def _telling(part: layout.Part) -> list[tuple[int, int]]:
+def telling(part: layout.Part) -> list[tuple[int, int]]:
     """Offset and length of each place in a partition where libblkid knows of a signature.
 
     Nearly all are within the first MiB, RAID metadata at the end; VMFS is at 1 and at 2 MiB, a second header of LUKS2 at up to 4 MiB.
@@ -137,7 +137,7 @@ def _telling(part: layout.Part) -> list[tuple[int, int]]:
 
 def _plainly_empty(disk: Disk, part: layout.Part) -> bool:
     """Zeros wherever there could be a signature: saves a process for each partition."""
-    return part.size > 6 and _data_at(disk, _telling(part)) is None
+    return part.size > 6 and _data_at(disk, telling(part)) is None
 
 
 def _probe(disk: Disk, part: layout.Part) -> dict[str, str]:

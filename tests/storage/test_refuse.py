@@ -103,6 +103,8 @@ def test_signatures(make_disk: Make, make: Callable[[LoopDisk], None]) -> None:
     make(disk)
     with_header(disk)
     assert refused(disk) == "signature"
+    write_claim(disk.node, disk.config(), force=True)
+    assert disk.format().returncode == 0, "what is erased by force is blank"
 
 
 def test_metadata_at_the_end(make_disk: Make) -> None:
