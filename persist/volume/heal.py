@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable
 
+from .. import log
 from ..boot.config import Config
 from ..errors import CommandError, PersistError
 from ..run import run
@@ -124,11 +125,14 @@ class Healer:
         return sum(free) >= devices
 
     def _make_room(self, text: str, devices: int) -> bool:
-        """Give back chunks that are hardly used: what copies a volume whose space is all in chunks has none to put its own into. Raises CommandError, OSError."""
+        """Give back chunks that are hardly used, should all space be in chunks. Returns whether there is room for a new one. Raises OSError."""
         for usage in _USAGES:
             if self._has_room(devices):
                 return True
-            self._follow(f"Making room before {text}", "btrfs", "balance", "start", f"-dusage={usage}", self.path)
+            try:
+                self._follow(f"Making room before {text}", "btrfs", "balance", "start", f"-dusage={usage}", self.path)
+            except CommandError as e:
+                log.log(log.NOTICE, f"No room could be made before {text}: {e.message}", "HEAL_STEP", PERSIST_UUID=self.uuid, PERSIST_STEP="room")
         return self._has_room(devices)
 
     def _need_room(self, step: Step, devices: int) -> None:
@@ -137,13 +141,15 @@ class Healer:
             raise PersistError(f"The state volume is too full for {step.text}.", hint=_FULL)
 
     def _replace(self, step: Step, state: State) -> None:
-        room = self._make_room(step.text, 1)
         try:
             self._copy(step, state)
         except CommandError as e:
-            if room or "No space left" not in e.message:
+            # One that is alone cannot mirror: it copies no chunk without another one, of another profile.
+            if "No space left" not in e.message:
                 raise
-            raise PersistError(f"The state volume is too full for {step.text}.", hint=_FULL) from e
+            if not self._make_room(step.text, 1):
+                raise PersistError(f"The state volume is too full for {step.text}.", hint=_FULL) from e
+            self._copy(step, state)
 
     def _copy(self, step: Step, state: State) -> None:
         self._wipe(step.node, state)

@@ -13,7 +13,7 @@ import pytest
 
 from persist import record
 from persist.errors import PersistError
-from persist.volume import btrfs, claim, header, heal, ids, layout, live, store, superblock, wipe
+from persist.volume import btrfs, claim, header, heal, ids, layout, live, mountinfo, store, superblock, wipe
 from persist.volume.header import Mark, Options
 
 from .conftest import Make
@@ -240,6 +240,46 @@ def test_killed_while_a_smaller_disk_takes_the_place(place: Path, make_disk: Mak
     v.up()
     run_heal(v)
     check_whole(v, 2, "new")
+
+
+def full_and_stale(place: Path, make: Make) -> Volume:
+    """As stale(), with all space of the volume in chunks, and most of that full."""
+    v = Volume(place, [make(MIB, b""), make(MIB, b"")])
+    v.up()
+    for n in range(MIB):
+        try:
+            Path(f"{v.at}/{n}").write_bytes(os.urandom(1 << 20))
+            tool("btrfs", "filesystem", "sync", v.at)
+        except (OSError, subprocess.CalledProcessError):
+            break
+    v.down()
+    v.pull(v.disks[1])
+    v.up()
+    v.down()
+    v.back(v.disks[1])
+    v.up()
+    return v
+
+
+@pytest.mark.parametrize("smaller", [0, 40])
+def test_no_room_at_all_is_said_and_changes_nothing(place: Path, make_disk: Make, smaller: int) -> None:
+    """The kernel would take the volume read-only within the removal of the missing member, and so at each boot."""
+    v = full_and_stale(place, make_disk)
+    if smaller:
+        v.down()
+        v.pull(v.disks.pop())
+        v.up()
+        joiner(v, make_disk(MIB - smaller, b""))
+    with pytest.raises(PersistError, match="too full"):
+        heal.Healer(v.at, v.config, lambda step, text: None).heal()
+    at = mountinfo.at(v.at)
+    assert at is not None and not at.read_only
+    assert [m.state for m in live.members(v.at)] == ["ok", "missing"]
+    for n in range(150):
+        os.unlink(f"{v.at}/{n}")
+    tool("btrfs", "filesystem", "sync", v.at)
+    run_heal(v)
+    check_whole(v, 2)
 
 
 def single(place: Path, make: Make) -> Volume:
