@@ -21,6 +21,7 @@ _SCAN_DEV, _FORGET_DEV, _ADD_DEV = 0x50009404, 0x50009405, 0x5000940A  # struct 
 _SYNC = 0x9408
 _TREE_SEARCH = 0xD0009411
 _CHUNK_TREE, _CHUNK_ITEM = 3, 228
+_EXCLUSIVE = 8  # BTRFS_ERROR_DEV_EXCL_RUN_IN_PROGRESS
 _MAX = (1 << 64) - 1
 _TOLERANCE = ((1 << 9, 3), (1 << 8, 2), (1 << 10, 3), (1 << 4, 1), (1 << 6, 1), (1 << 7, 1))  # raid1c3 raid6 raid1c4 raid1 raid10 raid5
 
@@ -70,9 +71,13 @@ def _ioctl(path: str, request: int, argument: bytearray | int) -> None:
     """One ioctl on a mounted filesystem; the answer is in the argument. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(fd, request, argument)
+        refused = fcntl.ioctl(fd, request, argument)
     finally:
         os.close(fd)
+    if isinstance(refused, int) and refused > 0:
+        # enum btrfs_err_code of linux/btrfs.h: no error to the C library, and yet nothing was done.
+        why = "The kernel is busy with another operation" if refused == _EXCLUSIVE else f"The kernel refuses it (btrfs error {refused})"
+        raise OSError(errno.EBUSY, why, path)
 
 
 def sync(path: str) -> None:

@@ -26,13 +26,17 @@ class Stopped(Exception):
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """One at a time, this service and persistctl; waits for the other. Raises OSError."""
-    os.makedirs(RUN, 0o755, exist_ok=True)
+def alone(*, wait: bool = True) -> Iterator[bool]:
+    """One at a time: this service, persist-health.service and persistctl. Waits for the others, or yields False without ``wait``. Raises OSError."""
+    os.makedirs(os.path.dirname(LOCK), 0o755, exist_ok=True)
     fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            ours = True
+        except BlockingIOError:
+            ours = False
+        yield ours
     finally:
         os.close(fd)
 

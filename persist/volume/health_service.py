@@ -11,6 +11,7 @@ from ..boot.config import Config, load
 from ..boot.paths import RUN, VOLUME
 from ..errors import PersistError
 from . import btrfs, degraded, healplan, healstate, health, live, mountinfo, outcome, reserve, resize
+from .heal_service import alone
 from .live import Live
 
 GONE = f"{RUN}/members-gone"  # the devids that the mark of this boot is for
@@ -71,8 +72,10 @@ def check(path: str, config: Config) -> bool:
     """One round; returns whether there is something for the healer. Raises PersistError and OSError."""
     uuid = btrfs.filesystem_uuid(path)
     _say(uuid, mark_lost(uuid, live.members(path)))
-    if (btrfs.attribute(uuid, "exclusive_operation") or "none") == "none":
-        _room(uuid, path)
+    with alone(wait=False) as ours:
+        # Who has the lock will resize or balance too, and the kernel does one of these at a time.
+        if ours and (btrfs.attribute(uuid, "exclusive_operation") or "none") == "none":
+            _room(uuid, path)
     return healplan.next_step(healstate.gather(path, config)[0]) is not None
 
 

@@ -180,6 +180,7 @@ def scrub(say: Say, path: str = VOLUME) -> dict[str, Any]:
 def grow(path: str = VOLUME) -> dict[str, Any]:
     """Follow disks that grew. Raises PersistError and OSError."""
     uuid = mounted(path, writable=True)
-    grown = resize.follow(path)
+    with alone():
+        grown = resize.follow(path)
     message = "\n".join(f"{g.node}: {g.before >> 20} MiB before, {g.after >> 20} MiB now." for g in grown) or resize.why_not(path)
     return {"uuid": uuid, "grown": [as_dict(g) for g in grown], "message": message}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume import btrfs, degraded, health, health_service, layout, live, outcome, reserve, resize, scrub_service
+from persist.volume import btrfs, degraded, heal_service, health, health_service, layout, live, outcome, reserve, resize, scrub_service
 
 from .conftest import Make
 from .rig import PYTHON, TOP, LoopDisk, tool
@@ -27,6 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where a volume is mounted; not any more when the test ends. /run is left alone."""
     monkeypatch.setattr(health_service, "GONE", str(tmp_path / "members-gone"))
     monkeypatch.setattr(health, "HEAL_FAILED", str(tmp_path / "heal-failed"))
+    monkeypatch.setattr(heal_service, "LOCK", str(tmp_path / "lock"))
     # Without udev its database is asked in vain; what is there is found by probing.
     monkeypatch.setattr("persist.volume.candidates.from_database", __import__("persist.volume.candidates", fromlist=["x"]).candidates)
     with unmounted(str(tmp_path / "volume")):
@@ -111,6 +112,33 @@ def test_back_while_it_is_mounted_is_marked_once(place: Path, make_disk: Make) -
     assert health_service.mark_lost(v.uuid, live.members(v.at)) == []
     assert degraded.read(v.data(v.disks[0]), v.uuid) == after
     assert codes(v) == ["member-stale"]
+
+
+def test_room_is_left_to_whoever_heals(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel does one of resize, balance, replace at a time, and a healing that finds it busy would have failed."""
+    v = mirror(place, make_disk)
+    v.up()
+    seen: list[str] = []
+    monkeypatch.setattr(health_service, "_room", lambda uuid, path: seen.append(path))
+    with heal_service.alone():
+        assert not health_service.check(v.at, v.config) and not seen
+    assert not health_service.check(v.at, v.config) and seen == [v.at]
+
+
+def test_what_the_kernel_refuses_without_an_error(place: Path, make_disk: Make) -> None:
+    """While it balances, adding a device changes nothing, and the call returns a number that is no errno."""
+    v = single(place, make_disk)
+    other = make_disk(MIB, b"")
+    for n in range(3):
+        Path(f"{v.at}/{n}").write_bytes(os.urandom(30 << 20))
+        tool("btrfs", "filesystem", "sync", v.at)
+    with subprocess.Popen(["btrfs", "balance", "start", "--full-balance", v.at], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as balance:
+        while btrfs.attribute(v.uuid, "exclusive_operation") != "balance":
+            assert balance.poll() is None
+        with pytest.raises(OSError, match="busy"):
+            btrfs.add_device(v.at, other.node)
+        subprocess.run(["btrfs", "balance", "cancel", v.at], check=False, capture_output=True)
+    assert len(btrfs.devices(v.at)) == 1
 
 
 def test_errors_that_the_kernel_counted(place: Path, make_disk: Make) -> None:

@@ -26,7 +26,6 @@ MIB = 320
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where a volume is mounted; not any more when the test ends. /run is left alone."""
     monkeypatch.setattr(heal_service, "LOCK", str(tmp_path / "lock"))
-    monkeypatch.setattr(heal_service, "RUN", str(tmp_path))
     with unmounted(str(tmp_path / "volume")):
         yield tmp_path
 
