@@ -173,3 +173,17 @@ def test_kernel_log(tmp_path: Path, scope: str) -> None:
     text = log.read_text()
     assert re.match(r"<3>persist-generator\[\d+\]: /usr/lib/persist\.d/a\.conf:2: Path='/srv/\\x1b\[31mxxx", text)
     assert text.isprintable() and len(text) < 900
+
+
+@pytest.mark.parametrize("module", ["volume.volume_service", "volume.format_service", "volume.health_service", "volume.heal_service",
+                                    "state.seed_service", "state.bind_service", "state.verify_service"])
+def test_services_load_nothing_heavy(module: str) -> None:
+    """What each boot starts, and the journal's part of it: these take longer to load than most of the services have to do."""
+    heavy = {"dataclasses", "inspect", "uuid", "hashlib", "logging", "pathlib", "tempfile", "socket", "asyncio", "pyudev", "dbus_next", "argparse",
+             "systemd.journal", "systemd.daemon"}
+    code = (f"import sys; sys.path[:0] = [{str(TOP)!r}, '/usr/lib/python3/dist-packages']\n"
+            f"import persist.{module}\nfrom persist import log\nlog._of_systemd('journal'), log._of_systemd('daemon')\nprint(*sys.modules)")
+    done = subprocess.run([PYTHON, "-IBS", "-c", code], capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    assert {f"persist.{module}", "systemd._journal", "systemd._daemon"} <= found
+    assert not heavy & found
