@@ -68,7 +68,9 @@ def keep(config: Config, machine: Facts, told: Machine, result: Outcome, at: Mou
     if before is not None:
         if before.kind == result.kind:
             result.because(before.reason, before.message, before.hint)
-            result.expected = before.expected
+            result.expected, result.rescue = before.expected, before.rescue
+            # Only btrfs says its id through a mount.
+            result.uuid = result.uuid or before.uuid
     elif result.read_only_below:
         result.because(*switch.READ_ONLY)
     elif result.kind == "btrfs":

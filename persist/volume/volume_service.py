@@ -48,7 +48,7 @@ def _known_is_missing(config: Config, result: Outcome, uuid: str, found: Missing
 
 def _note_known(result: Outcome) -> None:
     """Note the volume on a root that can be written."""
-    if result.root_read_only or result.reason == "initrd-disagrees":
+    if result.root_read_only or not result.uuid or result.reason == "initrd-disagrees":
         return
     try:
         known.note(result.uuid)

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from persist.boot.config import Config
 from persist.boot.facts import Facts
-from persist.volume import known, newmount, switch
+from persist.volume import kept, known, newmount, outcome, switch, volume_service
+from persist.volume.find import Machine
+from persist.volume.mountinfo import Mount
+from persist.volume.outcome import Outcome
 
 UUID = "11111111-1111-4111-8111-11111111abcd"
 OTHER = "22222222-2222-4222-8222-222222222222"
@@ -109,3 +113,16 @@ def test_the_word_is_said() -> None:
     for word in ("RO", "of"):
         message, hint = switch.explain(word)
         assert message.startswith(f"persist={word} is") and "treats as persist=volatile" in message and "volatile" in hint
+
+
+def test_a_volume_that_is_no_btrfs_is_not_forgotten(note: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run of the service takes over what is mounted. Only btrfs tells its id then; an empty one would have replaced the note."""
+    known.note(UUID)
+    monkeypatch.setattr(outcome, "read", lambda: Outcome(kind="native", device="/dev/vdb", uuid=UUID))
+    result = Outcome()
+    kept.keep(Config(), Facts(), Machine(), result, Mount(1, 1, "254:16", "/", "/run/persist/volume", "rw", "ext4", "/dev/vdb", "rw"))
+    assert (result.kind, result.uuid) == ("native", UUID)
+    volume_service._note_known(result)
+    assert known.read() == UUID and note.exists()
+    volume_service._note_known(Outcome(kind="native"))
+    assert known.read() == UUID
