@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from .rig import HEADER, LoopDisk, tool
+from .volumes import unmounted
 
 Make = Callable[..., LoopDisk]
 
@@ -36,3 +37,19 @@ def make_disk(tmp_path: Path) -> Iterator[Make]:
     for disk in made:
         disk.file.unlink(missing_ok=True)
     assert not left, "left behind by the test"
+
+
+@pytest.fixture
+def volume(make_disk: Make) -> LoopDisk:
+    """A formatted disk."""
+    disk = make_disk(300)
+    done = disk.format()
+    assert done.returncode == 0, done.stderr
+    return disk
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Where a volume is mounted; not any more when the test ends."""
+    with unmounted(str(tmp_path / "volume")):
+        yield tmp_path

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The two services on real disks, each run in a mount namespace of its own with a /run and a /mnt of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from .rig import PYTHON, TOP, LoopDisk, tool
+
+# argv: a JSON object with what a test wants. Prints one JSON object for each run of the volume service.
+_SCRIPT = """
+import json, os, subprocess, sys
+wish = json.loads(sys.argv[1])
+def sh(text):
+    subprocess.run(["sh", "-ec", text], check=True)
+sh("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /mnt; mkdir /mnt/state; " + wish.get("before", ""))
+from persist.boot.config import Config
+from persist.boot import load as loading
+from persist.volume import blockdev, fallback, format_service, known, mount, mountinfo, outcome, search, service, swap, volume_service
+known.ROOT = wish.get("root", "/run/root")
+os.makedirs(known.ROOT, exist_ok=True)
+config = Config()
+for key, value in wish["config"].items():
+    setattr(config, key, value)
+format_service.load = lambda root, problems: config
+def load(root, environ):
+    loaded = loading.load(root, environ)
+    loaded.config = config
+    return loaded
+volume_service.load = load
+fallback._has_symlinks = lambda: wish.get("symlinks", False)
+swap.enable = lambda members: []  # the machine's own swap space is none of a test's business
+mount.ROOT_STORE = wish.get("root_store", mount.ROOT_STORE)
+disks = [blockdev.by_node(n) for n in wish.get("disks", [])]
+if wish.get("unexpected"):
+    mount.mount_assembly = volume_service.search = None
+exec(wish.get("python", ""))
+report = []
+for what in wish["do"]:
+    if what == "format":
+        report.append({"failed": format_service.format_claimed(disks, config, wish.get("wanted"))})
+    elif what == "more":
+        disks.append(blockdev.by_node(wish["more"]))
+    elif what == "format_main":
+        report.append({"status": service.format_main()})
+    elif what == "volume":
+        status = service.volume_main()
+        found = json.load(open("/run/persist/volume.json"))
+        at = {m.mount_point: [m.fstype, m.root, m.read_only] for m in mountinfo.mounts() if m.mount_point.startswith(("/run/persist", "/mnt/"))}
+        flags = [n for n in ("mount-entries", "persistent", "formatted") if os.path.exists("/run/persist/" + n)]
+        report.append({"status": status, "at": at, "flags": flags} | found)
+    else:
+        sh(what)
+print(json.dumps({"report": report, "refused": [json.load(open("/run/persist/refused/" + n)) for n in sorted(os.listdir("/run/persist/refused"))]
+                  if os.path.isdir("/run/persist/refused") else []}))
+"""
+
+
+class Result:
+    """What a run of the script reported; ``log`` is standard error."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str]) -> None:
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        self.report: list[dict[str, Any]] = found["report"]
+        self.refused: list[dict[str, Any]] = found["refused"]
+        self.log = done.stderr
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last report."""
+        return self.report[-1]
+
+
+def services(*do: str, cmdline: str = "", device: list[str] | None = None, config: dict[str, Any] | None = None, **wish: Any) -> Result:
+    """Run services, and shell commands between them, in a namespace that ends with them."""
+    wish |= {"do": do, "config": {"device": device or ["auto"]} | (config or {})}
+    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1", "SYSTEMD_PROC_CMDLINE": cmdline}
+    return Result(subprocess.run(["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _SCRIPT, json.dumps(wish)],
+                                 capture_output=True, text=True, env=env))
+
+
+KNOWN = "11111111-2222-4333-8444-555555555555"
+READ_ONLY = "mount -o remount,bind,ro /"
+
+
+def uuid_of(disk: LoopDisk) -> str:
+    return tool("blkid", "-p", "-o", "value", "-s", "UUID", f"{disk.node}p1").strip()
+
+
+def note_of(root: Path) -> Path:
+    return root / "var/lib/persist/known-volume"

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Claims as persist-format.service meets them at a boot, on real disks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from persist.volume import header
+from persist.volume.layout import MIB
+
+from .conftest import Make
+from .rig import HEADER, LoopDisk
+from .services import KNOWN, note_of, services, uuid_of
+
+
+def test_two_claims_are_one_volume_and_a_third_comes_too_late(make_disk: Make) -> None:
+    one, two, three = make_disk(300), make_disk(300), make_disk(300)
+    nodes = [one.node, two.node]
+    seen = services("format", "more", "format", "format", "volume", disks=nodes, device=[*nodes, three.node], config={"member_timeout": 0},
+                    more=three.node)
+    assert [r.get("failed") for r in seen.report[:3]] == [0, 0, 0]
+    assert [(r["device"], r["code"]) for r in seen.refused] == [(three.node, "volume-exists")]
+    assert seen.log.count("is left alone") == 1, "said once"
+    assert three.read(0, MIB) == HEADER.ljust(MIB, b"\0")
+    assert (seen.last["kind"], seen.last["device"], seen.last["degraded"]) == ("btrfs", f"{one.node}p1", False)
+
+
+def test_disk_that_was_begun_comes_first(make_disk: Make) -> None:
+    one, two = make_disk(300), make_disk(300)
+    assert two.format(kill_after="mkfs").returncode == -9
+    nodes = [one.node, two.node]
+    seen = services("format", "volume", disks=nodes, device=nodes)
+    assert [(r["device"], r["code"]) for r in seen.refused] == [(one.node, "volume-exists")]
+    assert seen.last["device"] == f"{two.node}p1"
+
+
+def test_claim_beside_a_volume(volume: LoopDisk, make_disk: Make) -> None:
+    other = make_disk(300)
+    nodes = [volume.node, other.node]
+    seen = services("format", "volume", disks=nodes, device=nodes)
+    assert [r["code"] for r in seen.refused] == ["volume-exists"]
+    assert seen.last["device"] == f"{volume.node}p1"
+    assert other.read(0, MIB) == HEADER.ljust(MIB, b"\0")
+
+
+def test_claim_where_another_volume_is_named(make_disk: Make) -> None:
+    disk = make_disk(300)
+    seen = services("format", disks=[disk.node], device=[disk.node], wanted="11111111-2222-3333-4444-555555555555")
+    assert [r["code"] for r in seen.refused] == ["volume-expected"]
+
+
+def test_claim_where_a_volume_is_known(make_disk: Make, tmp_path: Path) -> None:
+    disk = make_disk(300)
+    note_of(tmp_path).parent.mkdir(parents=True)
+    note_of(tmp_path).write_text(f"{KNOWN}\n")
+    seen = services("format", disks=[disk.node], device=[disk.node], root=str(tmp_path))
+    assert [r["code"] for r in seen.refused] == ["volume-expected"]
+    assert "/var/lib/persist/known-volume" in seen.refused[0]["hint"] and KNOWN in seen.refused[0]["message"]
+    assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
+    note_of(tmp_path).unlink()
+    assert services("format", "volume", disks=[disk.node], device=[disk.node], root=str(tmp_path)).last["kind"] == "btrfs"
+
+
+def test_known_volume_whose_claim_was_not_erased(make_disk: Make, tmp_path: Path) -> None:
+    disk = make_disk(300)
+    assert disk.format(kill_after="label").returncode == -9
+    note_of(tmp_path).parent.mkdir(parents=True)
+    note_of(tmp_path).write_text(f"{uuid_of(disk)}\n")
+    seen = services("format", "volume", disks=[disk.node], device=[disk.node], root=str(tmp_path))
+    assert seen.refused == [] and seen.last["kind"] == "btrfs"
+    assert disk.read(0, header.MARK_OFFSET) == bytes(header.MARK_OFFSET)
+    assert disk.read(header.MARK_OFFSET, 15) == b"persist-bound 1"
+
+
+def test_refusal_is_not_a_failure(make_disk: Make) -> None:
+    disk = make_disk(200)
+    seen = services("format", disks=[disk.node], device=[disk.node])
+    assert seen.report == [{"failed": 0}]
+    assert [r["code"] for r in seen.refused] == ["too-small"]
+    assert "at least 256 MiB" in seen.log
+
+
+def test_nothing_is_formatted_where_persist_is_not_enabled(make_disk: Make) -> None:
+    if Path("/etc/systemd/system/local-fs.target.wants/persist-setup.target").is_symlink():
+        pytest.skip("persist is enabled on this machine")
+    disk = make_disk(300)
+    seen = services("format_main", device=[disk.node])
+    assert seen.report == [{"status": 0}]
+    assert "persist-setup.target is not enabled" in seen.log
+    assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
+
+
+def test_nothing_is_formatted_for_an_unknown_word(make_disk: Make) -> None:
+    disk = make_disk(300)
+    script = "format_service.facts.enabled = lambda root: True; format_service._tagged = lambda: disks"
+    seen = services("format_main", cmdline="persist=of", disks=[disk.node], device=[disk.node], python=script)
+    assert seen.report == [{"status": 0}] and "nothing is formatted: persist=of is on the kernel command line" in seen.log
+    assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
+    assert services("format_main", cmdline="persist=on", disks=[disk.node], device=[disk.node], python=script).report == [{"status": 0}]
+    assert disk.read(0, MIB) != HEADER.ljust(MIB, b"\0")
+
+
+@pytest.mark.parametrize(("what", "reason"), [("blank", ""), ("data", "missing")])
+def test_blank_disk_that_is_named(make_disk: Make, what: str, reason: str) -> None:
+    """Format=blank: the ephemeral disk of a cloud needs no header; whatever is on it is not blank."""
+    disk = make_disk(300, b"" if what == "blank" else b"somebody's")
+    script = "from persist.boot import facts; facts.enabled = lambda root: True"
+    last = services("volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script).last
+    assert (last["kind"], last["reason"]) == ("none" if reason else "btrfs", reason)
+    assert (disk.read(0, 10) == b"somebody's") == bool(reason)
+    if not reason:
+        again = services("volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script).last
+        assert (again["kind"], again["uuid"]) == ("btrfs", last["uuid"])
+
+
+def test_disk_that_is_plugged_in_while_another_is_formatted(make_disk: Make) -> None:
+    """udev's start of the service is none while it runs: what was tagged meanwhile is looked at before it ends."""
+    first, late = make_disk(300), make_disk(300)
+    script = f"""
+format_service.facts.enabled = lambda root: True
+tagged = [blockdev.by_node("{first.node}")]
+format_service._tagged = lambda: list(tagged)
+make = format_service._make
+def plugged(*arguments, **more):
+    tagged.append(blockdev.by_node("{late.node}"))
+    format_service._make = make
+    return make(*arguments, **more)
+format_service._make = plugged
+"""
+    seen = services("format_main", cmdline="persist=on", device=[first.node, late.node], python=script)
+    assert seen.report == [{"status": 0}] and [(r["device"], r["code"]) for r in seen.refused] == [(late.node, "volume-exists")]
