@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from .. import log
 from ..boot.paths import RUN
 from ..errors import CommandError
 from ..run import run
@@ -30,7 +31,10 @@ def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> bool:
         btrfs.forget(*found.forget, *(n for n in found.members if n not in assembly.nodes))
         btrfs.scan(*assembly.nodes)
         run("mount", "-t", "btrfs", "-o", f"degraded,{OPTIONS}", node, at)
-    except (CommandError, OSError):
+    except (CommandError, OSError) as e:
+        text = e.message if isinstance(e, CommandError) else f"{e}."
+        log.log(log.NOTICE, f"Nor can the state volume on {node} be shown read-only, with rescue options: {text}", "VOLUME_BROKEN", PERSIST_DEVICE=node,
+                PERSIST_UUID=found.uuid, PERSIST_REASON="rescue")
         os.rmdir(at)
         return False
     return True

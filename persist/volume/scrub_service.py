@@ -9,11 +9,12 @@ from types import FrameType
 
 from .. import log
 from ..boot.paths import VOLUME
-from ..errors import CommandError, PersistError
+from ..errors import PersistError
 from ..record import Record
 from ..run import run
 from . import mountinfo
 
+_stopped: list[int] = []
 _SUMMARY = re.compile(r"^Error summary:\s+(.*)$", re.MULTILINE)
 
 
@@ -43,6 +44,7 @@ def scrub(path: str = VOLUME) -> Scrubbed:
 
 
 def _cancel(number: int, frame: FrameType | None) -> None:
+    _stopped.append(number)
     # The program waits in the kernel, which minds no signal; it ends, with an error, when the scrub is cancelled.
     run("btrfs", "scrub", "cancel", VOLUME, ok=(0, 1, 2))
 
@@ -56,8 +58,12 @@ def scrub_main() -> int:
     log.notify_status("Reading all data of the state volume")
     try:
         found = scrub()
-    except CommandError as e:
-        log.log(log.ERR, f"The state volume could not be scrubbed: {e.message}", "FAILED", PERSIST_REASON="scrub")
+    except PersistError as e:
+        if _stopped:
+            log.log(log.NOTICE, "Reading the state volume was stopped before its end; it begins anew next month, or with 'persistctl volume scrub'.",
+                    "FAILED", PERSIST_REASON="scrub-stopped")
+            return 0
+        log.log(log.ERR, f"The state volume could not be scrubbed: {e.message} {e.hint}".rstrip(), "FAILED", PERSIST_REASON="scrub")
         return 1
     if not found.errors:
         log.log(log.INFO, "All data of the state volume was read and is good.", "SCRUB_DONE")

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -279,6 +280,22 @@ def test_low() -> None:
     assert not health.low(6 * gib, 100 * gib) and not health.low(2 * gib, 100 * gib)
     assert health.low(gib - 1, 100 * gib) and health.low(gib // 4, 10 * gib) and health.low(15 << 20, 200 << 20)
     assert not health.low(17 << 20, 200 << 20)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_scrub_that_does_not_end_is_said(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                                         stopped: bool) -> None:
+    """With or without a report; a machine that is shut down within it is no failure."""
+    v = single(place, make_disk)
+    monkeypatch.setattr(scrub_service, "VOLUME", v.at)
+    monkeypatch.setattr(scrub_service, "_stopped", [15] if stopped else [])
+    monkeypatch.setattr(scrub_service, "scrub", lambda: scrub_service.parse("Status: aborted\n"))
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert scrub_service.scrub_main() == (0 if stopped else 1)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert ("stopped before its end" if stopped else "could not be scrubbed: btrfs(8) does not say") in capsys.readouterr().err
 
 
 def test_scrub_report() -> None:

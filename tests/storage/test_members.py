@@ -283,7 +283,7 @@ def test_corrupted_superblock(pair: Volume) -> None:
     assert caught.value.fields["PERSIST_REASON"] == "no-member"
 
 
-def test_rescue(pair: Volume, tmp_path: Path) -> None:
+def test_rescue(pair: Volume, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair.up()
     pair.write("text", "save me")
     pair.down()
@@ -299,3 +299,4 @@ def test_rescue(pair: Volume, tmp_path: Path) -> None:
     a.write((1 << 20) + (66 << 10), bytes(100 << 20))
     assert not rescue.try_rescue(pair.found(), pair.look(), at=place)
     assert not os.path.exists(place)
+    assert f"Nor can the state volume on {pair.data(a)} be shown" in capsys.readouterr().err
