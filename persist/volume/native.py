@@ -22,6 +22,7 @@ FILESYSTEMS = ("ext4", "ext3", "xfs", "f2fs", "bcachefs")
 _GROWING = ("ext4", "ext3", "xfs")  # what systemd-growfs(8) and the tools of these can grow while they are mounted
 # A mount with ro alone writes: it plays back the journal of a filesystem that was not unmounted.
 _UNTOUCHED = {"ext4": "ro,noload", "ext3": "ro,noload", "xfs": "ro,norecovery", "f2fs": "ro,norecovery", "bcachefs": "ro,nochanges"}
+_CHECK = 24 * 3600  # seconds
 _GROWFS = "/usr/lib/systemd/systemd-growfs"
 
 
@@ -39,7 +40,8 @@ def mount_native(found: Found, config: Config, *, read_only: bool = False, at: s
                            hint=f"Use btrfs, {', '.join(FILESYSTEMS)}.", message_id="VOLUME_BROKEN", **fields)
     os.makedirs(at, 0o755, exist_ok=True)
     try:
-        # The time-out is for the check of a large filesystem, as systemd-fsck@.service has none either.
+        # As systemd-fsck@.service has no time-out either: killed within the check of a large filesystem, this boot would have neither it nor a fallback.
+        log.notify_status(f"Checking and mounting {found.node}", _CHECK)
         run("systemd-mount", "--quiet", "--no-ask-password", f"--fsck={'no' if read_only else 'yes'}", f"--type={found.fstype}",
             f"--options={options(config, found.fstype, read_only=read_only)}", "--property=DefaultDependencies=no", "--property=Conflicts=umount.target",
             "--property=Before=umount.target", found.node, at, timeout=None)
