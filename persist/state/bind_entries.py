@@ -200,12 +200,12 @@ def hold(planned: Planned) -> PersistError | None:
         newmount.attach(fd, fd, read_only=True, recursive=True)
     finally:
         os.close(fd)
-    return _error(planned, "ENTRY_STALE", f"'{planned.path}' is read-only on this boot: the state volume that keeps it is away, and what was written "
-                  "here now would be out of sight when it is back.", f"Attach the disk of the volume, or say Stale=allow ({planned.entry.source}).")
+    return _error(planned, "ENTRY_STALE", f"'{planned.path}' is read-only on this boot: the state volume that keeps it is away or takes no writes, and what was "
+                  "written here now would be out of sight when it is back.", f"Attach the disk of the volume, or say Stale=allow ({planned.entry.source}).")
 
 
 def hold_stale(loaded: Loaded) -> list[PersistError]:
-    """Hold each bind entry with Stale=ro read-only, on a writable root that has known a volume and boots without it.
+    """Hold each bind entry with Stale=ro read-only, on a writable root that has known a volume and boots without it, or with one that takes no writes.
 
     The result is what to log: each entry that is held, and each that could not be. Entries below a mount of fstab are held by
     persist-bind@.service, after that mount; it looks for /run/persist/stale. Raises OSError.

@@ -65,7 +65,8 @@ def _write_protected(result: Outcome, *, fresh: bool) -> None:
         result.kind, result.read_only = "none", False
         message += " It is not used."
     elif not result.root_read_only:
-        message += " Entries are left to the root filesystem; what is written there is hidden when the volume is back."
+        message += (" Entries are left to the root filesystem, binds read-only there unless they say Stale=allow; what is written is hidden when the volume "
+                    "is back.")
     if not result.reason or result.kind == "none":
         result.because("volume-read-only", message, hint)
     log.log(log.WARNING, f"{message} {hint}", "VOLUME_READ_ONLY", **fields)
@@ -193,7 +194,7 @@ def _entries(loaded: Loaded, result: Outcome) -> None:
         problems += readonly.prepare(loaded)
     if result.kind in (*outcome.REAL, "tmpfs") and not result.read_only:
         problems += bind_entries.mount_seeded(loaded)
-    elif result.expected and not result.root_read_only:
+    elif not result.root_read_only and (result.expected or result.read_only):
         problems += bind_entries.hold_stale(loaded)
     for problem in problems:
         log.log_error(problem)

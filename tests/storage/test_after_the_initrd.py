@@ -73,7 +73,9 @@ def test_read_only_volume(volume: LoopDisk, early: bool) -> None:
     """On a writable root the entries stay there: an overlay with such an upper would not be mounted."""
     volume.replug("--read-only")
     before = initrd(volume, volume) if early else ""
-    seen = services("volume", "volume", device=[volume.node], before=before)
+    held = "from persist.state import bind_entries; bind_entries.hold_stale = lambda loaded: print('held', file=sys.stderr) or []"
+    seen = services("volume", "volume", device=[volume.node], before=before, python=held)
+    assert "held" in seen.log.splitlines(), "what services write on the root now would be a fork"
     for last in seen.report:
         assert (last["kind"], last["read_only"], last["status"], last["reason"]) == ("btrfs", True, 0, "volume-read-only")
         assert last["flags"] == [] and last["at"]["/mnt/state"][2] is True
