@@ -201,7 +201,8 @@ def hold(planned: Planned) -> PersistError | None:
     finally:
         os.close(fd)
     return _error(planned, "ENTRY_STALE", f"'{planned.path}' is read-only on this boot: the state volume that keeps it is away or takes no writes, and "
-                  "what was written here now would be out of sight when it is back.", f"Attach the disk of the volume, or say Stale=allow ({planned.entry.source}).")
+                  "what was written here now would be out of sight when it is back.",
+                  f"Attach the disk of the volume, or say Stale=allow ({planned.entry.source}).")
 
 
 def hold_stale(loaded: Loaded) -> list[PersistError]:
