@@ -6,15 +6,14 @@ are told to wait for it; whatever has to be there before is refused, because PID
 """
 
 from .facts import Facts
-from .paths import READONLY, VOLUME, escape, unescape
+from .paths import unescape
 from .units import BACKLIGHT, DROPIN, EARLY_USERS, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, serves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .plan import Plan, Planned
+    from .plan import Planned
 
 _NEEDED_EARLY = ("/etc", "/root", "/tmp", "/usr/local", "/var", "/var/cache", "/var/lib", "/var/log", "/var/tmp", *RELOAD)
-_NETWORK = "remote-fs-pre.target network.target network-online.target"
 _WHY = ", and the volume comes with the network (_netdev)"
 
 
@@ -53,24 +52,10 @@ def refusal(planned: "Planned", facts: Facts) -> str:
     return ""
 
 
-def _mounts(plan: "Plan", public: str, facts: Facts) -> list[str]:
-    """The units of the volume's mounts that have no fragment: what mount(8) and our services have mounted."""
-    paths = [VOLUME] + [READONLY] * plan.read_only + [p.path for p in plan.entries if p.entry.method == "bind"]
-    names = [escape(path) + ".mount" for path in paths]
-    name = escape(public) + ".mount"
-    # Where somebody mounts something else there, local-fs.target waits for it.
-    return names if public in facts.fstab or name in facts.shipped else [*names, name]
-
-
-def files(wants: list[str], plan: "Plan", public: str, facts: Facts) -> dict[str, str]:
-    """The drop-ins that move the volume, and the units that are wanted of it, from local-fs.target to remote-fs.target.
-
-    At shutdown the network stays until the last mount of the volume has gone, as PID 1 has it for _netdev in fstab. ``public`` is Mount=.
-    """
+def files(wants: list[str]) -> dict[str, str]:
+    """The drop-ins that move the volume, and the units that are wanted of it, from local-fs.target to remote-fs.target."""
     wants = [NET_UNIT, *wants]
-    after = {unit + ".d/" + DROPIN: FIRST_LINE + "[Unit]\nAfter=" + _NETWORK + "\n" for unit in _mounts(plan, public, facts)}
     return {
-        **after,
         # Always false: persist-setup.target wants this unit by itself.
         VOLUME_UNIT + ".d/" + DROPIN: FIRST_LINE + "[Unit]\nConditionPathExists=!/\n",
         "persist-verify.service.d/" + DROPIN: FIRST_LINE + "[Unit]\nAfter=" + NET_UNIT + " remote-fs.target\n",

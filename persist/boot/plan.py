@@ -284,7 +284,7 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
         from . import net
 
         memory = [p.unit for p in result.entries if p.entry.method == "tmpfs"]
-        result.files.update(net.files([unit for unit in wants if unit not in memory], result, config.mount, facts))
+        result.files.update(net.files([unit for unit in wants if unit not in memory]))
         wants = memory
     if wants:
         name, text = _target("persist-setup.target", wants)

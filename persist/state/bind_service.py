@@ -22,11 +22,15 @@ def _why_not(planned: Planned) -> str:
     return "" if seeded(planned) else "it was not seeded"
 
 
-def _bind(planned: Planned) -> int:
+def _bind(planned: Planned, *, net: bool) -> int:
     why_not = _why_not(planned)
     fields = {"PERSIST_PATH": planned.path, "PERSIST_METHOD": "bind", "PERSIST_SOURCE": planned.entry.source}
     if not why_not:
         mount_bind(planned)
+        if net:
+            from ..volume import network
+
+            network.note(planned.path)
         return 0
     if planned.entry.stale == "ro" and os.path.exists(paths.STALE):
         held = hold(planned)
@@ -41,7 +45,8 @@ def _bind(planned: Planned) -> int:
 
 def main(escaped_name: str) -> int:
     """Mount the bind entry with this escaped path; returns the exit status of the service."""
-    for planned in load("", os.environ).plan.entries:
+    plan = load("", os.environ).plan
+    for planned in plan.entries:
         if planned.name == escaped_name and planned.entry.method == "bind":
             break
     else:
@@ -49,7 +54,7 @@ def main(escaped_name: str) -> int:
             "started; try 'systemctl daemon-reload'.", "ENTRY_FAILED")
         return 1
     try:
-        return _bind(planned)
+        return _bind(planned, net=plan.net)
     except (PersistError, OSError) as e:
         log_error(failure(planned, e))
         return 1

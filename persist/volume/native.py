@@ -13,7 +13,7 @@ from ..boot.config import Config
 from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import mountinfo, store
+from . import mountinfo, network, store
 from .find import Found
 from .mountinfo import Mount
 
@@ -39,12 +39,13 @@ def mount_native(found: Found, config: Config, *, read_only: bool = False, at: s
         raise PersistError(f"The state volume on {found.node} is {found.fstype}, which cannot keep state.",
                            hint=f"Use btrfs, {', '.join(FILESYSTEMS)}.", message_id="VOLUME_BROKEN", **fields)
     os.makedirs(at, 0o755, exist_ok=True)
+    order = [f"--property=After={' '.join(network.ORDER)}"] if config.netdev else []
     try:
         # As systemd-fsck@.service has no time-out either: killed within the check of a large filesystem, this boot would have neither it nor a fallback.
         log.notify_status(f"Checking and mounting {found.node}", _CHECK)
         run("systemd-mount", "--quiet", "--no-ask-password", f"--fsck={'no' if read_only else 'yes'}", f"--type={found.fstype}",
             f"--options={options(config, found.fstype, read_only=read_only)}", "--property=DefaultDependencies=no", "--property=Conflicts=umount.target",
-            "--property=Before=umount.target", found.node, at, timeout=None)
+            "--property=Before=umount.target", *order, found.node, at, timeout=None)
     except CommandError as e:
         raise PersistError(f"The state volume on {found.node} does not mount: {e.message}", message_id="VOLUME_BROKEN",
                            hint="It is left as it is. See 'journalctl -b -k' and its fsck.", **fields) from e
