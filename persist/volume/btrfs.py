@@ -17,7 +17,7 @@ SYSFS = "/sys/fs/btrfs"
 CONTROL = "/dev/btrfs-control"
 _FS_INFO = 0x8400941F  # two 64-bit numbers, then the UUID
 _DEV_INFO = 0xD000941E
-_SCAN_DEV, _FORGET_DEV, _ADD_DEV = 0x50009404, 0x50009405, 0x5000940A  # struct btrfs_ioctl_vol_args: a number and a name
+_SCAN_DEV, _FORGET_DEV, _ADD_DEV, _RESIZE = 0x50009404, 0x50009405, 0x5000940A, 0x50009403  # struct btrfs_ioctl_vol_args
 _SYNC = 0x9408
 _TREE_SEARCH = 0xD0009411
 _CHUNK_TREE, _CHUNK_ITEM = 3, 228
@@ -36,8 +36,9 @@ def filesystem_uuid(path: str) -> str:
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
-def _named(node: str) -> bytearray:
-    return bytearray(struct.pack("<q4088s", 0, os.fsencode(node)))  # fcntl takes no bytes of this length
+def named(name: str) -> bytearray:
+    """struct btrfs_ioctl_vol_args: a number, which is 0, and a name."""
+    return bytearray(struct.pack("<q4088s", 0, os.fsencode(name)))  # fcntl takes no bytes of this length
 
 
 def _control(request: int, nodes: tuple[str, ...], ignore: tuple[int, ...] = ()) -> None:
@@ -49,7 +50,7 @@ def _control(request: int, nodes: tuple[str, ...], ignore: tuple[int, ...] = ())
     try:
         for node in nodes:
             try:
-                fcntl.ioctl(fd, request, _named(node))
+                fcntl.ioctl(fd, request, named(node))
             except OSError as e:
                 if e.errno not in ignore:
                     raise OSError(e.errno, os.strerror(e.errno or 0), node) from e
@@ -67,7 +68,7 @@ def forget(*nodes: str) -> None:
     _control(_FORGET_DEV, nodes, (errno.ENOENT,))
 
 
-def _ioctl(path: str, request: int, argument: bytearray | int) -> None:
+def ioctl(path: str, request: int, argument: bytearray | int) -> None:
     """One ioctl on a mounted filesystem; the answer is in the argument. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -82,13 +83,18 @@ def _ioctl(path: str, request: int, argument: bytearray | int) -> None:
 
 def sync(path: str) -> None:
     """Commit what is open, so that superblocks on the disks say the same. Raises OSError."""
-    _ioctl(path, _SYNC, 0)
+    ioctl(path, _SYNC, 0)
 
 
 def add_device(path: str, node: str) -> None:
     """Make a device, which is blank, a member of a mounted filesystem. Unlike ``btrfs device add`` it leaves the first MiB alone, where the
     degraded mark is. Raises OSError."""
-    _ioctl(path, _ADD_DEV, _named(node))
+    ioctl(path, _ADD_DEV, named(node))
+
+
+def resize(path: str, devid: int, size: int) -> None:
+    """Let one device of a mounted filesystem use so many bytes of its partition. Raises OSError."""
+    ioctl(path, _RESIZE, named(f"{devid}:{size}"))
 
 
 class Device(Record):
@@ -132,7 +138,7 @@ def devices(path: str) -> list[Device]:
     for devid in devids(uuid):
         raw = bytearray(struct.pack("<Q4088x", devid))
         try:
-            _ioctl(path, _DEV_INFO, raw)
+            ioctl(path, _DEV_INFO, raw)
         except OSError as e:
             if e.errno == errno.ENODEV:
                 continue  # it was removed in between
@@ -150,7 +156,7 @@ def _chunks(path: str) -> Iterator[tuple[int, list[int]]]:
     start = 0
     while True:
         raw = bytearray(struct.pack("<QQQQQQQIIII32x", _CHUNK_TREE, 256, 256, start, _MAX, 0, _MAX, _CHUNK_ITEM, _CHUNK_ITEM, 4096, 0).ljust(4096, b"\0"))
-        _ioctl(path, _TREE_SEARCH, raw)
+        ioctl(path, _TREE_SEARCH, raw)
         count = struct.unpack_from("<I", raw, 64)[0]
         if not count:
             return

@@ -126,6 +126,16 @@ def check_blank(disk: Disk, mark: Mark, *, skip: int = header.LENGTH) -> None:
             raise Refusal("signature", f"{disk.node} has an old {kind} at {part.start} MiB, where its {part.name} partition would be.", hint=_ERASE)
 
 
+def blank_by_name(config: Config) -> list[Disk]:
+    """The disk that Format=blank may take: the first path in Device= that leads to a whole disk; what is on it is looked at under its lock."""
+    for spec in config.device if config.format_blank else []:
+        if spec.startswith("/") and os.path.exists(spec):
+            disk = blockdev.by_node(spec)
+            if not disk.is_partition and disk.size:
+                return [disk]
+    return []
+
+
 def telling(part: layout.Part) -> list[tuple[int, int]]:
     """Offset and length of each place in a partition where libblkid knows of a signature.
 

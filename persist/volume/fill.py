@@ -3,38 +3,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 
 from . import store
-from .btrfs import SUBVOLUMES, sync
+from .btrfs import SUBVOLUMES, ioctl, named, sync
 
-_SUBVOL_CREATE, _RESIZE = 0x5000940E, 0x50009403  # linux/btrfs.h; struct btrfs_ioctl_vol_args: a number and a name
-_SET_LABEL = 0x41009432  # 256 bytes
-
-
-def _ioctl(path: str, request: int, argument: bytes) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.ioctl(fd, request, bytearray(argument))
-    finally:
-        os.close(fd)
-
-
-def _arguments(name: str) -> bytes:
-    return struct.pack("<q4088s", 0, name.encode("ascii"))
-
-
-def resize(path: str, devid: int, size: int) -> None:
-    """Let one device of the filesystem use so many bytes of its partition. Raises OSError."""
-    _ioctl(path, _RESIZE, _arguments(f"{devid}:{size}"))
+_SUBVOL_CREATE, _SET_LABEL = 0x5000940E, 0x41009432  # linux/btrfs.h; struct btrfs_ioctl_vol_args, and 256 bytes
 
 
 def subvolumes(path: str, uuid: str, members: list[str], swap: list[str], profile: str) -> None:
     """Make the subvolumes, the store and volume.json, and commit them. Raises OSError."""
     for name in SUBVOLUMES:
-        _ioctl(path, _SUBVOL_CREATE, _arguments(name))
+        ioctl(path, _SUBVOL_CREATE, named(name))
         os.chmod(f"{path}/{name}", 0o755)
     state = f"{path}/{SUBVOLUMES[0]}"
     store.make(state)
@@ -44,4 +24,4 @@ def subvolumes(path: str, uuid: str, members: list[str], swap: list[str], profil
 
 def label(path: str, text: str) -> None:
     """Label the filesystem. The kernel commits a transaction with the label. Raises OSError."""
-    _ioctl(path, _SET_LABEL, text.encode("ascii").ljust(256, b"\0"))
+    ioctl(path, _SET_LABEL, bytearray(text.encode("ascii").ljust(256, b"\0")))

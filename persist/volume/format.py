@@ -212,7 +212,7 @@ class Steps:
         smallest = min(m.data_bytes() for m in self.members)
         for devid, member in enumerate(self.members, 1):
             if member.data_bytes() > smallest:
-                fill.resize(top, devid, member.data_bytes())
+                btrfs.resize(top, devid, member.data_bytes())
         ids = {name: [p.id for m in self.members for p in m.parts if p.name == name] for name in (DATA_NAME, SWAP_NAME)}
         fill.subvolumes(top, self.volume, ids[DATA_NAME], ids[SWAP_NAME], self.mark.layout)
 

@@ -49,8 +49,7 @@ def _refuse(disk: Disk, refusal: Refusal) -> None:
 def _refuse_all(disks: list[Disk], refusal: Refusal) -> None:
     """One record for each of them."""
     for disk in disks:
-        fields = {k: v for k, v in refusal.fields.items() if k not in ("PERSIST_REASON", "PERSIST_DEVICE")}
-        _refuse(disk, Refusal(refusal.code, refusal.message, hint=refusal.hint, **fields))
+        _refuse(disk, refused.another(refusal))
 
 
 def _nodes(disks: list[Disk]) -> str:
@@ -190,7 +189,10 @@ def _make(news: list[Claimed], config: Config, wanted: Machine | str | None, bla
 
     def refuse(disk: Disk, refusal: Refusal) -> None:
         left_out.append(disk)
-        if not blank:  # a disk that nobody claimed and that is not blank is somebody's
+        if blank:  # nobody claimed it: it may well be somebody's
+            log.log(log.NOTICE, f"{disk.node} is named by Device= and is not formatted: {refusal.message}", "CLAIM_REFUSED",
+                    PERSIST_DEVICE=disk.node, PERSIST_REASON=refusal.code)
+        else:
             _refuse(disk, refusal)
 
     def alone(picked: Picked) -> None:
@@ -202,8 +204,8 @@ def _make(news: list[Claimed], config: Config, wanted: Machine | str | None, bla
             what = "is blank, is named by Device=, and is formatted now."
         done = format_disks(disks, config, _status(_nodes(disks), what), refuse=refuse, alone=alone, there=_there(every), blank=blank)
     except Refusal as e:
-        if not blank:
-            _refuse_all([d for d in disks if d not in left_out], e)
+        for disk in [d for d in disks if d not in left_out]:
+            refuse(disk, refused.another(e))
         return 0
     except (PersistError, OSError) as e:
         _failed(disks, e)
@@ -249,14 +251,11 @@ def _join(joins: list[Claimed], volume: str, config: Config) -> tuple[int, int]:
     return ready, failed
 
 
-def blank_disks(config: Config) -> list[Disk]:
-    """The disk that Format=blank may take: the first path in Device= that leads to a whole disk; what is on it is looked at under its lock."""
-    for spec in config.device if config.format_blank else []:
-        if spec.startswith("/") and os.path.exists(spec):
-            disk = blockdev.by_node(spec)
-            if not disk.is_partition and disk.size:
-                return [disk]
-    return []
+def _is_there(config: Config, wanted: Machine | str | None) -> bool:
+    """Whether there is a volume, mounted or not, on whatever filesystem."""
+    from .mount import mounted_uuid
+
+    return bool(mounted_uuid(VOLUME)) or isinstance(decide(config, _machine(wanted), _candidates()), Found)
 
 
 def format_claimed(every: list[Disk], config: Config, wanted: Machine | str | None) -> int:
@@ -287,8 +286,8 @@ def format_claimed(every: list[Disk], config: Config, wanted: Machine | str | No
         failed += _make(news, config, wanted)
         made = True
     if not claims:
-        blank = blank_disks(config)
-        if blank and not _volume(config, wanted):
+        blank = claimable.blank_by_name(config)
+        if blank and not _is_there(config, wanted):
             failed += _make([(d, Claim(config.magic_headers[0])) for d in blank], config, wanted, blank=True)
             made = True
     if joins:

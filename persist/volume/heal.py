@@ -16,7 +16,7 @@ from .. import log
 from ..boot.config import Config
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import blockdev, btrfs, degraded, fill, healstate, joining, layout, live, reserve, store, wipe
+from . import blockdev, btrfs, degraded, healstate, joining, layout, live, reserve, store, wipe
 from .healplan import Spare, State, Step, next_step
 from .joining import Joiner
 
@@ -117,7 +117,7 @@ class Healer:
         for device in btrfs.devices(self.path):
             wanted = layout.filesystem_bytes(blockdev.by_node(node).size)
             if device.node and blockdev.number_of(device.node) == number and device.size != wanted:
-                fill.resize(self.path, device.devid, wanted)
+                btrfs.resize(self.path, device.devid, wanted)
 
     def _has_room(self, devices: int) -> bool:
         """Whether so many devices in use have space that belongs to no chunk. Raises OSError."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from .. import log
-from ..boot.config import load
+from ..boot.config import Config, load
 from ..boot.paths import RUN, VOLUME
 from ..errors import PersistError
 from ..run import run
@@ -59,8 +59,8 @@ def _forget_failure() -> None:
         os.unlink(health.HEAL_FAILED)
 
 
-def _swap(path: str) -> None:
-    for sentence in swap.enable([m.node for m in live.glance(path) if m.ok]):
+def _swap(path: str, config: Config) -> None:
+    for sentence in swap.enable([m.node for m in live.glance(path) if m.ok], config):
         log.log(log.WARNING, sentence, "FAILED")
 
 
@@ -78,10 +78,10 @@ def _heal(path: str) -> int:
             begun.append(step)
         log.log(log.INFO, f"Healing the state volume: {text}.", "HEAL_STEP", PERSIST_UUID=uuid, PERSIST_STEP=step)
 
-    healer = Healer(path, load("", []), status)
-    count = healer.heal()
+    config = load("", [])
+    count = Healer(path, config, status).heal()
     if count:
-        _swap(path)
+        _swap(path, config)
         whole = all(m.ok for m in live.members(path))
         message = "The state volume is whole again." if whole else "The state volume was healed as far as its disks allow."
         log.log(log.NOTICE, message, "HEAL_DONE", PERSIST_UUID=uuid)

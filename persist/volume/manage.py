@@ -81,7 +81,7 @@ def add(node: str, say: Say, *, force: bool = False, path: str = VOLUME, config:
     names = {p.device for p in blockdev.partitions(number)}
     if not any(blockdev.number_of(m.node) in names for m in live.members(path) if m.ok):
         raise PersistError(f"{node} was prepared and did not become a member.", hint="See 'persistctl volume show' and 'journalctl -b -k'.")
-    for sentence in swap.enable([m.node for m in live.members(path) if m.ok]):
+    for sentence in swap.enable([m.node for m in live.members(path) if m.ok], config):
         say(sentence)
     return {"device": node, "uuid": uuid, "message": f"{node} is a member of the state volume now."}
 

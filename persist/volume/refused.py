@@ -57,3 +57,9 @@ def forget(disk: Disk) -> None:
     """Take the note of a disk away. Raises OSError."""
     if os.path.lexists(_path(disk)):
         os.unlink(_path(disk))
+
+
+def another(refusal: Refusal) -> Refusal:
+    """The same, for another disk."""
+    fields = {k: v for k, v in refusal.fields.items() if k not in ("PERSIST_REASON", "PERSIST_DEVICE")}
+    return Refusal(refusal.code, refusal.message, hint=refusal.hint, **fields)

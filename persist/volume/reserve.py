@@ -14,7 +14,7 @@ import re
 from .. import log
 from ..boot.paths import STORE, VOLUME
 from ..run import run
-from . import blockdev, fill, layout, live, mountinfo, newmount, store
+from . import blockdev, btrfs, layout, live, mountinfo, newmount, store
 
 _SECTOR = 4096  # sizes of btrfs are whole sectors
 _ROOM = 2  # the reserve is put back where at least twice as much is free
@@ -72,7 +72,7 @@ def grow(path: str = VOLUME) -> int:
         for device in live.glance(path):
             more = (_whole(device.node) - device.size) * quarters // 4 // _SECTOR * _SECTOR if device.ok and device.devid else 0
             if more > 0:
-                fill.resize(path, device.devid, device.size + more)
+                btrfs.resize(path, device.devid, device.size + more)
                 won += more
         _use(path, kind)
     return won
@@ -106,7 +106,7 @@ def _shrink(path: str, devid: int, size: int) -> bool:
         # Chunks of data stay when what was in them is removed. Empty ones cost nothing to give back, and nearly empty ones little.
         run("btrfs", "balance", "start", f"-dusage={usage}", path, ok=(0, 1), timeout=None)
         try:
-            fill.resize(path, devid, size)
+            btrfs.resize(path, devid, size)
             return True
         except OSError as e:
             if e.errno != errno.ENOSPC:

@@ -10,7 +10,7 @@ from ..boot.paths import VOLUME
 from ..errors import PersistError
 from ..record import Record
 from ..run import run
-from . import blockdev, fill, layout, live
+from . import blockdev, btrfs, layout, live
 from .blockdev import Disk
 
 _SLACK = 2 * layout.MIB  # more than this behind the last partition and its backup table is a disk that grew
@@ -72,7 +72,7 @@ def follow(path: str = VOLUME) -> list[Grown]:
             part = blockdev.by_node(device.node)
         wanted = layout.filesystem_bytes(part.size)
         if wanted > device.size:
-            fill.resize(path, device.devid, wanted)
+            btrfs.resize(path, device.devid, wanted)
             grown.append(Grown(device.node, device.size, wanted))
     return grown
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ..boot.config import Config
 from ..errors import CommandError, Refusal
 from ..run import run
 from . import blockdev, store
@@ -22,8 +23,10 @@ def own_swap(members: list[str], ids: list[str]) -> list[str]:
     return found
 
 
-def enable(members: list[str]) -> list[str]:
+def enable(members: list[str], config: Config) -> list[str]:
     """Switch on what is not on yet. Returns what went wrong, one sentence each. Raises OSError where the volume cannot be read."""
+    if config.netdev:
+        return []  # no order keeps the network until the last page has come back (tried: the swap space outlived it)
     ids = store.swap_ids(store.read_record())
     if not ids:
         return []

@@ -176,11 +176,9 @@ def _beside(config: Config, result: Outcome) -> None:
             reserve.make_room(result.uuid)
     except (PersistError, OSError) as e:
         log.log(log.WARNING, f"Nobody knows whether the state volume is full: {e}", "FAILED", **fields)
-    if config.netdev:
-        return  # no order keeps the network until the last page has come back (tried: the swap space outlived it)
     try:
         # Not what the kernel has a name for: udev tells it about members that are left out, too.
-        wrong = swap.enable([m.node for m in live.glance(VOLUME) if m.ok])
+        wrong = swap.enable([m.node for m in live.glance(VOLUME) if m.ok], config)
     except OSError as e:
         wrong = [f"The swap space of the state volume is not used: {e}"]
     for sentence in wrong:

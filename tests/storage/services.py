@@ -32,7 +32,7 @@ def load(root, environ):
     return loaded
 volume_service.load = load
 fallback._has_symlinks = lambda: wish.get("symlinks", False)
-swap.enable = lambda members: []  # the machine's own swap space is none of a test's business
+swap.enable = lambda members, config: []  # the machine's own swap space is none of a test's business
 mount.ROOT_STORE = wish.get("root_store", mount.ROOT_STORE)
 disks = [blockdev.by_node(n) for n in wish.get("disks", [])]
 if wish.get("unexpected"):
