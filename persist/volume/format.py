@@ -137,7 +137,11 @@ class Member:
 
 
 class Steps:
-    """The steps over all disks of a set (or one that joins), by their index."""
+    """The steps over all disks of a set (or one that joins), by their index.
+
+    Each step brings what it does to the media, the caches of the drives included: write() and partition() by fsync(2), as mkswap(8) and mkfs.btrfs(8)
+    do themselves, the ioctls of fill.py by a commit.
+    """
 
     def __init__(self, members: list[Member], status: Status) -> None:
         self.members = members
@@ -152,19 +156,16 @@ class Steps:
         self.status(name, f"{self.shown}: {text}")
 
     def _end(self, name: str) -> None:
-        # Caches of the drives included.
-        each(lambda m: os.fsync(m.fd), self.members)
         if os.environ.get(KILL, "").split(":")[0] == name:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_each(self, name: str, do: Callable[[Member], None], text: str) -> None:
-        """Do one step on every disk and bring it to the media."""
+        """Do one step on every disk."""
         self._begin(name, text)
         step, _, index = os.environ.get(KILL, "").partition(":")
         if step == name and index:
             for member in self.members[: int(index) + 1]:
                 do(member)
-                os.fsync(member.fd)
         else:
             each(do, self.members)
         self._end(name)
