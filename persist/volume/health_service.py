@@ -11,22 +11,28 @@ from ..boot.config import Config, load
 from ..boot.paths import RUN, VOLUME
 from ..errors import PersistError
 from . import btrfs, degraded, healplan, healstate, health, live, mountinfo, outcome, reserve, resize
+from .degraded import Mark
 from .heal_service import alone
 from .live import Live
 
-GONE = f"{RUN}/members-gone"  # the devids that the mark of this boot is for
+GONE = f"{RUN}/members-gone"  # a mark, and the devids that it was written for
 _PATIENCE = 3300  # seconds before what failed is tried again: the healer starts this service when it ends
 _CLEANER = 35.0  # seconds; the kernel drops chunks that got empty with each commit, every 30
 _SETTLE = 2.0  # seconds between two looks: a disk that is pulled and put back makes several events, and one start
 
 
-def _noted(uuid: str) -> set[int]:
+def _shown(mark: Mark | None) -> str:
+    # Healed, it has the same id and another counter: it is not for the next one that goes.
+    return f"{mark.uuid} {mark.id} {mark.counter}" if mark is not None else ""
+
+
+def _noted(mark: Mark | None) -> set[int]:
     try:
         with open(GONE, encoding="ascii") as f:
-            words = f.read().split()
+            first, _, second = f.read().partition("\n")
     except (FileNotFoundError, UnicodeDecodeError):
         return set()
-    return {int(w) for w in words[1:] if w.isdigit()} if words[:1] == [uuid] else set()
+    return {int(w) for w in second.split() if w.isdigit()} if first == _shown(mark) else set()
 
 
 def mark_lost(uuid: str, devices: list[Live]) -> list[Live]:
@@ -36,12 +42,13 @@ def mark_lost(uuid: str, devices: list[Live]) -> list[Live]:
     """
     lost = [m for m in devices if m.devid and m.state in ("lost", "behind")]
     left = [m.node for m in devices if m.ok and m.devid]
-    fresh = [m for m in lost if m.devid not in _noted(uuid)]
+    head = live.head(devices)
+    noted = _noted(head)
+    fresh = [m for m in lost if m.devid not in noted]
     if fresh and left:
-        degraded.write(left, degraded.following(uuid, live.head(devices)))
-        outcome.write_atomically(GONE, " ".join([uuid, *(str(m.devid) for m in lost)]) + "\n")
-    if not lost and os.path.lexists(GONE):
-        os.unlink(GONE)  # healed: should it go again, it needs another mark
+        mark = degraded.following(uuid, head)
+        degraded.write(left, mark)
+        outcome.write_atomically(GONE, f"{_shown(mark)}\n{' '.join(str(m.devid) for m in lost)}\n")
     return fresh if left else []
 
 

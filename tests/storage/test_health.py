@@ -113,6 +113,8 @@ def test_back_while_it_is_mounted_is_marked_once(place: Path, make_disk: Make) -
     assert health_service.mark_lost(v.uuid, live.members(v.at)) == []
     assert degraded.read(v.data(v.disks[0]), v.uuid) == after
     assert codes(v) == ["member-stale"]
+    degraded.clear([v.data(v.disks[0])], v.uuid)
+    assert [m.devid for m in health_service.mark_lost(v.uuid, live.members(v.at))] == [2], "a mark that was healed is not for the next one that goes"
 
 
 def test_room_is_left_to_whoever_heals(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
