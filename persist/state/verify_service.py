@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from .. import log
 from ..boot import paths
 from ..boot.load import Loaded, load
 from ..errors import PersistError
+from ..lock import held
 from ..run import run
 from ..volume.outcome import HEAL
 from ..volume.outcome import write_atomically as write_atomically
@@ -179,6 +181,16 @@ def _follow_up(found: v.Verdict) -> int:
 
 def _announce(*, quiet: bool) -> int:
     """Make the verdict and say it everywhere; with ``quiet`` the journal and the console hear of it only where it has changed."""
+    with ExitStack() as stack:
+        try:
+            # Not side by side: who looked first and wrote last would leave an old verdict.
+            stack.enter_context(held(f"{STATE}.lock"))
+        except OSError as e:
+            log.log(log.WARNING, f"The verdict is made without its lock: {e}", "FAILED")
+        return _announce_alone(quiet)
+
+
+def _announce_alone(quiet: bool) -> int:
     loaded = None
     old = _before()
     try:

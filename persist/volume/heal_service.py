@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import FrameType
 
 from .. import log
 from ..boot.config import Config, load
 from ..boot.paths import RUN, VOLUME
 from ..errors import PersistError
+from ..lock import held
 from ..run import run
 from . import btrfs, health, live, mountinfo, outcome, swap
 from .heal import Healer
@@ -25,20 +24,9 @@ class Stopped(Exception):
     """Somebody asked us to stop (SIGTERM): the machine shuts down."""
 
 
-@contextmanager
-def alone(*, wait: bool = True) -> Iterator[bool]:
+def alone(*, wait: bool = True) -> AbstractContextManager[bool]:
     """One at a time: this service, persist-health.service and persistctl. Waits for the others, or yields False without ``wait``. Raises OSError."""
-    os.makedirs(os.path.dirname(LOCK), 0o755, exist_ok=True)
-    fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            ours = True
-        except BlockingIOError:
-            ours = False
-        yield ours
-    finally:
-        os.close(fd)
+    return held(LOCK, wait=wait)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -88,19 +76,30 @@ def _heal(path: str) -> int:
     return count
 
 
-def heal_main() -> int:
-    """Run as persist-heal.service. Exit status 1 when healing failed; the volume is in use all the same."""
-    signal.signal(signal.SIGTERM, _stop)
-    status, again = 0, True
-    try:
+def _heal_all() -> bool:
+    """Heal until nobody has left word in the meantime: a start of this service while it runs is none. Returns whether anything was done."""
+    done = 0
+    while True:
         # Taken away first: what comes while we are at it leaves word again.
         if os.path.lexists(outcome.HEAL):
             os.unlink(outcome.HEAL)
+        done += _heal(VOLUME)
+        if not os.path.lexists(outcome.HEAL):
+            return bool(done)
+
+
+def heal_main() -> int:
+    """Run as persist-heal.service. Exit status 1 when healing failed; the volume is in use all the same."""
+    from ..state.verify_service import again as verify_again
+
+    signal.signal(signal.SIGTERM, _stop)
+    status, again = 0, True
+    try:
         at = mountinfo.at(VOLUME)
         if at is None or at.fstype != "btrfs" or at.read_only:
             return 0
         with alone():
-            again = bool(_heal(VOLUME)) or os.path.lexists(health.HEAL_FAILED)
+            again = _heal_all() or os.path.lexists(health.HEAL_FAILED)
             _forget_failure()
     except Stopped:
         interrupt(VOLUME, btrfs.filesystem_uuid(VOLUME))
@@ -114,7 +113,5 @@ def heal_main() -> int:
         outcome.write_atomically(health.HEAL_FAILED, message + "\n")
         status = 1
     log.notify_status("The state volume is healed as far as its disks allow" if not status else "Healing failed")
-    if again:
-        # The verdict can be online now.
-        run("systemctl", "--no-block", "start", "persist-health.service")
-    return status
+    # The verdict can be online now. Not by a start of persist-health.service: while that runs, a start of it is none.
+    return (verify_again() if again else 0) or status
