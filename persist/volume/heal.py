@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from .. import log
 from ..boot.config import Config
@@ -19,6 +20,7 @@ from ..run import run
 from . import blockdev, btrfs, degraded, healstate, joining, layout, live, reserve, store, wipe
 from .healplan import Spare, State, Step, next_step
 from .joining import Joiner
+from .quiet import without_udev
 
 Status = Callable[[str, str], None]
 _CHUNK = 1 << 30  # as large a chunk of data gets, on a small device a tenth of it
@@ -76,8 +78,8 @@ class Healer:
         how_far = progress(self.path, self._operation())
         self.status("", f"{text}: {how_far}" if how_far else text)
 
-    def _follow(self, text: str, *argv: str) -> None:
-        """Run a program that may take hours, and say how far it is. Raises CommandError and OSError."""
+    def _follow(self, text: str, *argv: str, begun: Callable[[], None] = lambda: None) -> None:
+        """Run a program that may take hours, and say how far it is; ``begun`` is called once the kernel is at it. Raises CommandError and OSError."""
         errors: list[CommandError] = []
 
         def work() -> None:
@@ -90,6 +92,8 @@ class Healer:
         thread.start()
         while True:
             thread.join(_POLL)
+            if self._operation() != "none":
+                begun()
             self.level_marks()
             if not thread.is_alive():
                 break
@@ -152,9 +156,12 @@ class Healer:
             self._copy(step, state)
 
     def _copy(self, step: Step, state: State) -> None:
-        self._wipe(step.node, state)
-        # -r: what is gone may still have a name, and nothing can be read from it. No -f: should another disk have this name by now, it is left alone.
-        self._follow(step.text, "btrfs", "replace", "start", "-B", "-r", str(step.devid), step.node, self.path)
+        with ExitStack() as stack:
+            # udev looks at it after the wipe, and a kernel before 6.4 has it for itself meanwhile: the replace would find it busy.
+            stack.enter_context(without_udev([step.node]))
+            self._wipe(step.node, state)
+            # -r: what is gone may still have a name, and nothing can be read from it. No -f: should another disk have this name by now, it is left alone.
+            self._follow(step.text, "btrfs", "replace", "start", "-B", "-r", str(step.devid), step.node, self.path, begun=stack.close)
         _killed_after("copy")
         self._shrink(step.node)
         blockdev.trigger(step.node)
@@ -162,11 +169,12 @@ class Healer:
     def _add(self, step: Step, state: State, spare: Spare) -> None:
         if step.devid:
             self._need_room(step, 1)
-        self._wipe(step.node, state)
-        head = live.head(state.devices)
-        if head is not None:
-            degraded.write([step.node], head)  # before it is a member, or a stop in between makes it a stale one
-        btrfs.add_device(self.path, step.node)
+        with without_udev([step.node]):
+            self._wipe(step.node, state)
+            head = live.head(state.devices)
+            if head is not None:
+                degraded.write([step.node], head)  # before it is a member, or a stop in between makes it a stale one
+            btrfs.add_device(self.path, step.node)
         _killed_after("device")
         if step.devid:
             # From now on the record counts the new one and not the one that is gone: that is what has the next step drop it.

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 from .. import log
 from ..boot.paths import IMAGE, LOWER, VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import blockdev, btrfs, degraded, members, mountinfo, newmount, store, superblock
+from . import btrfs, degraded, members, mountinfo, newmount, store, superblock
 from .btrfs import SUBVOLUMES, filesystem_uuid
 from .find import Found
 from .members import Assembly
 from .mountinfo import Mount
+from .quiet import without_udev
 
 ROOT_STORE = "/var/lib/persist/root"
-_UDEV = 5.0  # seconds until udev is done with a disk, or we go on
 # As in packaging/initramfs-tools/persist-early. Access times would make each reading of state a write.
 _SUBVOLUME = f"subvol={SUBVOLUMES[0]}"
 OPTIONS = f"noatime,{_SUBVOLUME}"
@@ -55,30 +55,12 @@ def _strangers(assembly: Assembly, at: str) -> list[str]:
 
 
 @contextmanager
-def _without_udev(nodes: Iterable[str]) -> Iterator[None]:
-    """Keep udev from looking at these members, and telling the kernel about them again: what it has begun is waited for, what comes waits for us."""
-    with ExitStack() as stack:
-        locked: set[str] = set()
-        for node in nodes:
-            try:
-                disk = blockdev.whole(blockdev.by_node(node)).node
-                if disk in locked:
-                    continue
-                locked.add(disk)
-                fd = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
-                stack.callback(os.close, fd)
-                blockdev.lock(fd, disk, _UDEV)
-            except (PersistError, OSError) as e:
-                log.log(log.DEBUG, f"{node} cannot be locked: {e}", "FAILED")  # it went away, or somebody has it; _strangers() has the last word
-        yield
-
-
-@contextmanager
 def _only(found: Found, assembly: Assembly) -> Iterator[None]:
     """The kernel knows those members that are in use, and no others of this filesystem. Raises CommandError and OSError."""
     # udev tells the kernel about each member, and the kernel takes whatever it knows: one that was written alone would be written over.
     unused = (*found.forget, *(n for n in found.members if n not in assembly.nodes))
-    with _without_udev(unused):
+    # _strangers() has the last word.
+    with without_udev(unused):
         btrfs.forget(*unused)
         btrfs.scan(*assembly.nodes)
         yield
