@@ -13,6 +13,7 @@ import pytest
 from . import scene
 from .checks import clean_shutdown, codes, entries, healthy_boot, records, state
 from .conftest import MachineFactory
+from .errors import CommandFailed
 from .machine import Machine
 
 KEPT = ("early", "mounted", "image", "tmpfs")
@@ -43,7 +44,11 @@ def devids(machine: Machine) -> dict[str, str]:
 
 def wait_for_verdict(machine: Machine, verdict: str, timeout: float = HEAL_SEC) -> dict[str, Any]:
     """The verdict is made anew after the boot when something happens to the volume."""
-    machine.wait_until(f"the verdict is {verdict}", lambda: state(machine)["verdict"] == verdict, timeout)
+    try:
+        machine.wait_until(f"the verdict is {verdict}", lambda: state(machine)["verdict"] == verdict, timeout)
+    except CommandFailed as error:
+        said = machine.succeed("journalctl -b --no-pager -q -o short-monotonic -u 'persist-*' | tail -n 80")
+        raise CommandFailed(f"{error}\n{json.dumps(state(machine), indent=2)}\n{said}") from error
     return state(machine)
 
 
