@@ -13,6 +13,7 @@ import pytest
 from . import scene
 from .checks import clean_shutdown, codes, entries, healthy_boot, records, state
 from .conftest import MachineFactory
+from .disks import Disk
 from .errors import CommandFailed
 from .machine import Machine
 
@@ -193,14 +194,19 @@ def test_pulled_while_running(pair: Machine, pulled: str) -> None:
     pair.crash()
 
 
-@on_bookworm
-def test_away_and_back(pair: Machine) -> None:
-    """A boot without a member keeps everything that is written; the member comes back stale, is not mixed in, and is healed: as good as the other."""
+def boot_without_two(pair: Machine) -> tuple[Disk, dict[str, Any]]:
+    """From the second boot on: off, and on again without one disk. That disk, and the verdict."""
     pair.restore("second boot")
     clean_shutdown(pair)
     two = pair.detach_disk("two")
     pair.start()
-    degraded_boot(pair, "member-missing")
+    return two, degraded_boot(pair, "member-missing")
+
+
+@on_bookworm
+def test_away_and_back(pair: Machine) -> None:
+    """A boot without a member keeps everything that is written; the member comes back stale, is not mixed in, and is healed: as good as the other."""
+    two, _ = boot_without_two(pair)
     assert len(devids(pair)) <= 2 and f"{node(pair, 'one')}2" in devids(pair).values()
     is_written(pair, "first")
     written(pair, "alone")
@@ -224,11 +230,7 @@ def test_away_and_back(pair: Machine) -> None:
 @on_trixie
 def test_away_and_plugged_in(pair: Machine) -> None:
     """A boot without a member keeps what is written; the member is plugged in while the machine runs, stale, and is healed."""
-    pair.restore("second boot")
-    clean_shutdown(pair)
-    two = pair.detach_disk("two")
-    pair.start()
-    found = degraded_boot(pair, "member-missing")
+    two, found = boot_without_two(pair)
     assert entries(found)["/etc"] == "early"
     is_written(pair, "first")
     written(pair, "alone")
@@ -243,11 +245,7 @@ def test_away_and_plugged_in(pair: Machine) -> None:
 @on_bookworm
 def test_each_written_alone(pair: Machine) -> None:
     """The newer side is used, the other is left as it is, and both is said; given back by hand, it becomes a mirror again."""
-    pair.restore("second boot")
-    clean_shutdown(pair)
-    two = pair.detach_disk("two")
-    pair.start()
-    degraded_boot(pair, "member-missing")
+    two, _ = boot_without_two(pair)
     written(pair, "one")
     clean_shutdown(pair)
     one = pair.detach_disk("one")
