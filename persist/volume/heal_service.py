@@ -113,5 +113,9 @@ def heal_main() -> int:
         outcome.write_atomically(health.HEAL_FAILED, message + "\n")
         status = 1
     log.notify_status("The state volume is healed as far as its disks allow" if not status else "Healing failed")
-    # The verdict can be online now. Not by a start of persist-health.service: while that runs, a start of it is none.
-    return (verify_again() if again else 0) or status
+    if again:
+        # The verdict can be online now. Not by persist-health.service alone: while that runs, a start of it is none. But it looks again a moment later,
+        # should this look have come upon something that was just being written.
+        status = verify_again() or status
+        run("systemctl", "--no-block", "start", "persist-health.service")
+    return status

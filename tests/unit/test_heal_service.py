@@ -25,7 +25,7 @@ class Scene:
         self.word_comes = 0  # in how many of them somebody leaves word
         self.error: PersistError | None = None
         self.healed: list[bool] = []  # whether word was there when it began
-        self.verdicts = 0
+        self.verdicts = self.looked = 0
 
     def heal(self, path: str) -> int:
         """Stands in for the healer."""
@@ -35,6 +35,12 @@ class Scene:
         if len(self.healed) <= self.word_comes:
             self.word.touch()
         return self.steps[len(self.healed) - 1]
+
+    def run(self, *argv: str) -> str:
+        """Stands in for systemctl."""
+        assert argv == ("systemctl", "--no-block", "start", "persist-health.service")
+        self.looked += 1
+        return ""
 
     def again(self) -> int:
         """Stands in for the verdict."""
@@ -51,6 +57,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr(heal_service, "LOCK", str(tmp_path / "lock"))
     monkeypatch.setattr(heal_service, "_heal", made.heal)
     monkeypatch.setattr(verify_service, "again", made.again)
+    monkeypatch.setattr(heal_service, "run", made.run)
     monkeypatch.setattr(mountinfo, "at", lambda path: Mount(2, 1, "0:30", "/@persist-state", path, "rw", "btrfs", "/dev/vdb2", "rw"))
     before = signal.getsignal(signal.SIGTERM)
     yield made
@@ -73,7 +80,7 @@ def test_the_verdict_is_made_where_something_has_changed(scene: Scene, steps: in
     if failed_before:
         scene.failed.touch()
     assert heal_service.heal_main() == 0
-    assert (scene.verdicts, scene.failed.exists()) == (verdicts, False)
+    assert (scene.verdicts, scene.looked, scene.failed.exists()) == (verdicts, verdicts, False)
 
 
 def test_a_failure_is_in_the_verdict(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
