@@ -85,8 +85,3 @@ def replace(record: AnyRecord, **changes: Any) -> AnyRecord:
 def as_dict(record: Record) -> dict[str, Any]:
     """The fields and their values, in the order of the class."""
     return dict(record.__dict__)
-
-
-def names(cls: type[Record]) -> tuple[str, ...]:
-    """The names of the fields."""
-    return cls._names
