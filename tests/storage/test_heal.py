@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from persist.volume import live, superblock
+from persist.volume import live, superblock, wipe
+from persist.volume.heal import Healer
+from persist.volume.members import Member
 
 from .conftest import Make
 from .healing import MIB, check_whole, exchange, joiner, replaced, run_heal, single, stale
@@ -27,6 +31,32 @@ def test_nothing_to_do(place: Path, make_disk: Make) -> None:
 def test_stale_member(place: Path, make_disk: Make) -> None:
     v = stale(place, make_disk)
     assert [s for s in run_heal(v)[1] if s != "wait"] == ["replace", "balance", "clear"]
+    check_whole(v, 2, "new")
+
+
+def test_udev_is_kept_off_while_a_member_is_wiped(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock is ours from the wipe on, and free again at the end: udev has to see the new member."""
+    v = stale(place, make_disk)
+    disk = v.disks[1].node
+    seen: list[bool] = []
+
+    def locked() -> bool:
+        with open(disk, "rb") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as udev does
+            except BlockingIOError:
+                return True
+        return False
+
+    real = wipe.erase
+
+    def erase(node: str, uuid: str, split: Callable[[Member], bool]) -> None:
+        seen.append(locked())
+        real(node, uuid, split)
+
+    monkeypatch.setattr(wipe, "erase", erase)
+    assert Healer(v.at, v.config, lambda step, text: None).heal() == 3
+    assert (seen, locked()) == ([True], False)
     check_whole(v, 2, "new")
 
 
