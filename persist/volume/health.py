@@ -7,7 +7,7 @@ import os
 
 from ..boot.paths import RUN, VOLUME
 from ..errors import PersistError
-from ..state.verdict import Reason
+from ..reason import Reason
 from . import blockdev, btrfs, candidates, live, members, reserve
 from .live import Live
 

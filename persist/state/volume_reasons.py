@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the verdict says of the volume: what persist-volume.service wrote, and which word that alone allows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+from ..boot import paths
+from ..boot.load import Loaded
+from ..reason import Reason
+from ..record import as_dict
+from ..volume.outcome import REAL, Kind, Outcome
+
+ONLINE, DEGRADED, VOLATILE, OFF = "online", "degraded", "volatile", "off"
+
+
+def _unreadable(why: object) -> dict[str, Any]:
+    return as_dict(Outcome(reason="volume-json", message=f"{paths.RUN}/volume.json cannot be read: {why}.",
+                          hint="See 'journalctl -b -u persist-volume.service'."))
+
+
+def read_volume(root: str = "") -> dict[str, Any]:
+    """What persist-volume.service wrote, with all the keys of an Outcome; kind ``none`` where it wrote nothing that can be read."""
+    try:
+        with open(f"{root}{paths.RUN}/volume.json", encoding="utf-8") as f:
+            found = json.load(f)
+    except FileNotFoundError:
+        return as_dict(Outcome(reason="volume-service", message="persist-volume.service has not run to its end.",
+                              hint="See 'journalctl -b -u persist-volume.service'."))
+    except (OSError, ValueError, RecursionError) as e:
+        return _unreadable(e)
+    if not isinstance(found, dict):
+        return _unreadable("it is not an object")
+    default = as_dict(Outcome())
+    for key, value in default.items():
+        if key in found and type(found[key]) is not type(value):
+            return _unreadable(f"'{key}' has the wrong type")
+    known = default | {name: found[name] for name in default if name in found}
+    return known if known["kind"] in get_args(Kind) else _unreadable("its kind is not known")
+
+
+def volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[Reason]]:
+    """The verdict that the volume alone allows, and why. ``expected`` as of expected_volume()."""
+    kind = volume.get("kind", "none")
+    why = Reason(str(volume.get("reason") or "no-volume"), str(volume.get("message") or "No state volume was found."), str(volume.get("hint") or ""))
+    if kind == "tmpfs" or (volume.get("expected") and kind not in REAL):
+        # Also on a writable root that has known a volume: what is written now is out of sight when that is back.
+        return VOLATILE, [why]
+    if kind == "root" and expected:
+        return DEGRADED, [why]
+    if kind == "none":
+        if volume.get("root_read_only"):
+            return VOLATILE, [why]
+        if expected or why.code not in ("no-volume", "missing"):
+            return DEGRADED, [why]
+        return OFF, [Reason(why.code, f"{why.message} The root filesystem is writable and keeps what is written.", why.hint)]
+    if volume.get("read_only") and not volume.get("reason"):
+        return DEGRADED, [Reason("volume-read-only", "The state volume is mounted read-only.", "See 'journalctl -b -u persist-volume.service'.")]
+    if kind in REAL and volume.get("reason"):
+        return DEGRADED, [why]
+    return ONLINE, []
+
+
+def expected_volume(loaded: Loaded) -> bool:
+    """Whether somebody said that there must be a volume, so that its absence is worth a word on any machine."""
+    return loaded.config.device != ["auto"] or loaded.facts.option("persist.volume") is not None or loaded.config.fallback == "fail"
