@@ -31,8 +31,8 @@ class CommandError(PersistError):
         self.stderr = stderr
         what = reason or f"exit status {returncode}"
         # mount(8) ends with a hint to look at the kernel's log; the reason stands before it.
-        lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.strip().startswith("dmesg(1) ")]
-        tail = lines[-1] if lines else ""
+        lines = [line.strip(" \t\r") for line in stderr.split("\n")]
+        tail = next((line for line in reversed(lines) if line and not line.startswith("dmesg(1) ")), "")
         super().__init__(f"'{' '.join(argv)}' failed: {what}{': ' + tail if tail else ''}")
 
 

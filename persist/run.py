@@ -32,12 +32,10 @@ def run(
     try:
         done = subprocess.run(
             args,
-            input=stdin,
+            input=None if stdin is None else stdin.encode("utf-8", "surrogateescape"),
             stdin=subprocess.DEVNULL if stdin is None else None,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
-            errors="surrogateescape",
             timeout=timeout,
             env=ENVIRONMENT,
             check=False,
@@ -50,8 +48,9 @@ def run(
     except subprocess.TimeoutExpired as e:
         raise CommandError(args, 124, "", reason=f"no end after {timeout:.0f} s") from e
     if done.returncode not in ok:
-        raise CommandError(args, done.returncode, done.stderr)
-    return done.stdout
+        raise CommandError(args, done.returncode, done.stderr.decode("utf-8", "surrogateescape"))
+    # Not text=True: that takes a carriage return in a name for the end of a line.
+    return done.stdout.decode("utf-8", "surrogateescape")
 
 
 def status(*argv: str | os.PathLike[str], timeout: float | None = 300) -> int:

@@ -6,7 +6,8 @@ and /etc may be kept on it.
 """
 
 from .dropins import DIRECTORIES, fragments, inside
-from .ini import ERROR, WARNING, Problem, Section, boolean, parse, read
+from .ini import ERROR, WARNING, Problem, Section, boolean, parse, read, words
+from .paths import unsayable
 
 FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
 JOINS = ("by-id", "auto", "no")
@@ -54,11 +55,14 @@ def size(value: str) -> int | None:
 def _volume(config: Config, key: str, value: str) -> str:
     """Take one setting of [Volume]; returns what is wrong with it, or an empty string."""
     if key == "Device":
-        config.device = value.split() or ["auto"]
+        config.device = words(value) or ["auto"]
     elif key == "Mount":
         path = value.rstrip("/")
         if not path.startswith("/") or "/../" in path + "/" or "//" in path or "/./" in path + "/":
             return "must be an absolute path without '..'"
+        wrong = unsayable(path)
+        if wrong:
+            return wrong
         config.mount = path
     elif key == "Fallback":
         if value not in FALLBACKS:
@@ -79,7 +83,7 @@ def _volume(config: Config, key: str, value: str) -> str:
             return "must be one of " + ", ".join(JOINS)
         config.join = value
     elif key == "MagicHeader":
-        headers = value.split()
+        headers = words(value)
         for header in headers:
             if not header.endswith("-please-format-me") or not header.isascii() or len(header) > 64:
                 return "must be words that end in -please-format-me, at most 64 bytes each"
@@ -95,9 +99,9 @@ def _volume(config: Config, key: str, value: str) -> str:
     elif key == "Options":
         if not value.isprintable() or not value.isascii() or " " in value or '"' in value or "\\" in value:
             return "must be mount options with commas between them, without blanks and quotes"
-        words = [word for word in value.split(",") if word]
-        config.options = ",".join(words)
-        config.netdev = "_netdev" in words
+        options = [word for word in value.split(",") if word]
+        config.options = ",".join(options)
+        config.netdev = "_netdev" in options
     else:
         return "unknown"
     return ""

@@ -22,6 +22,9 @@ ENABLED = ("local-fs.target.wants", "sysinit.target.wants", "multi-user.target.w
            "local-fs.target.requires", "sysinit.target.requires")
 
 
+_BLANKS = " \t\r\n"  # PID 1's; it knows no blank of Unicode
+
+
 class Facts:
     """A record of the machine. ``root`` is '' for the running system."""
 
@@ -62,7 +65,9 @@ def option(cmdline: str, key: str) -> str | None:
 
 def _words(cmdline: str) -> list[str]:
     if '"' not in cmdline and "'" not in cmdline:
-        return cmdline.split()
+        for blank in _BLANKS[1:]:
+            cmdline = cmdline.replace(blank, " ")
+        return [word for word in cmdline.split(" ") if word]
     words: list[str] = []
     word: list[str] = []
     quote, any_ = "", False
@@ -72,7 +77,7 @@ def _words(cmdline: str) -> list[str]:
         elif not quote and c in "\"'":
             quote = c
             any_ = True
-        elif not quote and c in " \t\r\n":
+        elif not quote and c in _BLANKS:
             if word or any_:
                 words.append("".join(word))
             word, any_ = [], False
@@ -121,7 +126,7 @@ def _fstab(root: str, path: str, shown: str, known: dict[str, str]) -> dict[str,
     number = 0
     for line in _bytes(path).split(b"\n"):
         number += 1
-        words = line.split()
+        words = [word for word in line.replace(b"\t", b" ").split(b" ") if word]
         if len(words) < 2 or words[0][0] == 35 or words[1][0] != 47 or words[2:3] == [b"swap"] or b"\0" in line:
             continue
         where = _octal(words[1]).decode("utf-8", "surrogateescape")
@@ -222,7 +227,10 @@ def gather(root: str, environ: "Mapping[str, str]") -> Facts:
         facts.container = virtualization[len("container:") :]
     override = environ.get("SYSTEMD_PROC_CMDLINE")
     # A container sees its host's command line, which says nothing about it (systemd reads /proc/1/cmdline there).
-    facts.cmdline = override if override is not None else "" if facts.container else _bytes(root + "/proc/cmdline").decode("utf-8", "surrogateescape").strip()
+    if override is not None:
+        facts.cmdline = override
+    elif not facts.container:
+        facts.cmdline = _bytes(root + "/proc/cmdline").decode("utf-8", "surrogateescape").strip(_BLANKS)
     facts.enabled = enabled(root)
     return facts
 

@@ -154,6 +154,11 @@ def unquote(value: str) -> str:
     return "".join(out)
 
 
+def words(value: str) -> list[str]:
+    """A value split at blanks as systemd does it; a no-break space, say, is part of a word."""
+    return [word for word in value.replace("\t", " ").replace("\r", " ").split(" ") if word]
+
+
 def boolean(value: str) -> bool | None:
     """systemd's booleans, None for anything else."""
     low = value.lower()

@@ -65,6 +65,20 @@ def unescape(name: str) -> str:
     return path
 
 
+def unsayable(text: str) -> str:
+    """Which character of a text neither a unit file nor a line of a log can say as it is, or an empty string."""
+    if not text.isprintable():
+        for c in text:
+            if c < " " or "\x7f" <= c < "\xa0":
+                return "has a control character"
+            if c in "\u2028\u2029":
+                return "has a line or paragraph separator of Unicode"
+            # What systemd takes for bad UTF-8 (unichar_is_valid()): it would ignore the line that says the text.
+            if "\ud800" <= c <= "\udfff" or "\ufdd0" <= c <= "\ufdef" or ord(c) & 0xFFFE == 0xFFFE:
+                return "is not UTF-8 text"
+    return ""
+
+
 def specifiers(text: str) -> str:
     """Text that systemd takes as it is: ``%`` is doubled (systemd.unit(5), specifiers)."""
     return text.replace("%", "%%") if "%" in text else text

@@ -2,8 +2,8 @@
 """The registry: persist.d/*.conf to entries. One bad line costs that line, one bad entry costs that entry. Boot-safe."""
 
 from .dropins import fragments, inside
-from .ini import ERROR, NOTICE, WARNING, Problem, Section, boolean, parse, read, unquote
-from .paths import ENTRY_NAME_MAX, UNIT_NAME_MAX, escape
+from .ini import ERROR, NOTICE, WARNING, Problem, Section, boolean, parse, read, unquote, words
+from .paths import ENTRY_NAME_MAX, UNIT_NAME_MAX, escape, unsayable
 
 METHODS = ("overlay", "bind", "symlink", "image", "tmpfs")
 PATH_KEYS = ("Path", "Method", "Type", "User", "Group", "Mode", "SeedFrom", "Required", "Services", "Stale", "Snapshot", "Early")
@@ -61,13 +61,9 @@ def wrong_path(path: str) -> str:
         return "is not absolute"
     if path == "/":
         return "is the root directory; name what lies below it"
-    if not path.isprintable():
-        for c in path:
-            if c < " " or c == "\x7f":
-                return "has a control character"
-            # What systemd takes for bad UTF-8 (unichar_is_valid()): it would ignore the line that says the path.
-            if "\ud800" <= c <= "\udfff" or "\ufdd0" <= c <= "\ufdef" or ord(c) & 0xFFFE == 0xFFFE:
-                return "is not UTF-8 text"
+    wrong = unsayable(path)
+    if wrong:
+        return wrong
     if path[-1] in " \\":
         return "ends in a blank or a backslash, which a unit file cannot say"
     if "//" in path or path[-1] == "/" or "/./" in path or "/../" in path or path.endswith(("/.", "/..")):
@@ -95,7 +91,7 @@ def _mode(value: str) -> bool:
 
 
 def _name(value: str) -> bool:
-    return bool(value) and all(c.isalnum() or c in "_-.$" for c in value) and value[0] != "-"
+    return bool(value) and value.isascii() and all(c.isalnum() or c in "_-.$" for c in value) and value[0] != "-"
 
 
 def _unit(name: str) -> bool:
@@ -135,7 +131,7 @@ def _set(entry: Entry, key: str, value: str) -> str:
             return "must be no, service or boot"
         entry.required = value
     elif key == "Services":
-        for unit in value.split():
+        for unit in words(value):
             if not _unit(unit):
                 return "'%s' is not the full name of a unit, such as foo.service" % unit
             entry.services.append(unit)

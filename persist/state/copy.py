@@ -146,7 +146,7 @@ def _cp(source: str, target: Dir, name: str, fds: tuple[int, ...], *extra: str) 
 
 def _changed(e: CommandError) -> bool:
     """Whether cp only complains about files that went away or were replaced while it read them."""
-    lines = [line for line in e.stderr.splitlines() if line.strip()]
+    lines = [line for line in e.stderr.split("\n") if line.strip()]
     return bool(lines) and all("No such file or directory" in x or "replaced while being copied" in x for x in lines)
 
 

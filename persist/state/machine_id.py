@@ -13,6 +13,7 @@ import stat
 from ..errors import CommandError
 from ..log import INFO, NOTICE, WARNING
 from ..run import run
+from ..volume import mountinfo
 from .safepath import Dir
 
 NAME = "machine-id"
@@ -69,22 +70,11 @@ def keep(store: Dir, scratch: Dir, root: str) -> tuple[int, str]:
     return NOTICE, f"The machine-id {running} of this boot is kept from now on."
 
 
-def _transient_binds(mountinfo: str, path: str) -> int:
-    """How many times PID 1's file is mounted on ``path``: a tmpfs (/run) whose machine-id is the root of the mount."""
-    found = 0
-    for line in mountinfo.splitlines():
-        fields = line.split(" ")
-        separator = fields.index("-", 6)
-        if fields[4] == path and fields[3].endswith("/machine-id") and fields[separator + 1] == "tmpfs":
-            found += 1
-    return found
-
-
 def take_bind_away(root: str) -> tuple[int, str] | None:
     """Unmount PID 1's transient bind on /etc/machine-id. Returns a priority and a sentence when there was one."""
     path = os.path.join(root or "/", "etc", NAME)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as f:
-        count = _transient_binds(f.read(), path)
+    # PID 1's file is the machine-id of the tmpfs on /run.
+    count = sum(m.mount_point == path and m.root.endswith("/machine-id") and m.fstype == "tmpfs" for m in mountinfo.mounts())
     try:
         for _ in range(count):
             run("umount", "--", path)

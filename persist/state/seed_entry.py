@@ -73,8 +73,8 @@ def image_version(root: str) -> str:
     found: dict[str, str] = {}
     for name in ("etc/os-release", "usr/lib/os-release"):
         try:
-            with open(os.path.join(root, name), encoding="utf-8", errors="replace") as f:
-                lines = f.read(1 << 16).splitlines()
+            with open(os.path.join(root, name), encoding="utf-8", errors="replace", newline="\n") as f:
+                lines = f.read(1 << 16).split("\n")
         except (FileNotFoundError, NotADirectoryError):
             continue
         for line in lines:
@@ -86,7 +86,7 @@ def image_version(root: str) -> str:
 
 
 def _number(name: str) -> bool:
-    return not name or name.isdecimal()
+    return not name or name.isascii() and name.isdecimal()
 
 
 def owner_of(entry: Entry) -> tuple[int, int, int | None]:

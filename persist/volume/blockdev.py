@@ -115,7 +115,7 @@ def partitions(disk: Disk) -> list[Disk]:
     for name in os.listdir(disk.sys_path):
         path = f"{disk.sys_path}/{name}"
         number = attribute(path, "partition")
-        if number.isdigit():
+        if number.isascii() and number.isdigit():
             found.append((int(number), _disk(path)))
     return [d for _, d in sorted(found, key=lambda pair: pair[0])]
 
@@ -170,11 +170,16 @@ def _exclusive(disk: Disk) -> tuple[str, str] | None:
     return None
 
 
+def parse_swaps(text: str) -> list[str]:
+    """The first column of /proc/swaps; the kernel escapes blanks, tabs, newlines and backslashes in it."""
+    return [mountinfo.unescape(line.replace("\t", " ").partition(" ")[0]) for line in text.split("\n")[1:] if line]
+
+
 def swaps() -> list[str]:
     """What is in use as swap: device nodes and files."""
     try:
-        with open("/proc/swaps", encoding="utf-8", errors="surrogateescape") as f:
-            return [mountinfo.unescape(line.split()[0]) for line in f.readlines()[1:] if line.strip()]
+        with open("/proc/swaps", encoding="utf-8", errors="surrogateescape", newline="\n") as f:
+            return parse_swaps(f.read())
     except OSError:
         return []  # a kernel without swap
 
@@ -208,7 +213,7 @@ def probe(node: str, *where: str) -> dict[str, str]:
             return {"TYPE": "ambivalent"}
         raise
     # Values are escaped for a shell (the backslash of "persist\ data"); none that we compare has anything to escape.
-    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
 
 
 def signatures(node: str) -> list[str]:

@@ -111,7 +111,7 @@ class Device(Record):
 
 def devids(uuid: str) -> list[int]:
     """The devices of a mounted filesystem, 0 being the target of a replace that goes on. Raises OSError where it is not mounted."""
-    return sorted(int(n) for n in os.listdir(f"{SYSFS}/{uuid}/devinfo") if n.isdigit())
+    return sorted(int(n) for n in os.listdir(f"{SYSFS}/{uuid}/devinfo") if n.isascii() and n.isdigit())
 
 
 def attribute(uuid: str, name: str) -> str:

@@ -62,7 +62,7 @@ def from_database() -> list[Candidate]:
     for disk in blockdev.disks():
         for device in [disk, *blockdev.partitions(disk)]:
             try:
-                with open(f"{UDEV_DATA}/b{device.device}", encoding="utf-8", errors="surrogateescape") as f:
+                with open(f"{UDEV_DATA}/b{device.device}", encoding="utf-8", errors="surrogateescape", newline="\n") as f:
                     p = dict(line[2:].rstrip("\n").split("=", 1) for line in f if line.startswith("E:") and "=" in line)
             except FileNotFoundError:
                 continue  # udev has not come to it yet

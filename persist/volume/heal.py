@@ -39,8 +39,7 @@ def progress(path: str, operation: str) -> str:
     if operation == "device replace":
         return run("btrfs", "replace", "status", "-1", path).strip()
     if operation.startswith("balance"):
-        lines = run("btrfs", "balance", "status", path, ok=(0, 1)).splitlines()
-        return lines[-1].strip() if lines else ""
+        return run("btrfs", "balance", "status", path, ok=(0, 1)).strip().rpartition("\n")[2]
     return ""
 
 

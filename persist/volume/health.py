@@ -78,9 +78,9 @@ def _failed() -> list[Reason]:
 def errors(uuid: str, devid: int) -> dict[str, int]:
     """The kernel's error counters of a device, those that are not zero."""
     found = {}
-    for line in btrfs.attribute(uuid, f"devinfo/{devid}/error_stats").splitlines():
+    for line in btrfs.attribute(uuid, f"devinfo/{devid}/error_stats").split("\n"):
         name, _, value = line.partition(" ")
-        if value.isdigit() and int(value):
+        if value.isascii() and value.isdigit() and int(value):
             found[name] = int(value)
     return found
 
@@ -99,7 +99,7 @@ def _errors(uuid: str, devices: list[Live], path: str) -> list[Reason]:
 
 def _number(uuid: str, name: str) -> int:
     text = btrfs.attribute(uuid, f"allocation/{name}")
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def low(free: int, total: int) -> bool:

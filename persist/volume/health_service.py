@@ -32,7 +32,7 @@ def _noted(mark: Mark | None) -> set[int]:
             first, _, second = f.read().partition("\n")
     except (FileNotFoundError, UnicodeDecodeError):
         return set()
-    return {int(w) for w in second.split() if w.isdigit()} if first == _shown(mark) else set()
+    return {int(w) for w in second.strip().split(" ") if w.isascii() and w.isdigit()} if first == _shown(mark) else set()
 
 
 def mark_lost(uuid: str, devices: list[Live]) -> list[Live]:

@@ -42,7 +42,7 @@ def scrub_status(path: str = VOLUME) -> dict[str, Any]:
     """How far the last scrub is. Raises PersistError."""
     mounted(path)
     words = {}
-    for line in run("btrfs", "scrub", "status", path, ok=(0, 1)).splitlines():
+    for line in run("btrfs", "scrub", "status", path, ok=(0, 1)).split("\n"):
         key, _, value = line.partition(":")
         if key in ("Status", "Error summary", "Time left"):
             words[key] = value.strip()

@@ -37,7 +37,7 @@ def unescape(text: str) -> str:
 def parse(text: str) -> list[Mount]:
     """All mounts in the order of the kernel: of two on the same place, the later one is on top. Lines it cannot read are left out."""
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # names may have what else Unicode takes for the end of a line
         fields = line.split(" ")
         try:
             dash = fields.index("-", 6)  # zero or more optional fields come before it
