@@ -107,7 +107,7 @@ def _find(config: Config, told: Machine, result: Outcome, *, may_format: bool) -
     timeout = patience(config, told, result.root_read_only)
     decision, assembly = search(config, told, timeout)
     if isinstance(decision, Missing) and may_format and config.format_blank:
-        from .format_service import format_claimed
+        from .claims import format_claimed
 
         # No header, so no udev tag and no persist-format.service: a named disk that is blank is formatted where it is missed.
         format_claimed([], config, told)

@@ -49,15 +49,15 @@ import os
 import sys
 sys.path.insert(0, sys.argv[4])
 from persist.boot.config import Config
-from persist.volume import blockdev, format_service, known, outcome
+from persist.volume import blockdev, claims, known, only_volume, outcome
 config = Config()
 config.device = sys.argv[1:3]
 config.swap_size = 384 << 20
 known.DIRECTORY = sys.argv[5] + "/none"
 outcome.note_formatted = lambda uuid: None
 # The probing of all disks stands in for udev's database, which is text to be read.
-format_service._candidates = lambda: []
-status = format_service.format_claimed([blockdev.by_node(n) for n in sys.argv[1:3]], config, None)
+only_volume.candidates_now = lambda: []
+status = claims.format_claimed([blockdev.by_node(n) for n in sys.argv[1:3]], config, None)
 sys.stdout.flush()
 sys.stderr.flush()
 os._exit(status)  # as bin/persist-service does

@@ -19,7 +19,7 @@ def sh(text):
 sh("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /mnt; mkdir /mnt/state; " + wish.get("before", ""))
 from persist.boot.config import Config
 from persist.boot import load as loading
-from persist.volume import blockdev, fallback, format_service, known, mount, mountinfo, outcome, search, service, swap, volume_service
+from persist.volume import blockdev, claims, fallback, format_service, known, mount, mountinfo, outcome, search, service, swap, volume_service
 known.ROOT = wish.get("root", "/run/root")
 os.makedirs(known.ROOT, exist_ok=True)
 config = Config()
@@ -41,7 +41,7 @@ exec(wish.get("python", ""))
 report = []
 for what in wish["do"]:
     if what == "format":
-        report.append({"failed": format_service.format_claimed(disks, config, wish.get("wanted"))})
+        report.append({"failed": claims.format_claimed(disks, config, wish.get("wanted"))})
     elif what == "more":
         disks.append(blockdev.by_node(wish["more"]))
     elif what == "format_main":

@@ -94,7 +94,7 @@ def test_nothing_is_formatted_where_persist_is_not_enabled(make_disk: Make) -> N
 
 def test_nothing_is_formatted_for_an_unknown_word(make_disk: Make) -> None:
     disk = make_disk(300)
-    script = "format_service.facts.enabled = lambda root: True; format_service._tagged = lambda: disks"
+    script = "format_service.facts.enabled = lambda root: True; claims.tagged = lambda: disks"
     seen = services("format_main", cmdline="persist=of", disks=[disk.node], device=[disk.node], python=script)
     assert seen.report == [{"status": 0}] and "nothing is formatted: persist=of is on the kernel command line" in seen.log
     assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
@@ -121,13 +121,13 @@ def test_disk_that_is_plugged_in_while_another_is_formatted(make_disk: Make) -> 
     script = f"""
 format_service.facts.enabled = lambda root: True
 tagged = [blockdev.by_node("{first.node}")]
-format_service._tagged = lambda: list(tagged)
-make = format_service._make
+claims.tagged = lambda: list(tagged)
+make = claims._make
 def plugged(*arguments, **more):
     tagged.append(blockdev.by_node("{late.node}"))
-    format_service._make = make
+    claims._make = make
     return make(*arguments, **more)
-format_service._make = plugged
+claims._make = plugged
 """
     seen = services("format_main", cmdline="persist=on", device=[first.node, late.node], python=script)
     assert seen.report == [{"status": 0}] and [(r["device"], r["code"]) for r in seen.refused] == [(late.node, "volume-exists")]

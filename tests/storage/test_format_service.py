@@ -27,7 +27,7 @@ wish = json.loads(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
 os.makedirs("/run/root")
 from persist.boot.config import Config
-from persist.volume import blockdev, format_service, joining, known
+from persist.volume import blockdev, claims, joining, known, only_volume
 known.ROOT = "/run/root"
 if wish["known"]:
     known.note(wish["known"])
@@ -43,7 +43,7 @@ for path in wish["touch"]:
 if wish["mount"]:
     os.makedirs("/run/persist/volume", exist_ok=True)
     subprocess.run(["mount", "-o", "subvol=@persist-state", wish["mount"], "/run/persist/volume"], check=True)
-failed = [format_service.format_claimed([blockdev.by_node(n) for n in wish["disks"]], config, wish["wanted"]) for _ in range(wish["times"])]
+failed = [claims.format_claimed([blockdev.by_node(n) for n in wish["disks"]], config, wish["wanted"]) for _ in range(wish["times"])]
 joiners = {u: [[j.disk.node, j.node, j.member] for j in joining.joiners(u, config)] for u in wish["joiners"]}
 if wish["finish"]:
     for u in wish["joiners"]:
@@ -159,11 +159,11 @@ _UDEV = """
 from persist import udev
 blockdev.udev_runs = lambda: True
 blockdev.trigger = lambda *nodes: None
-format_service.run = lambda *argv, **more: None
-format_service._candidates = lambda: []
+claims.run = lambda *argv, **more: None
+only_volume.candidates_now = lambda: []
 come = iter(wish["config"].pop("come"))
 tagged = [blockdev.by_node(n) for n in wish["disks"]]
-format_service._tagged = lambda: tagged
+claims.tagged = lambda: tagged
 def wait_for(look, timeout):
     waited.append(timeout)
     found = look()
@@ -202,8 +202,8 @@ def test_a_disk_that_is_gone_is_waited_for_and_then_done_without(make_disk: Make
 def test_nobody_waits_for_members_of_a_volume_that_is_there(make_disk: Make) -> None:
     one, two = make_disk(SMALL), make_disk(SMALL)
     format_set([one, two], "label")
-    look = "from persist.volume.candidates import _by_probing; every = _by_probing(); format_service._candidates = lambda: every"
-    python = _UDEV.replace("format_service._candidates = lambda: []", look)
+    look = "from persist.volume.candidates import _by_probing; every = _by_probing(); only_volume.candidates_now = lambda: every"
+    python = _UDEV.replace("only_volume.candidates_now = lambda: []", look)
     for disks, codes in (([one], []), ([make_disk(SMALL, HEADER + b"\nmembers=2")], ["volume-exists"])):
         seen = service(disks, trusted=[one, two, *disks], python=python, come=[])
         assert "waited []" in seen.log
