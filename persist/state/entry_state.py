@@ -12,7 +12,6 @@ from ..boot.plan import Planned
 from ..reason import Reason
 from ..record import Record
 from ..volume.mountinfo import Mount
-from ..volume.outcome import REAL
 from .look import Look
 
 
@@ -110,8 +109,8 @@ def entry_state(planned: Planned, look: Look, volume: Mount | None, kind: str, p
         return state("stale")
     if entry.method == "tmpfs":
         return state("tmpfs", "" if at is not None and at.fstype == "tmpfs" and not at.read_only or look.writable(path) else "is not writable")
-    if entry.method != "symlink" and (kind == "root" or (kind in REAL and not look.exists(paths.MOUNT_ENTRIES))):
-        return state("root")  # the root filesystem itself keeps it; beside a volume that takes no writes, too
+    if entry.method != "symlink" and kind == "root":
+        return state("root")  # the root filesystem itself keeps it
     if volume is None or kind == "none":
         return state("waiting", "there is no state volume")
     if entry.method == "image":

@@ -21,7 +21,7 @@ from .volume_reasons import DEGRADED as DEGRADED
 from .volume_reasons import OFF as OFF
 from .volume_reasons import ONLINE as ONLINE
 from .volume_reasons import VOLATILE as VOLATILE
-from .volume_reasons import expected_volume, volume_reasons
+from .volume_reasons import expected_volume, volume_gone, volume_reasons
 from .volume_reasons import read_volume as read_volume
 
 
@@ -73,10 +73,13 @@ def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[R
     if kind in (*REAL, "root") and at is not None and at.read_only:
         volume = volume | {"read_only": True}  # a filesystem with errors turns read-only long after it was mounted
     word, reasons = volume_reasons(volume, expected_volume(loaded))
-    if kind in (*REAL, "tmpfs", "root") and at is None:
-        word, reasons = VOLATILE, [Reason("volume-gone", f"Nothing is mounted at {paths.VOLUME} any more.", "See 'journalctl -b'.")]
-        kind = "none"
+    gone = volume_gone(kind, at)
+    if gone is not None:
+        word, reasons = VOLATILE, [gone]
+        kind = "none" if at is None else "tmpfs"
     reasons += health
+    if kind in REAL and volume.get("read_only") and not look.exists(paths.MOUNT_ENTRIES):
+        kind = "root"  # beside a volume that took no writes, entries were left to the root filesystem
     entries = []
     for planned in loaded.plan.entries:
         e = entry_state(planned, look, at, kind, loaded.config.mount)

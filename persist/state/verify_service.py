@@ -141,15 +141,26 @@ def _failed(error: Exception) -> v.Verdict:
         v.Reason("verify-failed", f"Nobody knows what this boot keeps, the verdict could not be made: {text}", "Please report this.")])
 
 
+def _remove(*files: str) -> None:
+    for path in files:
+        if os.path.lexists(path):
+            os.unlink(path)
+
+
 def _write(found: v.Verdict) -> None:
-    """state.json and the flag; an old flag never stands beside a verdict that it does not fit. Raises OSError."""
-    if found.verdict != v.ONLINE and os.path.lexists(ONLINE_FLAG):
-        os.unlink(ONLINE_FLAG)
-    write_atomically(STATE, json.dumps(document(found), indent=2) + "\n")
-    if found.verdict == v.ONLINE:
-        write_atomically(ONLINE_FLAG, "")
-    # From here on nothing is seeded or mounted any more: services have their files open.
-    write_atomically(BOOTED_FLAG, "")
+    """state.json and the flag. An old flag or an old verdict never stands where the new one could not be written. Raises OSError."""
+    try:
+        if found.verdict != v.ONLINE:
+            _remove(ONLINE_FLAG)
+        write_atomically(STATE, json.dumps(document(found), indent=2) + "\n")
+        if found.verdict == v.ONLINE:
+            write_atomically(ONLINE_FLAG, "")
+    except OSError:
+        _remove(ONLINE_FLAG, STATE)
+        raise
+    finally:
+        # From here on nothing is seeded or mounted any more, whatever became of the verdict: services have their files open.
+        write_atomically(BOOTED_FLAG, "")
 
 
 def _before() -> tuple[str, list[dict[str, str]]]:

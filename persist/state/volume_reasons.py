@@ -10,6 +10,7 @@ from ..boot import paths
 from ..boot.load import Loaded
 from ..reason import Reason
 from ..record import as_dict
+from ..volume.mountinfo import MEMORY, Mount
 from ..volume.outcome import REAL, Kind, Outcome
 
 ONLINE, DEGRADED, VOLATILE, OFF = "online", "degraded", "volatile", "off"
@@ -60,6 +61,15 @@ def volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[Re
     if kind in REAL and volume.get("reason"):
         return DEGRADED, [why]
     return ONLINE, []
+
+
+def volume_gone(kind: str, at: Mount | None) -> Reason | None:
+    """Why what persist-volume.service mounted is not what is mounted now, if so."""
+    if kind != "none" and at is None:
+        return Reason("volume-gone", f"Nothing is mounted at {paths.VOLUME} any more.", "See 'journalctl -b'.")
+    if kind in REAL and at is not None and at.fstype in MEMORY:
+        return Reason("volume-gone", f"At {paths.VOLUME} a {at.fstype} is mounted, which is lost at power-off.", "See 'journalctl -b'.")
+    return None
 
 
 def expected_volume(loaded: Loaded) -> bool:

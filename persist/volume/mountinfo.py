@@ -8,6 +8,7 @@ import re
 from ..record import Record
 
 _OCTAL = r"\\([0-7]{3})"
+MEMORY = ("tmpfs", "ramfs", "rootfs")  # filesystems that are nowhere but in memory
 
 
 class Mount(Record):

@@ -14,6 +14,7 @@ from ..record import Record, as_dict
 Kind = Literal["btrfs", "native", "tmpfs", "root", "none"]
 REAL: tuple[Kind, ...] = ("btrfs", "native")  # a volume, and not what stands in for one
 RECORD = f"{RUN}/volume.json"
+BEFORE = f"{RECORD}.before"  # the record of an earlier run while another one goes on: nobody shall believe it then
 HEAL = f"{RUN}/heal"  # there may be something for persist-heal.service
 FORMATTED = f"{RUN}/formatted"  # the UUID of a filesystem that this boot has made: udev may still be busy with it
 
@@ -62,26 +63,36 @@ def _flag(path: str, wanted: bool) -> None:
         os.unlink(path)
 
 
+def begin() -> None:
+    """Put the record of an earlier run aside: one that is killed must not leave behind what another one said. Raises OSError."""
+    if os.path.lexists(RECORD):
+        os.replace(RECORD, BEFORE)
+
+
 def write(outcome: Outcome) -> None:
-    """Write volume.json, and after it the flags: entries may be mounted, and what they write stays. Raises OSError."""
+    """Write the flags (entries may be mounted, and what they write stays), and last of all volume.json: it says that all of it is done. Raises OSError."""
     outcome.time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    write_atomically(RECORD, json.dumps({"version": 1} | as_dict(outcome), indent=2) + "\n")
     # An overlay whose upper cannot be written fails to mount, and what requires the path would fail with it.
     _flag(PERSISTENT, outcome.kind in (*REAL, "root") and not outcome.read_only)
     _flag(MOUNT_ENTRIES, outcome.kind in (*REAL, "tmpfs") and not outcome.read_only)
+    write_atomically(RECORD, json.dumps({"version": 1} | as_dict(outcome), indent=2) + "\n")
+    if os.path.lexists(BEFORE):
+        os.unlink(BEFORE)
 
 
 def read() -> Outcome | None:
     """What an earlier run of this boot wrote, or None."""
-    try:
-        with open(RECORD, encoding="utf-8") as f:
-            found = json.load(f)
-        found.pop("version")
-        return Outcome(**found)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None  # not ours to trust any more; it is written again
+    for path in (RECORD, BEFORE):
+        try:
+            with open(path, encoding="utf-8") as f:
+                found = json.load(f)
+            found.pop("version")
+            return Outcome(**found)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None  # not ours to trust any more; it is written again
+    return None
 
 
 def note_heal() -> None:

@@ -259,6 +259,7 @@ def volume_main() -> int:
     """Run as persist-volume.service. Never raises: exit status 1 after the unexpected, and where Fallback=fail found no volume."""
     result = Outcome()
     try:
+        outcome.begin()
         status = _run(result)
     except Exception as e:  # noqa: BLE001  # whatever it is, it is said, and the boot goes on
         _rescue(result, e)

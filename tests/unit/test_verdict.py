@@ -353,6 +353,24 @@ def test_links_on_the_root(scene: Scene) -> None:
     assert found.verdict == v.ONLINE and states(found) == {"/opt/l": "linked", "/srv": "root"}
 
 
+def test_a_volume_whose_entries_were_not_mounted_is_not_online(scene: Scene) -> None:
+    """The flag without which no entry is mounted was not written: what volume.json says is not enough."""
+    scene.registry("/srv|bind\n/var|overlay\n/opt/hole|symlink")
+    look = FakeLook(SOMETHING, links={"/opt/hole": VOLUME + "/opt/hole"})
+    look.mount_entries = False
+    found = scene.judge(look)
+    assert found.verdict == v.DEGRADED and codes(found) == ["entry-failed", "entry-failed"]
+    assert states(found) == {"/srv": "failed", "/var": "failed", "/opt/hole": "linked"}
+
+
+@pytest.mark.parametrize("kind", ["btrfs", "native"])
+def test_memory_where_a_volume_was(scene: Scene, kind: str) -> None:
+    scene.registry("/opt/link|symlink")
+    memory = Mount(20, 1, "0:30", "/", VOLUME, "rw", "tmpfs", "tmpfs", "rw")
+    found = scene.judge(FakeLook([ROOT, memory], links={"/opt/link": VOLUME + "/opt/link"}), BTRFS | {"kind": kind})
+    assert (found.verdict, codes(found)) == (v.VOLATILE, ["volume-gone"])
+
+
 def test_read_only_volume(scene: Scene) -> None:
     scene.registry("/srv|bind")
     stuck = replace(VOLUME_MOUNT, super_options="ro,subvol=/@persist-state")

@@ -220,6 +220,27 @@ def test_verdict_cannot_be_written(machine: Machine, records: Records) -> None:
     assert records[-1]["MESSAGE_ID"] == MESSAGE_IDS["VERDICT_ONLINE"], "it is at least said"
 
 
+@pytest.mark.parametrize("fails", ["state.json", "online"])
+def test_what_was_said_before_does_not_stay(machine: Machine, records: Records, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    """A verdict that cannot be written leaves none, and not the one of a better moment; and the boot is over all the same."""
+    assert service.main() == 0 and machine.online.exists()
+    booted = Path(service.BOOTED_FLAG)
+    booted.unlink()
+    whole = service.write_atomically
+
+    def write(path: str, text: str) -> None:
+        if path.endswith(fails):
+            raise OSError(28, "No space left on device", path)
+        whole(path, text)
+
+    monkeypatch.setattr(service, "write_atomically", write)
+    if fails == "state.json":
+        machine.found = degraded("One.")
+    assert service.main() == 1
+    assert not machine.state.exists() and not machine.online.exists() and booted.exists()
+    assert [a for a in machine.started if "persist-online.target" in a] == [("systemctl", "--no-block", "start", "persist-online.target")]
+
+
 def test_notices_cannot_be_written(machine: Machine, records: Records) -> None:
     machine.issue.parent.write_text("a file where the directory should be")
     machine.console.mkdir()

@@ -73,7 +73,8 @@ def test_no_fifo_stops_us(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    names = {"RUN": "", "RECORD": "/volume.json", "MOUNT_ENTRIES": "/mount-entries", "PERSISTENT": "/persistent", "FORMATTED": "/formatted"}
+    names = {"RUN": "", "RECORD": "/volume.json", "BEFORE": "/volume.json.before", "MOUNT_ENTRIES": "/mount-entries",
+             "PERSISTENT": "/persistent", "FORMATTED": "/formatted"}
     for name, value in names.items():
         monkeypatch.setattr(outcome, name, f"{tmp_path}{value}")
     return tmp_path
@@ -101,6 +102,30 @@ def test_nothing_is_mounted_over_a_volume_that_takes_no_writes(run: Path) -> Non
         outcome.write(Outcome(kind="btrfs"))
         outcome.write(Outcome(kind=kind, read_only=True))
         assert {p.name for p in run.iterdir()} == {"volume.json"}
+
+
+@pytest.mark.parametrize("fails", ["mount-entries", "persistent", "volume.json"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_no_record_of_success_before_it_is_one(run: Path, monkeypatch: pytest.MonkeyPatch, fails: str, earlier: bool) -> None:
+    """Whichever of the writes fails, nothing says that the volume is there with all that comes with it; also where an earlier run had said so."""
+    if earlier:
+        outcome.write(Outcome(kind="btrfs", device="/dev/x"))
+        (run / "mount-entries").unlink()
+    replaced = os.replace
+
+    def replace(source: str, target: str) -> None:
+        if target.endswith(fails):
+            raise OSError(28, "No space left on device")
+        replaced(source, target)
+
+    outcome.begin()
+    monkeypatch.setattr(os, "replace", replace)
+    (run / "persistent").unlink(missing_ok=True)
+    with pytest.raises(OSError):
+        outcome.write(Outcome(kind="btrfs", device="/dev/x"))
+    assert not (run / "volume.json").exists()
+    assert (outcome.read() is not None) == earlier, "what an earlier run saw is still there for the next one"
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("text", ["", "null", "{}", '{"version": 1, "strange": 2}'])
