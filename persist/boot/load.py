@@ -6,19 +6,19 @@ from .ini import Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class Loaded:
-    """What the files of a machine say: ``problems`` holds all of them, refusals included."""
+    """What the files of a machine say: ``problems`` holds all of them, refusals included. ``files`` stand in for its registry."""
 
     __slots__ = ("config", "registry", "facts", "plan", "problems")
 
-    def __init__(self, root: str, known: facts.Facts, environ: "Mapping[str, str]") -> None:
+    def __init__(self, root: str, known: facts.Facts, environ: "Mapping[str, str]", files: "Sequence[str]" = ()) -> None:
         self.problems: list[Problem] = []
         self.facts = known
         self.config = config.load(root, self.problems)
-        self.registry = registry.load(root, self.problems)
+        self.registry = registry.load(root, self.problems, files)
         facts.gather_paths(known, self.registry, environ)
         self.plan = plan.plan(self.config, self.registry, known)
         self.problems += self.plan.refused + self.plan.problems

@@ -5,6 +5,10 @@ from .dropins import fragments, inside
 from .ini import ERROR, NOTICE, WARNING, Problem, Section, boolean, parse, read, unquote, words
 from .paths import ENTRY_NAME_MAX, UNIT_NAME_MAX, escape, unsayable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
 METHODS = ("overlay", "bind", "symlink", "image", "tmpfs")
 PATH_KEYS = ("Path", "Method", "Type", "User", "Group", "Mode", "SeedFrom", "Required", "Services", "Stale", "Snapshot", "Early")
 IDENTITY_KEYS = ("Path", "Action", "RegeneratedBy", "Class")
@@ -84,6 +88,12 @@ def forbidden(path: str, mount: str = "/mnt/state") -> str:
     if path == mount or path.startswith(mount + "/") or mount.startswith(path + "/"):
         return "%s is the state volume" % mount
     return ""
+
+
+def _meant(word: str, known: "Iterable[str]", form: str) -> str:
+    from .near import did_you_mean  # only where something is wrong
+
+    return did_you_mean(word, known, form)
 
 
 def _mode(value: str) -> bool:
@@ -183,7 +193,8 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
             continue
         if key not in PATH_KEYS:
             if not key.startswith("X-"):
-                problems.append(Problem(WARNING, "%s:%d" % (section.file, line), "Unknown key '%s=' in section [Path], ignoring." % key, path))
+                problems.append(Problem(WARNING, "%s:%d" % (section.file, line), "Unknown key '%s=' in section [Path], ignoring.%s"
+                                        % (key, _meant(key, PATH_KEYS, "%s=")), path))
             continue
         wrong = _set(entry, key, value)
         if wrong:
@@ -209,11 +220,12 @@ def parse_file(data: bytes, file: str, registry: Registry, problems: list[Proble
         if keys is None:
             if not section.name.startswith("X-"):
                 problems.append(Problem(WARNING, "%s:%d" % (file, section.line), "Unknown section [%s], ignoring. "
-                                        "Known are [Path], [Identity], [Migration] and [Link]." % section.name))
+                                        "Known are [Path], [Identity], [Migration] and [Link].%s" % (section.name, _meant(section.name, _KEYS, "[%s]"))))
             continue
         for key, value, line in section.settings:
             if key not in keys and not key.startswith("X-"):
-                problems.append(Problem(WARNING, "%s:%d" % (file, line), "Unknown key '%s=' in section [%s], ignoring." % (key, section.name)))
+                problems.append(Problem(WARNING, "%s:%d" % (file, line), "Unknown key '%s=' in section [%s], ignoring.%s"
+                                        % (key, section.name, _meant(key, keys, "%s="))))
             elif section.name == "Identity" and key == "Action" and value not in ACTIONS:
                 problems.append(Problem(ERROR, "%s:%d" % (file, line), "Action=%s must be one of %s." % (value, ", ".join(ACTIONS))))
         registry.others.append(section)
@@ -223,11 +235,11 @@ def _path(entry: Entry) -> str:
     return entry.path + "/"  # so that /a/b sorts before /a-b, a parent always before its children
 
 
-def load(root: str, problems: list[Problem]) -> Registry:
-    """Read all files of the registry below ``root`` ('' for the running system)."""
+def load(root: str, problems: list[Problem], files: "Sequence[str]" = ()) -> Registry:
+    """Read all files of the registry below ``root`` ('' for the running system), or only those ``files``, wherever they lie."""
     registry = Registry()
-    for path, shown in fragments(root, "persist.d", problems):
-        data = read(inside(path, root), shown, problems)
+    for path, shown in [(file, file) for file in files] or fragments(root, "persist.d", problems):
+        data = read(path if files else inside(path, root), shown, problems)
         if data:
             parse_file(data, shown, registry, problems)
     seen: dict[str, Entry] = {}

@@ -15,6 +15,7 @@ def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     sub = verbs.add_parser("list", help="what the registry declares", description="List the entries of the registry, those that are refused too.")
     show.options(sub, root=True)
+    show.full(sub)
     sub.set_defaults(run=run)
 
 
@@ -42,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show.print_json({"entries": rows, "problems": [{"level": p.level, "where": p.where, "message": p.text} for p in problems]})
     else:
-        show.table(("PATH", "METHOD", "REQUIRED", "STATE", "DECLARED IN"), [(r["path"], r["method"], r["required"], r["state"], r["source"]) for r in rows])
+        show.table(("PATH", "METHOD", "REQUIRED", "STATE", "DECLARED IN"), [(r["path"], r["method"], r["required"], r["state"], r["source"]) for r in rows],
+                   flexible=(0, 4), full=arguments.full)
         for problem in problems:
             print(show.safe(str(problem)), file=sys.stderr)
     return 1 if any(p.level <= ERROR for p in problems) else 0

@@ -20,14 +20,19 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan. Exit status 1 when a file has an error."""
+    from ..boot.facts import gather, why_nothing
     from ..boot.ini import ERROR
-    from ..boot.load import load
+    from ..boot.load import Loaded
 
-    loaded = load(show.root_of(arguments), {})
+    root = show.root_of(arguments)
+    facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""} if root else {})
+    off = why_nothing(facts)
+    facts.enabled = True  # what it would be is worth a look before it is switched on
+    loaded = Loaded(root, facts, {})
     made = loaded.plan
     if arguments.json:
         show.print_json({
-            "reason": made.reason,
+            "reason": off or made.reason,
             "files": made.files,
             "early": [p.path for p in made.entries if p.early],
             "problems": [{"level": p.level, "where": p.where, "message": p.text} for p in loaded.problems],
@@ -35,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for name, text in made.files.items():
             print(f"# {show.safe(name)}\n{text}")
-        if made.reason:
-            print(f"Nothing to do: {made.reason}.", file=sys.stderr)
+        if off or made.reason:
+            print(f"{'Nothing of this is written' if made.files else 'Nothing to do'}: {off or made.reason}.", file=sys.stderr)
         for problem in loaded.problems:
             print(show.safe(str(problem)), file=sys.stderr)
     return 1 if any(p.level <= ERROR for p in loaded.problems) else 0

@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from typing import Any
 
 from ..errors import PersistError
+from ..volume.outcome import write_atomically
 from . import show
 
 SHIPPED = "/usr/share/persist/presets"
 REGISTRY = "/etc/persist.d"
 # Sorts after the files of packages, whose word on a single path is the better one.
 LINK = "zz-preset-{}.conf"
+# Sorts right before the link, so that its word counts against that preset and against no package's own file.
+WITHOUT = "zz-preset-{}-without.conf"
 
 
 def add(verbs: Any) -> None:
@@ -26,6 +30,9 @@ def add(verbs: Any) -> None:
         one = actions.add_parser(action, help=text)
         if action != "list":
             one.add_argument("names", nargs="+", metavar="NAME")
+        if action == "enable":
+            one.add_argument("--without", action="append", default=[], metavar="PATH",
+                             help="leave out this path of the preset, and what is below it; may be repeated")
         show.options(one, root=True)
     sub.set_defaults(run=run)
 
@@ -42,6 +49,46 @@ def _link(root: str, name: str) -> str:
     return f"{root}{REGISTRY}/{LINK.format(name)}"
 
 
+def _without(root: str, name: str) -> str:
+    return f"{root}{REGISTRY}/{WITHOUT.format(name)}"
+
+
+def _paths(root: str, names: list[str]) -> list[str]:
+    """The paths that a preset, or the file of what is left out, declares; none where the file is not there."""
+    from ..boot.registry import load
+
+    return [e.path for e in load(root, [], [n for n in names if os.path.exists(n)]).entries] if any(map(os.path.exists, names)) else []
+
+
+def left_out(root: str, name: str) -> list[str]:
+    """The paths of an enabled preset that --without took out."""
+    return _paths(root, [_without(root, name)])
+
+
+def leave_out(root: str, name: str, unwanted: list[str]) -> None:
+    """Write the file that takes paths out of a preset, with everything that it declares below them; none leaves nothing out.
+
+    Raises PersistError where the preset has no such path.
+    """
+    every = _paths(root, [f"{root}{SHIPPED}/{name}.conf"])
+    for path in unwanted:
+        if path not in every:
+            raise PersistError(f"The preset '{name}' does not keep '{show.safe(path)}'.", hint=f"It has {' '.join(every)}.")
+    taken = [p for p in every if any(p == u or p.startswith(u + "/") for u in unwanted)]
+    file = _without(root, name)
+    if not taken:
+        if os.path.lexists(file):
+            os.unlink(file)
+        return
+    text = f"# What 'persistctl preset enable {name} --without' left out.\n" + "".join(f"\n[Path]\nPath={quoted(p)}\nMethod=none\n" for p in taken)
+    write_atomically(file, text)
+
+
+def quoted(path: str) -> str:
+    """A path as value of Path=, between quotes that leave nothing of it to be taken for anything else (persist.d(5))."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def enabled(root: str, name: str) -> bool:
     """Whether a preset is linked."""
     return os.path.islink(_link(root, name))
@@ -54,10 +101,14 @@ def _known(root: str, names: list[str]) -> None:
             raise PersistError(f"There is no preset '{show.safe(name)}'.", hint=f"Known: {', '.join(have) or 'none'}.")
 
 
-def enable(root: str, names: list[str]) -> None:
-    """Link presets into the registry of an image. Raises PersistError when one is unknown or a file is in the way."""
+def enable(root: str, names: list[str], without: list[str]) -> None:
+    """Link presets into the registry of an image, ``without`` some of their paths. Raises PersistError when one is unknown or a file is in the way."""
     _known(root, names)
+    if without and len(names) > 1:
+        raise PersistError("--without= goes with one preset.", hint="Enable the presets one after the other.")
     os.makedirs(root + REGISTRY, 0o755, exist_ok=True)
+    for name in names:
+        leave_out(root, name, [p.rstrip("/") or "/" for p in without])
     for name in names:
         link = _link(root, name)
         target = f"{SHIPPED}/{name}.conf"
@@ -74,16 +125,18 @@ def disable(root: str, names: list[str]) -> None:
     for name in names:
         if enabled(root, name):
             os.unlink(_link(root, name))
+            leave_out(root, name, [])
         elif name not in have:
             _known(root, [name])
 
 
 def _list(root: str, as_json: bool) -> int:
-    rows = [{"name": n, "enabled": enabled(root, n)} for n in shipped(root)]
+    rows = [(n, enabled(root, n), left_out(root, n)) for n in shipped(root)]
     if as_json:
-        show.print_json(rows)
+        show.print_json([{"name": n, "enabled": on, "without": without} for n, on, without in rows])
     else:
-        show.table(("PRESET", "STATE"), [(str(r["name"]), "enabled" if r["enabled"] else "disabled") for r in rows])
+        show.table(("PRESET", "STATE"), [(n, ("enabled" if on else "disabled") + (f", without {' '.join(without)}" if on and without else ""))
+                                         for n, on, without in rows])
     return 0
 
 
@@ -92,14 +145,23 @@ def run(arguments: argparse.Namespace) -> int:
     root = show.root_of(arguments)
     if arguments.action == "list":
         return _list(root, arguments.json)
-    (enable if arguments.action == "enable" else disable)(root, arguments.names)
-    notes = _missing(root) if arguments.action == "enable" else []
+    if arguments.action == "enable":
+        enable(root, arguments.names, arguments.without)
+        notes = _missing(root)
+    else:
+        disable(root, arguments.names)
+        notes = []
     if arguments.json:
         show.print_json({"action": arguments.action, "presets": arguments.names, "notes": notes})
     else:
         for note in notes:
             print(note, file=sys.stderr)
     return 0
+
+
+def chroot(root: str) -> str:
+    """What stands before a command that must run in an image."""
+    return f"chroot {shlex.quote(root)} " if root else ""
 
 
 def _missing(root: str) -> list[str]:
@@ -119,7 +181,7 @@ def _missing(root: str) -> list[str]:
     if missing:
         notes.append(missing)
     elif any(p.early for p in loaded.plan.entries):
-        notes.append("The initrd has a table of early entries: run 'update-initramfs -u' when all is enabled.")
+        notes.append(f"The initrd has a table of early entries: run '{chroot(root)}update-initramfs -u' when all is enabled.")
     if not root:
         notes.append("It takes effect at the next boot.")
     return notes

@@ -18,6 +18,7 @@ def add(verbs: Any) -> None:
     sub = verbs.add_parser("status", help="the verdict of this boot", description="Show the verdict, the volume and the entries as they are now. "
                            "Exit status: 0 online or off, 1 degraded, 2 volatile.")
     show.options(sub)
+    show.full(sub)
     sub.set_defaults(run=run)
 
 
@@ -31,6 +32,40 @@ def _units() -> list[tuple[str, str]]:
         return [("units", str(e))]
 
 
+def _mib(number: int) -> str:
+    return f"{number >> 20} MiB"
+
+
+def _volume(volume: dict[str, Any]) -> list[tuple[str, str]]:
+    """What there is to say of the volume, label and text, the disks and their space where it is a btrfs that we may look at."""
+    kind = volume.get("kind", "none")
+    if kind == "none":
+        return [("Volume", "none")]
+    mode = "read-only" if volume.get("read_only") else "writable"
+    memory = " (in memory, lost at power-off)" if kind == "tmpfs" else ""
+    lines = [("Volume", f"{kind} {volume.get('device', '')} {volume.get('uuid', '')}".rstrip() + f", {mode}{memory}")]
+    if kind == "btrfs":
+        from ..volume import manage
+
+        try:
+            lines += _disks(manage.describe())
+        except (PersistError, OSError) as e:
+            lines.append(("Disks", f"not known: {e}"))
+    return lines
+
+
+def _disks(found: dict[str, Any]) -> list[tuple[str, str]]:
+    members = found["members"]
+    how = "mirror" if any(p.startswith("raid1") for p in found["profiles"]["data"]) else "one disk" if len(members) == 1 else "no mirror"
+    shown = ", ".join(f"{m['node'] or 'devid ' + str(m['devid'])}{'' if m['state'] == 'ok' else ' (' + m['state'] + ')'}" for m in members)
+    return [("Disks", f"{shown}; {how}"), ("Space", f"{_mib(found['free'])} of {_mib(found['size'])} free"), ("Scrub", str(found["scrub"]).split("\n")[0])]
+
+
+def _state(word: str, kind: str) -> str:
+    """How the state of an entry is shown: what is mounted from memory is not kept."""
+    return "in memory" if kind == "tmpfs" and word in ("mounted", "early", "linked") else word
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print the verdict of this moment."""
     from ..state.verify_service import current, document
@@ -40,18 +75,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show.print_json(state)
         return EXIT[found.verdict]
-    volume = found.volume
     print(f"Verdict: {show.colour(found.verdict, found.verdict)}")
-    if volume.get("kind", "none") != "none":
-        mode = "read-only" if volume.get("read_only") else "writable"
-        print(show.safe(f" Volume: {volume['kind']} {volume.get('device', '')} {volume.get('uuid', '')}".rstrip()) + f", {mode}")
-    else:
-        print(" Volume: none")
+    for label, text in _volume(found.volume):
+        print(show.safe(f"{label:>7}: {text}"))
     for name, text in _units():
         print(show.safe(f"   Unit: {name}: {text}"))
     if found.entries:
+        kind = str(found.volume.get("kind", "none"))
         print()
-        show.table(("PATH", "METHOD", "STATE", "DECLARED IN"), [(e.path, e.method, e.state, e.source) for e in found.entries])
+        show.table(("PATH", "METHOD", "STATE", "DECLARED IN"), [(e.path, e.method, _state(e.state, kind), e.source) for e in found.entries],
+                   flexible=(0, 3), full=arguments.full)
     if found.reasons:
         print()
     for reason in found.reasons:

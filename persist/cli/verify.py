@@ -1,45 +1,62 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persistctl verify: whether registry, configuration and initrd stage are right, here or in an image."""
+"""persistctl verify: what would be wrong with a machine, here, in an image, or with single registry files."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
+from ..errors import PersistError
 from . import show
+
+if TYPE_CHECKING:
+    from ..boot.ini import Problem
+
+_WORDS = {3: "error", 4: "warning", 5: "notice"}
 
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
-    sub = verbs.add_parser("verify", help="check registry, configuration and initrd stage",
-                           description="Check what persist would do, without a boot. Exit status 1 when something must be mended.")
+    sub = verbs.add_parser("verify", help="check registry, configuration and image before a boot",
+                           description="Check what persist would do, without a boot. With FILE, only these registry files are judged. "
+                           "Exit status 1 when something must be mended.")
+    sub.add_argument("files", nargs="*", metavar="FILE", help="a registry file that need not be installed")
     show.options(sub, root=True)
     sub.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print what is wrong; nothing printed but the last line means nothing is."""
-    from ..boot.ini import WARNING, Problem
-    from ..boot.load import load
-    from ..state.verdict import initrd_stage_missing, stale_early
+def _problems(root: str, files: list[str]) -> tuple[int, list[Problem]]:
+    """How many entries are in force, and everything that is wrong."""
+    from ..boot.facts import gather
+    from ..boot.load import Loaded
+    from ..state.foresee import foresee, judge_files
+    from ..state.image import Image
 
+    facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""} if root or files else {})
+    facts.enabled = True  # the registry is judged whether or not the switch is on, which is said apart
+    loaded = Loaded(root, facts, {}, files)
+    return len(loaded.plan.entries), (judge_files if files else foresee)(loaded, Image(root))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what[:-1]}ies" if what.endswith("y") else f"{number} {what}s"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what is wrong, each with its severity; the last line has the counts."""
     root = show.root_of(arguments)
-    loaded = load(root, {})
-    problems = list(loaded.problems)
-    if not loaded.facts.enabled:
-        where = f"--root={root} " if root else ""
-        problems.append(Problem(WARNING, "", f"persist-setup.target is not enabled. Run 'systemctl {where}enable persist-setup.target'."))
-    missing = initrd_stage_missing(loaded, loaded.facts)
-    if missing:
-        problems.append(Problem(WARNING, "", missing))
-    if not root:
-        for name in stale_early(loaded):
-            problems.append(Problem(WARNING, "", f"The initrd mounts {name} early and the registry does not ask for it. Run 'update-initramfs -u'."))
-    bad = [p for p in problems if p.level <= WARNING]
+    for file in arguments.files:
+        if not os.path.isfile(file):
+            raise PersistError(f"'{file}' is not a file.", hint="Name registry files, or leave them out to verify what is installed.")
+    entries, problems = _problems(root, arguments.files)
+    counts = {level: sum(p.level == level for p in problems) for level in _WORDS}
     if arguments.json:
-        show.print_json({"ok": not bad, "problems": [{"level": p.level, "where": p.where, "message": p.text} for p in problems]})
+        show.print_json({"ok": not counts[3] + counts[4], "entries": entries,
+                         "problems": [{"level": p.level, "where": p.where, "path": p.path, "message": p.text} for p in problems]})
     else:
         for problem in problems:
-            print(show.safe(str(problem)))
-        print(f"{len(loaded.plan.entries)} entries, {len(bad)} problems.")
-    return 1 if bad else 0
+            print(show.safe(f"{_WORDS[problem.level]}: {problem}"))
+        found = ", ".join(_count(counts[level], word) for level, word in _WORDS.items() if counts[level]) or "nothing is wrong"
+        print(f"{_count(entries, 'entry')}: {found}.")
+    return 1 if counts[3] + counts[4] else 0

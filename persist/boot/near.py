@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which known word was meant by one that is not known. Boot-safe; loaded only where something is wrong."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_FARTHEST = 2  # letters that may be wrong, missing, too many or exchanged; of a short word fewer
+_LONGEST = 40
+
+
+def _distance(one: str, other: str) -> int:
+    """How many letters to insert, remove, replace or exchange with their neighbour (Damerau, restricted)."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, c in enumerate(one):
+        older, before, row = before, row, [i + 1]
+        for j, d in enumerate(other):
+            cost = min(before[j + 1] + 1, row[j] + 1, before[j] + (c != d))
+            if older and j and c == other[j - 1] and one[i - 1] == d:
+                cost = min(cost, older[j - 1] + 1)
+            row.append(cost)
+    return row[-1]
+
+
+def did_you_mean(word: str, known: "Iterable[str]", form: str = "%s") -> str:
+    """A sentence with the nearest known word, with a blank before it, or ''. ``form`` is how such a word is written, such as ``[%s]``."""
+    if len(word) > _LONGEST:
+        return ""
+    low = word.lower()
+    near = [(_distance(low, k.lower()), k) for k in known]
+    best = min(near, default=(_FARTHEST + 1, ""))
+    return " Did you mean %s?" % (form % best[1]) if best[0] <= min(_FARTHEST, (len(word) + 1) // 3) else ""

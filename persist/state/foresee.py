@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What ``persistctl verify`` can know before a boot: for each reason that a verdict can have, the check that foresees it.
+
+A machine is verified to be sent away. Whatever its first verdict would say, and text and files alone tell, has to be said before.
+tests/unit/test_foresee.py holds the table against all reasons that the code can give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from ..boot import paths
+from ..boot.facts import UNIT_DIRECTORIES, above
+from ..boot.ini import ERROR, NOTICE, WARNING, Problem
+from ..boot.load import Loaded
+from ..boot.plan import Planned
+from .image import Image
+from .overlay_limits import below_overlays
+from .verdict import initrd_stage_missing, stale_early
+
+Check = Callable[[Loaded, Image], Iterable[Problem]]
+
+
+def _registry(loaded: Loaded, image: Image) -> Iterator[Problem]:
+    yield from loaded.problems
+
+
+def _switch(loaded: Loaded, image: Image) -> Iterator[Problem]:
+    if not switched_on(loaded):
+        where = f"--root={image.root} " if image.root else ""
+        yield Problem(WARNING, "", "persist-setup.target is not enabled, so nothing of this takes effect. "
+                                   f"Run 'systemctl {where}enable persist-setup.target'.")
+
+
+def switched_on(loaded: Loaded) -> bool:
+    """Whether the master switch is on; the registry is judged as if it were (Loaded's ``facts.enabled`` is then of no use)."""
+    from ..boot.facts import enabled
+
+    return enabled(loaded.facts.root)
+
+
+def _initrd(loaded: Loaded, image: Image) -> Iterator[Problem]:
+    missing = initrd_stage_missing(loaded, loaded.facts)
+    if missing:
+        yield Problem(ERROR, "", missing)
+    if not image.root:
+        for name in stale_early(loaded):
+            yield Problem(WARNING, "", f"The initrd mounts {name} early and the registry does not ask for it. Run 'update-initramfs -u'.")
+
+
+def _kept_above(planned: Planned, loaded: Loaded) -> bool:
+    """Whether a path that the image has not can be made on the volume, through an entry above it."""
+    by_path = {p.path: p for p in loaded.plan.entries}
+    return planned.parent != "" and by_path[planned.parent].entry.method in ("overlay", "bind")
+
+
+def _shown(planned: Planned) -> str:
+    entry = planned.entry
+    return entry.path if planned.path == entry.path else f"{entry.path} ({planned.path})"
+
+
+def _place(planned: Planned, loaded: Loaded, image: Image) -> tuple[int, str]:
+    """What the image has at an entry's path that does not fit it: level and sentence, '' for nothing."""
+    entry, path = planned.entry, planned.path
+    if above(path, loaded.plan.fstab):
+        return 0, ""  # another filesystem shows it, which is not here
+    kind = image.kind(path)
+    shown = _shown(planned)
+    if entry.method == "symlink":
+        if kind == "symbolic link":
+            return _link(planned, loaded, image)
+        if kind:
+            return NOTICE, (f"{shown} is a {kind} and no link to {paths.VOLUME}{path}: a read-only root needs the link in the image "
+                            f"('ln -s {paths.VOLUME}{path} {path}'), on another it is made at the first boot.")
+    wanted = "directory" if entry.method == "overlay" else entry.type
+    if kind and entry.method in ("overlay", "bind") and (kind not in ("directory", "file") or wanted not in ("", kind)):
+        hint = "Use Method=bind." if entry.method == "overlay" and kind == "file" else "Correct Type=, or register what the link leads to." \
+            if kind == "symbolic link" else "Correct Type=, or the image."
+        return ERROR, f"{shown} is a {kind} in the image and the entry needs a {wanted or 'directory or file'}. {hint}"
+    if not kind and entry.method in ("overlay", "bind", "tmpfs", "symlink") and not _kept_above(planned, loaded):
+        make = "the link" if entry.method == "symlink" else "it"
+        if image.root_read_only():
+            return WARNING, f"{shown} does not exist in the image, and its root is read-only (/etc/fstab), so it cannot be made. Put {make} into the image."
+        return NOTICE, f"{shown} does not exist in the image, and where the root is read-only it cannot be made. Put {make} into the image."
+    return 0, ""
+
+
+def _link(planned: Planned, loaded: Loaded, image: Image) -> tuple[int, str]:
+    target = image.target(planned.path)
+    if target in (paths.VOLUME + planned.path, loaded.config.mount + planned.path):
+        return 0, ""
+    return ERROR, (f"{_shown(planned)} is a link to {target!r} and not to {paths.VOLUME}{planned.path}. "
+                   f"Put the right link into the image: 'ln -sfn {paths.VOLUME}{planned.path} {planned.path}'.")
+
+
+def _entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
+    for planned in loaded.plan.entries:
+        entry = planned.entry
+        level, sentence = _place(planned, loaded, image)
+        if sentence:
+            yield Problem(level, entry.source, sentence, entry.path)
+        for kind, name in (("user", entry.user), ("group", entry.group)):
+            if name and not name.isdecimal() and not image.has_account(kind, name):
+                yield Problem(ERROR, entry.source, f"{kind.capitalize()}={name}: neither {'/etc/passwd' if kind == 'user' else '/etc/group'} nor sysusers.d "
+                              f"of the image knows that {kind}, so {entry.path} cannot be seeded.", entry.path)
+        if entry.seed_from and not image.kind(entry.seed_from) and not image.kind(planned.path):
+            yield Problem(WARNING, entry.source, f"SeedFrom={entry.seed_from} does not exist in the image, nor does {entry.path}: it begins empty.", entry.path)
+        for unit in entry.services:
+            if not image.has_unit(unit, UNIT_DIRECTORIES):
+                yield Problem(WARNING, entry.source, f"Services={unit}: the image has no such unit.", entry.path)
+
+
+_SPECS = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=")
+
+
+def _volume(loaded: Loaded, image: Image) -> Iterator[Problem]:
+    config = loaded.config
+    for spec in config.device:
+        if spec != "auto" and not spec.startswith(("/dev/", *_SPECS)):
+            yield Problem(ERROR, "", f"Device={spec} in [Volume] names no device. Write auto, a path below /dev, or one of {' '.join(_SPECS)}.")
+    if config.netdev and not loaded.plan.entries:
+        yield Problem(ERROR, "", "The state volume comes with the network (_netdev), and no entry waits for it. Name the services of an entry in Services=.")
+    if config.mount != paths.VOLUME and image.kind(config.mount) not in ("directory", "symbolic link"):
+        yield Problem(NOTICE, "", f"The image has no directory {config.mount}: where its root is read-only, the volume is only at {paths.VOLUME}.")
+
+
+# Reasons of the verdict, and the check that foresees each of them where anything can.
+FORESEEN: dict[str, Check] = {
+    "off": _switch,
+    "registry": _registry,
+    "late": _initrd,
+    "entry-failed": _entries,
+    "no-entries": _volume,
+}
+_MORE: tuple[Check, ...] = (below_overlays,)  # what no verdict sees: it fails in the hands of others
+
+
+def foresee(loaded: Loaded, image: Image) -> list[Problem]:
+    """Everything that is wrong with a machine and can be known before it boots, in the order of the table."""
+    found: list[Problem] = []
+    for check in (*FORESEEN.values(), *_MORE):
+        found += check(loaded, image)
+    return found
+
+
+def judge_files(loaded: Loaded, image: Image) -> list[Problem]:
+    """What is wrong with registry files by themselves, judged against an image: for packages, which know nothing of its switches and disks."""
+    return [*_registry(loaded, image), *_entries(loaded, image)]

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What does not work on an overlay filesystem, found in an image before it boots (persist.d(5), "What an overlay cannot do").
+
+Kernel, Documentation/filesystems/overlayfs.rst: "Non-standard behavior"; swapon(2) wants a file that the block layer can read, exportfs a
+file handle that overlayfs has only with nfs_export=on, and an overlay's upper must not lie on another overlay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..boot.facts import _octal as unescaped
+from ..boot.ini import WARNING, Problem
+from ..boot.load import Loaded
+from ..boot.paths import parents
+from ..boot.plan import Planned
+from .image import Image
+
+# The stores of container engines, and a program of each: its storage driver refuses an overlay below it, or falls back to copying all.
+STORES = (
+    ("/var/lib/docker", "/usr/bin/dockerd"),
+    ("/var/lib/docker", "/usr/sbin/dockerd"),
+    ("/var/lib/containerd", "/usr/bin/containerd"),
+    ("/var/lib/containers", "/usr/bin/podman"),
+    ("/var/lib/containers", "/usr/bin/buildah"),
+    ("/var/lib/containers", "/usr/bin/crio"),
+    ("/var/lib/kubelet", "/usr/bin/kubelet"),
+    ("/var/lib/rancher", "/usr/local/bin/k3s"),
+)
+
+
+def _overlay_above(path: str, entries: dict[str, Planned]) -> Planned | None:
+    """The overlay entry that would show a path, or None where another kind of entry, or none, does."""
+    for at in (path, *parents(path)):
+        if at in entries:
+            return entries[at] if entries[at].entry.method == "overlay" else None
+    return None
+
+
+def _swap(image: Image) -> Iterator[tuple[str, str, str]]:
+    for number, line in image.lines("/etc/fstab"):
+        words = line.split()
+        if len(words) > 2 and words[0].startswith("/") and not words[0].startswith("/dev/") and words[2] == "swap":
+            path = unescaped(words[0].encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+            yield f"/etc/fstab:{number}", path, "swap space cannot be switched on there"
+
+
+def _exports(image: Image) -> Iterator[tuple[str, str, str]]:
+    for file in ("/etc/exports", *(f"/etc/exports.d/{n}" for n in image.names("/etc/exports.d") if n.endswith(".exports"))):
+        for number, line in image.lines(file):
+            words = line.split()
+            if words and words[0].startswith("/"):
+                yield f"{file}:{number}", words[0], "it cannot be exported by NFS there"
+
+
+def _containers(image: Image) -> Iterator[tuple[str, str, str]]:
+    said = set()
+    for store, program in STORES:
+        if store not in said and image.kind(image.behind(program)):
+            said.add(store)
+            yield program, store, "the storage of containers does not work there"
+
+
+def below_overlays(loaded: Loaded, image: Image) -> Iterator[Problem]:
+    """What others keep below an overlay entry and will not work there, each with the line that asks for it."""
+    entries = {p.path: p for p in loaded.plan.entries}
+    for source in (_swap, _exports, _containers):
+        for where, path, why in source(image):
+            overlay = _overlay_above(path, entries)
+            if overlay is not None:
+                yield Problem(WARNING, where, f"{path} would lie on the overlay of {overlay.path} ({overlay.entry.source}), and {why}. "
+                              f"Give it an entry of its own with Method=bind.", path)

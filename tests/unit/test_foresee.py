@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What persistctl verify says of an image before it boots, beside the reasons that a verdict can have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persist.cli.main import main
+
+VOLUME = "/run/persist/volume"
+
+
+class Machine:
+    """An image with nothing wrong: the target enabled, a stage in its initrd, a public name for the volume."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        for directory in ("etc/systemd/system/local-fs.target.wants", "usr/lib/persist.d", "usr/lib/systemd/system", "mnt/state", "var/lib", "srv",
+                          "usr/share/initramfs-tools/hooks", "usr/lib/sysusers.d", "usr/bin"):
+            (top / directory).mkdir(parents=True)
+        (top / "usr/share/initramfs-tools/hooks/persist").touch()
+        (top / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+        (top / "etc/group").write_text("root:x:0:\nadm:x:4:\n")
+        (top / "usr/lib/sysusers.d/d.conf").write_text("# comment\nu! daemon-user - \"A user\" /\ng shared -\n")
+        self.link("etc/systemd/system/local-fs.target.wants/persist-setup.target", "/usr/lib/systemd/system/persist-setup.target")
+
+    def link(self, name: str, target: str) -> None:
+        (self.top / name).symlink_to(target)
+
+    def file(self, name: str, text: str = "") -> None:
+        (self.top / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.top / name).write_text(text)
+
+    def registry(self, text: str) -> None:
+        self.file("usr/lib/persist.d/t.conf", text)
+
+    def verify(self, capsys: pytest.CaptureFixture[str], *files: str) -> tuple[int, list[dict[str, Any]]]:
+        status = main(["verify", "--json", f"--root={self.top}", *files])
+        found = json.loads(capsys.readouterr().out)
+        assert (status == 0) == found["ok"]
+        return status, found["problems"]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def _one(problems: list[dict[str, Any]]) -> dict[str, Any]:
+    assert len(problems) == 1, problems
+    return problems[0]
+
+
+def test_nothing_is_wrong(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    (machine.top / "srv/data").mkdir()
+    machine.registry("[Path]\nPath=/srv/data\nMethod=bind\nUser=daemon-user\nGroup=shared\n[Path]\nPath=/srv/data/sub\nMethod=overlay\n")
+    assert machine.verify(capsys) == (0, [])
+    assert main(["verify", f"--root={machine.top}"]) == 0
+    assert capsys.readouterr().out == "2 entries: nothing is wrong.\n"
+
+
+ENTRIES = [
+    # (setting up, the section after [Path], level, what is said)
+    ("", "Path=/srv/d\nMethod=bind\nUser=nobody-knows", 3, "User=nobody-knows: neither /etc/passwd nor sysusers.d"),
+    ("", "Path=/srv/d\nMethod=bind\nGroup=nobody-knows", 3, "Group=nobody-knows: neither /etc/group nor sysusers.d"),
+    ("", "Path=/srv/d\nMethod=bind\nGroup=adm", 0, ""),
+    ("", "Path=/srv/d\nMethod=bind\nUser=4711", 0, ""),
+    ("", "Path=/srv/f\nMethod=overlay", 3, "/srv/f is a file in the image and the entry needs a directory. Use Method=bind."),
+    ("", "Path=/srv/f\nMethod=bind\nType=directory", 3, "/srv/f is a file in the image and the entry needs a directory. Correct Type="),
+    ("", "Path=/srv/d\nMethod=bind\nType=file", 3, "/srv/d is a directory in the image and the entry needs a file."),
+    ("", "Path=/srv/f\nMethod=bind", 0, ""),
+    ("", "Path=/srv/absent\nMethod=bind\nType=directory", 5, "/srv/absent does not exist in the image"),
+    ("etc/fstab", "Path=/srv/absent\nMethod=overlay", 4, "/srv/absent does not exist in the image, and its root is read-only (/etc/fstab)"),
+    ("etc/fstab", "Path=/srv/absent\nMethod=symlink", 4, "Put the link into the image."),
+    ("", "Path=/srv/d\nMethod=symlink", 5, f"'ln -s {VOLUME}/srv/d /srv/d'"),
+    (f"/srv/good -> {VOLUME}/srv/good", "Path=/srv/good\nMethod=symlink", 0, ""),
+    ("/srv/public -> /mnt/state/srv/public", "Path=/srv/public\nMethod=symlink", 0, ""),
+    ("/srv/bad -> /somewhere", "Path=/srv/bad\nMethod=symlink", 3, f"'ln -sfn {VOLUME}/srv/bad /srv/bad'"),
+    ("", "Path=/srv/d\nMethod=bind\nServices=absent.service", 4, "Services=absent.service: the image has no such unit."),
+    ("", "Path=/srv/d\nMethod=bind\nServices=there.service there@x.service", 0, ""),
+    ("", "Path=/srv/d\nMethod=bind\nMdoe=0700", 4, "Unknown key 'Mdoe=' in section [Path], ignoring. Did you mean Mode=?"),
+    ("", "Path=/srv/d\nMethod=bind\nXyzzyPlugh=1", 4, "Unknown key 'XyzzyPlugh=' in section [Path], ignoring."),
+]
+
+
+@pytest.mark.parametrize(("setup", "section", "level", "said"), ENTRIES)
+def test_entries(machine: Machine, capsys: pytest.CaptureFixture[str], setup: str, section: str, level: int, said: str) -> None:
+    (machine.top / "srv/d").mkdir()
+    machine.file("srv/f")
+    machine.file("usr/lib/systemd/system/there.service")
+    machine.file("usr/lib/systemd/system/there@.service")
+    if setup == "etc/fstab":
+        machine.file(setup, "# /dev/none / ext4 rw\nLABEL=root / ext4 noatime,ro 0 1\n")
+    elif setup:
+        name, _, target = setup.partition(" -> ")
+        machine.link(name[1:], target)
+    machine.registry(f"[Path]\n{section}\n")
+    status, problems = machine.verify(capsys)
+    assert status == (1 if level in (3, 4) else 0)
+    if not level:
+        assert problems == []
+        return
+    found = _one(problems)
+    assert found["level"] == level and said in found["message"]
+    assert found["where"].startswith("/usr/lib/persist.d/t.conf:")
+    if not said.startswith("Unknown key 'Mdoe"):
+        assert said.endswith("ignoring.") == found["message"].endswith("ignoring.")
+
+
+def test_what_an_entry_above_can_make_on_the_volume_need_not_be_in_the_image(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    (machine.top / "srv/d").mkdir()
+    machine.registry("[Path]\nPath=/srv/d\nMethod=overlay\n[Path]\nPath=/srv/d/new\nMethod=bind\n")
+    assert machine.verify(capsys) == (0, [])
+
+
+def test_the_switch_is_said_and_the_registry_judged_all_the_same(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    (machine.top / "etc/systemd/system/local-fs.target.wants/persist-setup.target").unlink()
+    machine.registry("[Path]\nPath=/usr/share/x\n")
+    status, problems = machine.verify(capsys)
+    assert status == 1
+    assert [p["path"] for p in problems if p["level"] == 3] == ["/usr/share/x"]
+    assert f"'systemctl --root={machine.top} enable persist-setup.target'" in _one([p for p in problems if p["level"] == 4])["message"]
+
+
+def test_an_image_without_a_stage_before_pid_1(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    (machine.top / "usr/share/initramfs-tools/hooks/persist").unlink()
+    machine.registry("[Path]\nPath=/etc\nMethod=overlay\n")
+    status, problems = machine.verify(capsys)
+    assert status == 1 and _one(problems)["level"] == 3 and "persist-initramfs-tools" in _one(problems)["message"]
+
+
+@pytest.mark.parametrize("spec", ["vdb", "UID=1234", "sda1,sdb1"])
+def test_a_device_that_is_none(machine: Machine, capsys: pytest.CaptureFixture[str], spec: str) -> None:
+    machine.file("usr/lib/persist/persist.conf", f"[Volume]\nDevice={spec}\n")
+    assert any(f"Device={spec}" in p["message"] and p["level"] == 3 for p in machine.verify(capsys)[1])
+
+
+OVERLAY = "[Path]\nPath=/var\nMethod=overlay\n"
+
+
+@pytest.mark.parametrize(("file", "text", "path", "where"), [
+    ("etc/fstab", "/var/swap\\040file none swap sw 0 0\n", "/var/swap file", "/etc/fstab:1"),
+    ("etc/exports", "# exports\n/var/share *(rw)\n", "/var/share", "/etc/exports:2"),
+    ("etc/exports.d/more.exports", "/var/more *(rw)\n", "/var/more", "/etc/exports.d/more.exports:1"),
+    ("usr/sbin/dockerd", "", "/var/lib/docker", "/usr/sbin/dockerd"),
+    ("usr/bin/podman", "", "/var/lib/containers", "/usr/bin/podman"),
+    ("usr/bin/containerd", "", "/var/lib/containerd", "/usr/bin/containerd"),
+])
+def test_what_an_overlay_cannot_do(machine: Machine, capsys: pytest.CaptureFixture[str], file: str, text: str, path: str, where: str) -> None:
+    machine.file(file, text)
+    machine.registry(OVERLAY)
+    found = _one(machine.verify(capsys)[1])
+    assert (found["level"], found["path"], found["where"]) == (4, path, where)
+    assert f"{path} would lie on the overlay of /var (/usr/lib/persist.d/t.conf:2)" in found["message"] and "Method=bind" in found["message"]
+    machine.registry(OVERLAY + f'[Path]\nPath="{path}"\nMethod=bind\n')
+    assert machine.verify(capsys) == (0, []), "an entry of its own"
+
+
+def test_files_that_are_not_installed(machine: Machine, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    machine.registry("[Path]\nPath=relative\n")
+    (machine.top / "srv/d").mkdir()
+    file = tmp_path / "package.persist"
+    file.write_text("[Path]\nPath=/srv/d\nMethod=bind\nMdoe=0700\n[Path]\nPath=/usr/share/x\n")
+    status, problems = machine.verify(capsys, str(file))
+    assert status == 1
+    assert sorted((p["level"], p["where"]) for p in problems) == [(3, f"{file}:6"), (4, f"{file}:4")]
+    assert main(["verify", str(tmp_path / "absent")]) == 1
+    assert "is not a file" in capsys.readouterr().err
+
+
+def test_counts_agree_and_the_severity_is_shown(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    (machine.top / "srv/d").mkdir()
+    machine.registry("[Path]\nPath=/srv/d\nMethod=bind\nMdoe=0700\nUser=absent\n[Path]\nPath=/usr/share/x\n[Path]\nPath=/srv/d\n")
+    assert main(["verify", f"--root={machine.top}"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    words = [line.split(":")[0] for line in lines[:-1]]
+    assert (words.count("error"), words.count("warning"), words.count("notice")) == (2, 1, 1)
+    assert lines[-1] == "1 entry: 2 errors, 1 warning, 1 notice."
