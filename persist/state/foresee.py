@@ -100,7 +100,7 @@ def _entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
         if sentence:
             yield Problem(level, entry.source, sentence, entry.path)
         for kind, name in (("user", entry.user), ("group", entry.group)):
-            if name and not name.isdecimal() and not image.has_account(kind, name):
+            if name and not (name.isascii() and name.isdigit()) and not image.has_account(kind, name):
                 yield Problem(ERROR, entry.source, f"{kind.capitalize()}={name}: neither {'/etc/passwd' if kind == 'user' else '/etc/group'} nor sysusers.d "
                               f"of the image knows that {kind}, so {entry.path} cannot be seeded.", entry.path)
         if entry.seed_from and not image.kind(entry.seed_from) and not image.kind(planned.path):

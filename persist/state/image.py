@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from ..boot import paths
 from ..boot.facts import _real as real_path
+from ..boot.ini import words
 
 _PASSWD = {"user": "/etc/passwd", "group": "/etc/group"}
 _SYSUSERS = tuple(base + "/sysusers.d" for base in paths.DIRECTORIES)
@@ -63,8 +64,8 @@ class Image:
 
     def root_read_only(self) -> bool:
         """Whether fstab(5) of the image mounts its root read-only; without a word there nobody knows."""
-        words = [line.split() for _, line in self.lines("/etc/fstab")]
-        return any(w[1:2] == ["/"] and not w[0].startswith("#") and "ro" in (w[3:4] or [""])[0].split(",") for w in words)
+        lines = [words(line) for _, line in self.lines("/etc/fstab")]
+        return any(w[1:2] == ["/"] and not w[0].startswith("#") and "ro" in (w[3:4] or [""])[0].split(",") for w in lines)
 
     def names(self, directory: str) -> list[str]:
         """What a directory of the image holds; nothing where there is none."""
@@ -77,11 +78,11 @@ class Image:
         """Whether the image has a 'user' or 'group' of a name, or makes it when it boots (sysusers.d(5))."""
         if any(line.split(":", 1)[0] == name for _, line in self.lines(_PASSWD[kind])):
             return True
-        words = ("u", "u!") if kind == "user" else ("u", "u!", "g")  # a user's group is made along with it
+        types = ("u", "u!") if kind == "user" else ("u", "u!", "g")  # a user's group is made along with it
         for directory in _SYSUSERS:
             for file in self.names(directory):
-                if file.endswith(".conf") and any(line.split()[:1] and line.split()[0] in words and line.split()[1:2] == [name]
-                                                  for _, line in self.lines(f"{directory}/{file}")):
+                made = [words(line)[:2] for _, line in self.lines(f"{directory}/{file}")] if file.endswith(".conf") else []
+                if any([each, name] in made for each in types):
                     return True
         return not self.root and _resolved(kind, name)
 

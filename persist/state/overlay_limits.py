@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..boot.facts import _octal as unescaped
-from ..boot.ini import WARNING, Problem
+from ..boot.ini import WARNING, Problem, words
 from ..boot.load import Loaded
 from ..boot.paths import parents
 from ..boot.plan import Planned
@@ -39,18 +39,18 @@ def _overlay_above(path: str, entries: dict[str, Planned]) -> Planned | None:
 
 def _swap(image: Image) -> Iterator[tuple[str, str, str]]:
     for number, line in image.lines("/etc/fstab"):
-        words = line.split()
-        if len(words) > 2 and words[0].startswith("/") and not words[0].startswith("/dev/") and words[2] == "swap":
-            path = unescaped(words[0].encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+        fields = words(line)
+        if len(fields) > 2 and fields[0].startswith("/") and not fields[0].startswith("/dev/") and fields[2] == "swap":
+            path = unescaped(fields[0].encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
             yield f"/etc/fstab:{number}", path, "swap space cannot be switched on there"
 
 
 def _exports(image: Image) -> Iterator[tuple[str, str, str]]:
     for file in ("/etc/exports", *(f"/etc/exports.d/{n}" for n in image.names("/etc/exports.d") if n.endswith(".exports"))):
         for number, line in image.lines(file):
-            words = line.split()
-            if words and words[0].startswith("/"):
-                yield f"{file}:{number}", words[0], "it cannot be exported by NFS there"
+            fields = words(line)
+            if fields and fields[0].startswith("/"):
+                yield f"{file}:{number}", fields[0], "it cannot be exported by NFS there"
 
 
 def _containers(image: Image) -> Iterator[tuple[str, str, str]]:
