@@ -8,14 +8,16 @@ READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # whatever is t
 
 VOLUME = "/run/persist/volume"
 RUN = "/run/persist"
-LOWER = "/run/persist/lower"
-IMAGE = "/run/persist/image"
+PRIVATE = "/run/persist/private"  # 0700: a second way to a file is none of a user's business, its parents or its mode may have been closed since
+LOWER = PRIVATE + "/lower"
+IMAGE = PRIVATE + "/image"
+RESCUE = PRIVATE + "/rescue"
 STORE = VOLUME + "/.persist"
 EARLY = "/run/persist/early"
 MOUNT_ENTRIES = "/run/persist/mount-entries"
 PERSISTENT = "/run/persist/persistent"
 SEEDED = "/run/persist/seeded"
-READONLY = "/run/persist/readonly"  # the volume itself with persist=ro; VOLUME is memory then
+READONLY = PRIVATE + "/readonly"  # the volume itself with persist=ro; VOLUME is memory then
 BELOW = STORE + "/below"  # with persist=ro: what each overlay entry has on the volume
 STALE = "/run/persist/stale"  # there where bind entries are held read-only, because the volume that is known is away
 BOOTED = "/run/persist/booted"

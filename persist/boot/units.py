@@ -85,7 +85,7 @@ def overlay_options(planned: "Planned", fstab: "dict[str, str]", read_only: bool
 
 
 def lower(planned: "Planned", fstab: "dict[str, str]") -> str:
-    """What an overlay entry hides: /run/persist/lower is the root filesystem alone; below another one it is what the path shows."""
+    """What an overlay entry hides: LOWER is the root filesystem alone; below another one it is what the path shows."""
     return planned.path if above(planned.path, fstab) else LOWER + planned.path
 
 

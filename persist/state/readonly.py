@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """persist=ro: for one boot, the volume read-only below memory. Nothing on it is ever written.
 
-The volume is mounted read-only at /run/persist/readonly, and /run/persist/volume is a tmpfs with the usual store. An overlay entry gets
+The volume is mounted read-only at /run/persist/private/readonly, and /run/persist/volume is a tmpfs with the usual store. An overlay entry gets
 the upper that it has on the volume as one more lower directory (``.persist/below/NAME`` leads there; whiteouts and opaque directories
 count in a lower too). What bind and symlink entries have on the volume is shown at its usual place in the tmpfs, by an overlay of its
 own, so that they work as ever. An entry that the volume does not know is seeded into the tmpfs.

@@ -19,6 +19,7 @@ from .btrfs import SUBVOLUMES, filesystem_uuid
 from .find import Found
 from .members import Assembly
 from .mountinfo import Mount
+from .private import private
 from .quiet import without_udev
 
 ROOT_STORE = "/var/lib/persist/root"
@@ -209,10 +210,11 @@ def mount_root_directory() -> None:
 
 
 def bind_image() -> None:
-    """Show the image without what is mounted on it: /run/persist/image as it is, /run/persist/lower read-only.
+    """Show the image without what is mounted on it: IMAGE as it is, LOWER read-only.
 
     Private at once, or every mount that the boot makes on the root would appear there too. Raises OSError.
     """
+    private()
     for source, path, read_only in (("/", IMAGE, False), (IMAGE, LOWER, True)):
         os.makedirs(path, 0o755, exist_ok=True)
         if mountinfo.at(path) is None:

@@ -6,23 +6,24 @@ from __future__ import annotations
 import os
 
 from .. import log
-from ..boot.paths import RUN
+from ..boot.paths import RESCUE
 from ..errors import CommandError
 from ..run import run
 from . import btrfs, mountinfo
 from .find import Found
 from .members import Assembly
+from .private import private
 
-RESCUE = f"{RUN}/rescue"
 # btrfs(5), since 5.11: an older root where the newest is damaged, no log replay, and what has no valid checksum is shown too.
 OPTIONS = "ro,rescue=all,subvolid=5"
 
 
 def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> bool:
-    """Mount what can be read of a broken volume read-only at /run/persist/rescue, all its subvolumes; returns whether that could be.
+    """Mount what can be read of a broken volume read-only at /run/persist/private/rescue, all its subvolumes; returns whether that could be.
 
     Members that must not be mixed in are left out, and one that is missing does not matter. Raises OSError where the place cannot be made.
     """
+    private()
     os.makedirs(at, 0o700, exist_ok=True)
     if mountinfo.at(at) is not None:
         return True

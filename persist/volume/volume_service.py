@@ -8,7 +8,7 @@ import os
 from .. import log
 from ..boot.config import Config
 from ..boot.load import Loaded, load
-from ..boot.paths import READONLY, VOLUME
+from ..boot.paths import READONLY, RESCUE, VOLUME
 from ..errors import PersistError
 from ..run import run
 from . import fallback, kept, known, live, mount, mountinfo, native, outcome, rescue, switch
@@ -16,6 +16,7 @@ from .find import BTRFS, Ambiguous, Found, Machine, Missing, Untrusted
 from .members import Assembly
 from .mountinfo import Mount
 from .outcome import Outcome
+from .private import private
 from .search import patience, search, what_is_known
 
 
@@ -95,10 +96,10 @@ def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: Per
     log.log_error(error)
     message = error.message
     if assembly is not None and assembly.use and rescue.try_rescue(found, assembly):
-        result.rescue = rescue.RESCUE
-        message += f" What can be read of it is at {rescue.RESCUE}."
-        log.log(log.NOTICE, f"The state volume on {found.node} is shown read-only at {rescue.RESCUE}, with rescue options. Copy what you need.",
-                "VOLUME_RESCUE", PERSIST_DEVICE=found.node, PERSIST_UUID=found.uuid, PERSIST_PATH=rescue.RESCUE)
+        result.rescue = RESCUE
+        message += f" What can be read of it is at {RESCUE}."
+        log.log(log.NOTICE, f"The state volume on {found.node} is shown read-only at {RESCUE}, with rescue options. Copy what you need.",
+                "VOLUME_RESCUE", PERSIST_DEVICE=found.node, PERSIST_UUID=found.uuid, PERSIST_PATH=RESCUE)
     result.because("broken", message, error.hint)
 
 
@@ -142,6 +143,7 @@ def _read_only_below(config: Config, told: Machine, result: Outcome) -> None:
     seen = _find(config, told, result, may_format=False)
     result.expected = False
     if seen is not None:
+        private()
         try:
             _mount(*seen, config, read_only=True, at=READONLY)
         except PersistError as e:

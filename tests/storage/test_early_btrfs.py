@@ -45,7 +45,7 @@ wait "$reader"
 [ ! -e /run/persist/heal ] || : >heal
 cp /proc/self/mounts mounts
 sh -euc "$THEN" >said
-for at in /run/image/etc /run/persist/volume /run/persist/readonly; do ! mountpoint -q "$at" || umount "$at"; done
+for at in /run/image/etc /run/persist/volume /run/persist/private/readonly; do ! mountpoint -q "$at" || umount "$at"; done
 """
 
 
@@ -183,7 +183,7 @@ def test_read_only(machine: Machine) -> None:
     volume.pull(b)
     before = Path(volume.disks[0].file).read_bytes()
     found = machine.boot("cat /run/image/etc/kept; echo changed >/run/image/etc/kept; cat /run/image/etc/kept; touch /run/image/etc/new;"
-                         "ls -A /run/persist/volume/.persist/seed; ! touch /run/persist/readonly/x 2>/dev/null", cmdline="persist=ro")
+                         "ls -A /run/persist/volume/.persist/seed; ! touch /run/persist/private/readonly/x 2>/dev/null", cmdline="persist=ro")
     assert found.said == "kept\nchanged\netc.json\n" and found.noted == ["degraded", machine.node(0)] and not found.heal
     assert Path(volume.disks[0].file).read_bytes() == before, "nothing at all is written"
     volume.back(b)

@@ -70,7 +70,7 @@ def machine(real: bool = True) -> Loaded:
         os.chmod(f"{REAL}/srv/file", 0o640)
         marker("/srv/file", REAL)
         sh(f"mount -o remount,ro {REAL}")
-    sh("umount /run/persist/lower; mount --rbind / /run/persist/lower")  # /srv and /opt are mounts of their own here
+    sh("umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower")  # /srv and /opt are mounts of their own here
     sh("mkdir -p /run/persist/volume; mount -t tmpfs -o mode=0755 none /run/persist/volume")
     store.make(paths.VOLUME)
     os.symlink(f"{paths.VOLUME}/srv/link", "/srv/link")

@@ -18,12 +18,12 @@ mount -t tmpfs none /srv
 mkdir -p /srv/real/data; echo kept > /srv/real/data/f; ln -s real /srv/alias
 mkdir -p /srv/disk/data; echo live > /srv/disk/data/f; chown 7 /srv/disk/data
 mount -t tmpfs none /run
-mkdir -p /run/persist/volume /run/persist/image /run/persist/lower /run/persist.d
+mkdir -p /run/persist/volume /run/persist/private/image /run/persist/private/lower /run/persist.d
 mkdir -p /run/systemd/system/local-fs.target.wants
 ln -s /usr/lib/systemd/system/persist-setup.target /run/systemd/system/local-fs.target.wants/persist-setup.target
 touch /run/persist/mount-entries
-mount --bind / /run/persist/image
-mount --bind / /run/persist/lower; mount -o remount,bind,ro /run/persist/lower
+mount --bind / /run/persist/private/image
+mount --bind / /run/persist/private/lower; mount -o remount,bind,ro /run/persist/private/lower
 { echo '[Path]'; echo 'Path=/srv/alias/data'; echo 'Method=bind'; echo 'User=1';
   echo '[Path]'; echo 'Path=/srv/real/bad'; echo 'Method=bind'; echo 'User=no-such-user';
   echo '[Path]'; echo 'Path=/srv/disk/data'; echo 'Method=overlay';

@@ -27,15 +27,16 @@ def test_claim_to_mounted_volume(make_disk: Make) -> None:
     assert first["flags"] == ["mount-entries", "persistent", "formatted"]
     assert first["at"]["/run/persist/volume"] == ["btrfs", "/@persist-state", False]
     assert first["at"]["/mnt/state"] == ["btrfs", "/@persist-state", False]
-    assert first["at"]["/run/persist/image"][2] is False
-    assert first["at"]["/run/persist/lower"][2] is True
+    assert first["at"]["/run/persist/private/image"][2] is False
+    assert first["at"]["/run/persist/private/lower"][2] is True
     assert len([line for line in seen.log.splitlines() if "carries a claim and is formatted" in line]) == 1
     assert {k: v for k, v in second.items() if k != "time"} == {k: v for k, v in first.items() if k != "time"}, "a second run changes nothing"
 
 
 def test_image_is_not_covered_by_later_mounts(volume: LoopDisk) -> None:
-    seen = services("volume", "mount -t tmpfs tmpfs /srv; touch /srv/later; ! test -e /run/persist/image/srv/later; ! test -e /run/persist/lower/srv/later",
-                    "! touch /run/persist/lower/tmp/x", device=[volume.node], before="mount --make-shared /")
+    seen = services("volume", "mount -t tmpfs tmpfs /srv; touch /srv/later",
+                    "! test -e /run/persist/private/image/srv/later; ! test -e /run/persist/private/lower/srv/later",
+                    "! touch /run/persist/private/lower/tmp/x", device=[volume.node], before="mount --make-shared /")
     assert seen.last["kind"] == "btrfs"
 
 
@@ -85,7 +86,7 @@ def test_read_only_below(volume: LoopDisk) -> None:
     before = volume.file.read_bytes()
     last = services("volume", device=[volume.node], cmdline="quiet persist=ro").last
     assert (last["kind"], last["reason"], last["read_only_below"], last["status"]) == ("tmpfs", "read-only", True, 0)
-    assert last["at"]["/run/persist/volume"][0] == "tmpfs" and last["at"]["/run/persist/readonly"] == ["btrfs", "/@persist-state", True]
+    assert last["at"]["/run/persist/volume"][0] == "tmpfs" and last["at"]["/run/persist/private/readonly"] == ["btrfs", "/@persist-state", True]
     assert last["device"] == f"{volume.node}p1" and last["flags"] == ["mount-entries"]
     assert volume.file.read_bytes() == before
 

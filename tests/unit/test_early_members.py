@@ -341,12 +341,12 @@ def test_read_only(initrd: Initrd) -> None:
     machine.registry("/srv/a bind\n/opt overlay")
     machine.cmdline("persist=ro")
     found = machine.run()
-    assert found.btrfs_mounts == [["ro,rescue=nologreplay," + PLAIN, "/dev/vda2", "/run/persist/readonly"]]
+    assert found.btrfs_mounts == [["ro,rescue=nologreplay," + PLAIN, "/dev/vda2", "/run/persist/private/readonly"]]
     assert found.mounts["/run/persist/volume"].fstype == "tmpfs" and found.early == {"etc", "srv-a", "opt"}
     etc = found.mounts["/run/image/etc"]
-    assert "lowerdir=/run/persist/readonly/.persist/overlay/etc/upper:/run/image/etc" in etc.super_options and "rw" in etc.super_options.split(",")
+    assert "lowerdir=/run/persist/private/readonly/.persist/overlay/etc/upper:/run/image/etc" in etc.super_options and "rw" in etc.super_options.split(",")
     assert "upperdir=/run/persist/volume/.persist/overlay/etc/upper" in etc.super_options and "redirect_dir=nofollow" in etc.super_options
-    assert "lowerdir=/run/persist/readonly/srv/a," in found.mounts["/run/image/srv/a"].super_options
+    assert "lowerdir=/run/persist/private/readonly/srv/a," in found.mounts["/run/image/srv/a"].super_options
     assert "lowerdir=/run/image/opt," in found.mounts["/run/image/opt"].super_options, "what was not seeded shows the image"
     memory = machine.base / "mounted/.persist"
     assert sorted(p.name for p in (memory / "seed").iterdir()) == ["etc.json", "srv-a.json"]
@@ -360,7 +360,7 @@ def test_read_only_without_a_member(initrd: Initrd) -> None:
     machine = pair(initrd, here="a", a={"mark": text(OLD)})
     machine.cmdline("persist=ro")
     found = machine.run()
-    assert found.btrfs_mounts == [["ro,rescue=nologreplay,degraded," + PLAIN, "/dev/vda2", "/run/persist/readonly"]]
+    assert found.btrfs_mounts == [["ro,rescue=nologreplay,degraded," + PLAIN, "/dev/vda2", "/run/persist/private/readonly"]]
     assert found.marks["vda2"] == text(OLD) and found.early == {"etc"} and found.noted == ["degraded", "/dev/vda2"] and not found.heal
 
 
@@ -380,7 +380,7 @@ def test_read_only_without_a_volume(initrd: Initrd) -> None:
     initrd.registry("/etc overlay")
     initrd.cmdline("persist=ro")
     found = initrd.run()
-    assert not found.volume and "/run/persist/readonly" not in found.mounts and found.early == set()
+    assert not found.volume and "/run/persist/private/readonly" not in found.mounts and found.early == set()
 
 
 # ------------------------------------------------------------------------------------------------------------ a full volume

@@ -29,7 +29,7 @@ BTRFS = as_dict(Outcome(kind="btrfs", device="/dev/vda2", uuid="a-b-c"))
 def overlay(path: str, number: int, *, parent: int = 1, upper: str | None = None, options: str = "rw,relatime", more: str = "rw") -> Mount:
     """The overlay of an entry as mountinfo shows it, undone of its octal escapes."""
     upper = overlay_option(f"{STORE}/overlay/{escape(path)}/upper") if upper is None else upper
-    more += f",lowerdir=/run/persist/lower{path},upperdir={upper},workdir=/w"
+    more += f",lowerdir=/run/persist/private/lower{path},upperdir={upper},workdir=/w"
     return Mount(number, parent, f"0:{number}", "/", path, options, "overlay", "overlay", more)
 
 

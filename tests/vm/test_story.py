@@ -39,7 +39,7 @@ def test_machine_remembers(release: str, machine: MachineFactory) -> None:
     ids = identity(one)
     assert len(set(ids)) == 1, ids
     assert "ro," in one.succeed("findmnt -no OPTIONS /"), "the root must stay read-only"
-    assert one.succeed("cat /run/persist/lower/etc/ssh/sshd_config")
+    assert one.succeed("cat /run/persist/private/lower/etc/ssh/sshd_config")
     scene.change_as_a_person_would(one)
     before = scene.look(one)
     hot_plug(one)
