@@ -43,10 +43,11 @@ install-persist:
 	$(INSTALL) -D -m 755 bin/persist-service $(DESTDIR)$(PRIVATE_DIR)/persist-service
 	$(INSTALL) -D -m 755 bin/persistctl $(DESTDIR)$(SBINDIR)/persistctl
 	$(INSTALL) -D -m 755 generators/persist-generator $(DESTDIR)$(GENERATOR_DIR)/persist-generator
-	$(INSTALL) -d $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants $(DESTDIR)$(UDEV_RULES_DIR) $(DESTDIR)$(CATALOG_DIR) \
+	$(INSTALL) -d $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants $(DESTDIR)$(UDEV_RULES_DIR) $(DESTDIR)$(CATALOG_DIR) \
 		$(DESTDIR)$(DATADIR)/persist/presets $(DESTDIR)$(LIBDIR)/persist.d
 	$(INSTALL) -m 644 units/*.service units/*.target units/*.timer $(DESTDIR)$(UNIT_DIR)
 	ln -sf ../persist-verify.service $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants/persist-verify.service
+	ln -sf ../persist-soft-reboot.service $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants/persist-soft-reboot.service
 	for rules in units/*.rules; do [ ! -e "$$rules" ] || $(INSTALL) -m 644 "$$rules" $(DESTDIR)$(UDEV_RULES_DIR); done
 	$(INSTALL) -m 644 units/persist.catalog $(DESTDIR)$(CATALOG_DIR)
 	$(INSTALL) -m 644 units/presets/*.conf $(DESTDIR)$(DATADIR)/persist/presets

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from persist.boot import paths
 from persist.boot.units import BACKLIGHT, BIND_SERVICE, BIND_UNIT, EARLY_USERS
+from persist.state import verify_service
+from persist.volume import outcome
 
 TOP = Path(__file__).resolve().parents[2]
 UNITS = sorted(p for p in (TOP / "units").iterdir() if p.suffix in (".service", ".target"))
@@ -210,3 +213,36 @@ def test_rules_name_no_missing_unit() -> None:
     for rules in (TOP / "units").glob("*.rules"):
         for unit in re.findall(r"persist-[\w@.-]+\.(?:service|target)", rules.read_text(encoding="utf-8")):
             assert unit in known
+
+
+def _lines(unit: Path) -> list[str]:
+    return [line for line in unit.read_text().replace("\\\n", " ").splitlines() if not line.startswith("#")]
+
+
+def test_the_guard_of_a_boot_ends_with_the_boot_alone(root: Path) -> None:
+    """A unit that others may stop (systemctl isolate, systemctl stop) takes away nothing that says that the boot is over: what was held back
+    would be mounted over services that run. Only soft-reboot.target, after which PID 1 boots again with the same /run, may."""
+    removing = {}
+    for unit in UNITS:
+        lines = [line for line in _lines(unit) if line.startswith("Exec") and "/run/persist" in line]
+        if lines:
+            removing[unit.name] = lines
+    assert list(removing) == ["persist-soft-reboot.service"]
+    (line,) = removing["persist-soft-reboot.service"]
+    assert line.startswith("ExecStart=/usr/bin/rm -rf ") and {"/run/persist/booted", "/run/persist/online"} <= set(line.split())
+    wanted = [p.parent.name for p in (root / "usr/lib/systemd/system").glob("*/persist-soft-reboot.service")]
+    assert wanted == ["soft-reboot.target.wants"]
+    assert not [u.name for u in UNITS if u.name != "persist-soft-reboot.service" and "persist-soft-reboot" in u.read_text()]
+
+
+def test_a_soft_reboot_forgets_what_speaks_of_the_boot_before() -> None:
+    unit = next(u for u in UNITS if u.name == "persist-soft-reboot.service")
+    assert {"DefaultDependencies=no", "Before=systemd-soft-reboot.service"} <= set(_lines(unit))
+    (line,) = [line for line in _lines(unit) if line.startswith("ExecStart=")]
+    gone = set(line.split()[2:])
+    assert {outcome.RECORD, outcome.BEFORE, outcome.FORMATTED, paths.MOUNT_ENTRIES, paths.PERSISTENT, paths.BOOTED, paths.STALE, paths.SEEDED,
+            verify_service.STATE, verify_service.ONLINE_FLAG} <= gone
+    assert not {g for g in gone if paths.VOLUME.startswith(g) or paths.EARLY.startswith(g)}, "mounts, and what the initrd has mounted, are still there"
+    writers = [w for u in UNITS for w in [u.name] if f"persist-service {u.stem.removeprefix('persist-').split('@')[0]}" in u.read_text()]
+    after = next(line for line in _lines(unit) if line.startswith("After="))
+    assert {"persist-volume.service", "persist-verify.service", "persist-health.service", "persist-heal.service"} <= set(after[6:].split()) & set(writers)
