@@ -45,7 +45,7 @@ install-persist:
 	$(INSTALL) -D -m 755 generators/persist-generator $(DESTDIR)$(GENERATOR_DIR)/persist-generator
 	$(INSTALL) -d $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants $(DESTDIR)$(UDEV_RULES_DIR) $(DESTDIR)$(CATALOG_DIR) \
 		$(DESTDIR)$(DATADIR)/persist/presets $(DESTDIR)$(LIBDIR)/persist.d
-	$(INSTALL) -m 644 units/*.service units/*.target units/*.timer $(DESTDIR)$(UNIT_DIR)
+	$(INSTALL) -m 644 units/*.service units/*.target units/*.timer units/*.path $(DESTDIR)$(UNIT_DIR)
 	ln -sf ../persist-verify.service $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants/persist-verify.service
 	ln -sf ../persist-soft-reboot.service $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants/persist-soft-reboot.service
 	for rules in units/*.rules; do [ ! -e "$$rules" ] || $(INSTALL) -m 644 "$$rules" $(DESTDIR)$(UDEV_RULES_DIR); done

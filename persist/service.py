@@ -63,15 +63,11 @@ def main(argv: list[str]) -> int:
             from .volume.heal_service import heal_main
 
             return heal_main()
-        case ["health"]:
-            from .volume.health_service import health_main
-
-            return health_main()
         case ["scrub"]:
             from .volume.scrub_service import scrub_main
 
             return scrub_main()
         case ["early-table"]:
             return _early_table()
-    print("persist-service: expected format, volume, seed NAME, bind NAME, reload, verify, heal, health, scrub or early-table", file=sys.stderr)
+    print("persist-service: expected format, volume, seed NAME, bind NAME, reload, verify, heal, scrub or early-table", file=sys.stderr)
     return 2

@@ -16,7 +16,7 @@ from ..boot.load import Loaded, load
 from ..errors import PersistError
 from ..lock import held
 from ..run import run
-from ..volume.outcome import HEAL
+from ..volume.outcome import note_heal
 from ..volume.outcome import write_atomically as write_atomically
 from . import verdict as v
 
@@ -174,20 +174,27 @@ def _before() -> tuple[str, list[dict[str, str]]]:
 
 
 def _follow_up(found: v.Verdict) -> int:
-    """Start what a verdict leads to: the target that others wait for, and the healer. Returns the exit status.
+    """Start the target that others wait for. Returns the exit status.
 
-    The target is not stopped again: a member that was pulled must not stop what requires it.
+    It is not stopped again: a member that was pulled must not stop what requires it.
     """
-    units = ["persist-online.target"] if found.verdict == v.ONLINE else []
-    if os.path.exists(HEAL):
-        units.append("persist-heal.service")
+    if found.verdict != v.ONLINE:
+        return 0
     try:
-        if units:
-            run("systemctl", "--no-block", "start", *units)
+        run("systemctl", "--no-block", "start", "persist-online.target")
     except PersistError as e:
         log.log_error(e)
         return 1
     return 0
+
+
+def _leave_word(found: v.Verdict) -> None:
+    """What happened to the members while the machine booted is for persist-heal.service, too."""
+    if any(r.code.startswith(("member-", "heal")) for r in found.reasons):
+        try:
+            note_heal()
+        except OSError as e:
+            log.log(log.WARNING, f"Failed to leave word for persist-heal.service: {e}. Run 'systemctl start persist-heal.service'.", "FAILED")
 
 
 def _announce(*, quiet: bool) -> int:
@@ -218,6 +225,8 @@ def _announce_alone(quiet: bool) -> int:
     _notices(found, console=changed)
     if changed:
         _journal(found, loaded)
+    if not quiet:
+        _leave_word(found)
     return status or _follow_up(found)
 
 
@@ -227,5 +236,5 @@ def main() -> int:
 
 
 def again() -> int:
-    """Make the verdict anew after the boot, as persist-health.service does: a member went or came back, or it was healed."""
+    """Make the verdict anew after the boot, as persist-heal.service does: hourly, and where something happened to the volume."""
     return _announce(quiet=True)

@@ -234,9 +234,7 @@ def format_claimed(every: list[Disk], config: Config, wanted: Machine | str | No
         ready, more = _join(joins, only_volume.volume(config, wanted), config)
         failed += more
     if ready:
-        from . import joining
-
-        joining.ask_to_heal()
+        outcome.note_heal()
     if (made or ready) and blockdev.udev_runs():
         # Our locks are released: udev reads the new tables now, and must not take the partitions away under the mount that comes next.
         run("udevadm", "settle", "--timeout=30", ok=(0, 1))

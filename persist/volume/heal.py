@@ -20,9 +20,12 @@ from ..run import run
 from . import blockdev, btrfs, degraded, healstate, joining, layout, live, reserve, store, wipe
 from .healplan import Spare, State, Step, next_step
 from .joining import Joiner
+from .live import Live
+from .lost import mark_lost
 from .quiet import without_udev
 
 Status = Callable[[str, str], None]
+Watch = Callable[[list[Live]], None]
 _CHUNK = 1 << 30  # as large a chunk of data gets, on a small device a tenth of it
 _USAGES = (0, 20, 50)  # percent; as reserve.py has it
 _FULL = "Remove what is not needed, then 'systemctl start persist-heal.service'. Until then it has no second copy."
@@ -55,13 +58,20 @@ def swap_parts(nodes: list[str]) -> list[str]:
 
 
 class Healer:
-    """One volume, mounted at ``path``. ``status(step, text)`` is called as a step begins (step set) and while it goes on (step '')."""
+    """One volume, mounted at ``path``. ``status(step, text)`` is called as a step begins (step set) and while it goes on (step '').
 
-    def __init__(self, path: str, config: Config, status: Status) -> None:
+    ``watch(lost)`` is called each second of a step that takes long, with the members that went away since the last time and were marked.
+    """
+
+    def __init__(self, path: str, config: Config, status: Status, watch: Watch = lambda lost: None) -> None:
         self.path = path
         self.uuid = btrfs.filesystem_uuid(path)
         self.config = config
         self.status = status
+        self.watch = watch
+        self._state = State(())
+        self._joiners: list[Joiner] = []
+        self._last: Step | None = None
 
     def level_marks(self) -> None:
         """Bring the mark of those in use onto each of them: the target of a replace, and a new device. Raises OSError."""
@@ -69,6 +79,12 @@ class Healer:
         head = live.head(devices)
         if head is not None:
             degraded.write((m.node for m in devices if m.ok and (m.mark is None or m.mark.id != head.id)), head)
+
+    def _tick(self) -> None:
+        """What cannot wait for the end of a step: whoever goes away now must not come back unnoticed. Raises OSError."""
+        gone = {m.devid for m in self._state.devices if not m.ok}
+        self.watch(mark_lost(self.uuid, live.glance(self.path), gone))
+        self.level_marks()
 
     def _operation(self) -> str:
         return btrfs.attribute(self.uuid, "exclusive_operation") or "none"
@@ -93,7 +109,7 @@ class Healer:
             thread.join(_POLL)
             if self._operation() != "none":
                 begun()
-            self.level_marks()
+            self._tick()
             if not thread.is_alive():
                 break
             self._say_progress(text)
@@ -104,9 +120,9 @@ class Healer:
         waiting = threading.Event()
         while self._operation() not in ("none", "balance paused"):
             self._say_progress(step.text)
-            self.level_marks()
+            self._tick()
             waiting.wait(_POLL)
-        self.level_marks()
+        self._tick()
 
     def _wipe(self, node: str, state: State) -> None:
         # With a superblock of this very filesystem on it, btrfs(8) takes it for mounted.
@@ -218,22 +234,32 @@ class Healer:
             case "finish":
                 joining.finish(next(j for j in joiners if j.node == step.node), self.config)
 
+    def next(self) -> Step | None:
+        """What is to be done next, None where nothing is left that could be done now. Raises PersistError and OSError."""
+        self.level_marks()
+        self._state, self._joiners = healstate.gather(self.path, self.config)
+        return next_step(self._state)
+
+    def picture(self) -> str:
+        """What the last next() decided upon, in one line: the same picture gives the same step."""
+        state = self._state
+        return repr(([(m.devid, m.node, m.state) for m in state.devices], state.spares, state.joined, state.operation))
+
+    def do(self, step: Step) -> None:
+        """Do what next() has just returned. Raises PersistError and OSError, also where the same was done just before and did not help."""
+        if step == self._last and step.kind != "wait":
+            raise PersistError(f"{step.text[:1].upper()}{step.text[1:]} did not help.", hint="See 'journalctl -b -k' for errors of the disks.")
+        self.status(step.kind, step.text)
+        self._do(step, self._state, self._joiners)
+        _killed_after(step.kind)
+        self._last = step
+
     def heal(self) -> int:
         """Do all that can be done now; returns the number of steps. Raises PersistError and OSError."""
-        last: Step | None = None
         count = 0
-        while True:
-            self.level_marks()
-            state, joiners = healstate.gather(self.path, self.config)
-            step = next_step(state)
-            if step is None:
-                # A stop right after a device was added left it without a reserve.
-                reserve.shrink_back(self.path)
-                return count
-            if step == last and step.kind != "wait":
-                raise PersistError(f"{step.text[:1].upper()}{step.text[1:]} did not help.", hint="See 'journalctl -b -k' for errors of the disks.")
-            self.status(step.kind, step.text)
-            self._do(step, state, joiners)
-            _killed_after(step.kind)
-            last = step
+        while (step := self.next()) is not None:
+            self.do(step)
             count += 1
+        # A stop right after a device was added left it without a reserve.
+        reserve.shrink_back(self.path)
+        return count

@@ -11,7 +11,7 @@ from ..reason import Reason
 from . import blockdev, btrfs, candidates, live, members, reserve
 from .live import Live
 
-HEAL_FAILED = f"{RUN}/heal-failed"  # the message of a healing that could not go on
+HEAL_FAILED = f"{RUN}/heal-failed"  # the message of a healing that could not go on, and a line for that service
 _LOW_SHARE, _LOW_BYTES, _LOW_LEAST = 20, 1 << 30, 16 << 20  # low: less than a twentieth, and less than 1 GiB; or less than 16 MiB
 _CHUNK = 32 << 20  # as much in one piece is needed on a device for another chunk of metadata
 _COPIES = {"single": 1, "dup": 1, "raid1": 2, "raid1c3": 3, "raid1c4": 4}
@@ -70,7 +70,8 @@ def _outsiders(uuid: str, devices: list[Live]) -> list[Reason]:
 def _failed() -> list[Reason]:
     try:
         with open(HEAL_FAILED, encoding="utf-8") as f:
-            return [Reason("heal-failed", f.read().strip(), "See 'journalctl -u persist-heal.service -k'; 'systemctl start persist-heal.service' tries again.")]
+            return [Reason("heal-failed", f.readline().strip(),
+                           "See 'journalctl -u persist-heal.service -k'; 'systemctl start persist-heal.service' tries again.")]
     except FileNotFoundError:
         return []
 

@@ -3,22 +3,15 @@
 
 from __future__ import annotations
 
-import os
-
 from .. import log
 from ..boot.config import Config, load
-from ..boot.paths import BOOTED, RUN
 from ..errors import PersistError, Refusal
 from ..record import Record, replace
-from ..run import run
-from . import blockdev, claimable, layout, outcome, superblock
+from . import blockdev, claimable, layout, superblock
 from .blockdev import Disk
 from .format import Member, Status, Steps, require_tools
 from .formatting import locked, trigger
 from .header import Claim, Mark
-
-HEAL = f"{RUN}/heal"
-HEAL_SERVICE = "persist-heal.service"
 
 
 class Joiner(Record):
@@ -65,13 +58,6 @@ def prepare(disk: Disk, volume: str, config: Config, status: Status) -> bool:
         Steps([Member(disk, locks[disk.sys_path], claim.mark, mark, progress, claim.word)], status).join()
     trigger([disk])
     return True
-
-
-def ask_to_heal() -> None:
-    """Leave word for persist-heal.service: at the end of the boot, or at once where that is over. Raises OSError and CommandError."""
-    outcome.write_atomically(HEAL, "")
-    if os.path.exists(BOOTED):
-        run("systemctl", "--no-block", "start", HEAL_SERVICE)
 
 
 def _joiner(disk: Disk, volume: str, config: Config) -> Joiner | None:

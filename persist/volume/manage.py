@@ -16,7 +16,7 @@ from . import blockdev, btrfs, healstate, health, joining, layout, live, mountin
 from .claim import write_claim
 from .header import Options
 from .heal import Healer, progress
-from .heal_service import alone
+from .heal_lock import by_hand
 from .live import Live
 
 Say = Callable[[str], None]
@@ -73,7 +73,7 @@ def add(node: str, say: Say, *, force: bool = False, path: str = VOLUME, config:
     uuid = mounted(path, writable=True)
     config = load("", []) if config is None else config
     write_claim(node, config, force, Options(join=uuid))
-    with alone():
+    with by_hand():
         # persist-format.service may have done this already, where udev told it of the claim.
         joining.prepare(blockdev.by_node(node), uuid, config, lambda step, text: say(text))
         _healer(path, config, say).heal()
@@ -136,7 +136,7 @@ def _swap_off(node: str) -> list[str]:
 def remove(name: str, say: Say, *, path: str = VOLUME) -> dict[str, Any]:
     """Take a member out: convert the profiles down where too few are left, move its data, note it. Raises Refusal, PersistError and OSError."""
     uuid = mounted(path, writable=True)
-    with alone():
+    with by_hand():
         operation = btrfs.attribute(uuid, "exclusive_operation")
         if operation not in ("", "none"):
             raise Refusal("busy", f"The kernel is busy with the state volume ({operation}).", hint="See 'persistctl volume show', and wait.")
@@ -180,7 +180,7 @@ def scrub(say: Say, path: str = VOLUME) -> dict[str, Any]:
 def grow(path: str = VOLUME) -> dict[str, Any]:
     """Follow disks that grew. Raises PersistError and OSError."""
     uuid = mounted(path, writable=True)
-    with alone():
+    with by_hand():
         grown = resize.follow(path)
     message = "\n".join(f"{g.node}: {g.before >> 20} MiB before, {g.after >> 20} MiB now." for g in grown) or resize.why_not(path)
     return {"uuid": uuid, "grown": [as_dict(g) for g in grown], "message": message}

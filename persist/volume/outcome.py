@@ -15,7 +15,7 @@ Kind = Literal["btrfs", "native", "tmpfs", "root", "none"]
 REAL: tuple[Kind, ...] = ("btrfs", "native")  # a volume, and not what stands in for one
 RECORD = f"{RUN}/volume.json"
 BEFORE = f"{RECORD}.before"  # the record of an earlier run while another one goes on: nobody shall believe it then
-HEAL = f"{RUN}/heal"  # there may be something for persist-heal.service
+HEAL = f"{RUN}/heal"  # word for persist-heal.service: persist-heal.path starts it where this is there
 FORMATTED = f"{RUN}/formatted"  # the UUID of a filesystem that this boot has made: udev may still be busy with it
 
 
@@ -96,8 +96,22 @@ def read() -> Outcome | None:
 
 
 def note_heal() -> None:
-    """Remember that members may have to be healed; persist-verify.service starts the healer when the boot is over. Raises OSError."""
+    """Leave word for persist-heal.service, which looks at the volume once the boot is over, and again where it is at work now. Raises OSError."""
     write_atomically(HEAL, "")
+
+
+def heal_noted() -> bool:
+    """Whether somebody has left word since it was taken away."""
+    return os.path.lexists(HEAL)
+
+
+def take_heal() -> bool:
+    """Take the word away; whether there was any. Raises OSError."""
+    try:
+        os.unlink(HEAL)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def note_formatted(uuid: str) -> None:

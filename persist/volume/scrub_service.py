@@ -12,7 +12,7 @@ from ..boot.paths import VOLUME
 from ..errors import PersistError
 from ..record import Record
 from ..run import run
-from . import mountinfo
+from . import mountinfo, outcome
 
 _stopped: list[int] = []
 _SUMMARY = re.compile(r"^Error summary:\s+(.*)$", re.MULTILINE)
@@ -71,6 +71,5 @@ def scrub_main() -> int:
     fate = "Some could not be repaired; the kernel's log names the files." if found.beyond_repair else "All were repaired from a second copy."
     log.log(log.ERR if found.beyond_repair else log.WARNING, f"Errors were found on the state volume ({found.errors}). {fate}", "SCRUB_ERRORS",
             PERSIST_REASON="scrub-errors")
-    # The counters have something to say now.
-    run("systemctl", "--no-block", "start", "persist-health.service")
+    outcome.note_heal()  # the counters have something to say now
     return 1 if found.beyond_repair else 0

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume import btrfs, degraded, heal_service, health, health_service, layout, live, outcome, reserve, resize, scrub_service
+from persist.record import replace
+from persist.volume import btrfs, degraded, heal_lock, heal_service, health, layout, live, lost, outcome, reserve, resize, scrub_service, swap
+from persist.volume.heal_loop import work
 
+from . import healing
 from .conftest import Make
 from .rig import PYTHON, TOP, LoopDisk, tool
 from .volumes import Volume, unmounted
@@ -26,9 +29,10 @@ MIB = 300
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where a volume is mounted; not any more when the test ends. /run is left alone."""
-    monkeypatch.setattr(health_service, "GONE", str(tmp_path / "members-gone"))
+    monkeypatch.setattr(lost, "GONE", str(tmp_path / "members-gone"))
     monkeypatch.setattr(health, "HEAL_FAILED", str(tmp_path / "heal-failed"))
-    monkeypatch.setattr(heal_service, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(outcome, "HEAL", str(tmp_path / "heal"))
+    monkeypatch.setattr(heal_lock, "LOCK", str(tmp_path / "lock"))
     # Without udev its database is asked in vain; what is there is found by probing.
     monkeypatch.setattr("persist.volume.candidates.from_database", __import__("persist.volume.candidates", fromlist=["x"]).candidates)
     with unmounted(str(tmp_path / "volume")):
@@ -107,25 +111,89 @@ def test_back_while_it_is_mounted_is_marked_once(place: Path, make_disk: Make) -
     v.up()
     v.back(v.disks[1])
     before = degraded.read(v.data(v.disks[0]), v.uuid)
-    assert [m.devid for m in health_service.mark_lost(v.uuid, live.members(v.at))] == [2]
+    assert [m.devid for m in lost.mark_lost(v.uuid, live.members(v.at))] == [2]
     after = degraded.read(v.data(v.disks[0]), v.uuid)
     assert before is not None and after is not None and after.earlier[0] == before.id
-    assert health_service.mark_lost(v.uuid, live.members(v.at)) == []
+    assert lost.mark_lost(v.uuid, live.members(v.at)) == []
     assert degraded.read(v.data(v.disks[0]), v.uuid) == after
     assert codes(v) == ["member-stale"]
     degraded.clear([v.data(v.disks[0])], v.uuid)
-    assert [m.devid for m in health_service.mark_lost(v.uuid, live.members(v.at))] == [2], "a mark that was healed is not for the next one that goes"
+    assert [m.devid for m in lost.mark_lost(v.uuid, live.members(v.at))] == [2], "a mark that was healed is not for the next one that goes"
 
 
-def test_room_is_left_to_whoever_heals(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+class Service:
+    """Runs of persist-heal.service on a volume."""
+
+    def __init__(self, v: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.v = v
+        self.verdicts: list[list[str]] = []
+        self.room: list[str] = []
+        monkeypatch.setattr(swap, "enable", lambda nodes, config: [])
+        monkeypatch.setattr(heal_service.Round, "_make_room", lambda this: self.room.append(this.path))
+
+    def verdict(self) -> int:
+        """What it would have said."""
+        self.verdicts.append(codes(self.v))
+        return 0
+
+    def run(self, *, ours: bool = True, patient: bool = False) -> int:
+        """One run; how many steps it did."""
+        this = heal_service.Round(self.v.at, self.v.config, self.verdict, ours=ours, patient=patient)
+        return work(outcome.take_heal, outcome.heal_noted, this.look, this.verdict)
+
+
+def test_room_is_left_to_whoever_works_by_hand(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel does one of resize, balance, replace at a time, and a healing that finds it busy would have failed."""
     v = mirror(place, make_disk)
     v.up()
-    seen: list[str] = []
-    monkeypatch.setattr(health_service, "_room", lambda uuid, path: seen.append(path))
-    with heal_service.alone():
-        assert not health_service.check(v.at, v.config) and not seen
-    assert not health_service.check(v.at, v.config) and seen == [v.at]
+    service = Service(v, monkeypatch)
+    assert service.run(ours=False) == 0 and not service.room
+    assert service.run() == 0 and service.room == [v.at]
+
+
+def test_stale_member_is_healed_and_the_verdict_is_made_on_the_way(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch,
+                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the copy, which may take hours, and when all is done; nobody else need look for that."""
+    v = healing.stale(place, make_disk)
+    service = Service(v, monkeypatch)
+    assert service.run() >= 3
+    assert service.verdicts[0] == ["member-missing", "member-stale"] and service.verdicts[-1] == []
+    assert "whole again" in capsys.readouterr().err and not outcome.heal_noted()
+    healing.check_whole(v, 2, "new")
+
+
+def test_member_that_goes_while_another_one_is_healed_is_marked_at_once(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy goes on for hours; who went must not come back as if nothing had been."""
+    v = Volume(place, [make_disk(MIB, b"") for _ in range(3)])
+    v.up()
+    service = Service(v, monkeypatch)
+    this = heal_service.Round(v.at, v.config, service.verdict, ours=True, patient=False)
+    assert this.look() is None
+    before = degraded.read(v.data(v.disks[0]), v.uuid)
+    real = live.glance
+
+    def glance(path: str) -> list[live.Live]:
+        return [replace(m, state="lost") if m.devid == 3 else m for m in real(path)]
+
+    monkeypatch.setattr(live, "glance", glance)
+    this.healer._tick()  # each second of a step
+    after = degraded.read(v.data(v.disks[0]), v.uuid)
+    assert after is not None and after.counter and after != before and degraded.read(v.data(v.disks[1]), v.uuid) == after
+    assert degraded.read(v.data(v.disks[2]), v.uuid) == before, "what is gone gets no mark"
+    this.healer._tick()
+    assert degraded.read(v.data(v.disks[0]), v.uuid) == after, "once"
+    assert len(service.verdicts) == 1
+
+
+def test_step_that_failed_is_not_tried_again_by_each_event(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    v = healing.stale(place, make_disk)
+    service = Service(v, monkeypatch)
+    this = heal_service.Round(v.at, v.config, service.verdict, ours=True, patient=False)
+    assert this.look() is not None
+    heal_service._note_failure(OSError("no"), this.healer.picture())
+    outcome.note_heal()
+    assert service.run(patient=True) == 0 and "heal-failed" in service.verdicts[-1]
+    assert service.run() >= 3 and service.verdicts[-1] == [], "by hand, and hourly"
 
 
 def test_what_the_kernel_refuses_without_an_error(place: Path, make_disk: Make) -> None:
@@ -272,9 +340,7 @@ def test_a_partition_that_was_grown_by_hand(place: Path, make_disk: Make) -> Non
 def test_healing_that_failed_is_said(place: Path, make_disk: Make) -> None:
     v = single(place, make_disk)
     outcome.write_atomically(health.HEAL_FAILED, "Healing of the state volume failed: no.\n")
-    assert codes(v) == ["heal-failed"] and health_service.failed_lately()
-    os.utime(health.HEAL_FAILED, (0, 0))
-    assert not health_service.failed_lately()
+    assert codes(v) == ["heal-failed"]
 
 
 def test_low() -> None:

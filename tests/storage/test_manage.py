@@ -13,7 +13,7 @@ import pytest
 
 from persist.cli import volume as verb
 from persist.errors import PersistError, Refusal
-from persist.volume import heal_service, live, manage, store
+from persist.volume import heal_lock, live, manage, outcome, store
 
 from .conftest import Make
 from .rig import LoopDisk
@@ -25,7 +25,8 @@ MIB = 320
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where a volume is mounted; not any more when the test ends. /run is left alone."""
-    monkeypatch.setattr(heal_service, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(heal_lock, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(outcome, "HEAL", str(tmp_path / "heal"))
     with unmounted(str(tmp_path / "volume")):
         yield tmp_path
 
@@ -46,6 +47,7 @@ def test_from_one_disk_to_three_and_back(place: Path, make_disk: Make) -> None:
     v.write("text", "kept")
     add(v, make_disk(MIB, b""))
     assert v.profiles() == {"data raid1", "metadata raid1", "system raid1"} and len(store.read_record(v.at)["members"]) == 2
+    assert outcome.take_heal(), "the verdict is made anew by persist-heal.service"
     add(v, make_disk(MIB, b""))
     assert v.profiles() == {"data raid1", "metadata raid1c3", "system raid1c3"}
     done = manage.remove(v.disks[1].node, quiet, path=v.at)

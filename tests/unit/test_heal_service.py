@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The frame of persist-heal.service: word that is left while it works, and the verdict at its end. What it does to disks is in tests/storage."""
+"""The frame of persist-heal.service: word, lock, failures, and the verdict at its end. What it does to disks is in tests/storage."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from persist.errors import PersistError
 from persist.state import verify_service
-from persist.volume import heal_service, health, mountinfo, outcome
+from persist.volume import btrfs, heal_lock, heal_service, health, mountinfo, outcome
+from persist.volume.heal_loop import Act
 from persist.volume.mountinfo import Mount
 
 
@@ -21,30 +23,17 @@ class Scene:
     def __init__(self, base: Path) -> None:
         self.word = base / "heal"
         self.failed = base / "heal-failed"
-        self.steps = [0]  # how many steps each healing takes
-        self.word_comes = 0  # in how many of them somebody leaves word
-        self.error: PersistError | None = None
-        self.healed: list[bool] = []  # whether word was there when it began
-        self.verdicts = self.looked = 0
-
-    def heal(self, path: str) -> int:
-        """Stands in for the healer."""
-        self.healed.append(self.word.exists())
-        if self.error is not None:
-            raise self.error
-        if len(self.healed) <= self.word_comes:
-            self.word.touch()
-        return self.steps[len(self.healed) - 1]
-
-    def run(self, *argv: str) -> str:
-        """Stands in for systemctl."""
-        assert argv == ("systemctl", "--no-block", "start", "persist-health.service")
-        self.looked += 1
-        return ""
+        self.booted = base / "booted"
+        self.order: list[str] = []
+        self.ours: list[bool] = []
+        self.patient: list[bool] = []
+        self.word_comes = 0  # in how many looks somebody leaves word
+        self.error: BaseException | None = None
+        self.mount: Mount | None = Mount(2, 1, "0:30", "/@persist-state", "/run/persist/volume", "rw", "btrfs", "/dev/vdb2", "rw")
 
     def again(self) -> int:
         """Stands in for the verdict."""
-        self.verdicts += 1
+        self.order.append("verdict")
         return 0
 
 
@@ -52,41 +41,105 @@ class Scene:
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     """A mounted volume, and all notes in a scratch directory."""
     made = Scene(tmp_path)
+    made.booted.touch()
+
+    class Round:
+        """Stands in for what looks at disks."""
+
+        status = 0
+
+        def __init__(self, path: str, config: object, verdict: Act, *, ours: bool, patient: bool) -> None:
+            made.ours.append(ours)
+            made.patient.append(patient)
+            self.healer = self
+
+        def picture(self) -> str:
+            """What was there."""
+            return "picture"
+
+        def verdict(self) -> None:
+            """Passed on."""
+            made.again()
+
+        def look(self) -> Act | None:
+            """A look that may raise."""
+            made.order.append("word" if made.word.exists() else "look")
+            if made.error is not None:
+                raise made.error
+            if made.word_comes:
+                made.word_comes -= 1
+                made.word.touch()
+            return None
+
     monkeypatch.setattr(outcome, "HEAL", str(made.word))
     monkeypatch.setattr(health, "HEAL_FAILED", str(made.failed))
-    monkeypatch.setattr(heal_service, "LOCK", str(tmp_path / "lock"))
-    monkeypatch.setattr(heal_service, "_heal", made.heal)
+    monkeypatch.setattr(heal_lock, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(heal_service, "BOOTED", str(made.booted))
+    monkeypatch.setattr(heal_service, "Round", Round)
     monkeypatch.setattr(verify_service, "again", made.again)
-    monkeypatch.setattr(heal_service, "run", made.run)
-    monkeypatch.setattr(mountinfo, "at", lambda path: Mount(2, 1, "0:30", "/@persist-state", path, "rw", "btrfs", "/dev/vdb2", "rw"))
+    monkeypatch.setattr(mountinfo, "at", lambda path: made.mount)
     before = signal.getsignal(signal.SIGTERM)
     yield made
     signal.signal(signal.SIGTERM, before)
 
 
-def test_word_that_comes_while_it_heals(scene: Scene) -> None:
+def test_word_that_comes_while_it_looks(scene: Scene) -> None:
     """A start of a service that runs is none: it looks for itself whether there is more to do."""
     scene.word.touch()
-    scene.steps, scene.word_comes = [3, 1, 0], 2
+    scene.word_comes = 2
     assert heal_service.heal_main() == 0
-    assert scene.healed == [False, False, False], "taken away before each"
-    assert (scene.verdicts, scene.word.exists()) == (1, False)
+    assert scene.order == ["look", "verdict"] * 3, "the word is taken away before each look"
+    assert not scene.word.exists()
 
 
-@pytest.mark.parametrize(("steps", "failed_before", "verdicts"), [(0, False, 0), (2, False, 1), (0, True, 1)])
-def test_the_verdict_is_made_where_something_has_changed(scene: Scene, steps: int, failed_before: bool, verdicts: int) -> None:
-    """Not by persist-health.service, which may be at its end just now."""
-    scene.steps = [steps]
-    if failed_before:
-        scene.failed.touch()
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_failed_is_tried_again_by_hand_and_hourly_and_not_by_each_event(scene: Scene, asked: bool) -> None:
+    if asked:
+        scene.word.touch()
     assert heal_service.heal_main() == 0
-    assert (scene.verdicts, scene.looked, scene.failed.exists()) == (verdicts, verdicts, False)
+    assert scene.patient == [asked]
+
+
+def test_who_changes_the_volume_by_hand_is_not_waited_for(scene: Scene) -> None:
+    """Members that go are marked all the same; word is left when the lock is free again."""
+    with heal_lock.by_hand():
+        assert heal_service.heal_main() == 0
+        assert scene.ours == [False] and not scene.word.exists()
+    assert scene.word.exists()
+    assert heal_service.heal_main() == 0
+    assert scene.ours == [False, True]
+
+
+@pytest.mark.parametrize("why", ["booting", "not mounted", "ext4"])
+def test_word_never_stays(scene: Scene, why: str) -> None:
+    """persist-heal.path would start the service again and again."""
+    scene.word.touch()
+    if why == "booting":
+        scene.booted.unlink()
+    elif scene.mount is not None:
+        scene.mount = Mount(2, 1, "0:30", "/", scene.mount.mount_point, "rw", "ext4", "/dev/vdb2", "rw") if why == "ext4" else None
+    assert heal_service.heal_main() == 0
+    assert (scene.word.exists(), scene.order) == (False, ["verdict"] if why == "ext4" else [])
 
 
 def test_a_failure_is_in_the_verdict(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     """It is said, kept for the verdict, and the exit status tells."""
     scene.error = PersistError("The disk does not answer.", hint="Replace it.")
+    scene.word.touch()
     assert heal_service.heal_main() == 1
     assert "failed: The disk does not answer. Replace it." in capsys.readouterr().err
-    assert scene.failed.read_text() == "Healing of the state volume failed: The disk does not answer.\n"
-    assert scene.verdicts == 1
+    assert scene.failed.read_text() == "Healing of the state volume failed: The disk does not answer.\npicture\n"
+    assert scene.order == ["look", "verdict"] and not scene.word.exists()
+    assert heal_service.failed_with("picture") and not heal_service.failed_with("another disk came")
+    os.utime(scene.failed, (0, 0))
+    assert not heal_service.failed_with("picture"), "an hour later it is tried again"
+
+
+def test_a_stop_is_no_failure(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it taken for an error of whatever was being done at that moment."""
+    interrupted: list[str] = []
+    monkeypatch.setattr(heal_service, "interrupt", lambda path, uuid: interrupted.append(uuid))
+    monkeypatch.setattr(btrfs, "filesystem_uuid", lambda path: "uuid")
+    scene.error = heal_service.Stopped()
+    assert heal_service.heal_main() == 0
+    assert interrupted == ["uuid"] and not scene.failed.exists() and not isinstance(scene.error, Exception)

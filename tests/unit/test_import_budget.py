@@ -175,7 +175,7 @@ def test_kernel_log(tmp_path: Path, scope: str) -> None:
     assert text.isprintable() and len(text) < 900
 
 
-@pytest.mark.parametrize("module", ["volume.volume_service", "volume.format_service", "volume.health_service", "volume.heal_service",
+@pytest.mark.parametrize("module", ["volume.volume_service", "volume.format_service", "volume.heal_service",
                                     "state.seed_service", "state.bind_service", "state.verify_service"])
 def test_services_load_nothing_heavy(module: str) -> None:
     """What each boot starts, and the journal's part of it: these take longer to load than most of the services have to do."""

@@ -16,7 +16,7 @@ from persist.errors import CommandError
 from persist.run import run
 from persist.state import machine_id, seed_entry
 from persist.state.copy import _changed
-from persist.volume import blockdev, health_service, mountinfo
+from persist.volume import blockdev, lost, mountinfo
 
 TOP = Path(__file__).resolve().parents[2]
 # What str.splitlines() takes for the end of a line beside the newline, and what universal newlines do.
@@ -88,11 +88,11 @@ def test_words_of_a_setting(c: str) -> None:
 def test_a_digit_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """int() takes some of what str.isdigit() takes, and raises for others."""
     note = tmp_path / "gone"
-    monkeypatch.setattr(health_service, "GONE", str(note))
+    monkeypatch.setattr(lost, "GONE", str(note))
     note.write_text("\n2 3x 4\n", encoding="ascii")
-    assert health_service._noted(None) == {2, 4}
+    assert lost._noted(None) == {2, 4}
     note.write_text("\n2 \u00b2 \u0663\n", encoding="utf-8")
-    assert health_service._noted(None) == set()
+    assert lost._noted(None) == set()
 
 
 @pytest.mark.parametrize("c", ["\n", "\x1f", "\x7f", "\x80", "\x85", "\x9b", "\x9f", "\u2028", "\u2029", "\udc80", "\ufffe", "\ufdd0"])

@@ -18,7 +18,7 @@ from persist.state import verify_service
 from persist.volume import outcome
 
 TOP = Path(__file__).resolve().parents[2]
-UNITS = sorted(p for p in (TOP / "units").iterdir() if p.suffix in (".service", ".target"))
+UNITS = sorted(p for p in (TOP / "units").iterdir() if p.suffix in (".service", ".target", ".timer", ".path"))
 SYSTEM_UNITS = Path("/usr/lib/systemd/system")
 
 # Besides the preset: all methods, all settings that reach a unit, and names that need escaping (but for a colon, which
@@ -245,4 +245,4 @@ def test_a_soft_reboot_forgets_what_speaks_of_the_boot_before() -> None:
     assert not {g for g in gone if paths.VOLUME.startswith(g) or paths.EARLY.startswith(g)}, "mounts, and what the initrd has mounted, are still there"
     writers = [w for u in UNITS for w in [u.name] if f"persist-service {u.stem.removeprefix('persist-').split('@')[0]}" in u.read_text()]
     after = next(line for line in _lines(unit) if line.startswith("After="))
-    assert {"persist-volume.service", "persist-verify.service", "persist-health.service", "persist-heal.service"} <= set(after[6:].split()) & set(writers)
+    assert {"persist-volume.service", "persist-verify.service", "persist-heal.service"} <= set(after[6:].split()) & set(writers)

@@ -21,6 +21,7 @@ from persist.lock import held
 from persist.messages import MESSAGE_IDS
 from persist.state import verdict as v
 from persist.state import verify_service as service
+from persist.volume import outcome
 
 HOSTILE = "/srv/a\x1b[2J\\n\udcff\u202e"
 SHOWN = "/srv/a\\x1b[2J\\n\\udcff\\u202e"
@@ -60,7 +61,7 @@ class Machine:
         monkeypatch.setattr(service, "STATE", str(self.state))
         monkeypatch.setattr(service, "ONLINE_FLAG", str(self.online))
         self.heal = base / "run/heal"
-        monkeypatch.setattr(service, "HEAL", str(self.heal))
+        monkeypatch.setattr(outcome, "HEAL", str(self.heal))
         monkeypatch.setattr(service, "BOOTED_FLAG", str(self.online) + ".booted")
         monkeypatch.setattr(service, "NOTICES", (str(self.issue), str(self.motd)))
         monkeypatch.setattr(service, "CONSOLE", str(self.console))
@@ -295,12 +296,14 @@ def test_error_with_its_fields(records: Records) -> None:
 # ---------------------------------------------------------------------------------------------------------------- after the boot
 
 
-def test_healer_is_started(machine: Machine, records: Records) -> None:
-    machine.found = degraded("One disk is missing.")
-    assert service.main() == 0 and machine.started == []
-    machine.heal.write_text("")
-    assert service.main() == 0
-    assert machine.started == [("systemctl", "--no-block", "start", "persist-heal.service")]
+def test_word_is_left_for_the_healer(machine: Machine, records: Records) -> None:
+    """At the end of the boot, and not by the verdicts that the healer makes itself: it would never end."""
+    machine.found = degraded("Nothing that a disk has to do with.")
+    assert service.main() == 0 and not machine.heal.exists()
+    machine.found = v.Verdict(v.DEGRADED, {"kind": "btrfs"}, reasons=[v.Reason("member-lost", "It went away while the machine booted.", "")])
+    assert service.again() == 0 and not machine.heal.exists()
+    assert service.main() == 0 and machine.heal.exists()
+    assert machine.started == []
 
 
 def test_again_is_quiet_until_something_changes(machine: Machine, records: Records) -> None:

@@ -181,7 +181,7 @@ def test_pulled_while_running(pair: Machine, pulled: str) -> None:
     assert "member-lost" in codes(found), found["reasons"]
     assert pair.succeed("findmnt -rno TARGET,FSTYPE | sort") == before
     now = pair.succeed("systemctl list-units --plain --no-legend --state=active --type=service,mount | awk '{print $1}' | sort").split()
-    assert {u for u in active.split() if not u.startswith(("persist-health", "systemd-"))} <= set(now)
+    assert {u for u in active.split() if not u.startswith(("persist-heal", "systemd-"))} <= set(now)
     assert set(entries(found).values()) <= set(KEPT)
     written(pair, "alone")
     is_written(pair, "first", "alone")
@@ -266,7 +266,7 @@ def test_each_written_alone(pair: Machine) -> None:
     assert left.removeprefix("/dev/") not in pair.succeed(f"ls /sys/fs/btrfs/{found['volume']['uuid']}/devices").split()
     assert any(left in r["message"] for r in found["reasons"])
     untouched = pair.succeed(f"btrfs inspect-internal dump-super {left} | awk '$1 == \"generation\"'")
-    pair.succeed("systemctl start persist-health.service persist-heal.service")
+    pair.succeed("systemctl start persist-heal.service")
     assert pair.succeed(f"btrfs inspect-internal dump-super {left} | awk '$1 == \"generation\"'") == untouched
     assert state(pair)["verdict"] == "degraded"
     pair.succeed(f"persistctl claim --force --join {node(pair, 'one')}")

@@ -115,7 +115,7 @@ def test_full_volume(machine: MachineFactory) -> None:
         assert entries(found)[path] in ("early", "mounted")
         one.succeed(f"echo x >{path}/written && sync")
     one.succeed("rm -rf /home/full; sync", 300)
-    one.succeed("systemctl start persist-health.service", 120)
+    one.succeed("systemctl start persist-heal.service", 120)
     wait_for_verdict(one, "online", 60)
     assert one.succeed(f"btrfs filesystem show --raw {VOLUME} | awk '$1 == \"devid\" {{print $4}}'") == size, "the reserve is back"
     one.crash()
