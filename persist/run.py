@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from .errors import CommandError
 
@@ -51,6 +52,38 @@ def run(
         raise CommandError(args, done.returncode, done.stderr.decode("utf-8", "surrogateescape"))
     # Not text=True: that takes a carriage return in a name for the end of a line.
     return done.stdout.decode("utf-8", "surrogateescape")
+
+
+def follow(*argv: str | os.PathLike[str], tick: Callable[[], str], every: float = 1.0, pass_fds: Sequence[int] = ()) -> None:
+    """Run a program that takes as long as its work does, and call ``tick`` every so many seconds meanwhile.
+
+    What ``tick`` returns, if anything, is why the program has to end. Raises CommandError as run(), and with that reason; a program
+    that the kernel does not let go is left behind then.
+    """
+    args = [os.fspath(a) for a in argv]
+    try:
+        process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   env=ENVIRONMENT, pass_fds=pass_fds)
+    except FileNotFoundError as e:
+        raise CommandError(args, 127, "", reason="not installed") from e
+    except OSError as e:
+        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
+    try:
+        while True:
+            try:
+                _, stderr = process.communicate(timeout=every)
+                break
+            except subprocess.TimeoutExpired:
+                why = tick()
+            if why:
+                raise CommandError(args, 124, "", reason=why)
+    except BaseException:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # in the kernel, for a disk or a server that does not answer
+            process.communicate(timeout=10)
+        raise
+    if process.returncode:
+        raise CommandError(args, process.returncode, stderr.decode("utf-8", "surrogateescape"))
 
 
 def status(*argv: str | os.PathLike[str], timeout: float | None = 300) -> int:

@@ -23,13 +23,14 @@ ENABLED = ("local-fs.target.wants", "sysinit.target.wants", "multi-user.target.w
 
 
 _BLANKS = " \t\r\n"  # PID 1's; it knows no blank of Unicode
+PATH_MAX = 4096  # linux/limits.h: mount(8) takes no longer one
 
 
 class Facts:
     """A record of the machine. ``root`` is '' for the running system."""
 
     __slots__ = ("root", "cmdline", "in_initrd", "container", "user_scope", "enabled", "fstab", "shipped", "early",
-                 "aliases", "links", "broken")
+                 "aliases", "links", "broken", "mounted_below")
 
     def __init__(self) -> None:
         self.root = ""
@@ -44,6 +45,7 @@ class Facts:
         self.aliases: dict[str, str] = {}  # entry path -> the path without the image's links among its parents
         self.links: dict[str, str] = {}  # entry path -> target, where the last component is itself a symbolic link
         self.broken: dict[str, str] = {}  # entry path -> why the links on its way cannot be followed
+        self.mounted_below: dict[str, str] | None = None  # made of the above by those who ask
 
     def option(self, key: str) -> str | None:
         """The last value of a kernel command line option, '' for a bare word, None when it is not there."""
@@ -110,14 +112,14 @@ def _bytes(path: str) -> bytes:
 def _octal(text: bytes) -> bytes:
     r"""Undo the escapes of getmntent(3) and libmount: ``\040`` and the like, bytes of UTF-8 among them."""
     first, *rest = text.split(b"\\")
-    out = first
+    out = [first]
     for piece in rest:
         digits = piece[:3]
         if len(digits) == 3 and not digits.strip(b"01234567"):
-            out += bytes((int(digits, 8) & 255,)) + piece[3:]
+            out.append(bytes((int(digits, 8) & 255,)) + piece[3:])
         else:
-            out += b"\\" + piece
-    return out
+            out.append(b"\\" + piece)
+    return b"".join(out)
 
 
 def _fstab(root: str, path: str, shown: str, known: dict[str, str]) -> dict[str, str]:
@@ -130,7 +132,7 @@ def _fstab(root: str, path: str, shown: str, known: dict[str, str]) -> dict[str,
         if len(words) < 2 or words[0][0] == 35 or words[1][0] != 47 or words[2:3] == [b"swap"] or b"\0" in line:
             continue
         where = _octal(words[1]).decode("utf-8", "surrogateescape")
-        if "\0" in where:
+        if "\0" in where or len(where) > PATH_MAX:
             continue
         try:
             where = _real(root, where, known)
@@ -273,9 +275,10 @@ def _real(root: str, path: str, known: dict[str, str]) -> str:
         return known[path]
     resolved = ""
     todo = path.split("/")
+    todo.reverse()  # the next one last: a list is shortened at its end
     hops = 0
     while todo:
-        part = todo.pop(0)
+        part = todo.pop()
         if part in ("", "."):
             continue
         if part == "..":
@@ -291,7 +294,7 @@ def _real(root: str, path: str, known: dict[str, str]) -> str:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if target[0] == "/":
             resolved = ""
-        todo = target.split("/") + todo
+        todo += reversed(target.split("/"))
     known[path] = resolved
     return resolved
 

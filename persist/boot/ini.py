@@ -5,7 +5,12 @@ import posix as os  # see __init__.py
 
 from .paths import READ
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 MAX_BYTES = 1 << 20  # a registry file is some lines; more is a mistake or an attack
+MAX_LINE = 1 << 16  # of characters, with all its continuations: five hundred names of units and more
 
 _PIECE = 1 << 13
 _S_IFMT, _S_IFIFO = 0o170000, 0o010000  # as in stat, which is one more module
@@ -61,24 +66,8 @@ def parse(data: bytes, file: str, problems: list[Problem]) -> list[Section]:
     if text.startswith("\ufeff"):
         text = text[1:]
     current: Section | None = None
-    number = start = 0
-    pending = ""
     known_bad = False
-    for raw in text.split("\n"):
-        number += 1
-        line = raw.strip(_BLANKS)
-        if pending:
-            if line[:1] in ("#", ";"):
-                continue
-            line = (pending + " " + line).rstrip(_BLANKS)
-            pending = ""
-        else:
-            start = number
-            if not line or line[0] in "#;":
-                continue
-        if line[-1] == "\\" and (len(line) - len(line.rstrip("\\"))) % 2:
-            pending = line[:-1].rstrip(_BLANKS)
-            continue
+    for line, start in _logical_lines(text, file, problems):
         if line[0] == "[":
             if line[-1] != "]" or len(line) < 3:
                 problems.append(Problem(WARNING, "%s:%d" % (file, start), "Bad section header '%s', ignoring it and its settings." % line[:80]))
@@ -97,9 +86,43 @@ def parse(data: bytes, file: str, problems: list[Problem]) -> list[Section]:
                                         "Put it below a line such as [Path]." % key))
         else:
             current.settings.append((key, value.lstrip(_BLANKS), start))
-    if pending:
-        problems.append(Problem(WARNING, "%s:%d" % (file, start), "The last line ends in a backslash, ignoring it."))
     return sections
+
+
+def _logical_lines(text: str, file: str, problems: list[Problem]) -> "Iterator[tuple[str, int]]":
+    """The lines that are neither blank nor comments, those that a backslash continues made one, each with its number.
+
+    The pieces of a line are put together once: a line that grew piece by piece would take the square of its length.
+    """
+    pieces: list[str] = []
+    number = start = length = 0
+    going_on = False
+    for raw in text.split("\n"):
+        number += 1
+        line = raw.strip(_BLANKS)
+        if not going_on:
+            if not line or line[0] in "#;":
+                continue
+            start, length = number, 0
+        elif line and line[0] in "#;":
+            continue
+        going_on = line[-1:] == "\\" and (line[-2:-1] != "\\" or (len(line) - len(line.rstrip("\\"))) % 2 == 1)
+        length += len(raw) + 1
+        if length > MAX_LINE:
+            pieces.clear()  # read to its end and not kept
+            if not going_on:
+                problems.append(Problem(ERROR, "%s:%d" % (file, start), "The line is longer than 64 KiB, ignoring it. Make several settings of it."))
+        elif going_on:
+            pieces.append(line[:-1].strip(_BLANKS))
+        elif pieces:
+            line = " ".join([piece for piece in (*pieces, line) if piece])
+            pieces.clear()
+            if line:
+                yield line, start
+        else:
+            yield line, start
+    if going_on:
+        problems.append(Problem(WARNING, "%s:%d" % (file, start), "The last line ends in a backslash, ignoring it."))
 
 
 def read(path: str, shown: str, problems: list[Problem]) -> bytes | None:

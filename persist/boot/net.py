@@ -6,7 +6,7 @@ are told to wait for it; whatever has to be there before is refused, because PID
 """
 
 from .facts import Facts
-from .paths import unescape
+from .paths import parents, unescape
 from .units import BACKLIGHT, DROPIN, EARLY_USERS, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, serves
 
 TYPE_CHECKING = False
@@ -17,8 +17,10 @@ _NEEDED_EARLY = ("/etc", "/root", "/tmp", "/usr/local", "/var", "/var/cache", "/
 _WHY = ", and the volume comes with the network (_netdev)"
 
 
-def _local_mounts(facts: Facts) -> list[str]:
-    """Where others mount something: fstab and the units that are shipped."""
+def _mounted_below(facts: Facts) -> dict[str, str]:
+    """For each directory that others mount something below, fstab and the units that are shipped, the first such path."""
+    if facts.mounted_below is not None:
+        return facts.mounted_below
     found = list(facts.fstab)
     for unit, why in facts.shipped.items():
         if why.endswith(" mounts it"):
@@ -26,7 +28,12 @@ def _local_mounts(facts: Facts) -> list[str]:
                 found.append(unescape(unit[: -len(".mount")]))
             except ValueError:
                 continue  # no path of ours has such a name
-    return found
+    below: dict[str, str] = {}
+    for mounted in sorted(found):
+        for parent in parents(mounted):
+            below.setdefault(parent, mounted)
+    facts.mounted_below = below
+    return below
 
 
 def refusal(planned: "Planned", facts: Facts) -> str:
@@ -46,9 +53,9 @@ def refusal(planned: "Planned", facts: Facts) -> str:
     if not entry.services:
         return "no service waits for it" + _WHY + "; name those that use it in Services="
     if entry.method != "symlink":
-        for mounted in sorted(_local_mounts(facts)):
-            if mounted.startswith(path + "/"):
-                return mounted + " below it is mounted before, and would be hidden" + _WHY
+        mounted = _mounted_below(facts).get(path)
+        if mounted:
+            return mounted + " below it is mounted before, and would be hidden" + _WHY
     return ""
 
 

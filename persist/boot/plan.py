@@ -14,7 +14,7 @@ from .facts import above
 from .facts import why_nothing as why_nothing
 from .ini import ERROR, NOTICE, WARNING, Problem
 from .paths import ENTRY_NAME_MAX, escape, overlay_option, specifiers, unescape
-from .registry import forbidden, wrong_overlay, wrong_path
+from .registry import forbidden, wrong_path, wrong_unit
 from .units import BACKLIGHT, DROPIN, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, bind_unit, mount_unit, serves
 
 TYPE_CHECKING = False
@@ -71,7 +71,7 @@ def _refusal(planned: Planned, config: "Config", facts: "Facts", accepted: dict[
         return "its links cannot be followed (%s)" % facts.broken[entry.path]
     if path != entry.path:
         # What the image's links say is not less hostile than what the registry says.
-        wrong = wrong_path(path) or (wrong_overlay(path) if entry.method == "overlay" else "")
+        wrong = wrong_path(path) or wrong_unit(path, entry.method)
         if wrong:
             return wrong
         if len(planned.name) > ENTRY_NAME_MAX:

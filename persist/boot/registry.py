@@ -20,6 +20,8 @@ _KEYS = {"Path": PATH_KEYS, "Identity": IDENTITY_KEYS, "Migration": MIGRATION_KE
 # Hierarchies that are the kernel's, the boot loader's or the image's (but for /usr/local).
 _REFUSED = {"/usr": "image", "/proc": "running system", "/sys": "running system", "/dev": "running system", "/run": "running system",
             "/boot": "boot loader", "/efi": "boot loader"}
+RUNNING = ("/proc", "/sys", "/dev", "/run")
+_DIGITS = "0123456789"
 _UNIT_TYPES = ("service", "socket", "target", "mount", "automount", "swap", "timer", "path", "slice", "scope", "device")
 _UNIT_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:-_.\\@"
 
@@ -75,9 +77,48 @@ def wrong_path(path: str) -> str:
     return ""
 
 
-def wrong_overlay(path: str) -> str:
-    """Why a path cannot be an overlay, or an empty string."""
-    return "mount(8) cannot overlay a path with a comma or a double quote" if "," in path or '"' in path else ""
+def wrong_unit(path: str, method: str) -> str:
+    """Why a path cannot be what a mount unit of a method mounts, or an empty string.
+
+    PID 1 runs mount(8) for it as a service's command line: it puts the values of variables there, and takes ``$$`` for one dollar sign
+    (exec_command, systemd 252 and 257). Where= must be the unit's name, so nothing can be doubled. Binds and links have no mount unit.
+    """
+    if method in ("overlay", "image", "tmpfs") and "$" in path:
+        return "PID 1 would expand the dollar sign in its path"
+    return "mount(8) cannot overlay a path with a comma or a double quote" if method == "overlay" and ("," in path or '"' in path) else ""
+
+
+def _not_a_name(value: str) -> str:
+    """What an unquoted value is that somebody takes for more than one name, or an empty string. Quotes make it a name all the same."""
+    if not value.isprintable():
+        return ""  # wrong_path() says what that is
+    for c in "*?[]{}":
+        if c in value:
+            return "a pattern"
+    if "$" in value:
+        return "a variable"
+    if " #" in value or "\t#" in value or " ;" in value or "\t;" in value:
+        return "a comment behind a value"
+    for part in words(value.replace(",", " "))[1:]:
+        if part[0] == "/":
+            return "a list"
+    return ""
+
+
+def _path_value(value: str) -> str:
+    """The path that Path= or SeedFrom= names. Raises ValueError."""
+    if value[:1] == '"':
+        return unquote(value)
+    what = _not_a_name(value)
+    if what:
+        raise ValueError("this looks like %s and would be taken for the name of one path (in double quotes it is one)" % what)
+    return value
+
+
+def wrong_source(path: str) -> str:
+    """Why nothing is seeded from a normalised path, or an empty string. Files there have no end, or make the reader wait."""
+    top = "/" + path.split("/", 2)[1]
+    return "is below %s, which belongs to the running system: nothing there is a file to copy" % top if top in RUNNING else ""
 
 
 def forbidden(path: str, mount: str = "/mnt/state") -> str:
@@ -100,7 +141,17 @@ def _mode(value: str) -> bool:
     return 3 <= len(value) <= 4 and all(c in "01234567" for c in value)
 
 
+def number(value: str) -> int | None:
+    """A user's or group's number: ASCII digits, at most 4294967294, for the one above it means "as it is" to chown(2). None for anything else."""
+    value = value.lstrip("0") or value[:1]
+    if not value or value.strip(_DIGITS) or len(value) > 10 or int(value) > 0xFFFFFFFE:
+        return None
+    return int(value)
+
+
 def _name(value: str) -> bool:
+    if not value.strip(_DIGITS):
+        return number(value) is not None
     return bool(value) and value.isascii() and all(c.isalnum() or c in "_-.$" for c in value) and value[0] != "-"
 
 
@@ -122,7 +173,7 @@ def _set(entry: Entry, key: str, value: str) -> str:
         entry.type = value
     elif key in ("User", "Group"):
         if not _name(value):
-            return "is not the name or number of a " + key.lower()
+            return "is not the name or number of a " + key.lower() + ("" if value.strip(_DIGITS) else " (at most 4294967294)")
         if key == "User":
             entry.user = value
         else:
@@ -132,10 +183,11 @@ def _set(entry: Entry, key: str, value: str) -> str:
             return "must be three or four octal digits"
         entry.mode = value
     elif key == "SeedFrom":
-        wrong = wrong_path(value)
-        if wrong:
-            return wrong
-        entry.seed_from = value
+        try:
+            entry.seed_from = _path_value(value)
+        except ValueError as e:
+            return "cannot be taken: %s" % e
+        return wrong_path(entry.seed_from) or wrong_source(entry.seed_from)
     elif key == "Required":
         if value not in ("no", "service", "boot"):
             return "must be no, service or boot"
@@ -171,7 +223,7 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
                 problems.append(Problem(ERROR, where, "A second Path= in one [Path] section, the section is ignored. Begin a new [Path].", path))
                 return None
             try:
-                path = unquote(value)
+                path = _path_value(value)
             except ValueError as e:
                 problems.append(Problem(ERROR, where, "Path=%s: %s, the entry is ignored." % (value, e)))
                 return None
@@ -200,11 +252,11 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
         if wrong:
             problems.append(Problem(ERROR, "%s:%d" % (section.file, line), "%s=%s %s, the entry for %s is ignored." % (key, value, wrong, path), path))
             return None
-    if entry.method == "overlay":
-        wrong = "Method=overlay is for directories" if entry.type == "file" else wrong_overlay(path)
-        if wrong:
-            problems.append(Problem(ERROR, where, "%s, the entry for %s is ignored. Use Method=bind." % (wrong, path), path))
-            return None
+    wrong = "Method=overlay is for directories" if entry.method == "overlay" and entry.type == "file" else wrong_unit(path, entry.method)
+    if wrong:
+        instead = " Use Method=bind." if entry.method == "overlay" else ""
+        problems.append(Problem(ERROR, where, "%s, the entry for %s is ignored.%s" % (wrong, path, instead), path))
+        return None
     return entry
 
 

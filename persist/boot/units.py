@@ -90,11 +90,14 @@ def lower(planned: "Planned", fstab: "dict[str, str]") -> str:
 
 
 def _ordering(plan: "Plan", children: list[str]) -> str:
-    """What comes after an entry: the target that waits for it, and the seeds of entries below."""
-    before = "remote-fs.target" if plan.net else "local-fs.target"
-    for child in children:
-        before += " persist-seed@" + child + ".service"
-    return before
+    """What comes after an entry: the target that waits for it, and the seeds of entries below.
+
+    On several lines where they are many: PID 1 drops a file that has a line of more than 1 MiB.
+    """
+    before = ["remote-fs.target" if plan.net else "local-fs.target"]
+    for number, child in enumerate(children, 1):
+        before.append(("persist-seed@" if number % 100 else "\nBefore=persist-seed@") + child + ".service")
+    return " ".join(before).replace(" \n", "\n")
 
 
 def mount_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list[str], again: bool) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Copy a tree with everything that belongs to it, and list what was copied.
+"""Copy a tree with everything that belongs to it.
 
 cp(1) does the copying: it is the fastest there is (reflinks) and knows hard links, holes, ACLs, extended attributes,
 file capabilities and time stamps. Flags of chattr(1) are not copied.
@@ -9,46 +9,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import stat
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from ..errors import CommandError, PersistError
 from ..record import Record, replace
-from ..run import run
+from ..run import follow
 from .safepath import Dir, without_submounts
+from .tree import Summary, Watch, count, count_in_time, size, stalled
 
 ATTEMPTS = 3
 _FICLONE = 0x40049409  # linux/fs.h; another number on a few architectures, where nothing is a reflink then
-_KINDS = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFIFO: "p", stat.S_IFSOCK: "s",
-          stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
-
-
-class Summary(Record, frozen=False):
-    """How much there is in a tree, by name: a file with two names counts twice."""
-
-    files: int = 0
-    directories: int = 0
-    others: int = 0
-    bytes: int = 0
-    allocated: int = 0  # on the disk; a copy elsewhere may differ
-
-    def add(self, st: os.stat_result) -> None:
-        """Count one more name."""
-        if stat.S_ISREG(st.st_mode):
-            self.files += 1
-            self.bytes += st.st_size
-            self.allocated += st.st_blocks * 512 // max(1, st.st_nlink)
-        elif stat.S_ISDIR(st.st_mode):
-            self.directories += 1
-        else:
-            self.others += 1
-
-    def __str__(self) -> str:
-        return f"{self.files} {'file' if self.files == 1 else 'files'}, {size(self.bytes)}"
 
 
 class Source(Record):
@@ -65,7 +37,7 @@ class Source(Record):
     def count(self, *, one_device: bool = False) -> Summary:
         """How much it is. What vanishes meanwhile raises FileNotFoundError."""
         if self.kind == "directory":
-            return count(self.path(), one_device=one_device)
+            return count_in_time(self.path(), self.label, one_device=one_device)
         summary = Summary()
         summary.add(os.fstat(self.fd))
         return summary
@@ -78,70 +50,15 @@ class Source(Record):
             return next(entries, None) is None
 
 
-def size(count: int) -> str:
-    """A number of bytes for people."""
-    if count < 1 << 20:
-        return f"{count / 1024:.1f} KiB" if count >= 1024 else f"{count} bytes"
-    return f"{count / (1 << 20):.1f} MiB"
-
-
-def walk(top: str, *, one_device: bool = False) -> Iterator[tuple[str, os.stat_result]]:
-    """Every name in a tree and the top itself (as ``""``), in an order that depends on nothing but the names."""
-    first = os.stat(top) if top.endswith("/.") else os.lstat(top)
-    todo = [("", first)]
-    while todo:
-        at, st = todo.pop()
-        yield at, st
-        if not stat.S_ISDIR(st.st_mode) or (one_device and st.st_dev != first.st_dev):
-            continue
-        with os.scandir(f"{top}/{at}" if at else top) as entries:
-            found = [(e.name, e.stat(follow_symlinks=False)) for e in entries]
-        found.sort(key=lambda pair: os.fsencode(pair[0]), reverse=True)
-        todo.extend((f"{at}/{name}" if at else name, st) for name, st in found)
-
-
-def count(top: str, *, one_device: bool = False) -> Summary:
-    """Count what is in a tree; what vanishes meanwhile raises FileNotFoundError."""
-    summary = Summary()
-    for _name, st in walk(top, one_device=one_device):
-        summary.add(st)
-    return summary
-
-
-def manifest(top: str) -> bytes:
-    """One line of JSON for each name: path, kind, mode, uid, gid, size, mtime in ns.
-
-    No digest of the content: size and time stamp tell a changed file from one that is as it was seeded, as they do for
-    rsync, and reading every byte once more would double the time of a first boot.
-    """
-    lines = []
-    for name, st in walk(top):
-        kind = _KINDS[stat.S_IFMT(st.st_mode)]
-        length = st.st_size if kind in ("f", "l") else 0
-        lines.append(json.dumps([name, kind, f"{stat.S_IMODE(st.st_mode):04o}", st.st_uid, st.st_gid, length,
-                                 st.st_mtime_ns]))
-    return ("\n".join(lines) + "\n").encode("ascii")
-
-
-def _watch(top: str, total: Summary, label: str, say: Callable[[str], None], done: threading.Event) -> None:
-    """Report every few seconds how far a long copy is; it may take a tenth of the time and not more."""
-    pause = 2.0
-    while not done.wait(pause):
-        start = time.monotonic()
-        try:
-            now = count(top)
-        except OSError:
-            # Not made yet, or a name went away under us: nothing to report this time.
-            now = Summary()
-        percent = min(99, now.bytes * 100 // total.bytes) if total.bytes else 0
-        say(f"Copying {label}: {now.files} of {total.files} files, "
-            f"{size(now.bytes)} of {size(total.bytes)} ({percent} %)")
-        pause = max(2.0, 10 * (time.monotonic() - start))
-
-
-def _cp(source: str, target: Dir, name: str, fds: tuple[int, ...], *extra: str) -> None:
-    run("cp", "-a", "--reflink=auto", "--sparse=auto", *extra, "-T", "--", source, target.proc(name),
-        timeout=None, pass_fds=fds)
+def _cp(source: Source, target: Dir, name: str, watch: Watch, *extra: str) -> None:
+    # -a opens nothing but regular files: a pipe or a device becomes one, and a link a link.
+    try:
+        follow("cp", "-a", "--reflink=auto", "--sparse=auto", *extra, "-T", "--", source.path(), target.proc(name),
+               tick=watch, pass_fds=(source.fd, target.fd))
+    except CommandError as e:
+        if e.returncode == 124:
+            raise stalled(source.label) from e
+        raise
 
 
 def _changed(e: CommandError) -> bool:
@@ -170,7 +87,6 @@ def _copy(
     extra = ["--preserve=mode,ownership,timestamps,links,xattr"]  # -a alone is silent about lost attributes
     extra += ["--one-file-system"] if one_device else []
     extra += ["-L"] if source.kind == "file" else []  # the descriptor's own link, and only that
-    fds = (source.fd, target.fd)
     notes: list[str] = []
     for _attempt in range(ATTEMPTS):
         try:
@@ -179,12 +95,8 @@ def _copy(
             continue
         if not _fits(source, target, before):
             raise no_space(target, source.label, before)
-        done = threading.Event()
-        watch = threading.Thread(
-            target=_watch, args=(target.proc(name), before, source.label, say, done), daemon=True)
-        watch.start()
         try:
-            _cp(source.path(), target, name, fds, *extra)
+            _cp(source, target, name, Watch(target.proc(name), before, source.label, say), *extra)
         except CommandError as e:
             target.remove(name)
             if "No space left on device" in e.stderr or "Disk quota exceeded" in e.stderr:
@@ -197,9 +109,6 @@ def _copy(
             if _changed(e):
                 continue
             raise
-        finally:
-            done.set()
-            watch.join()
         try:
             after = source.count(one_device=one_device)
         except FileNotFoundError:

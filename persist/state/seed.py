@@ -14,11 +14,12 @@ from ..boot.paths import escape, parents
 from ..errors import PersistError
 from ..log import NOTICE, WARNING, notify_status
 from . import machine_id
-from .copy import Source, Summary, copy, copy_attributes, manifest
-from .safepath import Dir, node_in_root, split
-from .seed_entry import Entry, Note, Result, Roots, apply_owner, image_version, owner_of
+from .copy import Source, copy, copy_attributes
+from .safepath import Dir, split
+from .seed_entry import Entry, Note, Result, Roots, apply_owner, given_source, image_version, owner_of
 from .seed_link import LivePath
 from .seed_store import Intent, Store, explain, only_leads_to, remove_empty, step
+from .tree import Summary, manifest
 
 __all__ = ["Entry", "Note", "Result", "Roots", "image_version", "seed"]
 
@@ -33,9 +34,8 @@ def seed(entry: Entry, roots: Roots, say: Callable[[str], None] = notify_status)
             return _Seeding(entry, roots, store, live, image, say).run()
     except PersistError as e:
         error = e
-    except OSError as e:
+    except Exception as e:  # noqa: BLE001  # whatever it is, it costs this entry, and the next boot tries again
         error = explain(e, f"Seeding '{entry.path}' failed")
-        error.__cause__ = e
     if error.message_id == "FAILED":
         error.message_id = "SEED_FAILED"
     error.fields = {"PERSIST_PATH": entry.path, "PERSIST_METHOD": entry.method,
@@ -71,7 +71,7 @@ class _Seeding:
                 self._overlay()
             else:
                 self._tree()
-        except (PersistError, OSError) as e:
+        except Exception as e:
             # The space may be what was missing, and a tree that is not placed is of no use. What was placed stays.
             try:
                 if self.store.placed() is None:
@@ -136,7 +136,7 @@ class _Seeding:
         if live is not None and (not entry.seed_from or not live.empty()):
             return live
         if entry.seed_from:
-            given = self._usable(node_in_root(self.live, entry.seed_from), f"{entry.seed_from} (SeedFrom=)")
+            given = self._usable(given_source(entry, self.live, self.roots.root), f"{entry.seed_from} (SeedFrom=)")
             if given is not None:
                 if live is not None:
                     os.close(live.fd)

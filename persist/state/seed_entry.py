@@ -10,10 +10,11 @@ import stat
 from typing import Protocol
 
 from ..boot.paths import IMAGE, LOWER, VOLUME
+from ..boot.registry import number, wrong_source
 from ..errors import PersistError
 from ..record import Record, made
-from .copy import Summary
-from .safepath import Dir
+from .safepath import Dir, node_in_root
+from .tree import Summary
 
 
 class Entry(Protocol):
@@ -85,15 +86,12 @@ def image_version(root: str) -> str:
     return found.get("IMAGE_VERSION") or found.get("VERSION_ID") or found.get("BUILD_ID") or ""
 
 
-def _number(name: str) -> bool:
-    return not name or name.isascii() and name.isdecimal()
-
-
 def owner_of(entry: Entry) -> tuple[int, int, int | None]:
     """User=, Group= and Mode= as numbers; -1 and None leave what is there. Raises PersistError for unknown names."""
     try:
-        uid = int(entry.user or -1) if _number(entry.user) else pwd.getpwnam(entry.user).pw_uid
-        gid = int(entry.group or -1) if _number(entry.group) else grp.getgrnam(entry.group).gr_gid
+        uid, gid = number(entry.user) if entry.user else -1, number(entry.group) if entry.group else -1
+        uid = pwd.getpwnam(entry.user).pw_uid if uid is None else uid
+        gid = grp.getgrnam(entry.group).gr_gid if gid is None else gid
     except KeyError as e:
         raise PersistError(
             f"'{entry.path}' is to belong to a user or group that this system does not know: {e.args[0]}.",
@@ -113,3 +111,15 @@ def apply_owner(owner: tuple[int, int, int | None], parent: Dir, name: str) -> N
         os.chmod(parent.proc(name), stat.S_IMODE(st.st_mode))  # chown takes set-id bits away
     if mode is not None:
         os.chmod(parent.proc(name), mode)
+
+
+def given_source(entry: Entry, live: Dir, root: str) -> int | None:
+    """A descriptor of what SeedFrom= leads to, links of the image followed. Raises PersistError where that is the running system's."""
+    fd = node_in_root(live, entry.seed_from)
+    if fd is not None:
+        real = os.readlink(f"/proc/self/fd/{fd}").removeprefix(root.rstrip("/"))
+        wrong = wrong_source(real) if real.startswith("/") and real != "/" else ""
+        if wrong:
+            os.close(fd)
+            raise PersistError(f"SeedFrom={entry.seed_from} leads to {real}, which {wrong}.", hint=f"Correct {entry.source}.")
+    return fd

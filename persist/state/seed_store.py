@@ -26,9 +26,9 @@ from typing import Any, Self
 from ..boot.paths import escape, unescape
 from ..errors import PersistError
 from ..record import Record, as_dict
-from .copy import Summary
 from .marker import VERSION, parse
 from .safepath import Dir, rename_noreplace, split
+from .tree import Summary
 
 # The steps after which PERSIST_TEST_KILL_AFTER=<step> kills the process, for tests that cut the power.
 STEPS = ("store", "work", "parents", "copied", "synced", "intent", "placed", "link-aside-copied", "link-aside",
@@ -267,10 +267,15 @@ def remove_empty(top: Dir, name: str) -> None:
     os.rmdir(name, dir_fd=top.fd)
 
 
-def explain(e: OSError, what: str) -> PersistError:
-    """An OSError that nothing knew better about, as a sentence."""
-    hint = {
-        errno.ENOSPC: "The state volume is full.", errno.EDQUOT: "A quota of the state volume is used up.",
-        errno.EROFS: "The filesystem is read-only.", errno.EIO: "The disk has errors; see 'journalctl -k'.",
-    }.get(e.errno or 0, "")
-    return PersistError(f"{what}: {e.strerror or e}{f' ({e.filename!r})' if e.filename else ''}.", hint=hint)
+def explain(e: Exception, what: str) -> PersistError:
+    """An error that nothing knew better about, as a sentence, with the error as its cause."""
+    text, hint = f"{what}: {type(e).__name__}: {e}", "Please report this."
+    if isinstance(e, OSError):
+        text = f"{what}: {e.strerror or e}{f' ({e.filename!r})' if e.filename else ''}."
+        hint = {
+            errno.ENOSPC: "The state volume is full.", errno.EDQUOT: "A quota of the state volume is used up.",
+            errno.EROFS: "The filesystem is read-only.", errno.EIO: "The disk has errors; see 'journalctl -k'.",
+        }.get(e.errno or 0, "")
+    error = PersistError("; ".join([text, *getattr(e, "__notes__", [])]), hint=hint)
+    error.__cause__ = e
+    return error

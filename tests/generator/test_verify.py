@@ -14,7 +14,8 @@ from tests.generator.golden import CASES, REPOSITORY, Case, run
 
 SYSTEM_UNITS = Path("/usr/lib/systemd/system")
 HOSTILE = ("09-whole-system", "10-methods", "11-nested", "20-bad-file-names", "22-quotes", "23-utf8", "24-hostile-paths", "25-odd-bytes",
-           "26-long-paths", "28-links-of-all-kinds", "33-fstab-above", "46-early", "55-persist-ro", "56-bind-early-users", "57-network-volume")
+           "26-long-paths", "28-links-of-all-kinds", "33-fstab-above", "46-early", "55-persist-ro", "56-bind-early-users", "57-network-volume",
+           "58-more-than-a-name", "59-dollar")
 # Somebody waits for the network, after sysinit.target as everybody does.
 WAITS = "[Unit]\nAfter=network.target\nBefore=network-online.target\n[Service]\nType=oneshot\nExecStart=/usr/bin/systemctl\n"
 

@@ -40,7 +40,7 @@ Path=/var/lib/linked
 Method=symlink
 
 [Path]
-Path=/srv/pl ain-%n $x;ü'\\\\y
+Path=/srv/pl ain-%n x;ü'\\\\y
 Method=overlay
 
 [Path]
