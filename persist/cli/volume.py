@@ -20,7 +20,7 @@ def add(verbs: Any) -> None:
         parser.set_defaults(run=run)
         return parser
 
-    action("show", "members, profiles, errors, space, and what the kernel is doing")
+    show.full(action("show", "members, profiles, errors, space, and what the kernel is doing; exit status 1 where something is not well"))
     join = action("add", "make a blank disk a member, and mirror to it as the layout asks")
     join.add_argument("device", metavar="DEVICE", help="the whole disk, such as /dev/vdc")
     join.add_argument("--force", action="store_true", help="also a disk that is not blank: WHAT IS ON IT IS LOST; never one in use")
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         case "show":
             found = manage.describe()
             if not arguments.json:
-                _print(found)
+                _print(found, arguments.full)
         case "add":
             found = manage.add(arguments.device, progress, force=arguments.force)
         case "remove":
@@ -54,26 +54,37 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show.print_json(found)
     elif "message" in found:
-        print(show.safe(str(found["message"])))
-    return 1 if found.get("failed") else 0
+        print("\n".join(map(show.safe, str(found["message"]).split("\n"))))
+    return 1 if found.get("failed") or found.get("reasons") else 0
 
 
 def _mib(number: int) -> str:
     return f"{number >> 20} MiB"
 
 
-def _print(found: dict[str, Any]) -> None:
+def _errors(counted: dict[str, int] | None) -> str:
+    return "not known" if counted is None else ", ".join(f"{k} {n}" for k, n in counted.items()) or "none"
+
+
+def _print(found: dict[str, Any], full: bool) -> None:
+    data, metadata = (", ".join(found["profiles"][kind]) or "not known" for kind in ("data", "metadata"))
+    operation = found["operation"] or "not known"
     print(show.safe(f"State volume {found['uuid']} at {found['path']}"))
-    print(f"   Data: {', '.join(found['profiles']['data'])}; metadata: {', '.join(found['profiles']['metadata'])}; layout {found['layout']}")
-    print(f"  Space: {_mib(found['free'])} of {_mib(found['size'])} free; reserve {'in use' if found['reserve_used'] else 'untouched'}")
-    print(show.safe(f" Kernel: {found['operation']}{': ' + found['progress'] if found['progress'] else ''}"))
+    print(f"   Data: {data}; metadata: {metadata}; layout {found['layout']}")
+    print(f"  Space: {_mib(found['used'])} used, {_mib(found['free'])} free of {_mib(found['size'])}, as df shows them; "
+          f"reserve {'in use' if found['reserve_used'] else 'untouched'}")
+    print(show.safe(f" Kernel: {operation}{': ' + found['progress'] if found['progress'] else ''}"))
     print(show.safe(f"  Scrub: {found['scrub']}"))
     print()
     rows = []
     for m in found["members"]:
-        errors = ", ".join(f"{k} {n}" for k, n in m["errors"].items()) or "none"
         mark = f"{m['mark']['id']} ({m['mark']['counter']})" if m["mark"] else "-"
-        rows.append((str(m["devid"]), m["node"] or "-", m["state"], _mib(m["size"]), _mib(m["used"]), str(m["generation"] or "-"), mark, errors))
-    show.table(("ID", "DEVICE", "STATE", "SIZE", "USED", "GENERATION", "MARK", "ERRORS"), rows)
+        row = (str(m["devid"]), m["node"] or "-", m["state"], _mib(m["size"]), _mib(m["allocated"]), m["serial"] or "-", _errors(m["errors"]))
+        rows.append((*row, str(m["generation"] or "-"), mark) if full else row)
+    head = ("ID", "DEVICE", "STATE", "SIZE", "ALLOCATED", "SERIAL", "ERRORS")
+    show.table((*head, "GENERATION", "MARK") if full else head, rows, flexible=(1, 5, 6), full=full)
     for reason in found["reasons"]:
-        print(show.safe(f"\n* {reason['message']}\n  {reason['hint']}"))
+        print()
+        print(show.safe(f"* {reason['message']}"))
+        if reason["hint"]:
+            print(show.safe(f"  {reason['hint']}"))

@@ -16,7 +16,7 @@ from ..boot.load import Loaded, load
 from ..errors import PersistError
 from ..lock import held
 from ..run import run
-from ..volume.outcome import note_heal
+from ..volume.outcome import formatted, note_heal
 from ..volume.outcome import write_atomically as write_atomically
 from . import verdict as v
 
@@ -189,8 +189,8 @@ def _follow_up(found: v.Verdict) -> int:
 
 
 def _leave_word(found: v.Verdict) -> None:
-    """What happened to the members while the machine booted is for persist-heal.service, too."""
-    if any(r.code.startswith(("member-", "heal")) for r in found.reasons):
+    """What happened to the members while the machine booted is for persist-heal.service, too; and of a new volume it notes the disks."""
+    if formatted() or any(r.code.startswith(("member-", "heal")) for r in found.reasons):
         try:
             note_heal()
         except OSError as e:

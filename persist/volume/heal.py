@@ -204,6 +204,17 @@ class Healer:
         nodes = [m.node for m in live.glance(self.path) if m.ok]
         store.write_record(self.path, record | {"members": sorted(filter(None, ids)), "swap": swap_parts(nodes)})
 
+    def note_serials(self) -> None:
+        """Note the serial numbers of the disks in the volume's record: of one that is missing nobody can ask it any more. Raises PersistError, OSError."""
+        record = store.read_record(self.path)
+        if not record:
+            return
+        devices = [m for m in live.glance(self.path) if m.devid]
+        noted = store.serials(record)
+        now = {m.devid: blockdev.whole(blockdev.by_node(m.node)).serial if m.ok else noted.get(m.devid, "") for m in devices}
+        if now != noted:
+            store.write_record(self.path, record | {"serials": {str(k): v for k, v in now.items()}})
+
     def _balance(self, state: State) -> None:
         assert state.wanted is not None
         data, metadata = state.wanted

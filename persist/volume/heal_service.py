@@ -119,9 +119,10 @@ class Round:
             reserve.say_reopened()
 
     def _put_back(self) -> None:
-        """Where there is room again, the reserve is put back. Raises PersistError and OSError."""
+        """Where there is room, what is to be noted is noted, and the reserve is put back. Raises PersistError and OSError."""
         if reserve.is_full(self.path):
             return
+        self.healer.note_serials()
         put_back = reserve.shrink_back(self.path)
         if not put_back and reserve.spendable(self.path):
             # What was removed a moment ago is given back by then. Word comes first: a member may have gone.

@@ -8,7 +8,7 @@ import os
 from ..boot.paths import RUN, VOLUME
 from ..errors import PersistError
 from ..reason import Reason
-from . import blockdev, btrfs, candidates, live, members, reserve
+from . import blockdev, btrfs, candidates, live, members, reserve, store
 from .live import Live
 
 HEAL_FAILED = f"{RUN}/heal-failed"  # the message of a healing that could not go on, and a line for that service
@@ -29,14 +29,21 @@ def _is_split(m: Live, devices: list[Live]) -> bool:
     return m.block is not None and live.split(members.Member(m.node, m.block, m.mark), live.head(devices), newest)
 
 
-def _members(devices: list[Live], busy: str) -> list[Reason]:
+def _gone(m: Live, noted: dict[int, str]) -> str:
+    """A member that is not there, by what was noted of it when it was: somebody has to find it among others."""
+    serial = noted.get(m.devid, "")
+    return f" (serial number {serial})" if serial else ""
+
+
+def _members(devices: list[Live], busy: str, noted: dict[int, str]) -> list[Reason]:
     found = []
     shown = " and ".join(m.node for m in devices if m.ok and m.devid)
     for m in devices:
         if m.state == "missing" and m.devid:
-            found.append(Reason("member-missing", f"Disk {m.devid} of the state volume is missing; it runs on {shown} alone.", f"Attach it again, or {_JOIN}."))
+            found.append(Reason("member-missing", f"Disk {m.devid}{_gone(m, noted)} of the state volume is missing; it runs on {shown} alone.",
+                                f"Attach it again, or {_JOIN}."))
         elif m.state == "lost":
-            found.append(Reason("member-lost", f"{m.node} of the state volume went away while it was in use; it runs on {shown} alone.",
+            found.append(Reason("member-lost", f"{m.node}{_gone(m, noted)} of the state volume went away while it was in use; it runs on {shown} alone.",
                                 f"Attach it again, or {_JOIN}."))
         elif m.state == "behind" and _is_split(m, devices):
             found.append(_split(m.node))
@@ -76,14 +83,11 @@ def _failed() -> list[Reason]:
         return []
 
 
-def errors(uuid: str, devid: int) -> dict[str, int]:
-    """The kernel's error counters of a device, those that are not zero."""
-    found = {}
-    for line in btrfs.attribute(uuid, f"devinfo/{devid}/error_stats").split("\n"):
-        name, _, value = line.partition(" ")
-        if value.isascii() and value.isdigit() and int(value):
-            found[name] = int(value)
-    return found
+def errors(uuid: str, devid: int) -> dict[str, int] | None:
+    """The kernel's error counters of a device, those that are not zero; None where it does not tell them (before Linux 5.14, or not read yet)."""
+    counters = [line.partition(" ") for line in btrfs.attribute(uuid, f"devinfo/{devid}/error_stats").split("\n")]
+    numbers = {name: int(value) for name, _, value in counters if value.isascii() and value.isdigit()}
+    return {name: n for name, n in numbers.items() if n} if numbers else None
 
 
 def _errors(uuid: str, devices: list[Live], path: str) -> list[Reason]:
@@ -137,7 +141,7 @@ def examine(uuid: str, path: str = VOLUME) -> list[Reason]:
     where members differ."""
     try:
         devices = live.members(path)
-        found = _members(devices, btrfs.attribute(uuid, "exclusive_operation") or "none")
+        found = _members(devices, btrfs.attribute(uuid, "exclusive_operation") or "none", store.serials(store.read_record(path)))
         return found + _outsiders(uuid, devices) + _failed() + _errors(uuid, devices, path) + _space(uuid, devices, path)
     except (PersistError, OSError) as e:
         return [Reason("health-unknown", f"The health of the state volume is not known: {e}", "See 'journalctl -b -k'.")]

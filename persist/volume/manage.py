@@ -32,35 +32,41 @@ def mounted(path: str, *, writable: bool = False) -> str:
     return btrfs.filesystem_uuid(path)
 
 
-def _member(uuid: str, m: Live) -> dict[str, Any]:
+def _serial(m: Live, noted: dict[int, str]) -> str:
+    """The serial number of a disk, of one that is not there as it was noted; '' where nobody knows it."""
+    return (blockdev.whole(blockdev.by_node(m.node)).serial if m.ok else "") or noted.get(m.devid, "")
+
+
+def _member(uuid: str, m: Live, noted: dict[int, str]) -> dict[str, Any]:
     mark = {"counter": m.mark.counter, "id": m.mark.id} if m.mark is not None else None
-    return {"devid": m.devid, "node": m.node, "state": m.state, "size": m.size, "used": m.used, "generation": m.block.generation if m.block else 0,
-            "mark": mark, "errors": health.errors(uuid, m.devid) if m.ok else {}}
+    return {"devid": m.devid, "node": m.node, "serial": _serial(m, noted), "state": m.state, "size": m.size, "allocated": m.used,
+            "generation": m.block.generation if m.block else None, "mark": mark, "errors": health.errors(uuid, m.devid) if m.ok else None}
 
 
 def scrub_status(path: str = VOLUME) -> dict[str, Any]:
     """How far the last scrub is. Raises PersistError."""
     mounted(path)
-    words = {}
-    for line in run("btrfs", "scrub", "status", path, ok=(0, 1)).split("\n"):
-        key, _, value = line.partition(":")
-        if key in ("Status", "Error summary", "Time left"):
-            words[key] = value.strip()
-    return {"message": ", ".join(f"{k.lower()}: {v}" for k, v in words.items()) or "never run"}
+    return {"message": scrub_service.last(run("btrfs", "scrub", "status", path, ok=(0, 1)))}
 
 
 def describe(path: str = VOLUME) -> dict[str, Any]:
-    """The volume and its members. Raises PersistError and OSError."""
+    """The volume and its members: sizes in bytes, '', None and nothing for what is not known. Raises PersistError and OSError.
+
+    ``used`` and ``free`` are what df(1) shows; ``allocated`` of a member is what btrfs has in chunks on it, whether or not they are full.
+    """
     uuid = mounted(path)
-    operation = btrfs.attribute(uuid, "exclusive_operation") or "none"
+    operation = btrfs.attribute(uuid, "exclusive_operation")
     space = os.statvfs(path)
     data, metadata = healstate.profiles(uuid)
+    record = store.read_record(path)
+    noted = store.serials(record)
     return {
-        "uuid": uuid, "path": path, "layout": healstate.chosen_layout(store.read_record(path)),
+        "uuid": uuid, "path": path, "layout": healstate.chosen_layout(record),
         "profiles": {"data": sorted(data), "metadata": sorted(metadata)},
-        "size": space.f_blocks * space.f_frsize, "free": space.f_bavail * space.f_frsize, "reserve_used": reserve.in_use(path),
+        "size": space.f_blocks * space.f_frsize, "used": (space.f_blocks - space.f_bfree) * space.f_frsize, "free": space.f_bavail * space.f_frsize,
+        "reserve_used": reserve.in_use(path),
         "operation": operation, "progress": progress(path, operation), "scrub": scrub_status(path)["message"],
-        "members": [_member(uuid, m) for m in live.members(path)], "reasons": [as_dict(r) for r in health.examine(uuid, path)],
+        "members": [_member(uuid, m, noted) for m in live.members(path)], "reasons": [as_dict(r) for r in health.examine(uuid, path)],
     }
 
 

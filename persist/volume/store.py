@@ -71,3 +71,11 @@ def swap_ids(found: dict[str, Any]) -> list[str]:
     """The PARTUUIDs of the volume's swap partitions as a record has them; what is not text is left out."""
     ids = found.get("swap")
     return [i.lower() for i in ids if isinstance(i, str)] if isinstance(ids, list) else []
+
+
+def serials(found: dict[str, Any]) -> dict[int, str]:
+    """The serial numbers of the disks by devid, as they were noted while the disks were there: a record's ``serials``; what makes no sense is left out."""
+    noted = found.get("serials")
+    if not isinstance(noted, dict):
+        return {}
+    return {int(k): v for k, v in noted.items() if isinstance(k, str) and k.isascii() and k.isdigit() and len(k) < 10 and isinstance(v, str)}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from persist.errors import PersistError
 from persist.record import replace
 from persist.volume import btrfs, degraded, heal_lock, heal_service, health, layout, live, lost, outcome, reserve, resize, scrub_service, swap
 from persist.volume.heal_loop import work
@@ -367,6 +368,26 @@ def test_scrub_that_does_not_end_is_said(place: Path, make_disk: Make, monkeypat
 
 
 def test_scrub_report() -> None:
-    assert scrub_service.parse("UUID: x\nError summary:    no errors found\n").errors == ""
-    found = scrub_service.parse("Error summary:    csum=72\n  Corrected:      2\n  Uncorrectable:  70\n  Unverified:     0\n")
+    assert scrub_service.parse("UUID: x\nStatus:   finished\nError summary:    no errors found\n").errors == ""
+    found = scrub_service.parse("Status: finished\nError summary:    csum=72\n  Corrected:      2\n  Uncorrectable:  70\n  Unverified:     0\n")
     assert found.errors == "csum=72" and found.beyond_repair
+
+
+@pytest.mark.parametrize("text", ["Status: aborted\nError summary: no errors found\n", "Status: interrupted\nError summary: no errors found\n",
+                                  "Error summary: no errors found\n", "Status: finished\n"])
+def test_scrub_that_did_not_read_everything_found_nothing_out(text: str) -> None:
+    with pytest.raises(PersistError):
+        scrub_service.parse(text)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("UUID: x\n\tno stats available\nTotal to scrub:   288.00KiB\nError summary:    no errors found\n", "never, as far as /var/lib/btrfs has it noted"),
+    ("", "never, as far as /var/lib/btrfs has it noted"),
+    ("Scrub started:    Sun Nov 29\nStatus:           finished\nError summary:    no errors found\n", "finished, no errors found; it was started Sun Nov 29"),
+    ("Scrub started:    Sun Nov 29\nStatus:           running\nTime left:        0:01:02\nError summary:    csum=1\n",
+     "running, csum=1 as far as it came; it was started Sun Nov 29, 0:01:02 left"),
+    ("Scrub resumed:    Sun Nov 29\nStatus:           aborted\nError summary:    no errors found\n",
+     "aborted, no errors found as far as it came; it was started Sun Nov 29"),
+])
+def test_last_scrub(text: str, said: str) -> None:
+    assert scrub_service.last(text) == said

@@ -13,7 +13,7 @@ import pytest
 
 from persist.cli import volume as verb
 from persist.errors import PersistError, Refusal
-from persist.volume import heal_lock, live, manage, outcome, store
+from persist.volume import blockdev, btrfs, heal, heal_lock, health, live, manage, outcome, reserve, store
 
 from .conftest import Make
 from .rig import LoopDisk
@@ -120,9 +120,68 @@ def test_show_scrub_and_grow(place: Path, make_disk: Make, capsys: pytest.Captur
     arguments = parser.parse_args(["volume", "show"])
     assert arguments.run(arguments) == 0
     text = capsys.readouterr().out
-    assert v.data(v.disks[1]) in text and "raid1" in text and "GENERATION" in text
+    assert v.data(v.disks[1]) in text and "raid1" in text and "ALLOCATED" in text and "as df shows them" in text and "\\n" not in text
+    assert found["used"] == (os.statvfs(v.at).f_blocks - os.statvfs(v.at).f_bfree) * os.statvfs(v.at).f_frsize
+    assert all(m["allocated"] >= found["used"] for m in found["members"])
+    arguments = parser.parse_args(["volume", "show", "--full"])
+    assert arguments.run(arguments) == 0 and "GENERATION" in capsys.readouterr().out
     arguments = parser.parse_args(["volume", "show", "--json"])
     assert arguments.run(arguments) == 0 and json.loads(capsys.readouterr().out)["uuid"] == v.uuid
+    assert manage.scrub_status(v.at)["message"].startswith("never"), "btrfs(8) itself finds no errors in what nobody has read"
     assert manage.scrub(quiet, v.at)["message"] == "All data was read and is good."
     assert "finished" in manage.scrub_status(v.at)["message"]
     assert "used to the end" in manage.grow(v.at)["message"]
+
+
+def test_show_names_the_disk_that_is_gone(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the serial number that was noted when it was there; and the exit status is that of 'persistctl status'."""
+    v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
+    v.up()
+    numbers = {d.disk.sys_path: f"S3R1AL-{i}" for i, d in enumerate(v.disks)}
+    monkeypatch.setattr(blockdev.Disk, "serial", property(lambda disk: numbers.get(disk.sys_path, "")))
+    heal.Healer(v.at, v.config, lambda step, text: None).note_serials()
+    assert store.serials(store.read_record(v.at)) == {1: "S3R1AL-0", 2: "S3R1AL-1"}
+    v.down()
+    v.pull(v.disks[1])
+    v.up()
+    heal.Healer(v.at, v.config, lambda step, text: None).note_serials()
+    found = manage.describe(v.at)
+    assert [(m["devid"], m["state"], m["serial"], m["errors"]) for m in found["members"]] == [(1, "ok", "S3R1AL-0", {}), (2, "missing", "S3R1AL-1", None)]
+    assert "S3R1AL-1" in found["reasons"][0]["message"]
+    monkeypatch.setattr(manage, "describe", lambda: found)
+    parser = argparse.ArgumentParser()
+    verb.add(parser.add_subparsers())
+    arguments = parser.parse_args(["volume", "show"])
+    assert arguments.run(arguments) == 1
+    text = capsys.readouterr().out
+    assert "\\n" not in text and max(map(len, text.split("\n\n")[1].splitlines())) <= 80
+    for reason in found["reasons"]:
+        assert f"* {reason['message']}\n  {reason['hint']}\n" in text
+
+
+def test_what_is_not_known_is_no_number(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that does not tell its error counters has not counted none; nor are there no profiles."""
+    v = Volume(place, [make_disk(MIB, b"")])
+    v.up()
+    monkeypatch.setattr(btrfs, "SYSFS", str(place / "nothing"))
+    device = live.Live(1, "", v.data(v.disks[0]), MIB << 20, 0, "ok")
+    monkeypatch.setattr(live, "members", lambda path: [device])
+    monkeypatch.setattr(health, "examine", lambda uuid, path: [])
+    monkeypatch.setattr(reserve, "in_use", lambda path: 0)
+    found = manage.describe(v.at)
+    assert found["members"][0]["errors"] is None and found["operation"] == ""
+    monkeypatch.setattr(manage, "describe", lambda: found)
+    parser = argparse.ArgumentParser()
+    verb.add(parser.add_subparsers())
+    arguments = parser.parse_args(["volume", "show"])
+    assert arguments.run(arguments) == 0
+    text = capsys.readouterr().out
+    assert "Data: not known; metadata: not known" in text and "Kernel: not known" in text and "none" not in text
+
+
+def test_grow_prints_a_line_for_each_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manage, "grow", lambda: {"message": "/dev/a: 1\n/dev/b\x1b: 2"})
+    parser = argparse.ArgumentParser()
+    verb.add(parser.add_subparsers())
+    arguments = parser.parse_args(["volume", "grow"])
+    assert arguments.run(arguments) == 0 and capsys.readouterr().out == "/dev/a: 1\n/dev/b\\x1b: 2\n"

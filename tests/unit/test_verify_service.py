@@ -306,6 +306,14 @@ def test_word_is_left_for_the_healer(machine: Machine, records: Records) -> None
     assert machine.started == []
 
 
+def test_word_is_left_where_the_volume_is_new(machine: Machine, records: Records, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """So that the serial numbers of its disks are noted while they are there."""
+    monkeypatch.setattr(outcome, "FORMATTED", str(tmp_path / "formatted"))
+    assert service.main() == 0 and not machine.heal.exists()
+    (tmp_path / "formatted").touch()
+    assert service.main() == 0 and machine.heal.exists()
+
+
 def test_again_is_quiet_until_something_changes(machine: Machine, records: Records) -> None:
     machine.found = degraded("One disk is missing.")
     assert service.main() == 0
