@@ -13,6 +13,7 @@ MESSAGE_IDS: dict[str, str] = {
     "FAILED": "d2ea4fd929335ed6bf9d9a432c2728ad",              # something failed that has no message of its own
     "REGISTRY_PROBLEM": "7407f07e21e35929b5131282383436ba",    # a registry or configuration file has a mistake: file, line, what to do
     "ENTRY_REFUSED": "3376838a077e53c3bfc7f1b58876b5b7",       # an entry that persist will not touch (fstab mounts it, it is /usr, ...)
+    "ENTRY_ELSEWHERE": "b69a8f0ef5bf546689927fb689ed986a",     # a path of an entry on which a filesystem of somebody else is mounted
     "CLAIM_FOUND": "f0387b81724357f38ee7c975db6cd486",         # a disk with the magic header was accepted
     "CLAIM_REFUSED": "92474e9b2e285d26a3188b5da1952662",       # a disk with the magic header was left alone
     "FORMAT_STEP": "409b027544d75c03b5a1814faa205f28",         # progress of formatting

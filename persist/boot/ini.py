@@ -16,7 +16,7 @@ _PIECE = 1 << 13
 _S_IFMT, _S_IFIFO = 0o170000, 0o010000  # as in stat, which is one more module
 _BLANKS = " \t\r"  # systemd's, less the newline: no other blank that Unicode knows ends or begins a value
 
-ERROR, WARNING, NOTICE = 3, 4, 5
+ERROR, WARNING, NOTICE, DEBUG = 3, 4, 5, 7
 
 
 class Problem:

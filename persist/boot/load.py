@@ -2,7 +2,7 @@
 """One call from the files of a machine to its plan; used by the generator, persistctl, the verdict and the initrd build. Boot-safe."""
 
 from . import config, facts, plan, registry
-from .ini import Problem
+from .ini import NOTICE, Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ class Loaded:
         self.registry = registry.load(root, self.problems, files)
         facts.gather_paths(known, self.registry, environ)
         self.plan = plan.plan(self.config, self.registry, known)
-        self.problems += self.plan.refused + self.plan.problems
+        self.problems += [o for o in self.plan.outside if o.level <= NOTICE]
+        self.problems += self.plan.problems
 
 
 def load(root: str, environ: "Mapping[str, str]") -> Loaded:

@@ -10,11 +10,12 @@ Rules and where they come from (numbers are those of docs/architecture.md's "Rul
    "Changes to underlying filesystems"), and nofollow refuses a redirect that a hostile upper carries.
 """
 
+from .accept import Outside, accept
+from .accept import Planned as Planned
 from .facts import above
 from .facts import why_nothing as why_nothing
-from .ini import ERROR, NOTICE, WARNING, Problem
-from .paths import ENTRY_NAME_MAX, escape, overlay_option, specifiers, unescape
-from .registry import forbidden, wrong_path, wrong_unit
+from .ini import NOTICE, WARNING, Problem
+from .paths import escape, overlay_option, specifiers, unescape
 from .units import BACKLIGHT, DROPIN, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, bind_unit, mount_unit, serves
 
 TYPE_CHECKING = False
@@ -23,113 +24,30 @@ if TYPE_CHECKING:
 
     from .config import Config
     from .facts import Facts
-    from .registry import Entry, Registry
+    from .registry import Registry
 
 EARLY_BY_DEFAULT = ("/etc", "/etc/systemd", "/etc/systemd/system")
-
-
-class Planned:
-    """One entry that is in force: ``path`` without aliases, the ``unit`` that mounts it or '', ``early`` where the initrd mounts it,
-    ``parent`` the path of the nearest entry above or ''."""
-
-    __slots__ = ("entry", "path", "name", "unit", "early", "mounted_early", "parent")
-
-    def __init__(self, entry: "Entry", path: str, parent: str) -> None:
-        self.entry = entry
-        self.path = path
-        self.name = entry.name if path == entry.path else escape(path)
-        self.unit = "" if entry.method == "symlink" else "persist-bind@" + self.name + ".service" if entry.method == "bind" else self.name + ".mount"
-        self.parent = parent
-        self.early = False
-        self.mounted_early = False
 
 
 class Plan:
     """Units as data: ``files`` is relative path to text, written in this order; ``reason`` says why there is nothing.
 
-    ``read_only``: persist=ro, the volume lies below memory. ``net``: it comes with the network. ``fstab`` as in the facts.
+    ``outside``: the entries that are not in force. ``read_only``: persist=ro, the volume lies below memory. ``net``: it comes with the
+    network. ``fstab`` as in the facts.
     """
 
-    __slots__ = ("files", "entries", "refused", "problems", "early_table", "reason", "read_only", "net", "fstab")
+    __slots__ = ("files", "entries", "outside", "problems", "early_table", "reason", "read_only", "net", "fstab")
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
         self.entries: list[Planned] = []
-        self.refused: list[Problem] = []
+        self.outside: list[Outside] = []
         self.problems: list[Problem] = []
         self.early_table = ""
         self.reason = ""
         self.read_only = False
         self.net = False
         self.fstab: dict[str, str] = {}
-
-
-def _refusal(planned: Planned, config: "Config", facts: "Facts", accepted: dict[str, Planned]) -> str:
-    """Why an entry cannot be in force, or an empty string."""
-    entry, path, parent = planned.entry, planned.path, planned.parent
-    if entry.path in facts.broken:
-        return "its links cannot be followed (%s)" % facts.broken[entry.path]
-    if path != entry.path:
-        # What the image's links say is not less hostile than what the registry says.
-        wrong = wrong_path(path) or wrong_unit(path, entry.method)
-        if wrong:
-            return wrong
-        if len(planned.name) > ENTRY_NAME_MAX:
-            return "the path behind its links is too long for the name of a unit"
-    wrong = forbidden(path, config.mount)
-    if wrong:
-        return wrong
-    if entry.method != "symlink" and entry.type == "file" and entry.path in facts.links:
-        return "a symbolic link in the image cannot be bound over; keep its directory"
-    mounted = above(path, facts.fstab) if entry.method == "image" else ""
-    if mounted:
-        return "%s mounts %s above it, and what the image has below that is out of reach" % (facts.fstab[mounted], mounted)
-    if path in facts.fstab:
-        return "%s mounts it" % facts.fstab[path]
-    shipped = facts.shipped.get(planned.name + ".mount")
-    if shipped:
-        return shipped
-    method = accepted[parent].entry.method if parent else ""
-    if method == "symlink":
-        return "%s above it is kept by a symbolic link" % parent
-    if method == "image":
-        return "%s above it is left to the image" % parent
-    if method == "bind" and entry.method in ("bind", "symlink"):
-        return "%s above it keeps it already" % parent
-    if entry.method == "image" and method not in ("overlay", "bind"):
-        return "Method=image makes a hole in an entry above, and there is none"
-    if config.netdev:
-        from . import net
-
-        return net.refusal(planned, facts)
-    return ""
-
-
-def accept(config: "Config", registry: "Registry", facts: "Facts") -> tuple[list[Planned], list[Problem]]:
-    """The entries that can be in force, parents first, and the refusals of the others."""
-    refused: list[Problem] = []
-    accepted: dict[str, Planned] = {}
-    aliases = facts.aliases
-    ordered = registry.entries
-    if any([aliases.get(e.path, e.path) != e.path for e in ordered]):
-        ordered = sorted(ordered, key=lambda e: aliases.get(e.path, e.path) + "/")
-    for entry in ordered:
-        path = aliases.get(entry.path, entry.path)
-        shown = entry.path if path == entry.path else "%s (%s)" % (entry.path, path)
-        planned = Planned(entry, path, above(path, accepted))
-        if path in accepted:
-            why = "%s is the same place" % accepted[path].entry.path
-        elif entry.method == "tmpfs" and (path in facts.fstab or facts.shipped.get(planned.name + ".mount")):
-            continue  # something mounts it already, which is all that a tmpfs entry wants
-        else:
-            why = _refusal(planned, config, facts, accepted)
-        if why:
-            redundant = why.endswith(("already", "the same place"))
-            refused.append(Problem(NOTICE if redundant else ERROR, entry.source,
-                                   "Will not keep %s: %s." % (shown, why), entry.path, "ENTRY_REFUSED"))
-            continue
-        accepted[path] = planned
-    return list(accepted.values()), refused
 
 
 def _early(plan: Plan, facts: "Facts", accepted: dict[str, Planned]) -> None:
@@ -234,7 +152,7 @@ def _target(name: str, wants: list[str]) -> tuple[str, str]:
 
 
 def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
-    """What shall be mounted, seeded and ordered on this machine. Never raises on what users wrote: see Plan.refused."""
+    """What shall be mounted, seeded and ordered on this machine. Never raises on what users wrote: see Plan.outside."""
     result = Plan()
     result.reason = why_nothing(facts)
     if result.reason:
@@ -245,7 +163,7 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
     result.fstab = facts.fstab
     result.read_only = facts.option("persist") == "ro"
     result.net = config.netdev
-    result.entries, result.refused = accept(config, registry, facts)
+    result.entries, result.outside = accept(config, registry, facts)
     accepted = {p.path: p for p in result.entries}
     _early(result, facts, accepted)
     children = _children(accepted)

@@ -2,14 +2,14 @@
 """The registry: persist.d/*.conf to entries. One bad line costs that line, one bad entry costs that entry. Boot-safe."""
 
 from .dropins import fragments, inside
-from .ini import ERROR, NOTICE, WARNING, Problem, Section, boolean, parse, read, unquote, words
+from .ini import DEBUG, ERROR, NOTICE, WARNING, Problem, Section, boolean, parse, read, unquote, words
 from .paths import ENTRY_NAME_MAX, UNIT_NAME_MAX, escape, unsayable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-METHODS = ("overlay", "bind", "symlink", "image", "tmpfs")
+METHODS = ("overlay", "bind", "symlink", "image", "tmpfs", "none")
 PATH_KEYS = ("Path", "Method", "Type", "User", "Group", "Mode", "SeedFrom", "Required", "Services", "Stale", "Snapshot", "Early")
 IDENTITY_KEYS = ("Path", "Action", "RegeneratedBy", "Class")
 MIGRATION_KEYS = ("Id", "Path", "Services", "Exec", "When", "Downgrade")
@@ -51,13 +51,18 @@ class Entry:
 
 
 class Registry:
-    """What the files said: entries sorted by path (a parent before its children), and the other sections as they stand."""
+    """What the files said: entries sorted by path (a parent before its children), and the other sections as they stand.
 
-    __slots__ = ("entries", "others", "refused")
+    ``ignored``: entries for a path that a file which sorts before has declared, each with the one that counts. ``refused``: mistakes that cost an
+    entry whose path could be read.
+    """
+
+    __slots__ = ("entries", "others", "ignored", "refused")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.others: list[Section] = []
+        self.ignored: list[tuple[Entry, Entry]] = []
         self.refused: list[Problem] = []
 
 
@@ -290,17 +295,28 @@ def _path(entry: Entry) -> str:
 def load(root: str, problems: list[Problem], files: "Sequence[str]" = ()) -> Registry:
     """Read all files of the registry below ``root`` ('' for the running system), or only those ``files``, wherever they lie."""
     registry = Registry()
+    before = len(problems)
     for path, shown in [(file, file) for file in files] or fragments(root, "persist.d", problems):
         data = read(path if files else inside(path, root), shown, problems)
         if data:
             parse_file(data, shown, registry, problems)
     seen: dict[str, Entry] = {}
+    none: set[str] = set()
     for entry in registry.entries:
         first = seen.get(entry.path)
         if first is None:
             seen[entry.path] = entry
-        else:
+            if entry.method == "none":
+                none.add(entry.path)
+            continue
+        registry.ignored.append((entry, first))
+        if entry.path not in none:  # for that is what Method=none is for
             problems.append(Problem(NOTICE, entry.source, "%s is already declared by %s, which sorts first; ignoring this one."
                                     % (entry.path, first.source), entry.path))
+    for problem in problems[before:]:
+        if problem.level <= ERROR and problem.path:
+            registry.refused.append(problem)
+            if problem.path in none:
+                problem.level = DEBUG
     registry.entries = sorted(seen.values(), key=_path)
     return registry

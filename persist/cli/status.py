@@ -85,8 +85,11 @@ def run(arguments: argparse.Namespace) -> int:
         print()
         show.table(("PATH", "METHOD", "STATE", "DECLARED IN"), [(e.path, e.method, _state(e.state, kind), e.source) for e in found.entries],
                    flexible=(0, 3), full=arguments.full)
-    if found.reasons:
+    quiet = [f"{e.path} is {'taken out' if e.state == 'none' else e.state}: {e.reason}." for e in found.entries if e.state in ("ignored", "none")]
+    if found.reasons or found.notices or quiet:
         print()
+    for text in [n.message for n in found.notices] + quiet:
+        print(show.safe(f"- {text}"))
     for reason in found.reasons:
         print(show.safe(f"* {reason.message}"))
         if reason.hint:

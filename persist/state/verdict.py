@@ -15,8 +15,10 @@ from ..boot.plan import why_nothing
 from ..reason import Reason as Reason
 from ..record import Record, as_dict, made
 from ..volume.outcome import REAL
-from .entry_state import EntryState, entry_state, oddities, upper, where_to_look
+from . import remedies
+from .entry_state import EntryState, Here, entry_state, oddities
 from .look import Look as Look
+from .outside_state import off, outside
 from .volume_reasons import DEGRADED as DEGRADED
 from .volume_reasons import OFF as OFF
 from .volume_reasons import ONLINE as ONLINE
@@ -26,12 +28,13 @@ from .volume_reasons import read_volume as read_volume
 
 
 class Verdict(Record, frozen=False):
-    """What a boot achieved; ``volume`` is what persist-volume.service wrote."""
+    """What a boot achieved; ``volume`` is what persist-volume.service wrote. ``notices`` are worth a word and cost nothing."""
 
     verdict: str
     volume: dict[str, Any]
     entries: list[EntryState] = made(list)
     reasons: list[Reason] = made(list)
+    notices: list[Reason] = made(list)
 
     def as_dict(self) -> dict[str, Any]:
         """The form of state.json; ``device`` stands at the top for scripts that want nothing else."""
@@ -42,20 +45,21 @@ class Verdict(Record, frozen=False):
             "volume": self.volume,
             "entries": [as_dict(e) for e in self.entries],
             "reasons": [as_dict(r) for r in self.reasons],
+            "notices": [as_dict(r) for r in self.notices],
         }
 
 
-def _off(loaded: Loaded) -> Reason | None:
-    """Why nothing was asked of persist on this boot, if so."""
+def _off(loaded: Loaded) -> str:
+    """Why nothing was asked of persist on this boot, '' where something was."""
     why = why_nothing(loaded.facts)
     if not why and not loaded.registry.entries and not any(p.level <= ERROR for p in loaded.problems):
         why = "the registry has no entries"
-    return Reason("off", f"persist does nothing on this boot: {why}.") if why else None
+    return why
 
 
 def _still_mounted(volume: dict[str, Any], look: Look, why: str) -> Verdict | None:
     """Paths that the volume covers although nothing is asked of persist: an initrd from before, or a switch turned off while it runs."""
-    covered = sorted(m.mount_point for m in look.every if m.fstype == "overlay" and upper(m).startswith(f"{paths.STORE}/overlay/"))
+    covered = sorted(m.mount_point for m in look.every if m.upper.startswith(f"{paths.STORE}/overlay/"))
     if not covered:
         return None
     return Verdict(DEGRADED, volume, reasons=[Reason(
@@ -65,9 +69,12 @@ def _still_mounted(volume: dict[str, Any], look: Look, why: str) -> Verdict | No
 
 def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[Reason] = ()) -> Verdict:
     """Compare the plan with the machine. ``health`` is what is wrong with the volume itself (volume/health.py)."""
-    off = _off(loaded)
-    if off is not None:
-        return _still_mounted(volume, look, off.message) or Verdict(OFF, {"kind": "none"}, reasons=[off])
+    why = _off(loaded)
+    if why:
+        reason = Reason("off", f"persist does nothing on this boot: {why}.")
+        found = _still_mounted(volume, look, reason.message) or Verdict(OFF, {"kind": "none"}, reasons=[reason])
+        found.entries = off(loaded, why)
+        return found
     at = look.mount(paths.VOLUME)
     kind = str(volume.get("kind", "none"))
     if kind in (*REAL, "root") and at is not None and at.read_only:
@@ -80,21 +87,22 @@ def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[R
     reasons += health
     if kind in REAL and volume.get("read_only") and not look.exists(paths.MOUNT_ENTRIES):
         kind = "root"  # beside a volume that took no writes, entries were left to the root filesystem
-    entries = []
-    for planned in loaded.plan.entries:
-        e = entry_state(planned, look, at, kind, loaded.config.mount)
-        entries.append(e)
+    here = Here(look, at, kind, loaded.config.mount)
+    entries = [entry_state(planned, here) for planned in loaded.plan.entries]
+    for planned, e in zip(loaded.plan.entries, entries, strict=True):
+        if e.state in ("mounted", "early"):
+            reasons += oddities(planned, look, kind)
+    entries += outside(loaded, look)
+    for e in entries:
         if e.state == "failed":
-            reasons.append(Reason("entry-failed", f"{e.path} {e.reason}.", f"{where_to_look(planned)} and {e.source}.", e.path))
-        elif e.state in ("mounted", "early"):
-            reasons += oddities(planned, look)
-    refused = [EntryState(r.path, "", "refused", r.where, reason=r.text) for r in loaded.plan.refused]
+            reasons.append(Reason("entry-failed", f"{e.path} {e.reason}.", e.hint if e.source in e.hint else f"{e.hint} Declared in {e.source}.", e.path))
     for problem in loaded.problems:
         if problem.level <= ERROR:
-            reasons.append(Reason("registry", str(problem), "Correct the file, then restart the machine.", problem.path))
+            reasons.append(Reason("registry", str(problem), remedies.correct(problem), problem.path))
+    notices = [Reason("elsewhere", f"{e.path} is left alone: {e.reason}.", "", e.path) for e in entries if e.state == "elsewhere" and e.method != "tmpfs"]
     if word == ONLINE and reasons:
         word = DEGRADED
-    return Verdict(word, volume, entries + refused, reasons)
+    return Verdict(word, volume, entries, reasons, notices)
 
 
 def stale_early(loaded: Loaded) -> list[str]:

@@ -75,7 +75,11 @@ def _notices(found: v.Verdict, *, console: bool) -> None:
 
 def _journal(found: v.Verdict, loaded: Loaded | None) -> None:
     for problem in loaded.problems if loaded is not None else ():
-        log.log(problem.level, str(problem), problem.code, PERSIST_SOURCE=problem.where, PERSIST_PATH=problem.path)
+        if problem.code != "ENTRY_ELSEWHERE":  # the verdict has looked, and says more
+            log.log(problem.level, str(problem), problem.code, PERSIST_SOURCE=problem.where, PERSIST_PATH=problem.path)
+    for notice in found.notices:
+        log.log(log.NOTICE, notice.message, "ENTRY_ELSEWHERE", PERSIST_PATH=notice.path,
+                PERSIST_SOURCE=next((e.source for e in found.entries if e.path == notice.path), ""))
     log.log(_PRIORITIES[found.verdict], summary(found), _MESSAGES[found.verdict], PERSIST_VERDICT=found.verdict,
             PERSIST_DEVICE=str(found.volume.get("device", "")), PERSIST_REASON=found.reasons[0].code if found.reasons else "")
     for reason in found.reasons[1:]:

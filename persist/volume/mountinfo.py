@@ -29,6 +29,18 @@ class Mount(Record):
         """Whether nothing can be written through this mount: the mount itself or its filesystem is read-only."""
         return "ro" in self.options.split(",") or "ro" in self.super_options.split(",")
 
+    @property
+    def upper(self) -> str:
+        r"""The upperdir of an overlay as a path, '' where there is none.
+
+        mountinfo shows the option as mount(2) or fsconfig(2) got it: with the backslashes that overlay_option() wrote and ovl_unescape() takes away.
+        """
+        found = ""
+        for option in self.super_options.split(","):
+            if option.startswith("upperdir="):
+                found = re.sub(r"\\(.)", r"\1", option[len("upperdir=") :])
+        return found if self.fstype == "overlay" else ""
+
 
 def unescape(text: str) -> str:
     r"""Undo the kernel's octal escapes of blank, tab, newline and backslash (``\040``)."""

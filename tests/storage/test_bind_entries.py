@@ -12,7 +12,7 @@ from persist.boot import paths
 from persist.errors import PersistError
 from persist.state import bind_service, verdict
 from persist.state.bind_entries import hold_stale, mount_seeded
-from persist.state.entry_state import wrong_mount
+from persist.state.entry_state import WELL, wrong_mount
 from persist.volume import mountinfo
 
 from .namespace import disk, kept, kept_overlay, marker, own_machine, registry, sh
@@ -78,7 +78,7 @@ def test_overlays_above_are_mounted_first_and_alike() -> None:
     for planned in loaded.plan.entries:
         if planned.path == "/opt":
             continue
-        assert wrong_mount(planned, look.mount(planned.path), volume, look) == ""
+        assert wrong_mount(planned, look.mount(planned.path), volume, look) == WELL
     unit = loaded.plan.files["srv-top.mount"]
     at = look.mount("/srv/top")
     assert at is not None and "ConditionPathIsMountPoint=!/srv/top\n" in unit

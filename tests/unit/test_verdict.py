@@ -17,6 +17,7 @@ from persist.boot.load import load
 from persist.boot.paths import IMAGE, MOUNT_ENTRIES, STALE, STORE, VOLUME, escape, overlay_option
 from persist.record import as_dict, replace
 from persist.state import verdict as v
+from persist.state.look import Fragment
 from persist.volume.mountinfo import Mount, parse
 from persist.volume.outcome import Outcome
 
@@ -53,6 +54,14 @@ class FakeLook(v.Look):
         self.there = set(there)
         self.takes_writes = writable
         self.mount_entries = True
+        self.fragments: dict[str, Fragment] = {}
+        self.was_asked = True
+
+    def fragment(self, path: str) -> Fragment | None:
+        return self.fragments.get(path)
+
+    def asked(self, unit: str) -> bool:
+        return self.was_asked
 
     def seeded(self, name: str) -> bool:
         return self.markers is None or name in self.markers
@@ -132,7 +141,7 @@ def test_online(scene: Scene) -> None:
     document = found.as_dict()
     assert document["device"] == "/dev/vda2" and document["version"] == 1
     assert document["entries"][0] == {"path": "/opt/link", "method": "symlink", "state": "linked",
-                                      "source": "/usr/lib/persist.d/app.conf:11", "unit": "", "reason": ""}
+                                      "source": "/usr/lib/persist.d/app.conf:11", "unit": "", "reason": "", "hint": ""}
     json.dumps(document)
 
 
@@ -204,7 +213,8 @@ def test_wrong(scene: Scene, case: str) -> None:
     assert found.verdict == v.DEGRADED
     assert [(e.path, e.state, e.reason) for e in found.entries] == [(path, "failed", expected)]
     assert [(r.code, r.path, r.message) for r in found.reasons] == [("entry-failed", path, f"{path} {expected}.")]
-    assert found.reasons[0].hint.endswith("and /usr/lib/persist.d/app.conf:2.")
+    assert found.reasons[0].hint.startswith(found.entries[0].hint) and found.entries[0].hint.endswith(".")
+    assert found.reasons[0].hint.endswith("Declared in /usr/lib/persist.d/app.conf:2.")
 
 
 HOLES: dict[str, tuple[list[Mount], tuple[str, ...], str]] = {
@@ -255,8 +265,8 @@ def test_where_a_bind_failed(scene: Scene) -> None:
     found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT]))
     assert [e.unit for e in found.entries] == ["persist-bind@opt-x.service", "persist-bind@srv-my\\x2ddata.service"]
     hints = [r.hint for r in found.reasons]
-    assert hints[0].startswith("See 'journalctl -b -u persist-volume.service -u persist-bind@opt-x.service' and ")
-    assert hints[1].startswith("See \"journalctl -b -u persist-volume.service -u 'persist-bind@srv-my\\x2ddata.service'\" and ")
+    assert hints[0].startswith("See 'systemctl status persist-bind@opt-x.service' and 'journalctl -b -u persist-volume.service'. ")
+    assert hints[1].startswith("See \"systemctl status 'persist-bind@srv-my\\x2ddata.service'\" and ")
 
 
 @pytest.mark.parametrize(("kind", "options", "flag", "state"), [
@@ -292,10 +302,14 @@ def test_read_only_below_memory(scene: Scene) -> None:
 
 
 def test_hint_survives_a_shell(scene: Scene) -> None:
-    scene.registry("/srv/my-data|overlay\n/opt/my-link|symlink")
-    hints = [r.hint for r in scene.judge(FakeLook([ROOT, VOLUME_MOUNT])).reasons]
-    assert hints[0].startswith("See \"journalctl -b -u 'persist-seed@opt-my\\x2dlink.service'\" and ")
-    assert hints[1].startswith("See \"journalctl -b -u 'srv-my\\x2ddata.mount'\" and ")
+    scene.registry("/srv/my-data|overlay\n/opt/my-link|symlink\n/opt/it's|symlink\n/srv/a b|bind")
+    look = FakeLook([ROOT, VOLUME_MOUNT, Mount(30, 1, "8:1", "/", "/srv/a b", "rw", "ext4", "/dev/sdb", "rw")], seeded=("srv-my\\x2ddata", "srv-a\\x20b"),
+                    links={"/opt/my-link": f"{VOLUME}/opt/my-link"})
+    hints = {r.path: r.hint for r in scene.judge(look).reasons}
+    assert hints["/opt/my-link"].startswith("See \"systemctl status 'persist-seed@opt-my\\x2dlink.service'\". ")
+    assert hints["/srv/my-data"].startswith("See \"systemctl status 'srv-my\\x2ddata.mount'\" and ")
+    assert hints["/srv/a b"].startswith("Unmount it with \"umount '/srv/a b'\", ")
+    assert "ln -s '/run/persist/volume/opt/it'\"'\"'s' " in hints["/opt/it's"]
 
 
 # --------------------------------------------------------------------------------------------------- the volume's own word
@@ -401,15 +415,16 @@ def test_refused_entries(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("/home|overlay\n/home/a|overlay", {"/home": "refused", "/home/a": "mounted"}),  # a refused parent is no parent
-    ("/home|overlay\n/home/a|image", {"/home": "refused", "/home/a": "refused"}),
+    ("/usr/x|overlay\n/home/a|overlay", {"/usr/x": "refused", "/home/a": "mounted"}),
+    ("/home/b|symlink\n/home/b/c|overlay\n/home/b/c/d|image", {"/home/b": "linked", "/home/b/c": "refused", "/home/b/c/d": "ignored"}),
+    ("/srv|overlay\n/srv/a/b|image\n/home/x|image", {"/srv": "mounted", "/srv/a/b": "image", "/home/x": "refused"}),
     ("/opt/l|symlink\n/opt/l/a|bind", {"/opt/l": "linked", "/opt/l/a": "refused"}),
     ("/srv|overlay\n/srv/a|image\n/srv/a/b|overlay", {"/srv": "mounted", "/srv/a": "image", "/srv/a/b": "refused"}),
 ])
 def test_refusals_among_relatives(scene: Scene, text: str, expected: dict[str, str]) -> None:
-    (scene.root / "etc/fstab").write_text("/dev/sda1 /home ext4 defaults 0 0\n")
     scene.registry(text)
-    found = scene.judge(FakeLook([*SOMETHING, overlay("/srv", 30), overlay("/home/a", 31)], links={"/opt/l": VOLUME + "/opt/l"}))
+    found = scene.judge(FakeLook([*SOMETHING, overlay("/srv", 30), overlay("/home/a", 31)],
+                                 links={p: VOLUME + p for p in ("/opt/l", "/home/b")}))
     assert states(found) == expected and found.verdict == v.DEGRADED
     assert "entry-failed" not in codes(found)
 
@@ -417,7 +432,7 @@ def test_refusals_among_relatives(scene: Scene, text: str, expected: dict[str, s
 def test_what_is_kept_already_costs_nothing(scene: Scene) -> None:
     scene.registry("/srv|bind\n/srv/a|bind")
     found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]))
-    assert found.verdict == v.ONLINE and states(found) == {"/srv": "mounted", "/srv/a": "refused"}
+    assert found.verdict == v.ONLINE and states(found) == {"/srv": "mounted", "/srv/a": "ignored"}
 
 
 def test_bad_files(scene: Scene) -> None:
@@ -453,8 +468,10 @@ def test_off(scene: Scene, how: str, why: str) -> None:
     elif how == "disabled":
         scene.enabled.unlink()
     found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]))
-    assert (found.verdict, codes(found), found.entries) == (v.OFF, ["off"], [])
+    assert (found.verdict, codes(found)) == (v.OFF, ["off"])
     assert why in found.reasons[0].message
+    assert [(e.path, e.state) for e in found.entries] == ([] if how == "empty" else [("/srv", "off")])
+    assert all(why in e.reason for e in found.entries)
     assert found.as_dict()["volume"] == {"kind": "none"}
 
 
@@ -587,8 +604,11 @@ def test_switched_off_but_still_mounted(scene: Scene) -> None:
 def test_partition_hidden_by_an_entry(scene: Scene) -> None:
     scene.registry("/home|overlay")
     mounts = [ROOT, VOLUME_MOUNT, overlay("/home", 30)]
-    found = scene.judge(FakeLook(mounts, there=("/run/systemd/generator.late/home.mount",)))
+    look = FakeLook(mounts)
+    look.fragments["/home"] = Fragment("/run/systemd/generator.late/home.mount", "systemd-gpt-auto-generator", "", "/dev/gpt-auto-home", "ext4")
+    found = scene.judge(look)
     assert (found.verdict, codes(found)) == (v.DEGRADED, ["gpt"])
+    assert "/dev/gpt-auto-home" in found.reasons[0].message and "systemd.gpt_auto=0" in found.reasons[0].hint
 
 
 def test_volume_that_takes_no_writes(scene: Scene) -> None:

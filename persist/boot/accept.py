@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which entries of the registry can be in force, and what becomes of the others. Pure, and boot-safe."""
+
+from .facts import above
+from .ini import DEBUG, ERROR, NOTICE, Problem
+from .paths import ENTRY_NAME_MAX, escape
+from .registry import forbidden, wrong_path, wrong_unit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .config import Config
+    from .facts import Facts
+    from .registry import Entry, Registry
+
+
+class Planned:
+    """One entry that is in force: ``path`` without aliases, the ``unit`` that mounts it or '', ``early`` where the initrd mounts it,
+    ``parent`` the path of the nearest entry above or ''."""
+
+    __slots__ = ("entry", "path", "name", "unit", "early", "mounted_early", "parent")
+
+    def __init__(self, entry: "Entry", path: str, parent: str) -> None:
+        self.entry = entry
+        self.path = path
+        self.name = entry.name if path == entry.path else escape(path)
+        self.unit = "" if entry.method == "symlink" else "persist-bind@" + self.name + ".service" if entry.method == "bind" else self.name + ".mount"
+        self.parent = parent
+        self.early = False
+        self.mounted_early = False
+
+
+class Outside(Problem):
+    """An entry that is not in force at ``real``, its path without aliases. ``state`` says what became of it, ``why`` how that came:
+
+    ``refused`` (a mistake), ``ignored`` (nothing is left for it to do), ``none`` (taken out by Method=none) or ``elsewhere`` (somebody else
+    says that he mounts the path; whether he does, mountinfo has to say).
+    """
+
+    __slots__ = ("entry", "real", "state", "why")
+
+    def __init__(self, entry: "Entry", real: str, state: str, why: str) -> None:
+        shown = entry.path if real == entry.path else "%s (%s)" % (entry.path, real)
+        if state == "elsewhere":
+            # A tmpfs entry only wants that something is mounted, and who takes a path out knows it.
+            level, text, code = DEBUG if entry.method == "tmpfs" else NOTICE, "%s is left alone: %s." % (shown, why), "ENTRY_ELSEWHERE"
+        else:
+            # Of a hole in what is not kept, the word on that is enough.
+            level = ERROR if state == "refused" else DEBUG if state == "none" or entry.method == "image" else NOTICE
+            text, code = "Will not keep %s: %s." % (shown, why), "ENTRY_REFUSED"
+        Problem.__init__(self, level, entry.source, text, entry.path, code)
+        self.entry = entry
+        self.real = real
+        self.state = state
+        self.why = why
+
+
+def _wrong(planned: Planned, config: "Config", facts: "Facts") -> str:
+    """Why an entry can be in force on no machine like this, or an empty string."""
+    entry, path = planned.entry, planned.path
+    if entry.path in facts.broken:
+        return "its links cannot be followed (%s)" % facts.broken[entry.path]
+    if path != entry.path:
+        # What the image's links say is not less hostile than what the registry says.
+        wrong = wrong_path(path) or wrong_unit(path, entry.method)
+        if wrong:
+            return wrong
+        if len(planned.name) > ENTRY_NAME_MAX:
+            return "the path behind its links is too long for the name of a unit"
+    wrong = forbidden(path, config.mount)
+    if wrong:
+        return wrong
+    if entry.method != "symlink" and entry.type == "file" and entry.path in facts.links:
+        return "a symbolic link in the image cannot be bound over; keep its directory"
+    return ""
+
+
+def _hole(planned: Planned, facts: "Facts", method: str) -> str:
+    """Why an entry with Method=image has nothing to make a hole in, or an empty string."""
+    mounted = above(planned.path, facts.fstab)
+    if mounted:
+        return "%s mounts %s above it, and what the image has below that is out of reach" % (facts.fstab[mounted], mounted)
+    return "" if method in ("overlay", "bind") else "Method=image makes a hole in an entry above, and there is none"
+
+
+def _outside(planned: Planned, config: "Config", facts: "Facts", accepted: dict[str, Planned], gone: dict[str, str]) -> tuple[str, str]:
+    """State and reason of an entry that cannot be in force (as in Outside), or two empty strings."""
+    entry, path, parent = planned.entry, planned.path, planned.parent
+    if path in accepted:
+        return "ignored", "%s is the same place" % accepted[path].entry.path
+    wrong = _wrong(planned, config, facts)
+    if wrong:
+        return "refused", wrong
+    if path in facts.fstab:
+        return "elsewhere", "%s mounts it" % facts.fstab[path]
+    shipped = facts.shipped.get(planned.name + ".mount")
+    if shipped:
+        # A masked unit cannot be ours either; where it is memory that was asked for, the path may do without.
+        return "elsewhere" if shipped.endswith(" mounts it") or entry.method == "tmpfs" else "refused", shipped
+    if entry.method == "image":
+        over = above(path, gone)
+        if len(over) > len(parent):
+            return "ignored", "%s above it is not kept (%s)" % (over, gone[over])
+    method = accepted[parent].entry.method if parent else ""
+    if method == "symlink":
+        return "refused", "%s above it is kept by a symbolic link" % parent
+    if method == "image":
+        return "refused", "%s above it is left to the image" % parent
+    if method == "bind" and entry.method in ("bind", "symlink"):
+        return "ignored", "%s above it keeps it already" % parent
+    if entry.method == "image":
+        wrong = _hole(planned, facts, method)
+        if wrong:
+            return "refused", wrong
+    if config.netdev:
+        from . import net
+
+        wrong = net.refusal(planned, facts)
+        if wrong:
+            return "refused", wrong
+    return "", ""
+
+
+def accept(config: "Config", registry: "Registry", facts: "Facts") -> tuple[list[Planned], list[Outside]]:
+    """The entries that can be in force, parents first, and what became of the others: together all of the registry."""
+    outside: list[Outside] = []
+    accepted: dict[str, Planned] = {}
+    gone: dict[str, str] = {}  # where nothing is kept: path -> why
+    aliases = facts.aliases
+    ordered = registry.entries
+    if any([aliases.get(e.path, e.path) != e.path for e in ordered]):
+        ordered = sorted(ordered, key=lambda e: aliases.get(e.path, e.path) + "/")
+    none = {aliases.get(e.path, e.path): e.source for e in ordered if e.method == "none"}
+    for entry in ordered:
+        path = aliases.get(entry.path, entry.path)
+        planned = Planned(entry, path, above(path, accepted))
+        if path in none:
+            state, why = "none", "%s takes it out (Method=none)" % none[path]
+        else:
+            state, why = _outside(planned, config, facts, accepted, gone)
+        if state:
+            outside.append(Outside(entry, path, state, why))
+            if path not in accepted:
+                gone[path] = why
+            continue
+        accepted[path] = planned
+    return list(accepted.values()), outside
