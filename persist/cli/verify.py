@@ -36,7 +36,8 @@ def _problems(root: str, files: list[str]) -> tuple[int, list[Problem]]:
     facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""} if root or files else {})
     facts.enabled = True  # the registry is judged whether or not the switch is on, which is said apart
     loaded = Loaded(root, facts, {}, files)
-    return len(loaded.plan.entries), (judge_files if files else foresee)(loaded, Image(root))
+    found = (judge_files if files else foresee)(loaded, Image(root))
+    return len(loaded.plan.entries), [p for p in found if p.level in _WORDS]
 
 
 def _count(number: int, what: str) -> str:

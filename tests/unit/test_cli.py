@@ -64,6 +64,26 @@ def test_preset_enable_disable(image: Path, capsys: pytest.CaptureFixture[str]) 
     assert not link.is_symlink()
 
 
+def test_preset_without_a_path(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(image)
+    assert main(["preset", "enable", "whole-system", "--without=/var/", "--without", "/home", "--root", root]) == 0
+    capsys.readouterr()
+    assert main(["plan", "--json", "--root", root]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert "etc.mount" in plan["files"] and not [name for name in plan["files"] if name.startswith(("var", "home", "persist-bind@home"))]
+    assert not [p for p in plan["problems"] if p["level"] <= 4], "what lies below a path that is left out goes with it"
+    assert "persist-bind@var-lib-app.service" in plan["files"], "a package's own file still counts"
+    assert main(["preset", "list", "--root", root]) == 0
+    assert "without /home /var" in capsys.readouterr().out
+    assert main(["preset", "enable", "whole-system", "--without", "/opt", "--root", root]) == 1
+    assert "does not keep '/opt'" in capsys.readouterr().err
+    assert main(["preset", "enable", "whole-system", "--root", root]) == 0, "all of it again"
+    assert list((image / "etc/persist.d").iterdir()) == [image / "etc/persist.d/zz-preset-whole-system.conf"]
+    assert main(["preset", "enable", "whole-system", "--without", "/home", "--root", root]) == 0
+    assert main(["preset", "disable", "whole-system", "--root", root]) == 0
+    assert list((image / "etc/persist.d").iterdir()) == []
+
+
 def test_preset_unknown(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["preset", "enable", "nothing", "--root", str(image)]) == 1
     err = capsys.readouterr().err

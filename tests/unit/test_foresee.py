@@ -172,6 +172,11 @@ def test_files_that_are_not_installed(machine: Machine, capsys: pytest.CaptureFi
     assert "is not a file" in capsys.readouterr().err
 
 
+def test_a_path_that_is_taken_out_is_no_problem(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.registry("[Path]\nPath=/srv\nMethod=none\n[Path]\nPath=/srv/hole\nMethod=image\n")
+    assert machine.verify(capsys) == (0, [])
+
+
 def test_counts_agree_and_the_severity_is_shown(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     (machine.top / "srv/d").mkdir()
     machine.registry("[Path]\nPath=/srv/d\nMethod=bind\nMdoe=0700\nUser=absent\n[Path]\nPath=/usr/share/x\n[Path]\nPath=/srv/d\n")
