@@ -45,7 +45,8 @@ def summary(found: v.Verdict) -> str:
         case v.ONLINE:
             return f"Persistent state is online ({found.volume.get('device') or found.volume.get('kind', '')})."
         case v.VOLATILE:
-            fate = "is lost at power-off" if found.volume.get("kind") == "tmpfs" or found.volume.get("root_read_only") else "will be out of sight"
+            lost = found.volume.get("kind") == "tmpfs" or any(found.volume.get(key) for key in ("root_read_only", "root_memory", "memory"))
+            fate = "is lost at power-off" if lost else "will be out of sight"
             return f"Persistent state is VOLATILE, what is written now {fate}: {first}{more}"
         case v.DEGRADED:
             return f"Persistent state is DEGRADED: {first}{more}"

@@ -10,25 +10,32 @@ from ..boot import paths
 from ..boot.load import Loaded
 from ..reason import Reason
 from ..record import as_dict
+from ..volume import root_kept
 from ..volume.mountinfo import MEMORY, Mount
 from ..volume.outcome import REAL, Kind, Outcome
 
 ONLINE, DEGRADED, VOLATILE, OFF = "online", "degraded", "volatile", "off"
 
 
+def _no_record(reason: str, message: str) -> dict[str, Any]:
+    """No word of persist-volume.service: what the root filesystem keeps has to be looked at here."""
+    found = Outcome()
+    found.because(reason, message, "See 'journalctl -b -u persist-volume.service'.")
+    found.on_root(root_kept.look())
+    return as_dict(found)
+
+
 def _unreadable(why: object) -> dict[str, Any]:
-    return as_dict(Outcome(reason="volume-json", message=f"{paths.RUN}/volume.json cannot be read: {why}.",
-                          hint="See 'journalctl -b -u persist-volume.service'."))
+    return _no_record("volume-json", f"{paths.RUN}/volume.json cannot be read: {why}.")
 
 
 def read_volume(root: str = "") -> dict[str, Any]:
-    """What persist-volume.service wrote, with all the keys of an Outcome; kind ``none`` where it wrote nothing that can be read."""
+    """What persist-volume.service wrote, with all the keys of an Outcome; kind ``none`` where it wrote nothing that can be read. Raises OSError."""
     try:
         with open(f"{root}{paths.RUN}/volume.json", encoding="utf-8") as f:
             found = json.load(f)
     except FileNotFoundError:
-        return as_dict(Outcome(reason="volume-service", message="persist-volume.service has not run to its end.",
-                              hint="See 'journalctl -b -u persist-volume.service'."))
+        return _no_record("volume-service", "persist-volume.service has not run to its end.")
     except (OSError, ValueError, RecursionError) as e:
         return _unreadable(e)
     if not isinstance(found, dict):
@@ -48,14 +55,21 @@ def volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[Re
     if kind == "tmpfs" or (volume.get("expected") and kind not in REAL):
         # Also on a writable root that has known a volume: what is written now is out of sight when that is back.
         return VOLATILE, [why]
+    in_memory = str(volume.get("root_memory") or "")
+    if kind in ("root", "none") and in_memory:
+        return VOLATILE, [why, Reason("root-in-memory", f"The root filesystem is {in_memory}, and what is written to it is lost at power-off.", why.hint)]
     if kind == "root" and expected:
         return DEGRADED, [why]
+    if kind in REAL and volume.get("memory"):
+        return VOLATILE, [Reason("volume-in-memory", f"The state volume is {volume['memory']}, and what is written to it is lost at power-off.",
+                                 "Give persist a disk: see Device= in persist.conf(5).")]
     if kind == "none":
         if volume.get("root_read_only"):
             return VOLATILE, [why]
         if expected or why.code not in ("no-volume", "missing"):
             return DEGRADED, [why]
-        return OFF, [Reason(why.code, f"{why.message} The root filesystem is writable and keeps what is written.", why.hint)]
+        root = f" ({volume['root']})" if volume.get("root") else ""
+        return OFF, [Reason(why.code, f"{why.message} The root filesystem{root} is writable and keeps what is written.", why.hint)]
     if volume.get("read_only") and not volume.get("reason"):
         return DEGRADED, [Reason("volume-read-only", "The state volume is mounted read-only.", "See 'journalctl -b -u persist-volume.service'.")]
     if kind in REAL and volume.get("reason"):

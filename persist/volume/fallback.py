@@ -36,13 +36,17 @@ def _root(result: Outcome) -> None:
             tmpfs(result)
         return
     result.kind = "root"
-    log.log(log.INFO, f"{_LEAVE}: state is kept in {mount.ROOT_STORE} of the root filesystem.", "FALLBACK", PERSIST_REASON=result.reason)
+    if result.root_kept:
+        log.log(log.INFO, f"{_LEAVE}: state is kept in {mount.ROOT_STORE} of the root filesystem.", "FALLBACK", PERSIST_REASON=result.reason)
+    else:
+        log.log(log.WARNING, f"{_LEAVE}: state is in {mount.ROOT_STORE} of the root filesystem, which is {result.root_memory}, and lost at power-off.",
+                "FALLBACK", PERSIST_REASON=result.reason)
 
 
 def policy(config: Config, result: Outcome) -> str:
     """What Fallback= means on this boot: tmpfs, root, none or fail."""
     if config.fallback == "auto":
-        return "tmpfs" if result.root_read_only else "root" if _has_symlinks() else "none"
+        return "tmpfs" if not result.root_kept else "root" if _has_symlinks() else "none"
     return config.fallback
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from ..boot.paths import MOUNT_ENTRIES, PERSISTENT, RUN
 from ..record import Record, as_dict
+from .root_kept import Root
 
 Kind = Literal["btrfs", "native", "tmpfs", "root", "none"]
 REAL: tuple[Kind, ...] = ("btrfs", "native")  # a volume, and not what stands in for one
@@ -23,8 +24,9 @@ class Outcome(Record, frozen=False):
     """The content of volume.json. ``reason`` is a stable code, '' when all is well; ``time`` is ISO 8601 in UTC.
 
     ``expected``: this machine had a volume (known.py) and does without it, so what its root keeps now will be out of sight.
-    ``degraded``: mounted without a member. ``read_only_below``: the volume is below memory (persist=ro). ``rescue``: where a volume that does not
-    mount is shown read-only, '' where nowhere.
+    ``root``: the root filesystem for people; ``root_memory``: why what is written to it is lost at power-off (root_kept.py), '' where it is kept.
+    ``memory``: the same of the volume. ``degraded``: mounted without a member. ``read_only_below``: the volume is below memory (persist=ro).
+    ``rescue``: where a volume that does not mount is shown read-only, '' where nowhere.
     """
 
     kind: Kind = "none"
@@ -35,12 +37,24 @@ class Outcome(Record, frozen=False):
     hint: str = ""
     read_only: bool = False
     from_initrd: bool = False
+    root: str = ""
     root_read_only: bool = False
+    root_memory: str = ""
+    memory: str = ""
     expected: bool = False
     degraded: bool = False
     read_only_below: bool = False
     rescue: str = ""
     time: str = ""
+
+    @property
+    def root_kept(self) -> bool:
+        """Whether what is written to the root filesystem now is there after the next power-off."""
+        return not self.root_read_only and not self.root_memory
+
+    def on_root(self, root: Root) -> None:
+        """Take down what the root filesystem is."""
+        self.root, self.root_read_only, self.root_memory = root.shown, root.read_only, root.memory
 
     def because(self, reason: str, message: str, hint: str) -> None:
         """Say why this boot has no volume, or not as it should have."""
@@ -73,7 +87,8 @@ def write(outcome: Outcome) -> None:
     """Write the flags (entries may be mounted, and what they write stays), and last of all volume.json: it says that all of it is done. Raises OSError."""
     outcome.time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     # An overlay whose upper cannot be written fails to mount, and what requires the path would fail with it.
-    _flag(PERSISTENT, outcome.kind in (*REAL, "root") and not outcome.read_only)
+    kept = (outcome.kind in REAL and not outcome.memory) or (outcome.kind == "root" and outcome.root_kept)
+    _flag(PERSISTENT, kept and not outcome.read_only)
     _flag(MOUNT_ENTRIES, outcome.kind in (*REAL, "tmpfs") and not outcome.read_only)
     write_atomically(RECORD, json.dumps({"version": 1} | as_dict(outcome), indent=2) + "\n")
     if os.path.lexists(BEFORE):

@@ -12,7 +12,7 @@ from . import blockdev, candidates, ids, known, mount, outcome
 from .find import BTRFS, Ambiguous, Decision, Found, Machine, Missing, Untrusted, decide
 from .members import Assembly
 
-SHORT_WAIT = 3.0  # seconds; a read-only root without its volume forgets everything, which is worth a moment
+SHORT_WAIT = 3.0  # seconds; a root that keeps nothing forgets everything without its volume, which is worth a moment
 CREDENTIALS = "/run/credentials/@system"  # what PID 1 imported (systemd.exec(5), "CREDENTIALS")
 CREDENTIAL = "persist.volume"
 _Seen = tuple[Decision, Assembly | None]
@@ -44,11 +44,14 @@ def what_is_known(machine: Facts) -> Machine:
     return Machine(machine.option("persist.volume") or "", _credential() or _noted(), candidates.bound_here, candidates.generation)
 
 
-def patience(config: Config, told: Machine, read_only: bool) -> float:
-    """For how many seconds a volume that is not there is waited for: MemberTimeoutSec= where somebody said that there is one."""
+def patience(config: Config, told: Machine, *, kept: bool) -> float:
+    """For how many seconds a volume that is not there is waited for: MemberTimeoutSec= where somebody said that there is one.
+
+    ``kept``: the root filesystem keeps what is written.
+    """
     if config.device != ["auto"] or told.named or told.known or outcome.formatted():
         return float(config.member_timeout)
-    return SHORT_WAIT if read_only else 0.0
+    return 0.0 if kept else SHORT_WAIT
 
 
 def _once(config: Config, told: Machine) -> _Seen:

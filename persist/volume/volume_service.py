@@ -11,18 +11,13 @@ from ..boot.load import Loaded, load
 from ..boot.paths import READONLY, RESCUE, VOLUME
 from ..errors import PersistError
 from ..run import run
-from . import fallback, kept, known, live, mount, mountinfo, native, outcome, rescue, switch
+from . import fallback, kept, known, live, mount, mountinfo, native, outcome, rescue, root_kept, switch
 from .find import BTRFS, Ambiguous, Found, Machine, Missing, Untrusted
 from .members import Assembly
 from .mountinfo import Mount
 from .outcome import Outcome
 from .private import private
 from .search import patience, search, what_is_known
-
-
-def root_read_only() -> bool:
-    """Whether the root filesystem takes no writes now, after systemd-remount-fs. Raises OSError."""
-    return bool(os.statvfs("/").f_flag & os.ST_RDONLY)
 
 
 def _say(decision: Missing | Ambiguous | Untrusted, loud: bool) -> None:
@@ -40,7 +35,7 @@ def _say(decision: Missing | Ambiguous | Untrusted, loud: bool) -> None:
 
 def _known_is_missing(config: Config, result: Outcome, uuid: str, found: Missing) -> Missing:
     message = f"The state volume of this machine (UUID={uuid}) was not found"
-    if not result.root_read_only and fallback.policy(config, result) != "tmpfs":
+    if result.root_kept and fallback.policy(config, result) != "tmpfs":
         message += "; what is written now goes to the root filesystem and is hidden when the volume is back"
     if found.code == "other-volume":
         return Missing(f"{message}. {found.message}", found.hint, "known-volume-missing")
@@ -48,8 +43,8 @@ def _known_is_missing(config: Config, result: Outcome, uuid: str, found: Missing
 
 
 def _note_known(result: Outcome) -> None:
-    """Note the volume on a root that can be written."""
-    if result.root_read_only or not result.uuid or result.reason == "initrd-disagrees":
+    """Note the volume on a root that keeps the note."""
+    if not result.root_kept or result.memory or not result.uuid or result.reason == "initrd-disagrees":
         return
     try:
         known.note(result.uuid)
@@ -58,19 +53,25 @@ def _note_known(result: Outcome) -> None:
 
 
 def _write_protected(result: Outcome, *, fresh: bool) -> None:
-    """A volume that takes no writes: put down again where the root takes none either, for then memory is of more use."""
+    """A volume that takes no writes: put down again where the root keeps none either, for then memory is of more use."""
     fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid, "PERSIST_REASON": "volume-read-only"}
     message, hint = f"The state volume on {result.device} can only be mounted read-only.", "Remove the write protection of its disk. See 'journalctl -b -k'."
-    if result.root_read_only and fresh:
+    if not result.root_kept and fresh:
         run("umount", VOLUME)
         result.kind, result.read_only = "none", False
         message += " It is not used."
-    elif not result.root_read_only:
+    elif result.root_kept:
         message += (" Entries are left to the root filesystem, binds read-only there unless they say Stale=allow; what is written is hidden when the volume "
                     "is back.")
     if not result.reason or result.kind == "none":
         result.because("volume-read-only", message, hint)
     log.log(log.WARNING, f"{message} {hint}", "VOLUME_READ_ONLY", **fields)
+
+
+def _where_it_lies(result: Outcome) -> None:
+    """A volume that somebody made in memory is used, and the verdict says that it keeps nothing. Raises OSError."""
+    at = mountinfo.at(VOLUME)
+    result.memory = root_kept.lost(at, files=False) if at is not None else ""
 
 
 def _say_members(assembly: Assembly, found: Found) -> None:
@@ -105,7 +106,7 @@ def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: Per
 
 def _find(config: Config, told: Machine, result: Outcome, *, may_format: bool) -> tuple[Found, Assembly | None] | None:
     """The volume, or None and the reason in the result. ``may_format``: a blank disk may be made one (Format=blank)."""
-    timeout = patience(config, told, result.root_read_only)
+    timeout = patience(config, told, kept=result.root_kept)
     decision, assembly = search(config, told, timeout)
     if isinstance(decision, Missing) and may_format and config.format_blank:
         from .claims import format_claimed
@@ -205,7 +206,7 @@ def _entries(loaded: Loaded, result: Outcome) -> None:
 def _run(result: Outcome) -> int:
     loaded = load("", os.environ)  # the verdict says what is wrong with it
     config, machine = loaded.config, loaded.facts
-    result.root_read_only = root_read_only()
+    result.on_root(root_kept.look())
     if config.netdev and not loaded.plan.net:
         result.because("no-entries", "The state volume comes with the network, and no entry waits for it.", "Name the services of an entry in Services=.")
         return 0
@@ -224,6 +225,8 @@ def _run(result: Outcome) -> int:
         _read_only_below(config, told, result)
     else:
         _find_and_mount(config, told, result, enabled=machine.enabled)
+    if result.kind in outcome.REAL:
+        _where_it_lies(result)
     if result.kind in outcome.REAL and result.read_only:
         _write_protected(result, fresh=fresh)
     if result.kind == "none":
@@ -239,7 +242,7 @@ def _run(result: Outcome) -> int:
 
 
 def _rescue(result: Outcome, error: Exception) -> None:
-    """Something nobody thought of: a read-only root still gets a place to write."""
+    """Something nobody thought of: a root that keeps nothing still gets a place to write."""
     text = str(error) if isinstance(error, PersistError) else f"{type(error).__name__}: {error}"
     log.log(log.ERR, f"The state volume could not be set up: {text}", "FAILED", PERSIST_REASON="failed")
     result.because("failed", f"The state volume could not be set up: {text}", "See 'journalctl -b -u persist-volume.service'.")
@@ -249,7 +252,8 @@ def _rescue(result: Outcome, error: Exception) -> None:
             kept.describe(result, at)  # it came up, and what failed came after it
             return
         result.kind = "none"
-        if root_read_only():
+        result.on_root(root_kept.look())
+        if not result.root_kept:
             fallback.tmpfs(result)
             mount.bind_image()
     except (PersistError, OSError) as e:

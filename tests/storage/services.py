@@ -59,6 +59,17 @@ print(json.dumps({"report": report, "refused": [json.load(open("/run/persist/ref
 """
 
 
+# $1: the type of the filesystem that holds the upper layer of a root for the program behind $2, a directory that it needs.
+_IN_MEMORY = """
+mount -t "$1" none /media
+mkdir /media/upper /media/work /media/root
+mount -t overlay -o "lowerdir=/,upperdir=/media/upper,workdir=/media/work" overlay /media/root
+for d in /dev /proc /sys /run /tmp /media "$2"; do mkdir -p "/media/root$d"; mount --rbind "$d" "/media/root$d"; done
+shift 2
+exec chroot /media/root "$@"
+"""
+
+
 class Result:
     """What a run of the script reported; ``log`` is standard error."""
 
@@ -76,10 +87,11 @@ class Result:
 
 
 def services(*do: str, cmdline: str = "", device: list[str] | None = None, config: dict[str, Any] | None = None, **wish: Any) -> Result:
-    """Run services, and shell commands between them, in a namespace that ends with them."""
+    """Run services, and shell commands between them, in a namespace that ends with them. ``root_in``: the root is an overlay with its upper in that."""
     wish |= {"do": do, "config": {"device": device or ["auto"]} | (config or {})}
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1", "SYSTEMD_PROC_CMDLINE": cmdline}
-    return Result(subprocess.run(["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _SCRIPT, json.dumps(wish)],
+    root = ["sh", "-ec", _IN_MEMORY, "sh", wish.pop("root_in"), str(TOP)] if "root_in" in wish else []
+    return Result(subprocess.run(["unshare", "--mount", "--propagation", "private", *root, PYTHON, "-c", _SCRIPT, json.dumps(wish)],
                                  capture_output=True, text=True, env=env))
 
 

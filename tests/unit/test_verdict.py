@@ -18,8 +18,10 @@ from persist.boot.paths import IMAGE, MOUNT_ENTRIES, STALE, STORE, VOLUME, escap
 from persist.record import as_dict, replace
 from persist.state import verdict as v
 from persist.state.look import Fragment
+from persist.volume import root_kept
 from persist.volume.mountinfo import Mount, parse
 from persist.volume.outcome import Outcome
+from persist.volume.root_kept import Root
 
 VOLUME_MOUNT = Mount(20, 1, "0:30", "/@persist-state", VOLUME, "rw,noatime", "btrfs", "/dev/vda2", "rw,subvol=/@persist-state")
 ROOT = Mount(1, 0, "254:0", "/", "/", "ro,relatime", "ext4", "/dev/vdb", "ro")
@@ -344,6 +346,41 @@ def test_volumes(scene: Scene, kind: str, read_only: bool, expected: bool, mount
     assert (found.verdict, codes(found), states(found)) == (word, reasons, {"/srv": state})
 
 
+@pytest.mark.parametrize(("kind", "word", "reasons"), [
+    ("none", v.VOLATILE, ["missing", "root-in-memory"]), ("root", v.VOLATILE, ["missing", "root-in-memory"]), ("tmpfs", v.VOLATILE, ["missing"]),
+    ("btrfs", v.ONLINE, []),
+])
+def test_a_root_in_memory_keeps_nothing(scene: Scene, kind: str, word: str, reasons: list[str]) -> None:
+    """It takes writes, and forgets them."""
+    scene.registry("/srv|bind")
+    volume = BTRFS | {"kind": kind, "root_memory": "a tmpfs", "reason": "" if kind == "btrfs" else "missing", "message": "No disk."}
+    found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]), volume)
+    assert (found.verdict, codes(found)) == (word, reasons)
+    if len(reasons) > 1:
+        assert found.reasons[1].message == "The root filesystem is a tmpfs, and what is written to it is lost at power-off."
+
+
+def test_a_volume_in_memory_is_not_online(scene: Scene) -> None:
+    scene.registry("/srv|bind")
+    found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]), BTRFS | {"memory": "on zram0, which is memory"})
+    assert (found.verdict, codes(found)) == (v.VOLATILE, ["volume-in-memory"]) and "zram0" in found.reasons[0].message
+
+
+def test_off_says_what_was_looked_at(scene: Scene) -> None:
+    scene.registry("/srv|bind")
+    found = scene.judge(FakeLook(NOTHING), as_dict(Outcome(reason="missing", message="No disk.", root="ext4 on /dev/vda1")))
+    assert found.verdict == v.OFF
+    assert found.reasons[0].message == "No disk. The root filesystem (ext4 on /dev/vda1) is writable and keeps what is written."
+
+
+def test_without_a_record_the_root_is_looked_at(monkeypatch: pytest.MonkeyPatch, scene: Scene) -> None:
+    """persist-volume.service was killed on a root that keeps nothing: volatile, not only degraded."""
+    scene.registry("/srv|bind")
+    for root, word in ((Root("erofs", True, ""), v.VOLATILE), (Root("tmpfs", False, "a tmpfs"), v.VOLATILE), (Root("ext4", False, ""), v.DEGRADED)):
+        monkeypatch.setattr(root_kept, "look", lambda root=root: root)
+        assert scene.judge(FakeLook(NOTHING), v.read_volume(str(scene.root))).verdict == word
+
+
 @pytest.mark.parametrize("how", ["Fallback=fail", "Device=UUID=x", "cmdline"])
 def test_who_expects_a_volume(scene: Scene, how: str) -> None:
     scene.registry("/srv|bind")
@@ -478,7 +515,8 @@ def test_off(scene: Scene, how: str, why: str) -> None:
 # -------------------------------------------------------------------------------------------------------------- volume.json
 
 
-def test_read_volume(tmp_path: Path) -> None:
+def test_read_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(root_kept, "look", lambda: Root("", False, ""))
     record = tmp_path / "run/persist/volume.json"
     assert v.read_volume(str(tmp_path)) == as_dict(Outcome()) | {"reason": "volume-service", "message": "persist-volume.service has not run to its end.",
                                                               "hint": "See 'journalctl -b -u persist-volume.service'."}

@@ -121,6 +121,8 @@ def test_write_atomically_does_not_follow(tmp_path: Path) -> None:
      "Persistent state is VOLATILE, what is written now is lost at power-off: No disk."),
     (v.Verdict(v.VOLATILE, {"kind": "none", "expected": True}, reasons=[v.Reason("known-volume-missing", "No disk.")]),
      "Persistent state is VOLATILE, what is written now will be out of sight: No disk."),
+    (v.Verdict(v.VOLATILE, {"kind": "none", "root_memory": "a tmpfs"}, reasons=[v.Reason("missing", "No disk.")]),
+     "Persistent state is VOLATILE, what is written now is lost at power-off: No disk."),
     (degraded("One."), "Persistent state is DEGRADED: One."),
     (degraded("One.", "Two.", "Three."), "Persistent state is DEGRADED: One. (and 2 more)"),
     (v.Verdict(v.OFF, {}, reasons=[v.Reason("off", "persist=off.")]), "Persistent state is off: persist=off."),

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,14 +88,23 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_outcome(run: Path, kind: outcome.Kind, flags: set[str]) -> None:
     for flag in ("mount-entries", "persistent"):
         (run / flag).touch()
-    written = Outcome(kind=kind, device="/dev/x", reason="r", message="m", root_read_only=True)
+    written = Outcome(kind=kind, device="/dev/x", reason="r", message="m")
     outcome.write(written)
     assert {p.name for p in run.iterdir()} == flags | {"volume.json"}
     found = json.loads((run / "volume.json").read_text())
     assert found["version"] == 1
-    assert list(found)[1:] == ["kind", "device", "uuid", "reason", "message", "hint", "read_only", "from_initrd", "root_read_only",
-                                "expected", "degraded", "read_only_below", "rescue", "time"]
+    assert list(found)[1:] == ["kind", "device", "uuid", "reason", "message", "hint", "read_only", "from_initrd", "root", "root_read_only",
+                                "root_memory", "memory", "expected", "degraded", "read_only_below", "rescue", "time"]
     assert outcome.read() == written
+
+
+@pytest.mark.parametrize("kept", [
+    {"kind": "root", "root_memory": "a tmpfs"}, {"kind": "root", "root_read_only": True}, {"kind": "btrfs", "memory": "on zram0"},
+])
+def test_memory_is_not_called_persistent(run: Path, kept: dict[str, Any]) -> None:
+    """Entries with Required= assert that what they write stays."""
+    outcome.write(Outcome(**kept))
+    assert not (run / "persistent").exists()
 
 
 def test_nothing_is_mounted_over_a_volume_that_takes_no_writes(run: Path) -> None:
