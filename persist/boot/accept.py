@@ -71,6 +71,17 @@ def _wrong(planned: Planned, config: "Config", facts: "Facts") -> str:
         return wrong
     if entry.method != "symlink" and entry.type == "file" and entry.path in facts.links:
         return "a symbolic link in the image cannot be bound over; keep its directory"
+    return _late(planned, facts) if facts.network and not config.netdev and path not in facts.fstab else ""
+
+
+def _late(planned: Planned, facts: "Facts") -> str:
+    """Why an entry needs what comes after local-fs.target, which waits for it, or an empty string."""
+    late = above(planned.path, facts.network)
+    if late:
+        return "%s mounts %s above it with the network, after local-fs.target" % (facts.fstab[late], late)
+    late = above(planned.entry.seed_from + "/", facts.network) if planned.entry.seed_from else ""
+    if late:
+        return "%s mounts %s, where SeedFrom= is, with the network, after local-fs.target" % (facts.fstab[late], late)
     return ""
 
 

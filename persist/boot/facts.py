@@ -14,6 +14,7 @@ TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import (collections.ab
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .fstab import Line
     from .registry import Registry
 
 UNIT_DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
@@ -23,13 +24,12 @@ ENABLED = ("local-fs.target.wants", "sysinit.target.wants", "multi-user.target.w
 
 
 _BLANKS = " \t\r\n"  # PID 1's; it knows no blank of Unicode
-PATH_MAX = 4096  # linux/limits.h: mount(8) takes no longer one
 
 
 class Facts:
     """A record of the machine. ``root`` is '' for the running system."""
 
-    __slots__ = ("root", "cmdline", "in_initrd", "container", "user_scope", "enabled", "fstab", "shipped", "early",
+    __slots__ = ("root", "cmdline", "in_initrd", "container", "user_scope", "enabled", "fstab", "lines", "network", "shipped", "early",
                  "aliases", "links", "broken", "mounted_below")
 
     def __init__(self) -> None:
@@ -39,7 +39,9 @@ class Facts:
         self.container = ""
         self.user_scope = False
         self.enabled = False
-        self.fstab: dict[str, str] = {}
+        self.fstab: dict[str, str] = {}  # where others mount -> what says so: fstab, and all else that systemd-fstab-generator reads
+        self.lines: list[Line] = []  # the same with all that they say, and swap space
+        self.network: set[str] = set()  # where they mount with the network
         self.shipped: dict[str, str] = {}  # name of a mount unit -> why its path is taken, '' where it is not
         self.early: set[str] = set()
         self.aliases: dict[str, str] = {}  # entry path -> the path without the image's links among its parents
@@ -57,7 +59,7 @@ def option(cmdline: str, key: str) -> str | None:
     if key not in cmdline:
         return None
     value = None
-    for word in _words(cmdline):
+    for word in words(cmdline):
         if word == key:
             value = ""
         elif word.startswith(key + "="):
@@ -65,7 +67,8 @@ def option(cmdline: str, key: str) -> str | None:
     return value
 
 
-def _words(cmdline: str) -> list[str]:
+def words(cmdline: str) -> list[str]:
+    """The words of a kernel command line, quotes taken away as PID 1 does."""
     if '"' not in cmdline and "'" not in cmdline:
         for blank in _BLANKS[1:]:
             cmdline = cmdline.replace(blank, " ")
@@ -90,7 +93,8 @@ def _words(cmdline: str) -> list[str]:
     return words
 
 
-def _bytes(path: str) -> bytes:
+def content(path: str) -> bytes:
+    """The first MiB of a file, nothing where it cannot be read."""
     try:
         fd = os.open(path, READ)
     except OSError:
@@ -107,39 +111,6 @@ def _bytes(path: str) -> bytes:
         return b""  # a directory, for one
     finally:
         os.close(fd)
-
-
-def _octal(text: bytes) -> bytes:
-    r"""Undo the escapes of getmntent(3) and libmount: ``\040`` and the like, bytes of UTF-8 among them."""
-    first, *rest = text.split(b"\\")
-    out = [first]
-    for piece in rest:
-        digits = piece[:3]
-        if len(digits) == 3 and not digits.strip(b"01234567"):
-            out.append(bytes((int(digits, 8) & 255,)) + piece[3:])
-        else:
-            out.append(b"\\" + piece)
-    return b"".join(out)
-
-
-def _fstab(root: str, path: str, shown: str, known: dict[str, str]) -> dict[str, str]:
-    """What fstab mounts, under the names that systemd-fstab-generator gives them: links are followed, slashes simplified."""
-    mounts = {}
-    number = 0
-    for line in _bytes(path).split(b"\n"):
-        number += 1
-        words = [word for word in line.replace(b"\t", b" ").split(b" ") if word]
-        if len(words) < 2 or words[0][0] == 35 or words[1][0] != 47 or words[2:3] == [b"swap"] or b"\0" in line:
-            continue
-        where = _octal(words[1]).decode("utf-8", "surrogateescape")
-        if "\0" in where or len(where) > PATH_MAX:
-            continue
-        try:
-            where = _real(root, where, known)
-        except OSError:
-            where = where.rstrip("/")  # a loop of links: nothing can be mounted there
-        mounts[where or "/"] = "%s:%d" % (shown, number)
-    return mounts
 
 
 def _target(path: str) -> str:
@@ -232,13 +203,14 @@ def gather(root: str, environ: "Mapping[str, str]") -> Facts:
     if override is not None:
         facts.cmdline = override
     elif not facts.container:
-        facts.cmdline = _bytes(root + "/proc/cmdline").decode("utf-8", "surrogateescape").strip(_BLANKS)
+        facts.cmdline = content(root + "/proc/cmdline").decode("utf-8", "surrogateescape").strip(_BLANKS)
     facts.enabled = enabled(root)
     return facts
 
 
 def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]") -> None:
     """The facts that only matter where there are entries: fstab, shipped mount units, what the initrd mounted, links."""
+    from . import fstab
     from .dropins import inside
 
     root = facts.root
@@ -247,18 +219,18 @@ def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]
         path = entry.path
         parent, _, last = path.rpartition("/")
         try:
-            real = _real(root, parent, known) + "/" + last
+            real = resolve(root, parent, known) + "/" + last
             target = _link_target(root, real)
             if target and entry.method != "symlink":
                 # The entry is an alias itself (/lib -> usr/lib): what counts is the directory behind it.
-                real = _real(root, real, known) or "/"
+                real = resolve(root, real, known) or "/"
         except OSError as e:
             facts.broken[path] = e.strerror or str(e)
             continue
         facts.aliases[path] = real
         if target:
             facts.links[path] = target
-    facts.fstab = _fstab(root, environ.get("SYSTEMD_FSTAB") or inside(root + "/etc/fstab", root), "/etc/fstab", known)
+    fstab.read(facts, environ.get("SYSTEMD_FSTAB") or inside(root + "/etc/fstab", root), known)
     facts.shipped = _shipped(root)
     try:
         facts.early = set(os.listdir(root + EARLY))
@@ -266,7 +238,7 @@ def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]
         facts.early = set()  # no initrd stage on this boot
 
 
-def _real(root: str, path: str, known: dict[str, str]) -> str:
+def resolve(root: str, path: str, known: dict[str, str]) -> str:
     """``path`` with all links resolved as chroot(2) to ``root`` would, '' for the root itself. ``known`` caches.
 
     Raises OSError where the links cannot be followed: a loop, a name that is too long, a directory that cannot be searched.
@@ -308,7 +280,7 @@ def _link_target(root: str, path: str) -> str:
         return ""
 
 
-def above(path: str, mounts: "Mapping[str, object]") -> str:
+def above(path: str, mounts: "Mapping[str, object] | set[str]") -> str:
     """The nearest strict ancestor of ``path`` that is in ``mounts``, or an empty string."""
     for parent in parents(path):
         if parent in mounts:

@@ -15,7 +15,7 @@ from .accept import Planned as Planned
 from .facts import above
 from .facts import why_nothing as why_nothing
 from .ini import NOTICE, WARNING, Problem
-from .paths import escape, overlay_option, specifiers, unescape
+from .paths import escape, overlay_option, specifiers
 from .units import BACKLIGHT, DROPIN, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, bind_unit, mount_unit, serves
 
 TYPE_CHECKING = False
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .facts import Facts
     from .registry import Registry
+    from .uses import Use
 
 EARLY_BY_DEFAULT = ("/etc", "/etc/systemd", "/etc/systemd/system")
 
@@ -33,10 +34,10 @@ class Plan:
     """Units as data: ``files`` is relative path to text, written in this order; ``reason`` says why there is nothing.
 
     ``outside``: the entries that are not in force. ``read_only``: persist=ro, the volume lies below memory. ``net``: it comes with the
-    network. ``fstab`` as in the facts.
+    network. ``fstab`` as in the facts. ``uses``: lines of it that are told to wait for us.
     """
 
-    __slots__ = ("files", "entries", "outside", "problems", "early_table", "reason", "read_only", "net", "fstab")
+    __slots__ = ("files", "entries", "outside", "problems", "early_table", "reason", "read_only", "net", "fstab", "uses")
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
@@ -48,6 +49,7 @@ class Plan:
         self.read_only = False
         self.net = False
         self.fstab: dict[str, str] = {}
+        self.uses: list[Use] = []
 
 
 def _early(plan: Plan, facts: "Facts", accepted: dict[str, Planned]) -> None:
@@ -109,6 +111,13 @@ def _services(plan: Plan, planned: Planned) -> None:
                             + "\nAfter=" + after + "\n")
 
 
+def _after_mount(path: str, why: str) -> str:
+    """Settings of what has to come after a mount of others, and not without it."""
+    unit = escape(path) + ".mount\n"
+    # What the initrd mounts has no unit that says so: there where it did, and else nothing.
+    return ("Wants=" if why.startswith("mount.usr=") else "Requires=") + unit + "After=" + unit
+
+
 def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: "Sequence[Planned]", again: bool) -> None:
     """The unit of one entry, and the drop-in of its seed where it lies on a filesystem of fstab."""
     entry = planned.entry
@@ -122,28 +131,20 @@ def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: "S
         return
     after = "Wants=" + NET_UNIT + "\nAfter=" + NET_UNIT + "\n" if plan.net else ""
     if mounted:
-        after += "Requires=" + escape(mounted) + ".mount\nAfter=" + escape(mounted) + ".mount\n"
+        after += _after_mount(mounted, plan.fstab[mounted])
+    source = above(entry.seed_from + "/", plan.fstab) if plan.fstab and entry.seed_from else ""
+    if source and source != mounted:
+        after += _after_mount(source, plan.fstab[source])
     if after:
         plan.files["persist-seed@" + planned.name + ".service.d/" + DROPIN] = FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + after
 
 
-def _mounts_below(plan: Plan, facts: "Facts", binds: dict[str, Planned]) -> None:
-    """Mounts of others below a bind: nothing orders them after it, as a fragment would, and the bind would hide them."""
-    below = {path: escape(path) + ".mount" for path in facts.fstab if above(path, binds)}
-    for unit, why in facts.shipped.items():
-        if why.endswith(" mounts it"):
-            try:
-                path = unescape(unit[: -len(".mount")])
-            except ValueError:
-                continue  # no path of ours has such a name
-            if above(path, binds):
-                below[path] = unit
-    if "/var" in binds:
-        below.setdefault("/var/tmp", "var-tmp.mount")  # of systemd-gpt-auto-generator, perhaps
-    for path in sorted(below):
-        if path not in binds:
-            unit = binds[above(path, binds)].unit
-            plan.files[below[path] + ".d/" + DROPIN] = FIRST_LINE + "[Unit]\nAfter=" + VOLUME_UNIT + " " + unit + "\n"
+def _others(facts: "Facts", accepted: dict[str, Planned]) -> bool:
+    """Whether others mount anything that may use our places, or hide them: most machines need not look closer."""
+    for line in facts.lines:
+        if line.where != "/" and (line.what[:5] != "/dev/" or line.where) or "x-systemd.requires-mounts-for" in line.options:
+            return True
+    return bool(facts.shipped or "/var" in accepted) and any([p.entry.method == "bind" for p in accepted.values()])
 
 
 def _target(name: str, wants: list[str]) -> tuple[str, str]:
@@ -188,9 +189,10 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
                 backlight.append(planned.unit)
         if entry.services:
             _services(result, planned)
-    binds = {p.path: p for p in result.entries if p.entry.method == "bind" and not p.mounted_early}
-    if binds and not result.net:
-        _mounts_below(result, facts, binds)
+    if _others(facts, accepted):
+        from .uses import order
+
+        order(result, config, facts)
     if backlight:
         result.files[BACKLIGHT[0] + ".d/" + DROPIN] = FIRST_LINE + "[Unit]\nAfter=" + VOLUME_UNIT + " " + " ".join(backlight) + "\n"
     if reload:

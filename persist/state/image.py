@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 
 from ..boot import paths
-from ..boot.facts import _real as real_path
+from ..boot.facts import resolve as real_path
 from ..boot.ini import words
 
 _PASSWD = {"user": "/etc/passwd", "group": "/etc/group"}

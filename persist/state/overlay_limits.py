@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..boot.facts import _octal as unescaped
+from ..boot.fstab import unescaped
 from ..boot.ini import WARNING, Problem, words
 from ..boot.load import Loaded
 from ..boot.paths import parents

@@ -15,7 +15,9 @@ from tests.generator.golden import CASES, REPOSITORY, Case, run
 SYSTEM_UNITS = Path("/usr/lib/systemd/system")
 HOSTILE = ("09-whole-system", "10-methods", "11-nested", "20-bad-file-names", "22-quotes", "23-utf8", "24-hostile-paths", "25-odd-bytes",
            "26-long-paths", "28-links-of-all-kinds", "33-fstab-above", "46-early", "55-persist-ro", "56-bind-early-users", "57-network-volume",
-           "58-more-than-a-name", "59-dollar")
+           "58-more-than-a-name", "59-dollar", "62-fstab-uses-our-places", "63-fstab-that-cannot-wait", "64-mounts-beside-fstab",
+           "66-network-volume-and-fstab")
+FSTAB_GENERATORS = ("/usr/lib/systemd/system-generators/systemd-fstab-generator", "/lib/systemd/system-generators/systemd-fstab-generator")
 # Somebody waits for the network, after sysinit.target as everybody does.
 WAITS = "[Unit]\nAfter=network.target\nBefore=network-online.target\n[Service]\nType=oneshot\nExecStart=/usr/bin/systemctl\n"
 
@@ -39,6 +41,17 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(root)
 
 
+def beside_fstab_generator(root: Path, directory: Path) -> None:
+    """What systemd makes of the same fstab, so that the graph is the whole one. Not of lines that it refuses, or that stand in another's way."""
+    lines = (root / "etc/fstab").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.split()[1] not in ("/", "/usr") and "/dev/vde /data" not in line]
+    fstab = root / "fstab"
+    fstab.write_text("".join(kept))
+    generator = next(path for path in FSTAB_GENERATORS if Path(path).exists())
+    subprocess.run([generator, directory, directory, directory], env={"SYSTEMD_FSTAB": str(fstab), "SYSTEMD_PROC_CMDLINE": "", "SYSTEMD_LOG_LEVEL": "warning"},
+                   stdin=subprocess.DEVNULL, check=True, timeout=60)
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_generated_units_are_silent(name: str, image: Path, tmp_path: Path) -> None:
     case = Case((CASES / name / "input").read_text(encoding="utf-8"))
@@ -47,6 +60,8 @@ def test_generated_units_are_silent(name: str, image: Path, tmp_path: Path) -> N
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     assert run(tmp_path, [directory], case.env)[0] == 0
+    if (tmp_path / "etc/fstab").exists():
+        beside_fstab_generator(tmp_path, directory)
     wants = directory / "network-online.target.wants"
     wants.mkdir()
     (directory / "waits.service").write_text(WAITS)

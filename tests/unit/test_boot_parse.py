@@ -108,12 +108,12 @@ def test_real_path(tmp_path: Path) -> None:
     (tmp_path / "up").symlink_to("../../../lib/../lib")
     (tmp_path / "loop").symlink_to("/loop/x")
     known: dict[str, str] = {}
-    assert facts._real(root, "/lib/foo", known) == "/usr/lib/foo"
-    assert facts._real(root, "//lib//./foo/", known) == "/usr/lib/foo"
-    assert facts._real(root, "/up/x", known) == "/usr/lib/x"
-    assert facts._real(root, "/..", known) == ""
+    assert facts.resolve(root, "/lib/foo", known) == "/usr/lib/foo"
+    assert facts.resolve(root, "//lib//./foo/", known) == "/usr/lib/foo"
+    assert facts.resolve(root, "/up/x", known) == "/usr/lib/x"
+    assert facts.resolve(root, "/..", known) == ""
     with pytest.raises(OSError, match="Too many levels"):
-        facts._real(root, "/loop", known)
+        facts.resolve(root, "/loop", known)
 
 
 @pytest.mark.parametrize("path", ["", "a", "/", "//", "/a/",
