@@ -77,6 +77,8 @@ def wrong_path(path: str) -> str:
         return wrong
     if path[-1] in " \\":
         return "ends in a blank or a backslash, which a unit file cannot say"
+    if " /" in path or "\\/" in path:
+        return "has a name that ends in a blank or a backslash above it, which a unit file cannot say"
     if "//" in path or path[-1] == "/" or "/./" in path or "/../" in path or path.endswith(("/.", "/..")):
         return "is not normalised (no '//', '.', '..' or '/' at the end)"
     return ""
