@@ -26,6 +26,7 @@ MESSAGE_IDS: dict[str, str] = {
     "VOLUME_BROKEN": "8440ddfbb1a35a9aad5f97489b11a8cd",       # the volume was found and does not mount
     "VOLUME_RESCUE": "074f6cd04c75594ba6e322037b374a11",       # what can be read of a volume that does not mount is shown read-only
     "VOLUME_READ_ONLY": "b99d57c3327655a58b352af2ec676c83",    # the volume is mounted read-only
+    "VOLUME_UNWRITABLE": "57adbca9aca05b04a10f1143593958b0",   # the volume is mounted for writing, and nothing can be made on it
     "FALLBACK": "b2cba4805eb85abc910ee8baececd049",            # this boot runs without its volume
     "SEED_DONE": "6c41ea4270bb561cab32b57a8b3cb643",           # an entry was seeded
     "SEED_FAILED": "69daa2fbf7ab5ef6b96bbcf003546013",         # an entry could not be seeded

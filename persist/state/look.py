@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from ..boot import paths
 from ..boot.units import DROPIN
 from ..record import Record
+from ..volume import writable
 from ..volume.mountinfo import MEMORY, Mount, mounts
+from ..volume.writable import Obstacle
 
 GENERATED = ("/run/systemd/generator.early", "/run/systemd/generator", "/run/systemd/generator.late")
 
@@ -121,6 +123,10 @@ class Look:
             return os.readlink(self.root + path)
         except OSError:
             return ""
+
+    def read_only(self, at: Mount) -> Obstacle | None:
+        """Why nothing can be written to a volume that is mounted, also where the options of the mount do not say so. Raises OSError."""
+        return writable.read_only(at)
 
     def writable(self, path: str) -> bool:
         """Whether the filesystem at a path takes writes (not whether we may)."""

@@ -77,8 +77,11 @@ def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[R
         return found
     at = look.mount(paths.VOLUME)
     kind = str(volume.get("kind", "none"))
-    if kind in (*REAL, "root") and at is not None and at.read_only:
-        volume = volume | {"read_only": True}  # a filesystem with errors turns read-only long after it was mounted
+    protected = look.read_only(at) if kind in (*REAL, "root") and at is not None else None
+    if protected is not None:
+        # A filesystem with errors turns read-only long after it was mounted, and a subvolume may be set so at any time.
+        words = {} if volume.get("reason") else {"reason": protected.code, "message": protected.message, "hint": protected.hint}
+        volume = volume | {"read_only": True} | words
     word, reasons = volume_reasons(volume, expected_volume(loaded))
     gone = volume_gone(kind, at)
     if gone is not None:

@@ -70,7 +70,7 @@ def volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[Re
             return DEGRADED, [why]
         root = f" ({volume['root']})" if volume.get("root") else ""
         return OFF, [Reason(why.code, f"{why.message} The root filesystem{root} is writable and keeps what is written.", why.hint)]
-    if volume.get("read_only") and not volume.get("reason"):
+    if volume.get("read_only") and (kind == "root" or not volume.get("reason")):
         return DEGRADED, [Reason("volume-read-only", "The state volume is mounted read-only.", "See 'journalctl -b -u persist-volume.service'.")]
     if kind in REAL and volume.get("reason"):
         return DEGRADED, [why]

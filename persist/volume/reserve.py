@@ -32,9 +32,10 @@ def is_full(path: str = VOLUME) -> bool:
         os.mkdir(probe, 0o700)
         os.rmdir(probe)
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+        if e.errno == errno.ENOSPC:
             return True
-        raise
+        if e.errno != errno.EDQUOT:  # writable.obstacle() says that one, and no reserve helps
+            raise
     return False
 
 

@@ -11,13 +11,14 @@ from ..boot.load import Loaded, load
 from ..boot.paths import READONLY, RESCUE, VOLUME
 from ..errors import PersistError
 from ..run import run
-from . import fallback, kept, known, live, mount, mountinfo, native, outcome, rescue, root_kept, switch
+from . import fallback, kept, known, live, mount, mountinfo, native, outcome, rescue, root_kept, switch, writable
 from .find import BTRFS, Ambiguous, Found, Machine, Missing, Untrusted
 from .members import Assembly
 from .mountinfo import Mount
 from .outcome import Outcome
 from .private import private
 from .search import patience, search, what_is_known
+from .writable import Obstacle
 
 
 def _say(decision: Missing | Ambiguous | Untrusted, loud: bool) -> None:
@@ -52,20 +53,37 @@ def _note_known(result: Outcome) -> None:
         log.log(log.WARNING, f"The state volume of this machine cannot be noted: {e}", "FAILED", PERSIST_PATH=known.PATH)
 
 
-def _write_protected(result: Outcome, *, fresh: bool) -> None:
+def _write_protected(result: Outcome, why: Obstacle, *, fresh: bool) -> None:
     """A volume that takes no writes: put down again where the root keeps none either, for then memory is of more use."""
-    fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid, "PERSIST_REASON": "volume-read-only"}
-    message, hint = f"The state volume on {result.device} can only be mounted read-only.", "Remove the write protection of its disk. See 'journalctl -b -k'."
+    fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid, "PERSIST_REASON": why.code}
+    message, hint = why.message, why.hint
+    result.read_only = True
     if not result.root_kept and fresh:
         run("umount", VOLUME)
         result.kind, result.read_only = "none", False
         message += " It is not used."
+        if why.code == "subvolume-read-only":
+            hint = writable.unmounted_hint(result.device)
     elif result.root_kept:
         message += (" Entries are left to the root filesystem, binds read-only there unless they say Stale=allow; what is written is hidden when the volume "
                     "is back.")
     if not result.reason or result.kind == "none":
-        result.because("volume-read-only", message, hint)
+        result.because(why.code, why.message, hint)
     log.log(log.WARNING, f"{message} {hint}", "VOLUME_READ_ONLY", **fields)
+
+
+def _takes_writes(result: Outcome, *, fresh: bool) -> bool:
+    """Ask the volume whether it takes writes; what stands against it is in the result, but for a full one. Raises PersistError and OSError."""
+    why = writable.obstacle(VOLUME)
+    if why is None or why.code == "full":
+        return True
+    if why.code in writable.READ_ONLY:
+        _write_protected(result, why, fresh=fresh)
+    else:
+        if not result.reason:
+            result.because(why.code, why.message, why.hint)
+        log.log(log.WARNING, f"{why.message} {why.hint}", "VOLUME_UNWRITABLE", PERSIST_DEVICE=result.device, PERSIST_UUID=result.uuid, PERSIST_REASON=why.code)
+    return False
 
 
 def _where_it_lies(result: Outcome) -> None:
@@ -155,7 +173,7 @@ def _read_only_below(config: Config, told: Machine, result: Outcome) -> None:
         kept.describe(result, at)
 
 
-def _beside(config: Config, result: Outcome) -> None:
+def _beside(config: Config, result: Outcome, *, takes_writes: bool) -> None:
     """What comes with a volume: the image for the entries, the public name, swap space."""
     mount.bind_image()
     try:
@@ -174,7 +192,7 @@ def _beside(config: Config, result: Outcome) -> None:
     from . import reserve, swap
 
     try:
-        if reserve.is_full(VOLUME):
+        if takes_writes and reserve.is_full(VOLUME):
             # An overlay on a full volume comes up read-only, and says so nowhere but in the kernel's log.
             reserve.make_room(result.uuid)
     except (PersistError, OSError) as e:
@@ -211,7 +229,7 @@ def _run(result: Outcome) -> int:
         result.because("no-entries", "The state volume comes with the network, and no entry waits for it.", "Name the services of an entry in Services=.")
         return 0
     told = what_is_known(machine)
-    status = 0
+    status, takes_writes = 0, False
     at = mountinfo.at(VOLUME)
     word = switch.volatile_word(machine)
     # What the initrd put on top of the volume stays usable, and where an earlier run of ours ended nothing is taken away.
@@ -227,12 +245,11 @@ def _run(result: Outcome) -> int:
         _find_and_mount(config, told, result, enabled=machine.enabled)
     if result.kind in outcome.REAL:
         _where_it_lies(result)
-    if result.kind in outcome.REAL and result.read_only:
-        _write_protected(result, fresh=fresh)
+        takes_writes = _takes_writes(result, fresh=fresh)
     if result.kind == "none":
         status = fallback.fall_back(config, result)
     if result.kind != "none":
-        _beside(config, result)
+        _beside(config, result, takes_writes=takes_writes)
     _entries(loaded, result)
     if config.netdev and result.kind in outcome.REAL:
         from . import network

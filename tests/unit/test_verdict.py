@@ -22,6 +22,7 @@ from persist.volume import root_kept
 from persist.volume.mountinfo import Mount, parse
 from persist.volume.outcome import Outcome
 from persist.volume.root_kept import Root
+from persist.volume.writable import Obstacle, of_mount
 
 VOLUME_MOUNT = Mount(20, 1, "0:30", "/@persist-state", VOLUME, "rw,noatime", "btrfs", "/dev/vda2", "rw,subvol=/@persist-state")
 ROOT = Mount(1, 0, "254:0", "/", "/", "ro,relatime", "ext4", "/dev/vdb", "ro")
@@ -56,6 +57,7 @@ class FakeLook(v.Look):
         self.there = set(there)
         self.takes_writes = writable
         self.mount_entries = True
+        self.obstacle: Obstacle | None = None
         self.fragments: dict[str, Fragment] = {}
         self.was_asked = True
 
@@ -73,6 +75,9 @@ class FakeLook(v.Look):
 
     def link(self, path: str) -> str:
         return self.links.get(path, "")
+
+    def read_only(self, at: Mount) -> Obstacle | None:
+        return of_mount(at) or self.obstacle
 
     def writable(self, path: str) -> bool:
         return self.takes_writes
@@ -431,6 +436,23 @@ def test_read_only_volume(scene: Scene) -> None:
         assert (found.verdict, codes(found), states(found)) == (v.DEGRADED, ["volume-read-only"], {"/srv": "mounted"})
         assert found.volume["read_only"], "also where it turned read-only after it was mounted"
     assert not BTRFS["read_only"]
+
+
+def test_a_volume_whose_mount_says_rw_and_that_takes_no_writes(scene: Scene) -> None:
+    """btrfs property set … ro true, at any time: mountinfo has rw, and nothing can be written."""
+    scene.registry("/srv|bind")
+    look = FakeLook([*SOMETHING, bind("/srv", 30)])
+    look.obstacle = Obstacle("subvolume-read-only", "It is set read-only.", "Do this.")
+    found = scene.judge(look)
+    assert (found.verdict, codes(found)) == (v.DEGRADED, ["subvolume-read-only"]) and found.volume["read_only"]
+    assert found.reasons[0].hint == "Do this."
+
+
+def test_a_root_that_turned_read_only_below_what_stands_in_for_the_volume(scene: Scene) -> None:
+    scene.registry("/opt/l|symlink")
+    stuck = Mount(20, 1, "254:0", "/var/lib/persist/root", VOLUME, "rw", "ext4", "/dev/vdb", "ro")
+    found = scene.judge(FakeLook([ROOT, stuck], links={"/opt/l": VOLUME + "/opt/l"}), BTRFS | {"kind": "root", "reason": "missing"})
+    assert (found.verdict, codes(found)) == (v.DEGRADED, ["volume-read-only"])
 
 
 def test_tmpfs_entries_do_not_need_a_volume(scene: Scene) -> None:
