@@ -25,6 +25,7 @@ MESSAGE_IDS: dict[str, str] = {
     "VOLUME_UNTRUSTED": "4bbaecc0b03c5a74ad35bc6fef210df8",    # a filesystem with our label on a bus that is not trusted
     "VOLUME_BROKEN": "8440ddfbb1a35a9aad5f97489b11a8cd",       # the volume was found and does not mount
     "VOLUME_RESCUE": "074f6cd04c75594ba6e322037b374a11",       # what can be read of a volume that does not mount is shown read-only
+    "VOLUME_STRANGE": "2c0a32ffec045d779a12282a472f44d5",      # what persist keeps on the volume is not root's own: it is not used
     "VOLUME_READ_ONLY": "b99d57c3327655a58b352af2ec676c83",    # the volume is mounted read-only
     "VOLUME_UNWRITABLE": "57adbca9aca05b04a10f1143593958b0",   # the volume is mounted for writing, and nothing can be made on it
     "FALLBACK": "b2cba4805eb85abc910ee8baececd049",            # this boot runs without its volume

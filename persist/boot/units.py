@@ -15,7 +15,7 @@ from .paths import (
     MOUNT_ENTRIES,
     PERSISTENT,
     STORE,
-    VOLUME,
+    STORES,
     mount_options,
     overlay_option,
     specifiers,
@@ -136,11 +136,10 @@ def mount_unit(plan: "Plan", planned: "Planned", children: list[str], binds: lis
         text += "ConditionPathIsMountPoint=!" + path + "\n"
     if test == "Assert":
         text += "AssertPathExists=" + PERSISTENT + "\n"
-    text += test + "PathExists=" + MOUNT_ENTRIES + "\n" + test + "PathExists=" + STORE + "/seed/" + name + ".json\n"
-    store = STORE + "/overlay/" + name
     hidden = lower(planned, plan.fstab)
-    # A mount that fails takes along all that requires it, logind and journald's flush for /var; one that is skipped does not.
-    text += test + "PathIsReadWrite=" + store + "/upper\n" + test + "PathIsDirectory=" + store + "/work\n"
+    # A mount that fails takes along all that requires it, logind and journald's flush for /var; one that is skipped does not. PID 1 follows
+    # links on the volume; what has a flag was looked at without.
+    text += test + "PathExists=" + STORES + "/" + name + "\n"
     if plan.read_only:
         text += test + "PathIsDirectory=" + BELOW + "/" + name + "\n"
     # libmount's fsconfig(2) takes no value of 256 bytes and more, mount(2) takes a page.
@@ -174,14 +173,5 @@ def bind_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list
     if entry.required != "no":
         # Conditions come before asserts, and a unit that is skipped satisfies Requires=: not where the entry is only held read-only (Stale=).
         test = "Assert"
-        text += "ConditionPathExists=|!" + PERSISTENT + "\nConditionPathExists=|!" + MOUNT_ENTRIES + "\nAssertPathExists=" + PERSISTENT + "\n"
-    path = specifiers(planned.path)
-    text += test + "PathExists=" + MOUNT_ENTRIES + "\n" + test + "PathExists=" + STORE + "/seed/" + planned.name + ".json\n"
-    # The program follows no link either, but a condition costs no process, and an assert is what Required= means.
-    text += test + "PathExists=" + VOLUME + path + "\n"
-    link = test + "PathIsSymbolicLink=!" + VOLUME
-    text += link + path + "\n"
-    while path.rfind("/"):  # the parents; doubled percent signs stay together
-        path = path[: path.rfind("/")]
-        text += link + path + "\n"
-    return text + BIND_SERVICE
+        text += "ConditionPathExists=|!" + PERSISTENT + "\nConditionPathExists=|!" + STORES + "/" + planned.name + "\nAssertPathExists=" + PERSISTENT + "\n"
+    return text + test + "PathExists=" + STORES + "/" + planned.name + "\n" + BIND_SERVICE

@@ -19,6 +19,7 @@ from ..boot.units import lower, overlay_options
 from ..errors import PersistError
 from ..volume import mountinfo, newmount
 from ..volume.outcome import write_atomically
+from . import stores
 from .safepath import Dir
 
 # Where generators and others put units that systemd ships none of: what mounts a path above an entry need not be in fstab.
@@ -81,16 +82,13 @@ def mount_bind(planned: Planned) -> None:
 
 
 def _mount_overlay(planned: Planned, loaded: Loaded) -> bool:
-    """Mount an overlay entry as its unit would. False where the unit's conditions do not hold. Raises PersistError and OSError."""
+    """Mount an overlay entry, which was looked at, as its unit would. False where the unit's other conditions do not hold.
+
+    Raises PersistError and OSError.
+    """
     read_only = loaded.plan.read_only
     needed = [lower(planned, loaded.plan.fstab)] + ([f"{paths.BELOW}/{planned.name}"] if read_only else [])
     if not all(map(os.path.isdir, needed)):
-        return False
-    try:
-        with Dir.at(paths.STORE) as store, store.sub(f"overlay/{planned.name}/upper") as upper, store.sub(f"overlay/{planned.name}/work"):
-            if upper.read_only():
-                return False
-    except FileNotFoundError:
         return False
     target = _target(planned, "directory")
     try:
@@ -137,17 +135,12 @@ def _needed(entries: Iterable[Planned]) -> set[str]:
     return found
 
 
-def seeded(planned: Planned) -> bool:
-    """Whether an entry has its marker on the volume."""
-    return os.path.lexists(f"{paths.STORE}/seed/{planned.name}.json")
-
-
 def _place(planned: Planned, places: _Places) -> bool:
     """Bring one entry into place. False where it is not its time, or not for us. Raises PersistError and OSError."""
     method, path = planned.entry.method, planned.path
     if planned.mounted_early or method == "tmpfs":
         return path in places.at
-    if above(path, places.loaded.plan.fstab) or places.later(path) or not seeded(planned):
+    if above(path, places.loaded.plan.fstab) or places.later(path) or not stores.flag(planned.name):
         return False
     if planned.entry.required != "no" and not places.persistent:
         return False
@@ -158,19 +151,40 @@ def _place(planned: Planned, places: _Places) -> bool:
     return method == "overlay" and (path in places.at or _mount_overlay(planned, places.loaded))
 
 
+def note_stores(loaded: Loaded, methods: Iterable[str] = stores.METHODS) -> list[PersistError]:
+    """Look at the places on the volume of all entries that are seeded, those too that the initrd has mounted, and write their flags.
+
+    For persist-volume.service, before anything is mounted from there: the units of entries have a condition on their flag. An entry whose
+    place is not as it should be has no flag and is in the result. Raises OSError.
+    """
+    problems: list[PersistError] = []
+    if not os.path.isdir(paths.VOLUME):
+        return problems
+    with Dir.at(paths.VOLUME) as volume:
+        for planned in loaded.plan.entries:
+            if planned.entry.method not in methods:
+                continue
+            try:
+                if stores.seeded(volume, planned.name):
+                    stores.note(volume, planned.path, planned.name, planned.entry.method)
+            except (PersistError, OSError) as e:
+                problems.append(failure(planned, e, "is not used as it is on the state volume"))
+    return problems
+
+
 def mount_seeded(loaded: Loaded) -> list[PersistError]:
-    """Mount all seeded bind entries that lie on the root filesystem or below entries there, and the overlays that they lie in.
+    """Look at the places of all seeded entries; mount the binds among them that lie on the root filesystem or below entries there, and the overlays above.
 
     For persist-volume.service, once the volume is there. What has its time later (it is not seeded, or below a mount of fstab) is left to
     its unit. An entry that fails costs that entry and those below it: it is in the result. Raises OSError where /proc is not mounted.
     """
+    problems = note_stores(loaded)
     needed = _needed(loaded.plan.entries)
     if not needed:
-        return []
+        return problems
     places = _Places(loaded)
     if not places.writable:
-        return []
-    problems = []
+        return problems
     ok: dict[str, bool] = {"": True}
     for planned in loaded.plan.entries:  # parents first
         if planned.path not in needed:

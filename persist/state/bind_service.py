@@ -10,7 +10,8 @@ from ..boot.load import load
 from ..boot.plan import Planned
 from ..errors import PersistError
 from ..log import DEBUG, ERR, log, log_error
-from .bind_entries import failure, hold, mount_bind, seeded
+from . import stores
+from .bind_entries import failure, hold, mount_bind
 
 
 def _why_not(planned: Planned) -> str:
@@ -19,7 +20,7 @@ def _why_not(planned: Planned) -> str:
         return "there is no state volume that it could be mounted from"
     if planned.entry.required != "no" and not os.path.exists(paths.PERSISTENT):
         return "what is written on this boot is lost, and Required= says that it must not be"
-    return "" if seeded(planned) else "it was not seeded"
+    return "" if stores.flag(planned.name) else "it was not seeded, or its place on the volume is not as it should be"
 
 
 def _bind(planned: Planned, *, net: bool) -> int:

@@ -10,7 +10,7 @@ from ..boot.plan import Planned
 from ..reason import Reason
 from ..record import Record
 from ..volume.mountinfo import Mount
-from . import remedies
+from . import remedies, stores
 from .look import Look
 
 Wrong = tuple[str, str]  # the end of a sentence that begins with the path, and what to do; two empty strings where nothing is wrong
@@ -99,15 +99,21 @@ def _wrong_link(planned: Planned, look: Look, public: str) -> Wrong:
     target = look.link(path)
     # As the seed service sees it: the image may have a relative link.
     if target and os.path.normpath(os.path.join(os.path.dirname(path), target)) in (paths.VOLUME + path, public + path):
-        return WELL if look.seeded(planned.name) else _not_seeded(planned, look)
+        return _wrong_place(planned, look)
     there = look.exists(path)
     holder = look.holder(path)
     now = look.writable(os.path.dirname(path)) and not (holder is not None and look.in_memory(holder))
     return f"is not a link to {paths.VOLUME}{path}" if there else "does not exist", remedies.link(planned, there, now)
 
 
+def _wrong_place(planned: Planned, look: Look) -> Wrong:
+    """Why what an entry has on the volume is not what its mount was made from."""
+    wrong = look.wrong_place(planned.path, planned.name, planned.entry.method)
+    return _not_seeded(planned, look) if wrong[0] == stores.NOT_SEEDED else wrong
+
+
 def _not_seeded(planned: Planned, look: Look) -> Wrong:
-    return "was not seeded", remedies.not_seeded(planned, look.asked(planned.unit or f"persist-seed@{planned.name}.service"))
+    return stores.NOT_SEEDED, remedies.not_seeded(planned, look.asked(planned.unit or f"persist-seed@{planned.name}.service"))
 
 
 def elsewhere(entry_path: str, method: str, path: str, why: str, look: Look) -> tuple[str, str]:
@@ -171,7 +177,10 @@ def entry_state(planned: Planned, here: Here) -> EntryState:
         return state("image", _wrong_hole(planned, look))
     if entry.method == "symlink":
         return state("linked", _wrong_link(planned, look, here.public))
-    wrong = wrong_mount(planned, at, here.volume, look) if look.seeded(planned.name) else _not_seeded(planned, look)
+    # mountinfo has the text of upperdir=, which may have led elsewhere: device and inode say what it is.
+    wrong = _wrong_place(planned, look)
+    if wrong == WELL:
+        wrong = wrong_mount(planned, at, here.volume, look)
     return state("early" if planned.mounted_early else "mounted", wrong)
 
 

@@ -13,6 +13,7 @@ from ..record import Record
 from ..volume import writable
 from ..volume.mountinfo import MEMORY, Mount, mounts
 from ..volume.writable import Obstacle
+from . import stores
 
 GENERATED = ("/run/systemd/generator.early", "/run/systemd/generator", "/run/systemd/generator.late")
 
@@ -109,9 +110,9 @@ class Look:
                 continue  # nothing is wanted there
         return False
 
-    def seeded(self, name: str) -> bool:
-        """Whether an entry has its marker."""
-        return os.path.lexists(f"{self.root}{paths.STORE}/seed/{name}.json")
+    def wrong_place(self, path: str, name: str, method: str) -> tuple[str, str]:
+        """Why an entry's place on the volume is not what its mount was made from, and what to do; '' and '' where it is."""
+        return stores.wrong(path, name, method, self.root)
 
     def exists(self, path: str) -> bool:
         """Whether the running system shows something at a path."""

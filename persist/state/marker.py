@@ -4,14 +4,10 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from typing import Any
 
 VERSION = 1
-_LIMIT = 1 << 20
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+LIMIT = 1 << 16  # bytes; ours have some hundred
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -25,29 +21,3 @@ def parse(data: bytes) -> dict[str, Any]:
     if record.get("version") != VERSION:
         raise ValueError(f"version {record.get('version')!r}")
     return record
-
-
-def _read(volume_root: str, name: str) -> bytes:
-    """The text of a marker, no link below the volume followed. Raises OSError."""
-    here = os.open(volume_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for part in (".persist", "seed"):
-            deeper = os.open(part, _DIRECTORY, dir_fd=here)
-            os.close(here)
-            here = deeper
-        fd = os.open(name + ".json", _FILE, dir_fd=here)
-    finally:
-        os.close(here)
-    with open(fd, "rb") as f:
-        return f.read(_LIMIT) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-
-
-def marker_method(volume_root: str, name: str) -> str:
-    """The Method= that the entry with this escaped name was seeded for, or '' where no marker can be read."""
-    if "/" in name:
-        return ""
-    try:
-        method = parse(_read(volume_root, name)).get("method")
-    except (OSError, ValueError):
-        return ""  # not seeded, or something else is there: the seed service says what
-    return method if isinstance(method, str) else ""

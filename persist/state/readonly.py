@@ -2,7 +2,7 @@
 """persist=ro: for one boot, the volume read-only below memory. Nothing on it is ever written.
 
 The volume is mounted read-only at /run/persist/private/readonly, and /run/persist/volume is a tmpfs with the usual store. An overlay entry gets
-the upper that it has on the volume as one more lower directory (``.persist/below/NAME`` leads there; whiteouts and opaque directories
+the upper that it has on the volume as one more lower directory (bound to ``.persist/below/NAME``; whiteouts and opaque directories
 count in a lower too). What bind and symlink entries have on the volume is shown at its usual place in the tmpfs, by an overlay of its
 own, so that they work as ever. An entry that the volume does not know is seeded into the tmpfs.
 """
@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable
 
 from ..boot.load import Loaded
-from ..boot.paths import READONLY, VOLUME, overlay_option
+from ..boot.paths import READONLY, VOLUME
 from ..boot.plan import Planned
 from ..boot.units import OVERLAY_OPTIONS
 from ..errors import PersistError
@@ -23,6 +23,7 @@ from ..log import notify_status
 from ..volume import mountinfo, newmount
 from .bind_entries import failure
 from .copy import Source, copy, copy_attributes
+from .marker import LIMIT
 from .safepath import Dir, LinkRefused, split
 
 
@@ -74,8 +75,8 @@ class _Entry:
         if self.kept is None:
             return None
         try:
-            with self.kept.sub(".persist/seed") as seeds:
-                return seeds.read(self.planned.name + ".json")
+            with self.kept.inner(".persist/seed") as seeds:
+                return seeds.read(self.planned.name + ".json", LIMIT)
         except FileNotFoundError:
             return None
 
@@ -96,11 +97,13 @@ class _Entry:
                 return
             try:
                 if marker is not None and self.kept is not None:
-                    with self.kept.sub(f".persist/overlay/{name}/upper") as upper:
+                    with self.kept.inner(f".persist/overlay/{name}/upper") as upper:
                         if not self._done():
                             self._upper(upper)
                             self._mark(marker)
-                        os.symlink(upper.name, name, dir_fd=below.fd)
+                        with below.own(name) as place:
+                            # The directory itself: a name would be looked up once more, by the kernel.
+                            newmount.attach(upper.fd, place.fd, read_only=True)
             finally:
                 # An overlay that has lost what lies below it is better than a /var that takes no writes.
                 if below.lstat(name) is None:
@@ -153,7 +156,8 @@ class _Entry:
             upper, work = self._layers(mine)
             with upper, work:
                 self._like(source, upper)
-                options = f"lowerdir={_option(self.kept.path(path[1:]))},upperdir={_option(upper.name)},workdir={_option(work.name)},{OVERLAY_OPTIONS}"
+                # By descriptors: names on the volume are looked up by nobody.
+                options = f"lowerdir=/proc/self/fd/{source},upperdir={upper.proc('')},workdir={work.proc('')},{OVERLAY_OPTIONS}"
                 self._on_place(lambda target: newmount.overlay(target, options))
 
     def _show_early(self) -> None:
@@ -199,8 +203,3 @@ class _Entry:
         assert self.kept is not None
         with contextlib.suppress(FileNotFoundError), self.kept.sub(path) as there:  # an early entry that the volume does not know: root's, 0755
             self._like(there.fd, to)
-
-
-def _option(path: str) -> str:
-    """A path as value in a list of options for mount(2): binds, unlike overlays, may have a comma in their path."""
-    return overlay_option(path).replace(",", "\\,")

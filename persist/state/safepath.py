@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import stat
 from types import TracebackType
 from typing import Self
@@ -21,7 +20,8 @@ _RENAME_NOREPLACE = 1
 _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
 _SYS_OPEN_TREE, _SYS_OPENAT2 = 428, 437  # the same on every architecture since the tables were unified
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
+_RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x01, 0x02, 0x04, 0x08, 0x10
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -102,7 +102,7 @@ class Dir:
         try:
             for part in split(path):
                 try:
-                    fd = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here.fd)
+                    fd = os.open(part, _DIRECTORY, dir_fd=here.fd)
                 except OSError as e:
                     if e.errno in (errno.ENOTDIR, errno.ELOOP):
                         raise here._not_a_directory(part, e) from e
@@ -114,6 +114,19 @@ class Dir:
             here.close()
             raise
         return here
+
+    def inner(self, path: str) -> Dir:
+        """``sub()`` in one system call, and on this very mount: nothing that is mounted below it is entered. Raises as sub() does."""
+        name = self.path("/".join(split(path)))
+        try:
+            return Dir(_openat2(self.fd, path, _DIRECTORY, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_XDEV), name)
+        except OSError as e:
+            if e.errno == errno.EXDEV:
+                raise PersistError(f"Something else is mounted on '{name}' or above it.", hint="Unmount it.") from e
+            if e.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+            self.sub(path).close()  # knows which component it is
+            raise
 
     def node(self, path: str) -> int | None:
         """An O_PATH descriptor of whatever is at a path below, links included, or None when nothing is there."""
@@ -136,17 +149,24 @@ class Dir:
             except FileExistsError:
                 return self.own(name)  # somebody was faster: look at what it is
         try:
-            there = self.sub(name)
+            there = self.inner(name)
         except FileNotFoundError:
             return self.own(name)  # a work directory that its last user just removed
-        st = os.fstat(there.fd)
-        if st.st_uid != os.geteuid() or st.st_mode & 0o022:
+        try:
+            there.must_be_ours()
+        except PersistError:
             there.close()
-            raise PersistError(
-                f"'{self.path(name)}' may be written by others than root, so what it says cannot be believed.",
-                hint=f"Look at what is in it, then: chown root: '{self.path(name)}'; chmod 0700 '{self.path(name)}'.",
-            )
+            raise
         return there
+
+    def must_be_ours(self) -> None:
+        """Raise PersistError where others than root own the directory or may write into it."""
+        st = os.fstat(self.fd)
+        if st.st_uid != os.geteuid() or st.st_mode & 0o022:
+            raise PersistError(
+                f"'{self.name}' may be written by others than root, so what it says cannot be believed.",
+                hint=f"Look at what is in it, then: chown root: '{self.name}'; chmod 0700 '{self.name}'.",
+            )
 
     def read(self, name: str, limit: int = 1 << 20) -> bytes | None:
         """The content of a small regular file, or None when there is none. A link or anything else raises."""
@@ -156,7 +176,8 @@ class Dir:
         if not stat.S_ISREG(there.st_mode):
             what = "a symbolic link" if stat.S_ISLNK(there.st_mode) else "not a regular file"
             raise LinkRefused(f"'{self.path(name)}' is {what}.", hint="Move it away after looking at it.")
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        # Looked at before it is opened: opening a device does something.
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=self.fd)
         with open(fd, "rb") as f:
             return f.read(limit)
 
@@ -177,6 +198,8 @@ class Dir:
         if there is None:
             return
         if stat.S_ISDIR(there.st_mode):
+            import shutil  # rare, and heavy: whoever only looks does without
+
             shutil.rmtree(name, dir_fd=self.fd)
         else:
             os.unlink(name, dir_fd=self.fd)
@@ -225,14 +248,17 @@ def without_submounts(fd: int) -> int | None:
     raise _oserror(f"/proc/self/fd/{fd}")
 
 
+def _openat2(at: int, path: str, flags: int, resolve: int) -> int:
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    fd = _libc.syscall(_SYS_OPENAT2, at, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
+    if fd < 0:
+        raise _oserror(path)
+    return int(fd)
+
+
 def node_in_root(root: Dir, path: str) -> int | None:
     """An O_PATH descriptor of a path, its links followed as if ``root`` were ``/``; None if nothing is there."""
-    how = _OpenHow(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-    fd = _libc.syscall(
-        _SYS_OPENAT2, root.fd, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
-    )
-    if fd >= 0:
-        return int(fd)
-    if ctypes.get_errno() in (errno.ENOENT, errno.ENOTDIR):
+    try:
+        return _openat2(root.fd, path, os.O_PATH, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    raise _oserror(path)

@@ -11,7 +11,10 @@ from ..boot.paths import MOUNT_ENTRIES, VOLUME
 from ..errors import PersistError
 from ..log import DEBUG, INFO, NOTICE, log, log_error
 from ..record import Record
+from . import stores
+from .safepath import Dir
 from .seed import Entry, Result, Roots, image_version, seed
+from .seed_store import explain
 
 
 class _Found(Record):
@@ -59,6 +62,17 @@ def _report(entry: Entry, result: Result) -> None:
     log(INFO if result.state == "present" else NOTICE, f"'{entry.path}' {how}.", "SEED_DONE", **fields)
 
 
+def _note(entry: Entry, name: str) -> None:
+    """Have the entry mounted: what was seeded is as it should be, and what is there from before, or was adopted, is looked at. Raises PersistError."""
+    try:
+        with Dir.at(VOLUME) as volume:
+            stores.note(volume, entry.path, name, entry.method)
+    except (PersistError, OSError) as e:
+        error = e if isinstance(e, PersistError) else explain(e, f"The flag of '{entry.path}' cannot be written")
+        raise PersistError(f"'{entry.path}' is not used as it is on the state volume: {error.message}", hint=error.hint, message_id="ENTRY_FAILED",
+                           PERSIST_PATH=entry.path, PERSIST_METHOD=entry.method, PERSIST_SOURCE=entry.source) from e
+
+
 def main(escaped_name: str) -> int:
     """Seed the entry with this escaped path; returns the exit status of the service."""
     try:
@@ -75,6 +89,7 @@ def main(escaped_name: str) -> int:
             raise PersistError(f"No state volume is mounted at {VOLUME}.", message_id="SEED_FAILED",
                                hint="See 'systemctl status persist-volume.service'.", PERSIST_PATH=entry.path)
         _report(entry, seed(entry, Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))))
+        _note(entry, escaped_name)
     except PersistError as e:
         e.message = "; ".join([e.message, *getattr(e, "__notes__", [])])
         log_error(e)

@@ -13,7 +13,7 @@ from ..boot.config import Config
 from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import mountinfo, network, store
+from . import mountinfo, network
 from .find import Found
 from .mountinfo import Mount
 
@@ -33,7 +33,7 @@ def options(config: Config, fstype: str, *, read_only: bool = False) -> str:
 
 
 def mount_native(found: Found, config: Config, *, read_only: bool = False, at: str = VOLUME) -> Mount:
-    """Check and mount the filesystem, grow it into its device, and make our store on it. Raises PersistError and OSError."""
+    """Check and mount the filesystem, grow it into its device. Raises PersistError and OSError."""
     fields = {"PERSIST_DEVICE": found.node, "PERSIST_UUID": found.uuid, "PERSIST_REASON": "broken"}
     if found.fstype not in FILESYSTEMS:
         raise PersistError(f"The state volume on {found.node} is {found.fstype}, which cannot keep state.",
@@ -54,7 +54,6 @@ def mount_native(found: Found, config: Config, *, read_only: bool = False, at: s
         raise PersistError(f"The state volume on {found.node} does not mount: nothing is mounted.", message_id="VOLUME_BROKEN", **fields)
     if not mount.read_only:
         _grow(found, at)
-        store.make(at)
     return mount
 
 

@@ -14,6 +14,7 @@ import re
 from .. import log
 from ..boot.paths import STORE, VOLUME
 from ..run import run
+from ..state.safepath import Dir
 from . import blockdev, btrfs, layout, live, mountinfo, newmount, store
 
 _SECTOR = 4096  # sizes of btrfs are whole sectors
@@ -24,13 +25,16 @@ _OPTIONS = frozenset(("lowerdir", "upperdir", "workdir", "redirect_dir", "index"
 
 
 def is_full(path: str = VOLUME) -> bool:
-    """Whether nothing can be made on the volume any more: tried with a directory in its store. Raises OSError for any other trouble."""
-    probe = f"{path}/.persist/tmp/room.{os.getpid()}"
+    """Whether nothing can be made on the volume any more: tried with a directory in its store.
+
+    Raises OSError for any other trouble, PersistError for a store that is not ours.
+    """
+    name = f"room.{os.getpid()}"
     try:
-        if not os.path.isdir(f"{path}/.persist/tmp"):
-            store.make(path)  # somebody cleaned up, or made the filesystem himself
-        os.mkdir(probe, 0o700)
-        os.rmdir(probe)
+        # Made where somebody cleaned up, or made the filesystem himself.
+        with Dir.at(path) as volume, volume.own(store.NAME) as top, top.own("tmp") as tmp:
+            os.mkdir(name, 0o700, dir_fd=tmp.fd)
+            os.rmdir(name, dir_fd=tmp.fd)
     except OSError as e:
         if e.errno == errno.ENOSPC:
             return True
@@ -44,20 +48,21 @@ def _whole(node: str) -> int:
 
 
 def _use(path: str, kind: str) -> None:
-    """Have the kernel make a chunk of metadata or of data from what has been won, before the other kind takes it all. Raises OSError."""
-    name = f"{path}/.persist/tmp/room.{os.getpid()}"
+    """Have the kernel make a chunk of metadata or of data from what has been won, before the other kind takes it all.
+
+    Raises OSError, and PersistError for a store that is not ours.
+    """
+    name = f"room.{os.getpid()}"
     try:
-        if kind == "metadata":
-            os.mkdir(name, 0o700)
-            os.rmdir(name)
-            return
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, bytes(4096))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-            os.unlink(name)
+        with Dir.at(path) as volume, volume.own(store.NAME) as top, top.own("tmp") as tmp:
+            if kind == "metadata":
+                os.mkdir(name, 0o700, dir_fd=tmp.fd)
+                os.rmdir(name, dir_fd=tmp.fd)
+                return
+            try:
+                tmp.write(name, bytes(4096))
+            finally:
+                tmp.remove(name)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise  # there was hardly anything to be won
@@ -83,10 +88,13 @@ def make_room(uuid: str, path: str = VOLUME) -> None:
     """A volume that is full gets its reserve, and that is said. Raises PersistError and OSError."""
     won = grow(path)
     hint = "Remove what is not needed, or give it another disk with 'persistctl claim --join'."
+    kept_back = is_kept_back(path)
     if won:
-        log.log(log.WARNING, f"The state volume is full and was grown by {won >> 20} MiB, its reserve. {hint}", "SPACE_RESERVE", PERSIST_UUID=uuid)
+        what = ", its reserve" if kept_back else " to the end of its disk"
+        log.log(log.WARNING, f"The state volume is full and was grown by {won >> 20} MiB{what}. {hint}", "SPACE_RESERVE", PERSIST_UUID=uuid)
     else:
-        log.log(log.ERR, f"The state volume is full, and its reserve is used up. {hint}", "SPACE_LOW", PERSIST_UUID=uuid, PERSIST_REASON="full")
+        what = ", and its reserve is used up" if kept_back else ""
+        log.log(log.ERR, f"The state volume is full{what}. {hint}", "SPACE_LOW", PERSIST_UUID=uuid, PERSIST_REASON="full")
     say_reopened()
 
 
@@ -96,8 +104,15 @@ def say_reopened() -> None:
         log.log(log.NOTICE, f"{path} had come up read-only on the full state volume and takes writes again.", "SPACE_RESERVE", PERSIST_PATH=path)
 
 
+def is_kept_back(path: str = VOLUME) -> bool:
+    """Whether the volume has a reserve at all: those that persist made, which have a record. No reserve is no reserve. Raises OSError."""
+    return bool(store.read_record(path))
+
+
 def in_use(path: str = VOLUME) -> int:
-    """How many bytes of the reserve the filesystem has now. Raises OSError and PersistError."""
+    """How many bytes of the reserve the filesystem has now, 0 where it never had one. Raises OSError and PersistError."""
+    if not is_kept_back(path):
+        return 0
     return sum(max(0, d.size - layout.filesystem_bytes(_whole(d.node))) for d in live.glance(path) if d.ok and d.devid)
 
 
@@ -117,7 +132,9 @@ def _shrink(path: str, devid: int, size: int) -> bool:
 
 def spendable(path: str = VOLUME) -> list[tuple[int, int, int]]:
     """The devices whose reserve is in use although there is room to put it back: devid, size to come back to, and bytes. Raises PersistError, OSError."""
-    found = []
+    found: list[tuple[int, int, int]] = []
+    if not is_kept_back(path):
+        return found
     space = os.statvfs(path)
     for device in live.glance(path):
         if device.ok and device.devid:

@@ -1,41 +1,64 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What persist keeps for itself on a volume: the directories of ``.persist`` and ``volume.json``."""
+"""What persist keeps for itself on a volume: the directories of ``.persist`` and ``volume.json``. A volume is data and not a friend: all of it by
+descriptors, and no link is followed."""
 
 from __future__ import annotations
 
 import json
 import os
-import stat
 from typing import Any
 
 from ..boot.paths import VOLUME
+from ..errors import PersistError
+from ..state.safepath import Dir
 
 NAME = ".persist"
 DIRECTORIES = ("overlay", "seed", "tmp", "migrations")
+RECORD = "volume.json"
 LAYOUT = 1  # of the volume; a change that an older persist must not touch gets a new number
 _MAX = 1 << 16
 
 
 def make(path: str) -> None:
-    """Make ``.persist`` in a directory that is ours alone (a fresh filesystem, or root's below /var/lib). Raises OSError."""
-    top = f"{path}/{NAME}"
-    os.makedirs(top, exist_ok=True)
-    os.chmod(top, 0o700)  # the umask had its say
-    for name in DIRECTORIES:
-        os.makedirs(f"{top}/{name}", exist_ok=True)
-        os.chmod(f"{top}/{name}", 0o700)
+    """Make ``.persist`` and its directories below a directory, 0700 and root's, where they are missing.
+
+    Raises PersistError where something else has one of the names, OSError.
+    """
+    with Dir.at(path) as volume, volume.own(NAME) as top:
+        os.fchmod(top.fd, 0o700)  # the umask had its say
+        for name in DIRECTORIES:
+            with top.own(name) as directory:
+                os.fchmod(directory.fd, 0o700)
+
+
+def check(path: str) -> str:
+    """Look at the store of a mounted volume, which may have none yet. Writes nothing.
+
+    Raises PersistError where it is not made of root's own directories, for then anybody may have written what is in it; OSError. Returns a
+    sentence about a record that cannot be understood, '' where it is as it should be.
+    """
+    try:
+        with Dir.at(path) as volume:
+            volume.must_be_ours()  # who may write there can put anything at the place of an entry
+            with volume.inner(NAME) as top:
+                top.must_be_ours()
+                for name in DIRECTORIES:
+                    if top.lstat(name) is not None:
+                        with top.inner(name) as directory:
+                            directory.must_be_ours()
+                data = top.read(RECORD, _MAX)
+    except FileNotFoundError:
+        return ""
+    return "" if data is None or _parse(data) else f"{path}/{NAME}/{RECORD} cannot be understood: swap space and reserve of the state volume are not used."
 
 
 def write_record(path: str, record: dict[str, Any]) -> None:
-    """Write volume.json into the ``.persist`` of ``path``, whole or not at all, and on the disk. Raises OSError."""
-    final = f"{path}/{NAME}/volume.json"
-    temporary = f"{final}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(fd, "w", encoding="utf-8") as f:
-        f.write(json.dumps(record, indent=2, sort_keys=True) + "\n")
-        f.flush()
-        os.fsync(f.fileno())
-    os.rename(temporary, final)
+    """Write volume.json into the ``.persist`` of ``path``, whole or not at all, and on the disk. Raises PersistError and OSError."""
+    with Dir.at(path) as volume, volume.own(NAME) as top:
+        temporary = f"{RECORD}.tmp"
+        top.write(temporary, json.dumps(record, indent=2, sort_keys=True).encode("ascii") + b"\n")
+        os.rename(temporary, RECORD, src_dir_fd=top.fd, dst_dir_fd=top.fd)
+        top.sync()
 
 
 def record(uuid: str, members: list[str], swap: list[str]) -> dict[str, Any]:
@@ -43,28 +66,21 @@ def record(uuid: str, members: list[str], swap: list[str]) -> dict[str, Any]:
     return {"version": 1, "layout": LAYOUT, "uuid": uuid, "members": members, "swap": swap}
 
 
-def read_record(path: str = VOLUME) -> dict[str, Any]:
-    """volume.json of a mounted volume, {} where there is none that can be understood. Raises OSError.
-
-    A volume is data and not a friend: no link is followed, nothing but a small regular file is read.
-    """
-    try:
-        top = os.open(f"{path}/{NAME}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return {}
-    try:
-        fd = os.open("volume.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=top)
-    except FileNotFoundError:
-        return {}
-    finally:
-        os.close(top)
-    with open(fd, "rb") as f:
-        data = f.read(_MAX) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+def _parse(data: bytes) -> dict[str, Any]:
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def read_record(path: str = VOLUME) -> dict[str, Any]:
+    """volume.json of a mounted volume, {} where there is none that can be understood. Raises OSError."""
+    try:
+        with Dir.at(path) as volume, volume.inner(NAME) as top:
+            return _parse(top.read(RECORD, _MAX) or b"")
+    except (FileNotFoundError, PersistError):
+        return {}  # something else in its place: check() says it
 
 
 def swap_ids(found: dict[str, Any]) -> list[str]:

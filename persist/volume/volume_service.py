@@ -11,7 +11,7 @@ from ..boot.load import Loaded, load
 from ..boot.paths import READONLY, RESCUE, VOLUME
 from ..errors import PersistError
 from ..run import run
-from . import fallback, kept, known, live, mount, mountinfo, native, outcome, rescue, root_kept, switch, writable
+from . import fallback, kept, known, live, mount, mountinfo, native, outcome, rescue, root_kept, store, strange, switch, writable
 from .find import BTRFS, Ambiguous, Found, Machine, Missing, Untrusted
 from .members import Assembly
 from .mountinfo import Mount
@@ -101,16 +101,24 @@ def _say_members(assembly: Assembly, found: Found) -> None:
 def _mount(found: Found, assembly: Assembly | None, config: Config, *, read_only: bool = False, at: str = VOLUME) -> Mount:
     """Mount what was found. Raises PersistError and OSError; the disks are then left as they are."""
     if assembly is None:
-        return native.mount_native(found, config, read_only=read_only, at=at)
-    _say_members(assembly, found)
-    mounted = mount.mount_assembly(found, assembly, read_only=read_only, at=at)
-    if assembly.heal and not read_only:
+        mounted = native.mount_native(found, config, read_only=read_only, at=at)
+    else:
+        _say_members(assembly, found)
+        mounted = mount.mount_assembly(found, assembly, read_only=read_only, at=at)
+    try:
+        strange.check(at, found.node, found.uuid)
+        if assembly is None and not mounted.read_only:
+            store.make(at)
+    except (PersistError, OSError):
+        run("umount", at)
+        raise
+    if assembly is not None and assembly.heal and not read_only:
         outcome.note_heal()
     return mounted
 
 
 def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: PersistError) -> None:
-    """A volume that does not mount is left untouched, and shown read-only where that goes, so that it can be saved."""
+    """A volume that does not mount, or must not be used, is left untouched, and shown read-only where that goes, so that it can be saved."""
     result.device, result.uuid = found.node, found.uuid
     log.log_error(error)
     message = error.message
@@ -119,7 +127,7 @@ def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: Per
         message += f" What can be read of it is at {RESCUE}."
         log.log(log.NOTICE, f"The state volume on {found.node} is shown read-only at {RESCUE}, with rescue options. Copy what you need.",
                 "VOLUME_RESCUE", PERSIST_DEVICE=found.node, PERSIST_UUID=found.uuid, PERSIST_PATH=RESCUE)
-    result.because("broken", message, error.hint)
+    result.because(strange.STRANGE if error.message_id == "VOLUME_STRANGE" else "broken", message, error.hint)
 
 
 def _find(config: Config, told: Machine, result: Outcome, *, may_format: bool) -> tuple[Found, Assembly | None] | None:
@@ -215,13 +223,19 @@ def _entries(loaded: Loaded, result: Outcome) -> None:
         problems += readonly.prepare(loaded)
     if result.kind in (*outcome.REAL, "tmpfs") and not result.read_only:
         problems += bind_entries.mount_seeded(loaded)
-    elif not result.root_read_only and (result.expected or result.read_only):
-        problems += bind_entries.hold_stale(loaded)
+    else:
+        if result.kind == "root" and not result.read_only:
+            problems += bind_entries.note_stores(loaded, ("symlink",))
+        if not result.root_read_only and (result.expected or result.read_only):
+            problems += bind_entries.hold_stale(loaded)
     for problem in problems:
         log.log_error(problem)
 
 
 def _run(result: Outcome) -> int:
+    from ..state import stores
+
+    stores.clear()
     loaded = load("", os.environ)  # the verdict says what is wrong with it
     config, machine = loaded.config, loaded.facts
     result.on_root(root_kept.look())
@@ -236,6 +250,7 @@ def _run(result: Outcome) -> int:
     fresh = at is None or (outcome.read() is None and not kept.early_entries())
     if at is not None:
         kept.keep(config, machine, told, result, at)
+        strange.put_down(result)
     elif word:
         result.because("volatile", *switch.explain(word))
         fallback.tmpfs(result)

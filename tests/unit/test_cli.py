@@ -101,7 +101,7 @@ def test_preset_does_not_replace_a_file(image: Path) -> None:
 def test_plan_is_what_the_generator_writes(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--root", str(image)]) == 0
     out = capsys.readouterr().out
-    assert "# persist-bind@var-lib-app.service\n" in out and "ConditionPathExists=/run/persist/volume/var/lib/app\n" in out
+    assert "# persist-bind@var-lib-app.service\n" in out and "ConditionPathExists=/run/persist/stores/var-lib-app\n" in out
 
 
 def test_plan_not_enabled(image: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from persist.boot.paths import IMAGE, MOUNT_ENTRIES, STALE, STORE, VOLUME, escap
 from persist.record import as_dict, replace
 from persist.state import verdict as v
 from persist.state.look import Fragment
+from persist.state.stores import NOT_SEEDED
 from persist.volume import root_kept
 from persist.volume.mountinfo import Mount, parse
 from persist.volume.outcome import Outcome
@@ -67,8 +68,8 @@ class FakeLook(v.Look):
     def asked(self, unit: str) -> bool:
         return self.was_asked
 
-    def seeded(self, name: str) -> bool:
-        return self.markers is None or name in self.markers
+    def wrong_place(self, path: str, name: str, method: str) -> tuple[str, str]:
+        return ("", "") if self.markers is None or name in self.markers else (NOT_SEEDED, "")
 
     def exists(self, path: str) -> bool:
         return path in self.there or path in self.links or (path == MOUNT_ENTRIES and self.mount_entries)
@@ -621,7 +622,7 @@ def test_look_reads_this_machine() -> None:
     look = v.Look()
     root = look.mount("/")
     assert root is not None and look.hidden_by("/") == ""
-    assert look.exists("/etc") and look.link("/etc") == "" and not look.seeded("no-such-entry")
+    assert look.exists("/etc") and look.link("/etc") == "" and look.wrong_place("/no/such", "no-such", "bind")
     assert not look.writable("/no/such/path")
 
 

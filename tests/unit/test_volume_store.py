@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from persist.errors import PersistError
 from persist.volume import outcome, store
 from persist.volume.outcome import Outcome
 
@@ -57,13 +58,16 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     one.mkdir()
     store.make(str(one))
     (one / ".persist/volume.json").symlink_to(other / ".persist/volume.json")
-    with pytest.raises(OSError):
-        store.read_record(str(one))
+    assert store.read_record(str(one)) == {}
+    with pytest.raises(PersistError, match="symbolic link"):
+        store.check(str(one))
     two = tmp_path / "two"
     two.mkdir()
     (two / ".persist").symlink_to(other / ".persist")
-    with pytest.raises(OSError):
-        store.read_record(str(two))
+    assert store.read_record(str(two)) == {}
+    for use in (store.check, store.make):
+        with pytest.raises(PersistError, match="symbolic link"):
+            use(str(two))
 
 
 def test_no_fifo_stops_us(tmp_path: Path) -> None:
