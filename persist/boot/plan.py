@@ -14,9 +14,9 @@ from .accept import Outside, accept
 from .accept import Planned as Planned
 from .facts import above
 from .facts import why_nothing as why_nothing
-from .ini import NOTICE, WARNING, Problem
+from .ini import ERROR, NOTICE, WARNING, Problem
 from .paths import escape, overlay_option, specifiers
-from .units import BACKLIGHT, DROPIN, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, bind_unit, mount_unit, serves
+from .units import BACKLIGHT, BEFORE_NET, BEFORE_US, DROPIN, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, bind_unit, mount_unit, serves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class Plan:
     """Units as data: ``files`` is relative path to text, written in this order; ``reason`` says why there is nothing.
 
     ``outside``: the entries that are not in force. ``read_only``: persist=ro, the volume lies below memory. ``net``: it comes with the
-    network. ``fstab`` as in the facts. ``uses``: lines of it that are told to wait for us.
+    network. ``reload``: PID 1 has to look at its units again. ``fstab`` as in the facts. ``uses``: lines of it that are told to wait for us.
     """
 
-    __slots__ = ("files", "entries", "outside", "problems", "early_table", "reason", "read_only", "net", "fstab", "uses")
+    __slots__ = ("files", "entries", "outside", "problems", "early_table", "reason", "read_only", "net", "reload", "fstab", "uses")
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
@@ -48,6 +48,7 @@ class Plan:
         self.reason = ""
         self.read_only = False
         self.net = False
+        self.reload = False
         self.fstab: dict[str, str] = {}
         self.uses: list[Use] = []
 
@@ -99,6 +100,22 @@ def _above(planned: Planned, accepted: dict[str, Planned]) -> list[Planned]:
     return found
 
 
+_ANYWAY = ("local-fs.target", "sysinit.target", "basic.target")
+
+
+def _goes_round(plan: Plan, planned: Planned, service: str) -> str:
+    """Why a unit cannot be ordered after an entry, or ''. PID 1 breaks a circle by dropping whatever job it likes."""
+    if service.startswith("persist-"):
+        return "is a unit of persist"
+    if service in (planned.unit, planned.name + ".mount"):
+        return "is the unit of the entry"
+    if service in BEFORE_US or (service == "swap.target" and planned.entry.method == "tmpfs") or plan.net and service in BEFORE_NET:
+        return "starts before the state volume is there" if planned.entry.method != "tmpfs" else "starts before memory is mounted"
+    if service == escape(above(planned.path, plan.fstab)) + ".mount" and service != "-.mount":
+        return "mounts the filesystem that the entry lies on"
+    return ""
+
+
 def _services(plan: Plan, planned: Planned) -> None:
     entry = planned.entry
     unit = planned.unit or "persist-seed@" + planned.name + ".service"
@@ -106,6 +123,15 @@ def _services(plan: Plan, planned: Planned) -> None:
     # The mount of a bind has no fragment, but PID 1 unmounts it all the same when the machine stops, and after its users.
     after = unit + " " + planned.name + ".mount" if entry.method == "bind" else unit
     for service in entry.services:
+        why = _goes_round(plan, planned, service)
+        if why:
+            plan.problems.append(Problem(ERROR, entry.source, "Services=%s %s, so it cannot wait for %s; it is not ordered. "
+                                         "Take it out of Services=." % (service, why, planned.path), planned.path))
+            continue
+        if service in _ANYWAY and not plan.net:
+            plan.problems.append(Problem(WARNING, entry.source, "Services=%s waits for every entry anyway, ignoring. Take it out of Services=; "
+                                         "with Required=boot the boot does not go on without %s." % (service, planned.path), planned.path))
+            continue
         file = service + ".d/50-persist-" + planned.name + ".conf"
         plan.files[file] = (FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + requirement + unit
                             + "\nAfter=" + after + "\n")
@@ -116,6 +142,10 @@ def _after_mount(path: str, why: str) -> str:
     unit = escape(path) + ".mount\n"
     # What the initrd mounts has no unit that says so: there where it did, and else nothing.
     return ("Wants=" if why.startswith("mount.usr=") else "Requires=") + unit + "After=" + unit
+
+
+def _named(owner: str) -> bool:
+    return owner.strip("0123456789") != ""
 
 
 def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: "Sequence[Planned]", again: bool) -> None:
@@ -130,6 +160,9 @@ def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: "S
     if entry.method in ("image", "tmpfs"):
         return
     after = "Wants=" + NET_UNIT + "\nAfter=" + NET_UNIT + "\n" if plan.net else ""
+    if plan.reload and planned.path not in RELOAD and (_named(entry.user) or _named(entry.group)):
+        # Where /etc comes late, sysusers.d can make users only when it is there: the target is queued again then, and systemd-sysusers.service with it.
+        after += "After=persist-reload.service\n"
     if mounted:
         after += _after_mount(mounted, plan.fstab[mounted])
     source = above(entry.seed_from + "/", plan.fstab) if plan.fstab and entry.seed_from else ""
@@ -174,7 +207,8 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
     wants: list[str] = []
     required: list[str] = []
     backlight: list[str] = []
-    reload = False
+    # PID 1 has read the image's units; it must look again when these have come up.
+    result.reload = any([p.path in RELOAD and not p.mounted_early for p in result.entries])
     for planned in result.entries:
         entry = planned.entry
         if not planned.mounted_early:
@@ -182,9 +216,6 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
             wants.append(planned.unit or "persist-seed@" + planned.name + ".service")
             if entry.required == "boot":
                 required.append(wants[-1])
-            if planned.path in RELOAD:
-                # PID 1 has read the image's units; it must look again when these have come up.
-                reload = True
             if planned.path[:4] == "/var" and entry.method == "bind" and serves(planned.path, BACKLIGHT[1]):
                 backlight.append(planned.unit)
         if entry.services:
@@ -195,7 +226,7 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
         order(result, config, facts)
     if backlight:
         result.files[BACKLIGHT[0] + ".d/" + DROPIN] = FIRST_LINE + "[Unit]\nAfter=" + VOLUME_UNIT + " " + " ".join(backlight) + "\n"
-    if reload:
+    if result.reload:
         wants.append("persist-reload.service")
     if required:
         result.files["local-fs.target.d/" + DROPIN] = FIRST_LINE + "[Unit]\nRequires=" + "\nRequires=".join(required) + "\n"

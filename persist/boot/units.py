@@ -67,6 +67,23 @@ RemainAfterExit=yes
 ExecStart=/usr/lib/persist/persist-service bind %i
 TimeoutStartSec=2min
 """
+# What is ordered before persist-volume.service, directly or not (systemd 252 and 257), and so cannot wait for an entry: PID 1 would break
+# the circle by dropping a job, ours for one.
+BEFORE_US = (
+    "kmod-static-nodes.service", "systemd-firstboot.service", "systemd-fsck-root.service", "systemd-fsckd.service", "systemd-fsckd.socket",
+    "systemd-hwdb-update.service", "systemd-network-generator.service", "systemd-remount-fs.service", "systemd-sysusers.service",
+    "systemd-tmpfiles-setup-dev-early.service", "systemd-tmpfiles-setup-dev.service", "systemd-udev-load-credentials.service",
+    "systemd-udev-trigger.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket", "systemd-udevd.service", "udev.service",
+    "-.mount", "usr.mount",
+)
+# The same for a volume that comes with the network.
+BEFORE_NET = (
+    "NetworkManager-wait-online.service", "NetworkManager.service", "basic.target", "connman.service", "dbus-broker.service", "dbus.service",
+    "dbus.socket", "dhcpcd.service", "iscsid.service", "local-fs.target", "network-online.target", "network-pre.target", "network.target",
+    "networking.service", "open-iscsi.service", "paths.target", "remote-fs-pre.target", "slices.target", "sockets.target", "swap.target",
+    "sysinit.target", "systemd-networkd-wait-online.service", "systemd-networkd.service", "systemd-networkd.socket", "systemd-resolved.service",
+    "systemd-tmpfiles-setup.service", "wpa_supplicant.service",
+)
 BACKLIGHT = ("systemd-backlight@.service", "/var/lib/systemd/backlight")  # an instance for each device: it has to be told the other way round
 
 
