@@ -31,7 +31,7 @@ def main() -> int:
             except CommandError as e:
                 log.log(log.NOTICE, f"{again} was not queued again: {e}", "RELOADED")
                 return 0
-        log.log(log.INFO, f"The service manager has read its configuration again{', ' + again + ' is queued again' if again else ''}.", "RELOADED")
+        log.log(log.NOTICE, f"The service manager has read its configuration again{', ' + again + ' is queued again' if again else ''}.", "RELOADED")
     except PersistError as e:
         log.log_error(e)
         return 1

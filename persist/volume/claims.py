@@ -97,7 +97,7 @@ def _status(shown: str, what: str) -> Callable[[str, str], None]:
             log.log(log.NOTICE, f"{shown} {what}", "CLAIM_FOUND", PERSIST_DEVICE=nodes)
             begun.append(step)
         log.notify_status(f"Formatting {text}")
-        log.log(log.INFO, f"Formatting {text}", "FORMAT_STEP", PERSIST_DEVICE=nodes, PERSIST_STEP=step)
+        log.log(log.NOTICE, f"Formatting {text}", "FORMAT_STEP", PERSIST_DEVICE=nodes, PERSIST_STEP=step)
 
     return status
 

@@ -185,6 +185,24 @@ def test_instances_say_what_the_template_says() -> None:
     assert [line for line in text.splitlines() if not line.startswith("#")] == ("[Unit]\n" + BIND_UNIT + BIND_SERVICE).splitlines()
 
 
+@pytest.mark.parametrize("unit", [u for u in UNITS if u.suffix == ".service"], ids=lambda u: u.name)
+def test_what_a_steady_boot_skips_is_skipped_without_a_word(unit: Path) -> None:
+    """PID 1 says at info which unit it has skipped, a line for each entry; LogLevelMax= holds for what it says about a unit, too."""
+    lines = _lines(unit)
+    # These two run at each boot, or are started by what has happened.
+    skipped = any(line.startswith("Condition") for line in lines) and unit.name not in (
+        "persist-volume.service", "persist-volume-net.service", "persist-verify.service", "persist-heal.service", "persist-scrub.service")
+    assert ("LogLevelMax=notice" in lines) == skipped
+
+
+def test_the_mounts_of_a_steady_boot_are_mounted_without_a_word(root: Path, generated: list[str]) -> None:
+    for file in generated:
+        lines = _lines(root / "run/systemd/system" / file)
+        assert "LogLevelMax=notice" in lines, file
+        # What mount(8) prints would be at info, and be gone with the rest.
+        assert file.endswith(".service") or "SyslogLevel=warning" in lines, file
+
+
 def test_all_early_users_of_var_are_known() -> None:
     known = {*EARLY_USERS, BACKLIGHT}
     # On its way out of the machine, or of another boot.

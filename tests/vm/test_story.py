@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from . import scene
@@ -11,6 +13,7 @@ from .conftest import MachineFactory
 from .machine import Machine
 
 SUITES = ("bookworm", "trixie")
+LINES = 12  # of ours in the journal of a steady boot, at most
 BOOTS = {"bookworm": 3, "trixie": 2}
 
 
@@ -78,9 +81,23 @@ def volume_layout(machine: Machine) -> None:
 
 
 def steady(machine: Machine) -> None:
-    """Nothing to seed, nothing to format: none of the services that do it has started a process."""
+    """Nothing to seed, nothing to format: none of the services that do it has started a process, and there is little to say."""
     for unit in ("persist-format.service", "persist-seed@etc.service", "persist-seed@var.service", "persist-reload.service", "persist-settle.service"):
         assert machine.succeed(f"systemctl show -p ExecMainStartTimestampMonotonic --value {unit}").strip() == "0", unit
+    said = our_lines(machine)
+    assert len(said) <= LINES, said
+
+
+def our_lines(machine: Machine) -> list[str]:
+    """What this boot's journal has of us at info and above: of our programs, and of PID 1 about our units and the mounts of entries."""
+    mounts = machine.succeed("cd /run/systemd/generator && grep -l persist-generator *.mount || true").split()
+    found = []
+    for line in machine.succeed("journalctl -b -q -p info -o json --output-fields=MESSAGE,UNIT,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER").split("\n"):
+        r = json.loads(line) if line else {}
+        names = [str(r.get(k, "")) for k in ("UNIT", "_SYSTEMD_UNIT", "SYSLOG_IDENTIFIER")]
+        if any(n.startswith("persist-") or n in mounts for n in names):
+            found.append(f"{names}: {r['MESSAGE']}")
+    return found
 
 
 def hot_plug(machine: Machine) -> None:
