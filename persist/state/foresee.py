@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..boot import paths
 from ..boot.facts import UNIT_DIRECTORIES, above
-from ..boot.ini import ERROR, NOTICE, WARNING, Problem
+from ..boot.ini import ERROR, NOTICE, WARNING, Problem, words
 from ..boot.load import Loaded
 from ..boot.plan import Planned
+from ..volume.mountinfo import MEMORY
 from .image import Image
 from .overlay_limits import below_overlays
 from .verdict import initrd_stage_missing, stale_early
@@ -110,6 +111,31 @@ def _entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
                 yield Problem(WARNING, entry.source, f"Services={unit}: the image has no such unit.", entry.path)
 
 
+def _mounted_by(loaded: Loaded, image: Image, path: str) -> tuple[str, list[str]]:
+    """Type and options of what fstab, or a unit that is shipped, mounts on a path; '' and none where neither says."""
+    file, _, wanted = loaded.facts.fstab.get(path, "").rpartition(":")
+    if file:
+        line = next((text for number, text in image.lines(file) if str(number) == wanted), "")
+        fields = words(line)
+        return (fields[2] if len(fields) > 2 else ""), (fields[3].split(",") if len(fields) > 3 else [])
+    unit = loaded.facts.shipped.get(f"{paths.escape(path)}.mount", "").removesuffix(" mounts it")
+    says = dict(text.split("=", 1) for _, text in image.lines(unit) if "=" in text) if unit else {}
+    return says.get("Type", ""), says.get("Options", "").split(",")
+
+
+def _elsewhere(loaded: Loaded, image: Image) -> Iterator[Problem]:
+    """Paths that somebody else mounts in a way that does not keep them: the verdict will believe what is mounted."""
+    for out in loaded.plan.outside:
+        if out.state != "elsewhere" or out.entry.method in ("tmpfs", "image"):
+            continue
+        fstype, options = _mounted_by(loaded, image, out.real)
+        how = f"a {fstype}, which forgets at power-off" if fstype in MEMORY else "it read-only" if "ro" in options else \
+            "it only when it is asked to (noauto)" if "noauto" in options else ""
+        if how:
+            yield Problem(WARNING, out.entry.source, f"{out.entry.path} is not kept: {out.why.removesuffix(' it')} {how}. Take that mount away, or the path "
+                          "out with Method=none in a file that sorts first.", out.entry.path)
+
+
 _SPECS = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=")
 
 
@@ -132,7 +158,10 @@ FORESEEN: dict[str, Check] = {
     "entry-failed": _entries,
     "no-entries": _volume,
 }
-_MORE: tuple[Check, ...] = (below_overlays,)  # what no verdict sees: it fails in the hands of others
+_MORE: tuple[Check, ...] = (
+    _elsewhere,
+    below_overlays,  # what no verdict sees: it fails in the hands of others
+)
 
 
 def foresee(loaded: Loaded, image: Image) -> list[Problem]:

@@ -117,6 +117,26 @@ def test_what_an_entry_above_can_make_on_the_volume_need_not_be_in_the_image(mac
     assert machine.verify(capsys) == (0, [])
 
 
+@pytest.mark.parametrize(("line", "said"), [
+    ("tmpfs /srv/x tmpfs mode=755 0 0", "/etc/fstab:2 mounts a tmpfs, which forgets at power-off"),
+    ("/dev/sda1 /srv/x ext4 ro 0 0", "/etc/fstab:2 mounts it read-only"),
+    ("/dev/sda1 /srv/x ext4 nofail,noauto 0 0", "/etc/fstab:2 mounts it only when it is asked to (noauto)"),
+    ("/dev/sda1 /srv/x ext4 errors=remount-ro 0 0", ""),
+    ("/dev/sda1 /srv/x", ""),
+    ("unit", "/usr/lib/systemd/system/srv-x.mount mounts a tmpfs, which forgets at power-off"),
+])
+def test_what_others_mount_and_do_not_keep(machine: Machine, capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+    """The verdict of the first boot would be degraded by it, and of each one after."""
+    machine.registry("[Path]\nPath=/srv/x\nMethod=bind\n")
+    if line == "unit":
+        machine.file("usr/lib/systemd/system/srv-x.mount", "[Mount]\nWhat=tmpfs\nWhere=/srv/x\nType=tmpfs\n")
+    else:
+        machine.file("etc/fstab", f"# fstab\n{line}\n")
+    status, problems = machine.verify(capsys)
+    found = [p["message"] for p in problems if "is not kept" in p["message"]]
+    assert (status, len(found)) == ((1, 1) if said else (0, 0)) and all(said in m for m in found), problems
+
+
 def test_the_switch_is_said_and_the_registry_judged_all_the_same(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     (machine.top / "etc/systemd/system/local-fs.target.wants/persist-setup.target").unlink()
     machine.registry("[Path]\nPath=/usr/share/x\n")

@@ -17,8 +17,8 @@ def state(machine: Machine) -> dict[str, Any]:
 
 
 def entries(found: dict[str, Any]) -> dict[str, str]:
-    """The state of each entry by its path."""
-    return {e["path"]: e["state"] for e in found["entries"]}
+    """The state of each entry by its path; where it was declared twice, of the one that counts, which stands first."""
+    return {e["path"]: e["state"] for e in reversed(found["entries"])}
 
 
 def codes(found: dict[str, Any]) -> set[str]:

@@ -17,7 +17,7 @@ from .disks import Disk
 from .errors import CommandFailed
 from .machine import Machine
 
-KEPT = ("early", "mounted", "image", "tmpfs")
+KEPT = ("early", "mounted", "image", "tmpfs", "elsewhere")  # Debian 13 mounts /tmp itself
 HEAL_SEC = 240.0
 VOLUME = "/run/persist/volume"
 # Blocks without checksums: btrfs cannot tell an old copy of them from the new one, so only we can.
