@@ -63,7 +63,8 @@ def not_mounted(planned: Planned) -> str:
     if planned.mounted_early:
         return "See 'journalctl -b -k'."
     # Where a condition was not met there is nothing in the journal, and the status names the condition.
-    return f"See {command('systemctl', 'status', planned.unit)} and 'journalctl -b -u persist-volume.service'."
+    status = f"See {command('systemctl', 'status', planned.unit)}"
+    return f"{status}." if planned.entry.method == "tmpfs" else f"{status} and 'journalctl -b -u persist-volume.service'."
 
 
 def not_seeded(planned: Planned, asked: bool) -> str:

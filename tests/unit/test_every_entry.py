@@ -12,6 +12,7 @@ import pytest
 
 from persist.boot.load import load
 from persist.boot.paths import IMAGE, STALE, VOLUME, escape
+from persist.cli.main import main
 from persist.record import as_dict, replace
 from persist.state import verdict as v
 from persist.state.look import Fragment
@@ -118,6 +119,32 @@ def test_each_state_is_reached(scene: Scene) -> None:
     scene.environ["SYSTEMD_PROC_CMDLINE"] = "persist=off"
     seen |= {e.state for e in scene.judge(FakeLook([ROOT])).entries}
     assert seen == STATES
+
+
+def test_list_has_a_state_and_a_reason_for_each(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    """E14: /tmp of Debian 13 was refused, and nobody said why."""
+    unit(scene, "tmp.mount")
+    fstab(scene, "/dev/sda1 /home ext4 defaults 0 0")
+    scene.registry("/var|none\n/srv/twice|bind", "00-local")
+    scene.registry("/home|overlay\n/srv/kept|bind\n/srv/wrong|copy\n/srv/twice|bind\n/tmp|tmpfs\n/usr/x|bind\n/var|overlay")
+    assert main(["list", "--json", f"--root={scene.root}"]) == 1
+    found = {(e["path"], e["source"].rpartition("/")[2]): (e["state"], e["reason"]) for e in json.loads(capsys.readouterr().out)["entries"]}
+    assert found == {
+        ("/home", "app.conf:2"): ("elsewhere", "/etc/fstab:1 mounts it"),
+        ("/srv/kept", "app.conf:5"): ("declared", ""),
+        ("/srv/twice", "00-local.conf:5"): ("declared", ""),
+        ("/srv/twice", "app.conf:11"): ("ignored", "/usr/lib/persist.d/00-local.conf:5 declares it and sorts first"),
+        ("/srv/wrong", "app.conf:9"): ("refused", found["/srv/wrong", "app.conf:9"][1]),
+        ("/tmp", "app.conf:14"): ("elsewhere", "/usr/lib/systemd/system/tmp.mount mounts it"),
+        ("/usr/x", "app.conf:17"): ("refused", "/usr belongs to the image"),
+        ("/var", "00-local.conf:2"): ("none", "/usr/lib/persist.d/00-local.conf:2 takes it out (Method=none)"),
+        ("/var", "app.conf:20"): ("ignored", "/usr/lib/persist.d/00-local.conf:2 declares it and sorts first"),
+    }
+    assert "Method=copy must be one of" in found["/srv/wrong", "app.conf:9"][1]
+    assert main(["list", f"--root={scene.root}"]) == 1
+    shown = capsys.readouterr()
+    assert "/tmp: elsewhere, /usr/lib/systemd/system/tmp.mount mounts it\n" in shown.out
+    assert "/usr/x: refused, /usr belongs to the image\n" in shown.out and shown.err == "", "each is said once"
 
 
 # ------------------------------------------------------------------------------------------------------------- somebody else
