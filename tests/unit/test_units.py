@@ -114,6 +114,14 @@ def test_generated_units_are_silent(root: Path, generated: list[str]) -> None:
     assert verify(root, generated) == ""
 
 
+def test_the_mounts_of_a_steady_boot_are_mounted_without_a_word(root: Path, generated: list[str]) -> None:
+    for file in generated:
+        lines = _lines(root / "run/systemd/system" / file)
+        assert "LogLevelMax=notice" in lines, file
+        # What mount(8) prints would be at info, and be gone with the rest.
+        assert file.endswith(".service") or "SyslogLevel=warning" in lines, file
+
+
 def test_generated_units_together_have_no_cycle(root: Path, generated: list[str]) -> None:
     assert verify(root, [*generated, "persist-setup.target", "local-fs.target", "multi-user.target", "ssh.service"
                          if (SYSTEM_UNITS / "ssh.service").exists() else "sysinit.target"]) == ""
@@ -193,14 +201,6 @@ def test_what_a_steady_boot_skips_is_skipped_without_a_word(unit: Path) -> None:
     skipped = any(line.startswith("Condition") for line in lines) and unit.name not in (
         "persist-volume.service", "persist-volume-net.service", "persist-verify.service", "persist-heal.service", "persist-scrub.service")
     assert ("LogLevelMax=notice" in lines) == skipped
-
-
-def test_the_mounts_of_a_steady_boot_are_mounted_without_a_word(root: Path, generated: list[str]) -> None:
-    for file in generated:
-        lines = _lines(root / "run/systemd/system" / file)
-        assert "LogLevelMax=notice" in lines, file
-        # What mount(8) prints would be at info, and be gone with the rest.
-        assert file.endswith(".service") or "SyslogLevel=warning" in lines, file
 
 
 def test_all_early_users_of_var_are_known() -> None:
