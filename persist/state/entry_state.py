@@ -102,7 +102,7 @@ def _wrong_link(planned: Planned, look: Look, public: str) -> Wrong:
         return _wrong_place(planned, look)
     there = look.exists(path)
     holder = look.holder(path)
-    now = look.writable(os.path.dirname(path)) and not (holder is not None and look.in_memory(holder))
+    now = look.writable(os.path.dirname(path)) and not (holder is not None and look.lost(holder))
     return f"is not a link to {paths.VOLUME}{path}" if there else "does not exist", remedies.link(planned, there, now)
 
 
@@ -133,8 +133,9 @@ def elsewhere(entry_path: str, method: str, path: str, why: str, look: Look) -> 
     if hidden_by:
         return "failed", f"is hidden by what was mounted on {hidden_by} later ({why})"
     if method != "image":
-        if look.in_memory(at):
-            return "failed", f"is kept in memory only, and lost at power-off ({why}: {at.fstype})"
+        lost = look.lost(at)
+        if lost:
+            return "failed", f"loses at power-off what is written, because it is {lost} ({why})"
         if at.read_only:
             return "failed", f"is mounted read-only ({why})"
     return "elsewhere", f"{why} ({at.fstype} on {at.source})"
@@ -143,9 +144,10 @@ def elsewhere(entry_path: str, method: str, path: str, why: str, look: Look) -> 
 def _kept_by_root(planned: Planned, look: Look) -> Wrong:
     """Why a path that the root filesystem is said to keep is not kept: something in memory is mounted on the way."""
     holder = look.holder(planned.path)
-    if planned.entry.method == "image" or holder is None or holder.mount_point == "/" or not look.in_memory(holder):
+    lost = "" if planned.entry.method == "image" or holder is None or holder.mount_point == "/" else look.lost(holder)
+    if holder is None or not lost:
         return WELL
-    return (f"is kept in memory only, and lost at power-off ({holder.fstype} on {holder.mount_point})",
+    return (f"loses at power-off what is written, because {holder.mount_point} is {lost}",
             f"Unmount {holder.mount_point}, or {remedies.without(planned.entry.path, planned.entry.source)}.")
 
 

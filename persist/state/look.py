@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from ..boot import paths
 from ..boot.units import DROPIN
 from ..record import Record
-from ..volume import writable
-from ..volume.mountinfo import MEMORY, Mount, mounts
+from ..volume import root_kept, writable
+from ..volume.mountinfo import Mount, mounts
 from ..volume.writable import Obstacle
 from . import stores
 
@@ -71,16 +71,9 @@ class Look:
                 return found
         return None
 
-    def in_memory(self, at: Mount) -> bool:
-        """Whether what is written through a mount is gone with the power: it, or what an overlay writes to, is in memory."""
-        seen: set[int] = set()
-        mount: Mount | None = at
-        while mount is not None and mount.mount_id not in seen:
-            if mount.fstype in (*MEMORY, "devtmpfs") or re.match(r"/dev/z?ram[0-9]", mount.source):
-                return True
-            seen.add(mount.mount_id)
-            mount = self.holder(mount.upper) if mount.upper else None
-        return False
+    def lost(self, at: Mount) -> str:
+        """Why what is written to a mount is lost at power-off: the end of "because it is", '' where nothing says so."""
+        return root_kept.lost(at, every=self.every)
 
     def fragment(self, path: str) -> Fragment | None:
         """The mount unit for a path that a generator wrote which is not ours, the one that counts."""

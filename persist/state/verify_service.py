@@ -26,7 +26,7 @@ BOOTED_FLAG = paths.BOOTED
 CONSOLE = "/dev/console"
 NOTICES = ("/run/issue.d/persist.issue", "/run/motd.d/persist")
 _MESSAGES = {v.ONLINE: "VERDICT_ONLINE", v.DEGRADED: "VERDICT_DEGRADED", v.VOLATILE: "VERDICT_VOLATILE", v.OFF: "VERDICT_OFF"}
-_PRIORITIES = {v.ONLINE: log.INFO, v.DEGRADED: log.WARNING, v.VOLATILE: log.ERR, v.OFF: log.INFO}
+_PRIORITIES = {v.ONLINE: log.NOTICE, v.DEGRADED: log.WARNING, v.VOLATILE: log.ERR, v.OFF: log.NOTICE}
 
 
 def _text(path: str) -> str:

@@ -48,9 +48,12 @@ def look(path: str = "/") -> Root:
     return Root(shown, read_only, lost(at))
 
 
-def lost(at: Mount, *, files: bool = True) -> str:
-    """Why what is written to a mount is lost at power-off, as in Root.memory. ``files``: the files of loop devices count too. Raises OSError."""
-    return _Look(mountinfo.mounts(), files).mount(at)
+def lost(at: Mount, *, files: bool = True, every: list[Mount] | None = None) -> str:
+    """Why what is written to a mount is lost at power-off, as in Root.memory. ``files``: the files of loop devices count too. Raises OSError.
+
+    ``every`` are the mounts of this namespace, for those who have them.
+    """
+    return _Look(mountinfo.mounts() if every is None else every, files).mount(at)
 
 
 def _number(node: str) -> str:

@@ -20,7 +20,7 @@ from persist.state import verdict as v
 from persist.state.look import Fragment
 from persist.state.stores import NOT_SEEDED
 from persist.volume import root_kept
-from persist.volume.mountinfo import Mount, parse
+from persist.volume.mountinfo import MEMORY, Mount, parse
 from persist.volume.outcome import Outcome
 from persist.volume.root_kept import Root
 from persist.volume.writable import Obstacle, of_mount
@@ -61,9 +61,13 @@ class FakeLook(v.Look):
         self.obstacle: Obstacle | None = None
         self.fragments: dict[str, Fragment] = {}
         self.was_asked = True
+        self.forget: dict[str, str] = {}
 
     def fragment(self, path: str) -> Fragment | None:
         return self.fragments.get(path)
+
+    def lost(self, at: Mount) -> str:
+        return self.forget.get(at.mount_point) or (f"a {at.fstype}" if at.fstype in MEMORY else "")
 
     def asked(self, unit: str) -> bool:
         return self.was_asked

@@ -155,7 +155,7 @@ def test_online(machine: Machine, records: Records) -> None:
     assert machine.started == [("systemctl", "--no-block", "start", "persist-online.target")]
     assert not machine.issue.exists() and not machine.motd.exists() and not machine.console.exists()
     assert [(r["MESSAGE_ID"], r["PRIORITY"], r["PERSIST_VERDICT"], r["PERSIST_DEVICE"], r["PERSIST_REASON"]) for r in records] == [
-        (MESSAGE_IDS["VERDICT_ONLINE"], "6", "online", "/dev/vda2", "")]
+        (MESSAGE_IDS["VERDICT_ONLINE"], "5", "online", "/dev/vda2", "")]
     assert records[0]["SYSLOG_IDENTIFIER"] == "persist"
 
 
@@ -176,7 +176,7 @@ def test_degraded(machine: Machine, records: Records) -> None:
 
 
 @pytest.mark.parametrize(("word", "name", "priority", "loud"), [
-    (v.VOLATILE, "VERDICT_VOLATILE", "3", True), (v.DEGRADED, "VERDICT_DEGRADED", "4", True), (v.OFF, "VERDICT_OFF", "6", False),
+    (v.VOLATILE, "VERDICT_VOLATILE", "3", True), (v.DEGRADED, "VERDICT_DEGRADED", "4", True), (v.OFF, "VERDICT_OFF", "5", False),
 ])
 def test_how_loud(machine: Machine, records: Records, word: str, name: str, priority: str, loud: bool) -> None:
     machine.found = v.Verdict(word, {"kind": "none"}, reasons=[v.Reason("missing", "No disk.")])
