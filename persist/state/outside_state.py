@@ -6,7 +6,6 @@ from __future__ import annotations
 from ..boot.accept import Outside
 from ..boot.ini import ERROR
 from ..boot.load import Loaded
-from ..boot.paths import escape
 from . import remedies
 from .entry_state import EntryState, elsewhere
 from .look import Look
@@ -18,8 +17,7 @@ def _outside(out: Outside, look: Look) -> EntryState:
     if state == "elsewhere":
         state, reason = elsewhere(entry.path, entry.method, out.real, out.why, look)
         if state == "failed":
-            unit = remedies.command("systemctl", "status", f"{escape(out.real)}.mount")
-            hint = f"See {unit}, or {remedies.without(entry.path, entry.source)}."
+            hint = remedies.elsewhere(out, look.mount(out.real) is not None)
     elif state == "refused":
         hint = remedies.correct(out)
     return EntryState(entry.path, entry.method, state, entry.source, "", reason, hint)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shlex
 
 from ..boot import paths
+from ..boot.accept import Outside
 from ..boot.ini import Problem
 from ..boot.plan import Planned
 
@@ -89,6 +90,13 @@ def foreign(planned: Planned, unit: str) -> str:
     if unit:
         return f"Take that mount away, or {without(entry.path, entry.source)}."
     return f"Unmount it with {command('umount', planned.path)}, or {without(entry.path, entry.source)}."
+
+
+def elsewhere(out: Outside, mounted: bool) -> str:
+    """What to do where somebody else says that he mounts an entry's path, and what is there (``mounted``: something is) does not keep it."""
+    entry = out.entry
+    look = "Take that mount away" if mounted and entry.method != "tmpfs" else f"See {command('systemctl', 'status', f'{paths.escape(out.real)}.mount')}"
+    return f"{look}, or {without(entry.path, entry.source)}."
 
 
 def hidden(by: str) -> str:

@@ -228,6 +228,11 @@ class Result:
         return [call[3:] for call in self.ran("mount") if call[:2] == ["-t", "btrfs"]]
 
 
+def quoted(path: str) -> str:
+    """A path as value of Path=, taken for nothing but a name."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 class Initrd:
     """Put a machine together, then run()."""
 
@@ -292,7 +297,7 @@ class Initrd:
         if not target.is_symlink():
             target.symlink_to("/usr/lib/systemd/system/persist-setup.target")
         entries = [line.rsplit(maxsplit=1) for line in text.splitlines()]
-        (root / "usr/lib/persist.d/a.conf").write_text("".join(f"[Path]\nPath={path}\nMethod={method}\nEarly=yes\n" for path, method in entries))
+        (root / "usr/lib/persist.d/a.conf").write_text("".join(f"[Path]\nPath={quoted(path)}\nMethod={method}\nEarly=yes\n" for path, method in entries))
         self.table += load(str(root), {"SYSTEMD_PROC_CMDLINE": ""}).plan.early_table
 
     def seeded(self, path: str, method: str = "overlay", content: str = "kept") -> None:
