@@ -18,6 +18,7 @@ from ..volume.mountinfo import MEMORY
 from .image import Image
 from .overlay_limits import below_overlays
 from .verdict import initrd_stage_missing, stale_early
+from .waits import lines_that_stop_the_boot, named_like_files, opened_with_what_it_keeps, units_that_do_not_wait
 
 Check = Callable[[Loaded, Image], Iterable[Problem]]
 
@@ -160,7 +161,8 @@ FORESEEN: dict[str, Check] = {
 }
 _MORE: tuple[Check, ...] = (
     _elsewhere,
-    below_overlays,  # what no verdict sees: it fails in the hands of others
+    # What no verdict sees: it fails in the hands of others, or waits for them.
+    below_overlays, opened_with_what_it_keeps, named_like_files, lines_that_stop_the_boot, units_that_do_not_wait,
 )
 
 
@@ -174,4 +176,4 @@ def foresee(loaded: Loaded, image: Image) -> list[Problem]:
 
 def judge_files(loaded: Loaded, image: Image) -> list[Problem]:
     """What is wrong with registry files by themselves, judged against an image: for packages, which know nothing of its switches and disks."""
-    return [*_registry(loaded, image), *_entries(loaded, image)]
+    return [*_registry(loaded, image), *_entries(loaded, image), *named_like_files(loaded, image)]
