@@ -116,7 +116,7 @@ def _not_seeded(planned: Planned, look: Look) -> Wrong:
     return stores.NOT_SEEDED, remedies.not_seeded(planned, look.asked(planned.unit or f"persist-seed@{planned.name}.service"))
 
 
-def elsewhere(entry_path: str, method: str, path: str, why: str, look: Look) -> tuple[str, str]:
+def elsewhere(method: str, path: str, why: str, look: Look) -> tuple[str, str]:
     """State and reason of an entry whose path somebody else says that he mounts (``why``). What is believed is what is mounted.
 
     ``failed`` where nothing is, or what is written there is not kept: an entry is a promise that it is.
@@ -168,7 +168,7 @@ def entry_state(planned: Planned, here: Here) -> EntryState:
     fragment = look.fragment(path) if at is not None and not _ours(planned, at, here.volume, look) else None
     if fragment is not None and at is not None and fragment.fstype in ("", "auto", "none", at.fstype):
         # Neither in fstab nor shipped: another generator's, which had the path first. It will at each boot.
-        word, why = elsewhere(entry.path, entry.method, path, f"{fragment} mounts it", look)
+        word, why = elsewhere(entry.method, path, f"{fragment} mounts it", look)
         found = state(word, (why, remedies.foreign(planned, fragment.file)) if word == "failed" else WELL)
         return found if word == "failed" else EntryState(entry.path, entry.method, word, entry.source, planned.unit, why)
     if entry.method != "symlink" and here.kind == "root":

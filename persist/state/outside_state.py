@@ -15,7 +15,7 @@ def _outside(out: Outside, look: Look) -> EntryState:
     entry = out.entry
     state, reason, hint = out.state, out.why, ""
     if state == "elsewhere":
-        state, reason = elsewhere(entry.path, entry.method, out.real, out.why, look)
+        state, reason = elsewhere(entry.method, out.real, out.why, look)
         if state == "failed":
             hint = remedies.elsewhere(out, look.mount(out.real) is not None)
     elif state == "refused":
