@@ -23,13 +23,9 @@ ERR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
 IDENTIFIER = "persist"
 
 
-def utf8(text: str) -> str:
-    r"""Text that the journal and any file take: bytes of a file name that are not UTF-8 (surrogates) are shown as ``\udcff``."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def safe(text: str) -> str:
-    r"""Text that cannot move the cursor of a terminal: control characters and stray bytes as escapes (``\x1b``, ``\udcff``)."""
+    r"""Text that cannot move the cursor of a terminal, and that the journal shows as text: control characters, other line ends than ours and bytes that
+    are not UTF-8 as escapes (``\x1b``, ``\u2028``, ``\udcff``). journalctl(1) has but "[blob data]" for a field with one of them."""
     return "".join([c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text])
 
 
@@ -58,7 +54,7 @@ def log(priority: int, message: str, message_id: str, **fields: str) -> None:
         sendv = _of_systemd("journal").sendv
         # Without SYSLOG_IDENTIFIER= the journal shows the name of the program, which is python3.
         record = {"MESSAGE": message, "MESSAGE_ID": MESSAGE_IDS[message_id], "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": IDENTIFIER} | fields
-        sendv(*(f"{name}={utf8(value)}" for name, value in record.items()))
+        sendv(*(f"{name}={safe(value)}" for name, value in record.items()))
     elif priority <= INFO:
         print(safe(message), file=sys.stderr)
 

@@ -6,12 +6,13 @@ from __future__ import annotations
 import importlib
 import socket
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from persist import log
 from persist.boot.config import Config
+from persist.errors import PersistError
 from persist.volume import search
 from persist.volume.find import Machine, Missing
 
@@ -45,3 +46,16 @@ def test_python_systemd(name: str, function: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(log, "import_module", renamed)
     assert log._of_systemd(name).__name__ == f"systemd.{name}"
     assert callable(getattr(log._of_systemd(name), function))
+
+
+def test_the_journal_gets_text_whatever_a_name_on_the_volume_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What journalctl calls "[blob data]": a control character (C0 but for tab and newline, C1) in any field. And one record is one line."""
+    sent: list[str] = []
+    monkeypatch.setattr(log, "to_journal", lambda: True)
+    monkeypatch.setattr(log, "_of_systemd", lambda name: SimpleNamespace(sendv=lambda *fields: sent.extend(fields)))
+    path = "/srv/\x1b[2J\n\x85\u2028\u2029\x7f\x9b\udcff\tgrün \U0001f600"
+    log.log(log.ERR, f"'{path}' is a symbolic link.", "ENTRY_FAILED", PERSIST_PATH=path)
+    log.log_error(PersistError(f"{path}.", hint=path, PERSIST_DEVICE=path))
+    text = r"/srv/\x1b[2J\n\x85\u2028\u2029\x7f\x9b\udcff\tgrün " + "\U0001f600"
+    assert f"MESSAGE='{text}' is a symbolic link." in sent and f"PERSIST_PATH={text}" in sent and f"PERSIST_DEVICE={text}" in sent
+    assert all(field.isprintable() for field in sent)

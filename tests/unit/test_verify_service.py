@@ -172,7 +172,7 @@ def test_degraded(machine: Machine, records: Records) -> None:
     for path in (machine.motd, machine.issue, machine.console):
         assert all(c.isprintable() or c == "\n" for c in path.read_text())
     assert [(r["PRIORITY"], r["MESSAGE_ID"]) for r in records] == [("4", MESSAGE_IDS["VERDICT_DEGRADED"]), ("4", MESSAGE_IDS["FAILED"])]
-    assert records[1]["MESSAGE"] == "And this. Do this." and records[1]["PERSIST_PATH"] == "/srv/a\x1b[2J\\n\\udcff\u202e"
+    assert records[1]["MESSAGE"] == "And this. Do this." and records[1]["PERSIST_PATH"] == SHOWN
 
 
 @pytest.mark.parametrize(("word", "name", "priority", "loud"), [
@@ -190,7 +190,7 @@ def test_problems_are_said_once(machine: Machine, records: Records) -> None:
     machine.found = v.Verdict(v.DEGRADED, {}, reasons=[v.Reason("volume-read-only", "First."), v.Reason("registry", "/etc/persist.d/a.conf:3: Bad.")])
     assert service.main() == 0
     assert [(r["MESSAGE"], r["PRIORITY"], r["MESSAGE_ID"]) for r in records] == [
-        ("/etc/persist.d/a\\udcff.conf:3: Bad\x1b.", "3", MESSAGE_IDS["REGISTRY_PROBLEM"]), ("So so.", "5", MESSAGE_IDS["ENTRY_REFUSED"]),
+        ("/etc/persist.d/a\\udcff.conf:3: Bad\\x1b.", "3", MESSAGE_IDS["REGISTRY_PROBLEM"]), ("So so.", "5", MESSAGE_IDS["ENTRY_REFUSED"]),
         ("Persistent state is DEGRADED: First. (and 1 more)", "4", MESSAGE_IDS["VERDICT_DEGRADED"])]
     assert records[0]["PERSIST_SOURCE"] == "/etc/persist.d/a\\udcff.conf:3"
 
@@ -278,7 +278,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, answer: str | Exception, e
 
 def test_any_text_can_be_logged(records: Records) -> None:
     log.log(log.ERR, "a\udcff\ud800\n\x1b", "FAILED", PERSIST_PATH="b\udcff")
-    assert records == [{"MESSAGE": "a\\udcff\\ud800\n\x1b", "MESSAGE_ID": MESSAGE_IDS["FAILED"], "PRIORITY": "3", "SYSLOG_IDENTIFIER": "persist",
+    assert records == [{"MESSAGE": "a\\udcff\\ud800\\n\\x1b", "MESSAGE_ID": MESSAGE_IDS["FAILED"], "PRIORITY": "3", "SYSLOG_IDENTIFIER": "persist",
                         "PERSIST_PATH": "b\\udcff"}]
 
 
