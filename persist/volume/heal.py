@@ -131,7 +131,9 @@ class Healer:
         _killed_after("wipe")
 
     def _shrink(self, node: str) -> None:
-        """Keep the reserve free on a device that has just become a member. Raises OSError."""
+        """Keep the reserve free on a device that has just become a member, where the volume has one. Raises OSError."""
+        if not reserve.is_kept_back(self.path):
+            return
         number = blockdev.number_of(node)
         for device in btrfs.devices(self.path):
             wanted = layout.filesystem_bytes(blockdev.by_node(node).size)

@@ -10,7 +10,7 @@ from ..boot.paths import VOLUME
 from ..errors import PersistError
 from ..record import Record
 from ..run import run
-from . import blockdev, btrfs, layout, live
+from . import blockdev, btrfs, layout, live, reserve
 from .blockdev import Disk
 
 _SLACK = 2 * layout.MIB  # more than this behind the last partition and its backup table is a disk that grew
@@ -82,4 +82,4 @@ def why_not(path: str = VOLUME) -> str:
     nodes = [d.node for d in live.glance(path) if d.ok and d.devid]
     if not nodes:
         raise PersistError(f"No member of the volume at {path} can be read.")
-    return f"{' and '.join(nodes)} {'is' if len(nodes) == 1 else 'are'} used to the end, but for the reserve."
+    return f"{' and '.join(nodes)} {'is' if len(nodes) == 1 else 'are'} used to the end{', but for the reserve' if reserve.is_kept_back(path) else ''}."

@@ -264,6 +264,21 @@ def test_full_and_room_again(place: Path, make_disk: Make, capsys: pytest.Captur
     assert Path(f"{v.at}/etc-change").read_text() == "kept"
 
 
+def test_a_volume_that_persist_did_not_make_has_no_reserve(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """It has no record, and is as large as its partition: neither was it full once, nor is it to be made smaller."""
+    disk = make_disk(MIB, b"")
+    whole = (disk.disk.size - 2 * layout.MIB) // 4096 * 4096
+    v = Volume(place, [disk], whole=whole)
+    v.up()
+    os.unlink(f"{v.at}/.persist/volume.json")
+    assert reserve.in_use(v.at) == 0 and codes(v) == []
+    assert reserve.shrink_back(v.at) == 0 and live.members(v.at)[0].size == whole
+    reserve.make_room(v.uuid, v.at)
+    said = capsys.readouterr().err
+    assert "is full." in said and "reserve" not in said
+    assert "reserve" not in resize.why_not(v.at)
+
+
 _REOPEN = """
 import json, os, subprocess, sys
 at, store = sys.argv[1], sys.argv[1] + "/.persist"
