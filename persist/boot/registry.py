@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The registry: persist.d/*.conf to entries. One bad line costs that line, one bad entry costs that entry. Boot-safe."""
 
+from . import flags
 from .dropins import fragments, inside
 from .ini import DEBUG, ERROR, NOTICE, WARNING, Problem, Section, boolean, parse, read, unquote, words
 from .paths import ENTRY_NAME_MAX, UNIT_NAME_MAX, escape, unsayable
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 METHODS = ("overlay", "bind", "symlink", "image", "tmpfs", "none")
-PATH_KEYS = ("Path", "Method", "Type", "User", "Group", "Mode", "SeedFrom", "Required", "Services", "Stale", "Snapshot", "Early")
+PATH_KEYS = ("Path", "Method", "Type", "User", "Group", "Mode", "SeedFrom", "Required", "Services", "Stale", "Snapshot", "Early", "Options")
 IDENTITY_KEYS = ("Path", "Action", "RegeneratedBy", "Class")
 MIGRATION_KEYS = ("Id", "Path", "Services", "Exec", "When", "Downgrade")
 LINK_KEYS = ("Path", "Target")
@@ -27,10 +28,13 @@ _UNIT_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 
 
 class Entry:
-    """One ``[Path]``: what is kept and how. ``source`` is file:line, ``file`` the file for SourcePath=."""
+    """One ``[Path]``: what is kept and how. ``source`` is file:line, ``file`` the file for SourcePath=.
+
+    ``options`` are the flags of its mount, each said once, and whether it is nosuid and nodev said always.
+    """
 
     __slots__ = ("path", "method", "type", "user", "group", "mode", "seed_from", "required", "services",
-                 "stale", "snapshot", "early", "source", "file", "name")
+                 "stale", "snapshot", "early", "options", "source", "file", "name")
 
     def __init__(self, path: str, source: str, file: str) -> None:
         self.path = path
@@ -48,6 +52,7 @@ class Entry:
         self.stale = "ro"
         self.snapshot = True
         self.early: bool | None = None
+        self.options = flags.DEFAULT
 
 
 class Registry:
@@ -208,6 +213,11 @@ def _set(entry: Entry, key: str, value: str) -> str:
         if value not in ("ro", "allow"):
             return "must be ro or allow"
         entry.stale = value
+    elif key == "Options":
+        try:
+            entry.options = flags.added(entry.options, value)
+        except ValueError as e:
+            return str(e)
     else:
         yes = boolean(value)
         if yes is None:
@@ -263,6 +273,11 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
     if wrong:
         instead = " Use Method=bind." if entry.method == "overlay" else ""
         problems.append(Problem(ERROR, where, "%s, the entry for %s is ignored.%s" % (wrong, path, instead), path))
+        return None
+    options = [line for key, _, line in section.settings if key == "Options"]
+    if options and entry.method in ("symlink", "image", "tmpfs"):
+        problems.append(Problem(ERROR, "%s:%d" % (section.file, options[0]), "Options= is for Method=overlay and Method=bind, which have a mount of their own, "
+                                "the entry for %s is ignored." % path, path))
         return None
     return entry
 

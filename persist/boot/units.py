@@ -97,7 +97,10 @@ def serves(path: str, used: str) -> bool:
 
 
 def overlay_options(planned: "Planned", fstab: "dict[str, str]", read_only: bool) -> str:
-    """The options of an overlay entry's mount. ``read_only``: with persist=ro, what the volume has lies below and is not written."""
+    """The options of an overlay entry's filesystem; those of its mount are Entry.options.
+
+    ``read_only``: with persist=ro, what the volume has lies below and is not written.
+    """
     name = planned.name
     store = STORE + "/overlay/" + name
     below = overlay_option(BELOW + "/" + name) + ":" if read_only else ""
@@ -166,7 +169,7 @@ def mount_unit(plan: "Plan", planned: "Planned", children: list[str], binds: lis
     # libmount's fsconfig(2) takes no value of 256 bytes and more, mount(2) takes a page.
     force = "\nEnvironment=LIBMOUNT_FORCE_MOUNT2=always" if plan.read_only or len(name) > 100 or len(hidden) > 200 else ""
     return (text + test + "PathIsDirectory=" + specifiers(hidden) + "\n\n[Mount]\n" + QUIET + "What=overlay\nWhere=" + path
-            + "\nType=overlay\nOptions=" + mount_options(overlay_options(planned, plan.fstab, plan.read_only)) + force + "\n")
+            + "\nType=overlay\nOptions=" + mount_options(overlay_options(planned, plan.fstab, plan.read_only)) + "," + entry.options + force + "\n")
 
 
 def bind_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list[str]) -> str:

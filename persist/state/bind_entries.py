@@ -74,7 +74,7 @@ def mount_bind(planned: Planned) -> None:
         target = _target(planned, kind)
         try:
             if not os.path.samestat(os.fstat(source), os.fstat(target)):
-                newmount.attach(source, target)
+                newmount.attach(source, target, options=planned.entry.options)
         finally:
             os.close(target)
     finally:
@@ -92,7 +92,7 @@ def _mount_overlay(planned: Planned, loaded: Loaded) -> bool:
         return False
     target = _target(planned, "directory")
     try:
-        newmount.overlay(target, overlay_options(planned, loaded.plan.fstab, read_only))
+        newmount.overlay(target, overlay_options(planned, loaded.plan.fstab, read_only), planned.entry.options)
     finally:
         os.close(target)
     return True

@@ -53,7 +53,8 @@ def wrong_mount(planned: Planned, at: Mount | None, volume: Mount, look: Look) -
         return f"is hidden by what was mounted on {hidden_by} later", remedies.hidden(hidden_by)
     if at.read_only and not volume.read_only:
         return "is mounted read-only", "See 'journalctl -b -k' for errors of its filesystem."
-    return WELL
+    lacking = at.lacks(planned.entry.options)
+    return (f"is not mounted with {lacking}", remedies.options(planned)) if lacking else WELL
 
 
 def _ours(planned: Planned, at: Mount, volume: Mount | None, look: Look) -> bool:

@@ -168,7 +168,7 @@ class _Entry:
             return
         try:
             if stat.S_ISDIR(os.fstat(source).st_mode) and not os.path.ismount(self.memory.path(self.planned.path[1:])):
-                self._on_place(lambda target: newmount.attach(source, target))
+                self._on_place(lambda target: newmount.attach(source, target, options=newmount.DATA))
         finally:
             os.close(source)
 

@@ -99,6 +99,11 @@ def elsewhere(out: Outside, mounted: bool) -> str:
     return f"{look}, or {without(entry.path, entry.source)}."
 
 
+def options(planned: Planned) -> str:
+    """How a mount gets the options of its entry."""
+    return f"Run {command('mount', '-o', 'remount,bind,' + planned.entry.options, planned.path)}, or restart the machine."
+
+
 def hidden(by: str) -> str:
     """What to do where something is mounted above an entry after it: ``by`` is where."""
     return f"Mount {by} by fstab(5), which entries wait for; 'findmnt {shlex.quote(by)}' shows what it is."

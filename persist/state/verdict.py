@@ -23,7 +23,7 @@ from .volume_reasons import DEGRADED as DEGRADED
 from .volume_reasons import OFF as OFF
 from .volume_reasons import ONLINE as ONLINE
 from .volume_reasons import VOLATILE as VOLATILE
-from .volume_reasons import expected_volume, volume_gone, volume_reasons
+from .volume_reasons import expected_volume, unprotected, volume_gone, volume_reasons
 from .volume_reasons import read_volume as read_volume
 
 
@@ -87,6 +87,9 @@ def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[R
     if gone is not None:
         word, reasons = VOLATILE, [gone]
         kind = "none" if at is None else "tmpfs"
+    open_volume = unprotected(at) if kind != "none" else None
+    if open_volume is not None:
+        reasons.append(open_volume)
     reasons += health
     if kind in REAL and volume.get("read_only") and not look.exists(paths.MOUNT_ENTRIES):
         kind = "root"  # beside a volume that took no writes, entries were left to the root filesystem

@@ -86,6 +86,15 @@ def volume_gone(kind: str, at: Mount | None) -> Reason | None:
     return None
 
 
+def unprotected(at: Mount | None) -> Reason | None:
+    """Why programs and devices of the volume are dangerous, if so: any disk with the right label may be the volume."""
+    lacking = at.lacks("nosuid,nodev") if at is not None else ""
+    if not lacking:
+        return None
+    return Reason("volume-options", f"{paths.VOLUME} is not mounted with {lacking}: a program or device node on it can make any user root.",
+                  f"Run 'mount -o remount,bind,nosuid,nodev {paths.VOLUME}'. See 'journalctl -b -u persist-volume.service'.")
+
+
 def expected_volume(loaded: Loaded) -> bool:
     """Whether somebody said that there must be a volume, so that its absence is worth a word on any machine."""
     return loaded.config.device != ["auto"] or loaded.facts.option("persist.volume") is not None or loaded.config.fallback == "fail"

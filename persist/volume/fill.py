@@ -15,7 +15,7 @@ def subvolumes(path: str, uuid: str, members: list[str], swap: list[str], profil
     """Make the subvolumes, the store and volume.json, and commit them. Raises OSError."""
     for name in SUBVOLUMES:
         ioctl(path, _SUBVOL_CREATE, named(name))
-        os.chmod(f"{path}/{name}", 0o755)
+        os.chmod(f"{path}/{name}", 0o700)  # see private.py
     state = f"{path}/{SUBVOLUMES[0]}"
     store.make(state)
     store.write_record(state, store.record(uuid, members, swap) | {"profile": profile})

@@ -23,9 +23,9 @@ from .private import private
 from .quiet import without_udev
 
 ROOT_STORE = "/var/lib/persist/root"
-# As in packaging/initramfs-tools/persist-early. Access times would make each reading of state a write.
+# As in packaging/initramfs-tools/persist-early, but for newmount.DATA. Access times would make each reading of state a write.
 _SUBVOLUME = f"subvol={SUBVOLUMES[0]}"
-OPTIONS = f"noatime,{_SUBVOLUME}"
+OPTIONS = f"{newmount.DATA},noatime,{_SUBVOLUME}"
 
 
 def mounted_uuid(path: str = VOLUME) -> str:
@@ -193,7 +193,7 @@ def _degraded(found: Found, assembly: Assembly, options: str, at: str, *, mark: 
 def mount_tmpfs() -> None:
     """Stand in for the volume with memory: lost at power-off. Raises PersistError and OSError."""
     os.makedirs(VOLUME, 0o755, exist_ok=True)
-    run("mount", "-t", "tmpfs", "-o", "mode=0755,size=50%", "tmpfs", VOLUME)
+    run("mount", "-t", "tmpfs", "-o", f"mode=0711,size=50%,{newmount.DATA}", "tmpfs", VOLUME)
     store.make(VOLUME)
 
 
@@ -206,19 +206,20 @@ def mount_root_directory() -> None:
     os.makedirs(directory, 0o755, exist_ok=True)
     store.make(directory)
     os.makedirs(VOLUME, 0o755, exist_ok=True)
-    run("mount", "--bind", directory, VOLUME)
+    newmount.bind(directory, VOLUME, options=newmount.DATA)
 
 
 def bind_image() -> None:
-    """Show the image without what is mounted on it: IMAGE as it is, LOWER read-only.
+    """Show the image without what is mounted on it: IMAGE as it is, LOWER read-only, nosuid and nodev.
 
-    Private at once, or every mount that the boot makes on the root would appear there too. Raises OSError.
+    Private at once, or every mount that the boot makes on the root would appear there too. IMAGE has the root's own flags, and only root comes to it:
+    holes are binds of it, in which the image's programs work as ever, and mount(8) before 2.39 cannot take nosuid away from a bind. Raises OSError.
     """
     private()
-    for source, path, read_only in (("/", IMAGE, False), (IMAGE, LOWER, True)):
+    for source, path, read_only, options in (("/", IMAGE, False, ""), (IMAGE, LOWER, True, newmount.DATA)):
         os.makedirs(path, 0o755, exist_ok=True)
         if mountinfo.at(path) is None:
-            newmount.bind(source, path, read_only=read_only)
+            newmount.bind(source, path, read_only=read_only, options=options)
 
 
 def bind_public(path: str) -> str:
@@ -232,7 +233,7 @@ def bind_public(path: str) -> str:
     real = os.path.realpath(path)
     at = mountinfo.at(real)
     if at is None:
-        run("mount", "--bind", VOLUME, real)
+        run("mount", "--bind", VOLUME, real)  # with the flags of what it is bound from
         return ""
     volume = mountinfo.at(VOLUME)
     if volume is not None and (at.device, at.root) == (volume.device, volume.root):

@@ -41,6 +41,13 @@ class Mount(Record):
                 found = re.sub(r"\\(.)", r"\1", option[len("upperdir=") :])
         return found if self.fstype == "overlay" else ""
 
+    def lacks(self, wanted: str) -> str:
+        """Those of a list of per-mount options that the mount has not, '' for none. mountinfo has words for what is forbidden, and none for what is allowed."""
+        has = set(self.options.split(","))
+        atime = bool(has & {"noatime", "relatime"})
+        return ",".join(w for w in wanted.split(",")
+                        if (f"no{w}" in has if w in ("suid", "dev", "exec") else atime if w == "strictatime" else w not in has))
+
 
 def unescape(text: str) -> str:
     r"""Undo the kernel's octal escapes of blank, tab, newline and backslash (``\040``)."""

@@ -13,7 +13,7 @@ from ..boot.config import Config
 from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import mountinfo, network
+from . import mountinfo, network, newmount
 from .find import Found
 from .mountinfo import Mount
 
@@ -27,9 +27,12 @@ _GROWFS = "/usr/lib/systemd/systemd-growfs"
 
 
 def options(config: Config, fstype: str, *, read_only: bool = False) -> str:
-    """The options for mount(8): Options= without what only fstab-generator understands. ``read_only``: nothing at all is written."""
+    """The options for mount(8): Options= without what only fstab-generator understands. ``read_only``: nothing at all is written.
+
+    The last words count: it is nosuid and nodev whatever Options= says, which is for entries to change.
+    """
     words = [w for w in config.options.split(",") if w and not w.startswith("x-") and w not in ("_netdev", "nofail", "noauto", "auto", "defaults", "rw", "ro")]
-    return ",".join([*words, _UNTOUCHED[fstype] if read_only else "rw"])
+    return ",".join([*words, _UNTOUCHED[fstype] if read_only else "rw", newmount.DATA])
 
 
 def mount_native(found: Found, config: Config, *, read_only: bool = False, at: str = VOLUME) -> Mount:

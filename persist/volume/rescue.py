@@ -9,13 +9,13 @@ from .. import log
 from ..boot.paths import RESCUE
 from ..errors import CommandError
 from ..run import run
-from . import btrfs, mountinfo
+from . import btrfs, mountinfo, newmount
 from .find import Found
 from .members import Assembly
 from .private import private
 
 # btrfs(5), since 5.11: an older root where the newest is damaged, no log replay, and what has no valid checksum is shown too.
-OPTIONS = "ro,rescue=all,subvolid=5"
+OPTIONS = f"ro,{newmount.DATA},rescue=all,subvolid=5"
 
 
 def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> bool:

@@ -162,7 +162,7 @@ def _reopen(mount: mountinfo.Mount, children: list[str]) -> None:
             kept.append((child, os.open(child, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)))
         target = os.open(mount.mount_point, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            newmount.overlay(target, _overlay_options(mount))
+            newmount.overlay(target, _overlay_options(mount), newmount.known(mount.options))
         finally:
             os.close(target)
         for child, source in kept:

@@ -16,7 +16,7 @@ from .find import BTRFS, Ambiguous, Found, Machine, Missing, Untrusted
 from .members import Assembly
 from .mountinfo import Mount
 from .outcome import Outcome
-from .private import private
+from .private import keep_users_out, private
 from .search import patience, search, what_is_known
 from .writable import Obstacle
 
@@ -181,11 +181,13 @@ def _read_only_below(config: Config, told: Machine, result: Outcome) -> None:
         kept.describe(result, at)
 
 
-def _beside(config: Config, result: Outcome, *, takes_writes: bool) -> None:
+def _beside(loaded: Loaded, result: Outcome, *, takes_writes: bool) -> None:
     """What comes with a volume: the image for the entries, the public name, swap space."""
+    config = loaded.config
+    open_to_users = keep_users_out(links=any(p.entry.method == "symlink" for p in loaded.plan.entries))
     mount.bind_image()
     try:
-        why_not = mount.bind_public(config.mount)
+        why_not = f"The state volume is not shown to users at {config.mount}. {open_to_users}" if open_to_users else mount.bind_public(config.mount)
     except PersistError as e:
         why_not = f"{config.mount} cannot be mounted: {e.message}"
     if why_not:
@@ -216,9 +218,9 @@ def _beside(config: Config, result: Outcome, *, takes_writes: bool) -> None:
 
 def _entries(loaded: Loaded, result: Outcome) -> None:
     """Entries that this service mounts itself: binds, which would be torn down with a member if they were .mount units."""
-    from ..state import bind_entries, readonly
+    from ..state import bind_entries, early_entries, readonly
 
-    problems: list[PersistError] = []
+    problems = early_entries.set_options(loaded)
     if loaded.plan.read_only and result.kind == "tmpfs":
         problems += readonly.prepare(loaded)
     if result.kind in (*outcome.REAL, "tmpfs") and not result.read_only:
@@ -264,7 +266,7 @@ def _run(result: Outcome) -> int:
     if result.kind == "none":
         status = fallback.fall_back(config, result)
     if result.kind != "none":
-        _beside(config, result, takes_writes=takes_writes)
+        _beside(loaded, result, takes_writes=takes_writes)
     _entries(loaded, result)
     if config.netdev and result.kind in outcome.REAL:
         from . import network
@@ -282,6 +284,7 @@ def _rescue(result: Outcome, error: Exception) -> None:
         at = mountinfo.at(VOLUME)
         if at is not None:
             kept.describe(result, at)  # it came up, and what failed came after it
+            keep_users_out(links=True)
             return
         result.kind = "none"
         result.on_root(root_kept.look())

@@ -285,7 +285,7 @@ at, store = sys.argv[1], sys.argv[1] + "/.persist"
 from persist.volume import mountinfo, reserve
 def mount(target, upper):
     options = f"lowerdir={target},upperdir={upper}/upper,workdir={upper}/work,index=off,metacopy=off,redirect_dir=nofollow,xino=off"
-    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", target], check=True)
+    subprocess.run(["mount", "-t", "overlay", "-o", "nodev,noexec,noatime," + options, "overlay", target], check=True)
 image = sys.argv[2]
 mount(f"{image}/etc", f"{store}/overlay/etc")
 subprocess.run(["mount", "-t", "tmpfs", "below", f"{image}/etc/below"], check=True)
@@ -299,6 +299,7 @@ after = ro()
 with open(f"{image}/etc/new", "w") as f:
     f.write("written")
 texts = [open(f"{image}/etc/{name}").read() for name in ("below/x", "from-image")]
+assert mountinfo.at(f"{image}/etc").options == "rw,nodev,noexec,noatime", "as it was"
 print(json.dumps([before, after, done, os.listdir(f"{image}/etc"), *texts, reserve.reopen_overlays(store)]))
 """
 

@@ -295,6 +295,7 @@ def test_rescue(pair: Volume, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         assert rescue.try_rescue(pair.found(), pair.look(), at=place)
         assert Path(f"{place}/@persist-state/text").read_text() == "save me"
         assert subprocess.run(["touch", f"{place}/x"], check=False, capture_output=True).returncode != 0
+        assert os.statvfs(place).f_flag & (os.ST_NOSUID | os.ST_NODEV) == os.ST_NOSUID | os.ST_NODEV
     assert a.file.read_bytes() == before
     a.write((1 << 20) + (66 << 10), bytes(100 << 20))
     assert not rescue.try_rescue(pair.found(), pair.look(), at=place)

@@ -11,6 +11,7 @@ from persist.boot import paths
 from persist.boot.load import Loaded
 from persist.state import seed_service, verdict
 from persist.state.bind_entries import mount_seeded
+from persist.state.early_entries import set_options
 from persist.state.readonly import prepare
 from persist.volume import mountinfo, store
 
@@ -181,7 +182,7 @@ mount -t overlay -o $o/srv-over-bound/upper,workdir={paths.STORE}/overlay/srv-ov
         "Path=/srv/over/bound\n", "Path=/srv/over/bound\nEarly=yes\n"), cmdline="persist=ro")
     assert [p.mounted_early for p in loaded.plan.entries if p.path.startswith("/srv/over")] == [True, True]
     for _ in range(2):
-        assert prepare(loaded) == [] and mount_seeded(loaded) == []
+        assert set_options(loaded) == [] and prepare(loaded) == [] and mount_seeded(loaded) == []
     assert text("/srv/over/bound/f") == text(f"{paths.VOLUME}/srv/over/bound/f") == "volume"
     assert len([m for m in mountinfo.mounts("/srv/over") if m.mount_point == "/srv/over"]) == 1
     states = {e.path: (e.state, e.reason) for e in verdict.judge(loaded, verdict.read_volume() | {"kind": "tmpfs"}, verdict.Look()).entries}

@@ -25,20 +25,22 @@ from persist.volume.outcome import Outcome
 from persist.volume.root_kept import Root
 from persist.volume.writable import Obstacle, of_mount
 
-VOLUME_MOUNT = Mount(20, 1, "0:30", "/@persist-state", VOLUME, "rw,noatime", "btrfs", "/dev/vda2", "rw,subvol=/@persist-state")
+VOLUME_MOUNT = Mount(20, 1, "0:30", "/@persist-state", VOLUME, "rw,nosuid,nodev,noatime", "btrfs", "/dev/vda2", "rw,subvol=/@persist-state")
 ROOT = Mount(1, 0, "254:0", "/", "/", "ro,relatime", "ext4", "/dev/vdb", "ro")
 IMAGE_MOUNT = Mount(21, 1, "254:0", "/", IMAGE, "rw,relatime", "ext4", "/dev/vdb", "ro")
 BTRFS = as_dict(Outcome(kind="btrfs", device="/dev/vda2", uuid="a-b-c"))
 
 
-def overlay(path: str, number: int, *, parent: int = 1, upper: str | None = None, options: str = "rw,relatime", more: str = "rw") -> Mount:
+def overlay(path: str, number: int, *, parent: int = 1, upper: str | None = None, options: str = "rw,nosuid,nodev,relatime",
+            more: str = "rw") -> Mount:
     """The overlay of an entry as mountinfo shows it, undone of its octal escapes."""
     upper = overlay_option(f"{STORE}/overlay/{escape(path)}/upper") if upper is None else upper
     more += f",lowerdir=/run/persist/private/lower{path},upperdir={upper},workdir=/w"
     return Mount(number, parent, f"0:{number}", "/", path, options, "overlay", "overlay", more)
 
 
-def bind(path: str, number: int, *, parent: int = 1, device: str = "0:30", root: str | None = None, options: str = "rw,noatime", more: str = "rw") -> Mount:
+def bind(path: str, number: int, *, parent: int = 1, device: str = "0:30", root: str | None = None, options: str = "rw,nosuid,nodev,noatime",
+         more: str = "rw") -> Mount:
     root = f"/@persist-state{path}" if root is None else root
     return Mount(number, parent, device, root, path, options, "btrfs", "/dev/vda2", more)
 
@@ -207,6 +209,12 @@ WRONG: dict[str, tuple[str, list[Mount], dict[str, Any], str]] = {
     "bind-other-subvolume": ("/srv|bind", [bind("/srv", 30, root="/@persist-data/srv")], {}, "has /dev/vda2/@persist-data/srv mounted on it"),
     "bind-deleted": ("/srv|bind", [bind("/srv", 30, root="/@persist-state/srv//deleted")], {}, "has /dev/vda2/@persist-state/srv//deleted mounted on it"),
     "bind-read-only": ("/srv|bind", [bind("/srv", 30, options="ro")], {}, "is mounted read-only"),
+    "overlay-suid": ("/srv|overlay", [overlay("/srv", 30, options="rw,relatime")], {}, "is not mounted with nosuid,nodev"),
+    "bind-dev": ("/srv|bind", [bind("/srv", 30, options="rw,nosuid,noatime")], {}, "is not mounted with nodev"),
+    "bind-of-a-nosuid-volume": ("/srv|bind|Options=suid", [bind("/srv", 30)], {}, "is not mounted with suid"),
+    "overlay-exec": ("/srv|overlay|Options=noexec,dev", [overlay("/srv", 30, options="rw,nosuid,nodev")], {}, "is not mounted with dev,noexec"),
+    "overlay-atime": ("/srv|overlay|Options=noatime", [overlay("/srv", 30)], {}, "is not mounted with noatime"),
+    "overlay-strictatime": ("/srv|overlay|Options=strictatime", [overlay("/srv", 30)], {}, "is not mounted with strictatime"),
     "symlink-absent": ("/opt/l|symlink", [], {}, "does not exist"),
     "symlink-real": ("/opt/l|symlink", [], {"there": ("/opt/l",)}, f"is not a link to {VOLUME}/opt/l"),
     "symlink-elsewhere": ("/opt/l|symlink", [], {"links": {"/opt/l": "/opt/m"}}, f"is not a link to {VOLUME}/opt/l"),
@@ -227,6 +235,27 @@ def test_wrong(scene: Scene, case: str) -> None:
     assert [(r.code, r.path, r.message) for r in found.reasons] == [("entry-failed", path, f"{path} {expected}.")]
     assert found.reasons[0].hint.startswith(found.entries[0].hint) and found.entries[0].hint.endswith(".")
     assert found.reasons[0].hint.endswith("Declared in /usr/lib/persist.d/app.conf:2.")
+
+
+@pytest.mark.parametrize(("wanted", "shown"), [
+    ("suid", "rw,nodev,relatime"), ("dev", "rw,nosuid"), ("suid,dev,exec", "rw"), ("noexec", "rw,nosuid,nodev,noexec"), ("exec", "rw,nosuid,nodev"),
+    ("noatime,nodiratime", "rw,nosuid,nodev,noatime,nodiratime"), ("relatime", "rw,nosuid,nodev,relatime"), ("strictatime", "rw,nosuid,nodev"),
+    ("nosuid", "rw,nosuid,nodev,noexec,noatime"),  # what nobody asked for and does no harm
+])
+def test_options_as_asked_for(scene: Scene, wanted: str, shown: str) -> None:
+    scene.registry(f"/srv|overlay|Options={wanted}\n/opt|bind|Options={wanted}")
+    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, overlay("/srv", 30, options=shown), bind("/opt", 31, options=shown)]))
+    assert (found.verdict, found.reasons) == (v.ONLINE, [])
+
+
+@pytest.mark.parametrize("kind", ["btrfs", "native", "tmpfs", "root"])
+def test_volume_that_makes_users_root(scene: Scene, kind: str) -> None:
+    scene.registry("/opt/l|symlink")
+    look = FakeLook([ROOT, replace(VOLUME_MOUNT, options="rw,nosuid,noatime", fstype="tmpfs" if kind == "tmpfs" else "btrfs")],
+                    links={"/opt/l": VOLUME + "/opt/l"})
+    found = scene.judge(look, BTRFS | {"kind": kind})
+    assert found.verdict == (v.VOLATILE if kind == "tmpfs" else v.DEGRADED)
+    assert "volume-options" in codes(found) and "is not mounted with nodev" in found.reasons[-1].message
 
 
 HOLES: dict[str, tuple[list[Mount], tuple[str, ...], str]] = {
@@ -289,7 +318,7 @@ def test_stale(scene: Scene, kind: str, options: str, flag: bool, state: str) ->
     """A bind entry that is held read-only because the volume that is known is away."""
     scene.registry("/srv/x|bind")
     held = Mount(30, 1, "254:0", "/srv/x", "/srv/x", options, "ext4", "/dev/vdb", "rw")
-    store = [Mount(20, 1, "254:0", "/var/lib/persist/root", VOLUME, "rw", "ext4", "/dev/vdb", "rw")] if kind == "root" else []
+    store = [Mount(20, 1, "254:0", "/var/lib/persist/root", VOLUME, "rw,nosuid,nodev", "ext4", "/dev/vdb", "rw")] if kind == "root" else []
     volume = as_dict(Outcome(kind=kind, reason="known-volume-missing", message="Away.", expected=True))  # type: ignore[arg-type]
     found = scene.judge(FakeLook([ROOT, *store, held], there=(STALE,) if flag else ()), volume)
     assert (found.verdict, [e.state for e in found.entries]) == (v.VOLATILE, [state])
@@ -304,9 +333,10 @@ def test_a_volume_that_came_back_read_only_is_not_stale(scene: Scene) -> None:
 def test_read_only_below_memory(scene: Scene) -> None:
     """With persist=ro what is bound is the overlay at the path's place in the tmpfs."""
     scene.registry("/srv/x|bind\n/srv/y|bind")
-    own = Mount(22, 20, "0:50", "/", f"{VOLUME}/srv/x", "rw", "overlay", "overlay", "rw")
-    tmpfs = Mount(20, 1, "0:40", "/", VOLUME, "rw", "tmpfs", "tmpfs", "rw")
-    right = [Mount(30, 1, "0:50", "/", "/srv/x", "rw", "overlay", "overlay", "rw"), Mount(31, 1, "0:40", "/srv/y", "/srv/y", "rw", "tmpfs", "tmpfs", "rw")]
+    own = Mount(22, 20, "0:50", "/", f"{VOLUME}/srv/x", "rw,nosuid,nodev", "overlay", "overlay", "rw")
+    tmpfs = Mount(20, 1, "0:40", "/", VOLUME, "rw,nosuid,nodev", "tmpfs", "tmpfs", "rw")
+    right = [Mount(30, 1, "0:50", "/", "/srv/x", "rw,nosuid,nodev", "overlay", "overlay", "rw"),
+             Mount(31, 1, "0:40", "/srv/y", "/srv/y", "rw,nosuid,nodev", "tmpfs", "tmpfs", "rw")]
     volume = as_dict(Outcome(kind="tmpfs", reason="read-only", message="Asked for."))
     assert [e.state for e in scene.judge(FakeLook([ROOT, tmpfs, own, *right]), volume).entries] == ["mounted", "mounted"]
     wrong = Mount(30, 1, "0:51", "/", "/srv/x", "rw", "overlay", "overlay", "rw")
@@ -427,7 +457,7 @@ def test_a_volume_whose_entries_were_not_mounted_is_not_online(scene: Scene) -> 
 @pytest.mark.parametrize("kind", ["btrfs", "native"])
 def test_memory_where_a_volume_was(scene: Scene, kind: str) -> None:
     scene.registry("/opt/link|symlink")
-    memory = Mount(20, 1, "0:30", "/", VOLUME, "rw", "tmpfs", "tmpfs", "rw")
+    memory = Mount(20, 1, "0:30", "/", VOLUME, "rw,nosuid,nodev", "tmpfs", "tmpfs", "rw")
     found = scene.judge(FakeLook([ROOT, memory], links={"/opt/link": VOLUME + "/opt/link"}), BTRFS | {"kind": kind})
     assert (found.verdict, codes(found)) == (v.VOLATILE, ["volume-gone"])
 
@@ -455,7 +485,7 @@ def test_a_volume_whose_mount_says_rw_and_that_takes_no_writes(scene: Scene) -> 
 
 def test_a_root_that_turned_read_only_below_what_stands_in_for_the_volume(scene: Scene) -> None:
     scene.registry("/opt/l|symlink")
-    stuck = Mount(20, 1, "254:0", "/var/lib/persist/root", VOLUME, "rw", "ext4", "/dev/vdb", "ro")
+    stuck = Mount(20, 1, "254:0", "/var/lib/persist/root", VOLUME, "rw,nosuid,nodev", "ext4", "/dev/vdb", "ro")
     found = scene.judge(FakeLook([ROOT, stuck], links={"/opt/l": VOLUME + "/opt/l"}), BTRFS | {"kind": "root", "reason": "missing"})
     assert (found.verdict, codes(found)) == (v.DEGRADED, ["volume-read-only"])
 
@@ -597,7 +627,7 @@ for number, path in enumerate(sys.argv[3:]):
     if through == "unit":
         # What PID 1 makes of Options=: specifiers, then fstab_filter_options() takes one of two backslashes.
         options = mount_options(options).replace("%%", "%").replace("\\\\", "\\")
-    mount("-t", "overlay", "overlay", point, "-o", options)
+    mount("-t", "overlay", "overlay", point, "-o", options + ",nosuid,nodev")
 sys.stdout.buffer.write(open("/proc/self/mountinfo", "rb").read())
 """
 HOSTILE = ["/srv/my-data", "/srv/a:b", "/srv/a\\b", "/srv/a\\x2db", "/srv/two words",
@@ -679,7 +709,7 @@ def test_partition_hidden_by_an_entry(scene: Scene) -> None:
 def test_volume_that_takes_no_writes(scene: Scene) -> None:
     """Beside a writable root: nothing is mounted from it, and that is one reason and not one for each entry."""
     scene.registry("/srv|bind\n/var|overlay")
-    look = FakeLook([ROOT, replace(VOLUME_MOUNT, options="ro")])
+    look = FakeLook([ROOT, replace(VOLUME_MOUNT, options="ro,nosuid,nodev")])
     look.mount_entries = False
     found = scene.judge(look, BTRFS | {"read_only": True, "reason": "volume-read-only", "message": "It is write-protected."})
     assert (found.verdict, codes(found), states(found)) == (v.DEGRADED, ["volume-read-only"], {"/srv": "root", "/var": "root"})
