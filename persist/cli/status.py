@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PersistError
 from . import show
+
+if TYPE_CHECKING:
+    from ..state.verdict import Verdict
 
 EXIT = {"online": 0, "off": 0, "degraded": 1, "volatile": 2}
 UNITS = ("persist-setup.target", "persist-format.service", "persist-volume.service", "persist-reload.service", "persist-verify.service", "persist-heal.service")
@@ -66,12 +70,20 @@ def _state(word: str, kind: str) -> str:
     return "in memory" if kind == "tmpfs" and word in ("mounted", "early", "linked") else word
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print the verdict of this moment."""
+def _verdict() -> tuple[Verdict, dict[str, Any]]:
+    if os.geteuid() != 0:
+        from ..state.written import read
+
+        return read()
     from ..state.verify_service import current, document
 
     found, _ = current()
-    state = document(found)
+    return found, document(found)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the verdict of this moment, to a user the one that was written last."""
+    found, state = _verdict()
     if arguments.json:
         show.print_json(state)
         return EXIT[found.verdict]
