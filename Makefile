@@ -46,6 +46,7 @@ install-persist:
 	$(INSTALL) -d $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants $(DESTDIR)$(UDEV_RULES_DIR) $(DESTDIR)$(CATALOG_DIR) \
 		$(DESTDIR)$(DATADIR)/persist/presets $(DESTDIR)$(LIBDIR)/persist.d
 	$(INSTALL) -m 644 units/*.service units/*.target units/*.timer units/*.path $(DESTDIR)$(UNIT_DIR)
+	for drop_in in units/*.d/*.conf; do $(INSTALL) -D -m 644 "$$drop_in" "$(DESTDIR)$(UNIT_DIR)/$${drop_in#units/}" || exit 1; done
 	ln -sf ../persist-verify.service $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants/persist-verify.service
 	ln -sf ../persist-soft-reboot.service $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants/persist-soft-reboot.service
 	for rules in units/*.rules; do [ ! -e "$$rules" ] || $(INSTALL) -m 644 "$$rules" $(DESTDIR)$(UDEV_RULES_DIR); done

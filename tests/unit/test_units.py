@@ -264,3 +264,15 @@ def test_a_soft_reboot_forgets_what_speaks_of_the_boot_before() -> None:
     writers = [w for u in UNITS for w in [u.name] if f"persist-service {u.stem.removeprefix('persist-').split('@')[0]}" in u.read_text()]
     after = next(line for line in _lines(unit) if line.startswith("After="))
     assert {"persist-volume.service", "persist-verify.service", "persist-heal.service"} <= set(after[6:].split()) & set(writers)
+
+
+def test_word_for_the_healer_is_one_file() -> None:
+    """Who leaves it, who waits for it and who takes it away mean the same; and nothing else but its timer starts the service."""
+    assert f"PathExists={outcome.HEAL}" in _lines(TOP / "units/persist-heal.path")
+    rules = (TOP / "units/65-persist.rules").read_text(encoding="utf-8")
+    assert re.findall(r'^ACTION=="(\w+)", .*RUN\+="([^"]*)"', rules, re.MULTILINE) == [("remove", f"/usr/bin/touch {outcome.HEAL}"),
+                                                                                      ("add", f"/usr/bin/touch {outcome.HEAL}")]
+    # A false condition would leave the word where it is, and the path unit would start the service until it hits its limit.
+    assert not [line for line in _lines(TOP / "units/persist-heal.service") if line.startswith(("Condition", "Assert"))]
+    starting = [p.name for p in (TOP / "persist").rglob("*.py") if re.search(r'"start",[^)]*persist-heal', p.read_text(encoding="utf-8"))]
+    assert starting == []

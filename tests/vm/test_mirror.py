@@ -89,8 +89,9 @@ def mirrored(machine: Machine) -> None:
     for name in devids(machine).values():
         mark = machine.succeed(f"dd if={name} bs=512 skip=96 count=1 status=none | tr -d '\\0'").split()
         assert mark == [] or mark[3] == "0", "the degraded mark is cleared last"
-    said = machine.succeed(f"btrfs scrub start -B {VOLUME}", 120)
-    assert "no errors found" in said, said
+    machine.succeed("systemctl start persist-scrub.service", 120)
+    said = machine.succeed("persistctl volume scrub --status")
+    assert said.startswith("finished, no errors found"), said
 
 
 # Its own boots for each test: one release is enough where systemd has no say.
@@ -154,8 +155,10 @@ def first_boot(machine: Machine) -> None:
     mirrored(machine)
     assert machine.succeed(f"btrfs subvolume list {VOLUME} | sed 's/.* path //' | sort").split() == [
         "@persist-data", "@persist-state", "@persist-state-snapshots"]
+    # The healer looks at the end of the boot that made the volume, and notes which disks it has.
+    machine.wait_until("the disks are noted", lambda: "serials" in json.loads(machine.read_file(f"{VOLUME}/.persist/volume.json")), 60)
     record = json.loads(machine.read_file(f"{VOLUME}/.persist/volume.json"))
-    assert len(record["members"]) == len(record["swap"]) == 2
+    assert len(record["members"]) == len(record["swap"]) == 2 and sorted(record["serials"].values()) == ["one", "two"]
 
 
 def steady_boot(machine: Machine) -> None:
@@ -208,6 +211,8 @@ def test_away_and_back(pair: Machine) -> None:
     """A boot without a member keeps everything that is written; the member comes back stale, is not mixed in, and is healed: as good as the other."""
     two, _ = boot_without_two(pair)
     assert len(devids(pair)) <= 2 and f"{node(pair, 'one')}2" in devids(pair).values()
+    status, text = pair.execute("persistctl volume show")
+    assert status == 1 and "serial number two" in text, text
     is_written(pair, "first")
     written(pair, "alone")
     clean_shutdown(pair)
