@@ -24,6 +24,10 @@ MESSAGE_IDS: dict[str, str] = {
     "VOLUME_AMBIGUOUS": "48d87fcc515650578db0fc17dfca9f7b",    # more than one filesystem claims to be the volume
     "VOLUME_UNTRUSTED": "4bbaecc0b03c5a74ad35bc6fef210df8",    # a filesystem with our label on a bus that is not trusted
     "VOLUME_BROKEN": "8440ddfbb1a35a9aad5f97489b11a8cd",       # the volume was found and does not mount
+    "VOLUME_FOREIGN": "a161ee18fe6e5644bff108003f0f25d8",      # a btrfs with our label that persist did not make
+    "VOLUME_UNREADABLE": "72777dab3b815a1f81cdfc797c443617",   # a disk is ours by its ids, and its filesystem cannot be read
+    "VOLUME_OTHERS": "079335c5e64553d98f92d23665da8a75",       # another filesystem could be the volume, too
+    "VOLUME_REPLACED": "a956fd84eefd5ff58ff512d3ad999620",     # a blank disk takes the place of one that is lost by contract
     "VOLUME_RESCUE": "074f6cd04c75594ba6e322037b374a11",       # what can be read of a volume that does not mount is shown read-only
     "VOLUME_STRANGE": "2c0a32ffec045d779a12282a472f44d5",      # what persist keeps on the volume is not root's own: it is not used
     "VOLUME_READ_ONLY": "b99d57c3327655a58b352af2ec676c83",    # the volume is mounted read-only

@@ -12,6 +12,7 @@ from .paths import unsayable
 FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
 JOINS = ("by-id", "auto", "no")
 FORMATS = ("claimed", "blank")
+KEYS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")  # of Device=, as in fstab(5)
 SECTIONS = ("Volume", "Seal", "Registry")
 DEFAULT_HEADER = "persist-please-format-me"
 
@@ -19,11 +20,12 @@ DEFAULT_HEADER = "persist-please-format-me"
 class Config:
     """persist.conf with its defaults. Sizes are in bytes, times in seconds; ``swap_size`` None is automatic.
 
-    ``options`` are mount options for a Device= that is not btrfs, ``netdev`` is whether _netdev is among them: the volume comes with the network.
+    ``ephemeral``: the disks of Device= lose what is on them when the machine is stopped. ``options`` are mount options for a Device= that is not
+    btrfs, ``netdev`` is whether _netdev is among them: the volume comes with the network.
     """
 
     __slots__ = ("device", "mount", "fallback", "member_timeout", "allow_removable", "join", "magic_headers", "swap_size",
-                 "format_blank", "options", "netdev")
+                 "format_blank", "ephemeral", "options", "netdev")
 
     def __init__(self) -> None:
         self.device: list[str] = ["auto"]
@@ -35,6 +37,7 @@ class Config:
         self.magic_headers: list[str] = [DEFAULT_HEADER]
         self.swap_size: int | None = None
         self.format_blank = False
+        self.ephemeral = False
         self.options = ""
         self.netdev = False
 
@@ -52,10 +55,29 @@ def size(value: str) -> int | None:
     return int(value) * factor if _number(value) else None
 
 
+def _spec(word: str) -> str:
+    """What is wrong with one word of Device=, or an empty string: what cannot come would be waited for at each boot."""
+    name, equals, value = word.partition("=")
+    if word == "auto" or word.startswith("/"):
+        return ""
+    if not equals or name not in KEYS:
+        return "is not auto, nor a path, nor one of " + ", ".join([key + "=" for key in KEYS])
+    if not value:
+        return "names nothing"
+    if name == "UUID" and ([len(part) for part in value.split("-")] != [8, 4, 4, 4, 12] or value.replace("-", "").strip("0123456789abcdefABCDEF")):
+        return "is not the UUID of a filesystem; 'lsblk -f' shows it"
+    return ""
+
+
 def _volume(config: Config, key: str, value: str) -> str:
     """Take one setting of [Volume]; returns what is wrong with it, or an empty string."""
     if key == "Device":
-        config.device = words(value) or ["auto"]
+        specs = words(value.replace('"', ""))
+        for spec in specs:
+            wrong = _spec(spec)
+            if wrong:
+                return "'%s' %s" % (spec, wrong)
+        config.device = specs or ["auto"]
     elif key == "Mount":
         path = value.rstrip("/")
         if not path.startswith("/") or "/../" in path + "/" or "//" in path or "/./" in path + "/":
@@ -96,6 +118,11 @@ def _volume(config: Config, key: str, value: str) -> str:
         if value not in FORMATS:
             return "must be one of " + ", ".join(FORMATS)
         config.format_blank = value == "blank"
+    elif key == "Ephemeral":
+        yes = boolean(value)
+        if yes is None:
+            return "must be yes or no"
+        config.ephemeral = yes
     elif key == "Options":
         if not value.isprintable() or not value.isascii() or " " in value or '"' in value or "\\" in value:
             return "must be mount options with commas between them, without blanks and quotes"

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 
+from ..errors import Refusal
 from . import blockdev, trust
 from .blockdev import number_of
-from .find import BTRFS, Candidate
+from .find import BTRFS, FILESYSTEM, Candidate
 
 UDEV_DATA = "/run/udev/data"
 
@@ -18,26 +21,34 @@ def decode(text: str) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def candidates() -> list[Candidate]:
-    """All filesystems of this machine, from udev's database, or by probing where no udev runs. Raises CommandError and OSError."""
+def everything() -> list[Candidate]:
+    """All block devices of this machine, also those without a filesystem, from udev's database, or by probing where no udev runs.
+
+    Raises CommandError and OSError.
+    """
     return _from_udev() if blockdev.udev_runs() else _by_probing()
 
 
-def _candidate(p: dict[str, str], node: str, device: str, disk_node: str, disk_device: str, disk_sys_path: str) -> Candidate | None:
-    """A candidate from udev's properties of a device, None where there is no filesystem on it."""
-    fstype = p.get("ID_FS_TYPE", "")
-    if p.get("ID_FS_USAGE") != "filesystem" or not fstype:
-        return None  # swap, an encrypted device, a member of something else
+def _filesystems(every: Iterable[Candidate]) -> list[Candidate]:
+    return [c for c in every if c.usage == FILESYSTEM]
+
+
+def candidates() -> list[Candidate]:
+    """All filesystems among them. Raises CommandError and OSError."""
+    return _filesystems(everything())
+
+
+def _candidate(p: dict[str, str], node: str, device: str, disk_node: str, disk_device: str, disk_sys_path: str) -> Candidate:
+    """A candidate from udev's properties of a device."""
     return Candidate(node, device, disk_device, p.get("ID_FS_UUID", ""), p.get("ID_FS_UUID_SUB", "") or node, decode(p.get("ID_FS_LABEL_ENC", "")),
                      p.get("ID_PART_ENTRY_UUID", ""), decode(p.get("ID_PART_ENTRY_NAME", "")), trust.why_untrusted(disk_sys_path, blockdev.attribute),
-                     fstype, disk_node)
+                     p.get("ID_FS_TYPE", ""), disk_node, p.get("ID_FS_USAGE", "") if p.get("ID_FS_TYPE") else "")
 
 
 def _from_udev() -> list[Candidate]:
     from ..udev import block_devices
 
-    found = [_candidate(d.properties, d.node, number_of(d.node), d.disk_node, number_of(d.disk_node), d.disk_sys_path) for d in block_devices()]
-    return [c for c in found if c is not None]
+    return [_candidate(d.properties, d.node, number_of(d.node), d.disk_node, number_of(d.disk_node), d.disk_sys_path) for d in block_devices()]
 
 
 def _by_probing() -> list[Candidate]:
@@ -45,11 +56,10 @@ def _by_probing() -> list[Candidate]:
     for disk in blockdev.disks():
         for device in [disk, *blockdev.partitions(disk)]:
             p = blockdev.probe(device.node)
-            if p.get("USAGE") == "filesystem" and p.get("TYPE"):
-                found.append(Candidate(
-                    device.node, device.device, disk.device, p.get("UUID", ""), p.get("UUID_SUB", "") or device.node, p.get("LABEL", ""),
-                    p.get("PART_ENTRY_UUID", ""), decode(p.get("PART_ENTRY_NAME", "")), trust.why_untrusted(disk.sys_path, blockdev.attribute),
-                    p["TYPE"], disk.node))
+            found.append(Candidate(
+                device.node, device.device, disk.device, p.get("UUID", ""), p.get("UUID_SUB", "") or device.node, p.get("LABEL", ""),
+                p.get("PART_ENTRY_UUID", ""), decode(p.get("PART_ENTRY_NAME", "")), trust.why_untrusted(disk.sys_path, blockdev.attribute),
+                p.get("TYPE", ""), disk.node, p.get("USAGE", "") if p.get("TYPE") else ""))
     return found
 
 
@@ -62,14 +72,12 @@ def from_database() -> list[Candidate]:
     for disk in blockdev.disks():
         for device in [disk, *blockdev.partitions(disk)]:
             try:
-                with open(f"{UDEV_DATA}/b{device.device}", encoding="utf-8", errors="surrogateescape", newline="\n") as f:
+                with open(f"{UDEV_DATA}/b{device.device}", encoding="utf-8", errors="surrogateescape") as f:
                     p = dict(line[2:].rstrip("\n").split("=", 1) for line in f if line.startswith("E:") and "=" in line)
             except FileNotFoundError:
                 continue  # udev has not come to it yet
-            one = _candidate(p, device.node, device.device, disk.node, disk.device, disk.sys_path)
-            if one is not None:
-                found.append(one)
-    return found
+            found.append(_candidate(p, device.node, device.device, disk.node, disk.device, disk.sys_path))
+    return _filesystems(found)
 
 
 def bound_here(candidate: Candidate) -> bool:
@@ -89,3 +97,11 @@ def generation(candidate: Candidate) -> int:
 
     found = superblock.read(candidate.node)
     return 0 if found is None else found.generation
+
+
+def held(node: str) -> bool:
+    """Whether a device has a holder: it is open, or assembled."""
+    try:
+        return bool(os.listdir(f"{blockdev.by_node(node).sys_path}/holders"))
+    except (OSError, Refusal):
+        return False  # it went away

@@ -9,7 +9,7 @@ from ..boot.config import Config
 from ..errors import PersistError, Refusal
 from ..record import replace
 from ..run import run
-from . import binding, blockdev, btrfs, claimable, header, layout, refused
+from . import binding, blockdev, btrfs, claimable, header, layout, refused, superblock
 from .blockdev import Disk
 from .format import write
 from .formatting import locked, trigger
@@ -45,6 +45,12 @@ def _check_once(disks: list[Disk]) -> None:
             raise Refusal("twice", f"{disk.node} is named twice.", hint="Name each disk once.", PERSIST_DEVICE=disk.node)
 
 
+def _only_claimed(disk: Disk, config: Config) -> bool:
+    """Whether a disk carries a claim that nobody has begun with: it may be claimed again, with other options."""
+    head = superblock.read_at(disk.node, 0, header.LENGTH)
+    return any(head.startswith(word.encode("ascii")) for word in config.magic_headers) and not head[header.MARK_OFFSET :].strip(b"\0")
+
+
 def _claim(disks: list[Disk], config: Config, options: Options, force: bool, bind_serial: bool) -> None:
     """Check all disks, then write to them, with their locks held."""
     marks = []
@@ -53,7 +59,7 @@ def _claim(disks: list[Disk], config: Config, options: Options, force: bool, bin
         marks.append(claimable.new_mark(disk, config, len(disks)))
         if not force:
             claimable.check_trust(disk, config)
-            claimable.check_blank(disk, marks[-1], skip=0)
+            claimable.check_blank(disk, marks[-1], skip=header.LENGTH if _only_claimed(disk, config) else 0)
         if bind_serial and binding.disk_serial(disk) == binding.NONE:
             raise Refusal("no-serial", f"{disk.node} has no serial number.", hint="Claim it without --bind-serial.", PERSIST_DEVICE=disk.node)
     for disk, mark in zip(disks, marks, strict=True):

@@ -136,6 +136,18 @@ def blank_by_name(config: Config) -> list[Disk]:
     return []
 
 
+def blank_is_here(config: Config) -> bool:
+    """Whether the disk that Format=blank would take is what Device= names first, and is blank: then nothing better can come."""
+    found = blank_by_name(config)
+    if not found or not config.device[0].startswith("/") or blockdev.number_of(config.device[0]) != found[0].device:
+        return False
+    try:
+        check(found[0], None, config)
+    except Refusal:
+        return False  # said when it is to be formatted
+    return True
+
+
 def telling(part: layout.Part) -> list[tuple[int, int]]:
     """Offset and length of each place in a partition where libblkid knows of a signature.
 

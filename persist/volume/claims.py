@@ -10,7 +10,7 @@ from .. import log
 from ..boot.config import Config
 from ..errors import CommandError, PersistError, Refusal
 from ..run import run
-from . import blockdev, claimable, formatset, only_volume, outcome, refused
+from . import blockdev, claimable, formatset, known, only_volume, outcome, refused
 from .blockdev import Disk
 from .find import Candidate, Machine
 from .formatset import Claimed, Picked
@@ -20,7 +20,7 @@ from .layout import DATA_NAME
 
 TAGS = "/run/udev/tags/persist-claim"  # named in persist-format.service too
 # What a disk or a header that comes later may change: said again each time, and not remembered.
-_PASSING = ("members-missing", "members-disagree", "join-missing")
+_PASSING = ("members-missing", "members-disagree", "join-missing", "volume-unreadable")
 
 
 def tagged() -> list[Disk]:
@@ -148,7 +148,7 @@ def _make(news: list[Claimed], config: Config, wanted: Machine | str | None, bla
     def refuse(disk: Disk, refusal: Refusal) -> None:
         left_out.append(disk)
         if blank:  # nobody claimed it: it may well be somebody's
-            log.log(log.NOTICE, f"{disk.node} is named by Device= and is not formatted: {refusal.message}", "CLAIM_REFUSED",
+            log.log(log.NOTICE, f"{disk.node} is named by Device= and is not formatted: {refusal}", "CLAIM_REFUSED",
                     PERSIST_DEVICE=disk.node, PERSIST_REASON=refusal.code)
         else:
             _refuse(disk, refusal)
@@ -171,6 +171,10 @@ def _make(news: list[Claimed], config: Config, wanted: Machine | str | None, bla
     if done is None:
         return 0
     outcome.note_formatted(done.uuid)
+    before = known.read() if config.ephemeral else ""
+    if before and before != done.uuid:
+        log.log(log.NOTICE, f"The state volume of this machine (UUID={before}) is not here any more, and its disk is lost by contract (Ephemeral=yes): "
+                f"{_nodes(list(done.disks))} takes its place.", "VOLUME_REPLACED", PERSIST_DEVICE=" ".join(done.nodes), PERSIST_UUID=done.uuid)
     made = _nodes(list(done.disks))
     verb = "is" if len(done.disks) == 1 else "are"
     log.log(log.NOTICE, f"{made} {verb} the state volume now (UUID={done.uuid}).", "FORMAT_DONE", PERSIST_DEVICE=" ".join(done.nodes), PERSIST_UUID=done.uuid)

@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..boot.config import Config
-from ..record import Record
+from ..record import Record, replace
 from .blockdev import number_of
 from .layout import DATA_NAME
 
 BTRFS = "btrfs"
+FILESYSTEM = "filesystem"  # as libblkid calls it
 Resolve = Callable[[str], str]
 
 
 class Candidate(Record):
     """One filesystem, or one member of a btrfs: its node, device numbers (major:minor) of it and of its disk, ids and labels, and why it is not
-    trusted or ''. ``disk_node`` is the whole disk."""
+    trusted or ''. ``disk_node`` is the whole disk. ``usage`` is what libblkid says of its content: a filesystem, raid, crypto, other (swap) or ''."""
 
     node: str
     device: str
@@ -33,17 +34,19 @@ class Candidate(Record):
     untrusted: str = ""
     fstype: str = BTRFS
     disk_node: str = ""
+    usage: str = FILESYSTEM
 
 
 class Found(Record):
     """The volume: mounted from ``node``; ``members`` are all its devices that are here, ``forget`` are those that the kernel must not mix in:
-    copies, and members on disks that are not trusted."""
+    copies, and members on disks that are not trusted. ``others``: node and UUID of filesystems that could be the volume, too, and are not used."""
 
     node: str
     uuid: str
     members: tuple[str, ...]
     forget: tuple[str, ...] = ()
     fstype: str = BTRFS
+    others: tuple[tuple[str, str], ...] = ()
 
 
 class Missing(Record):
@@ -75,7 +78,8 @@ class Untrusted(Record):
 Decision = Found | Missing | Ambiguous | Untrusted
 
 
-def _matches(spec: str, c: Candidate, resolve: Resolve) -> bool:
+def matches(spec: str, c: Candidate, resolve: Resolve) -> bool:
+    """Whether a word of Device= means this one."""
     if spec == "auto":
         return c.label == DATA_NAME and c.fstype == BTRFS
     if spec.startswith("/"):
@@ -87,22 +91,26 @@ def _matches(spec: str, c: Candidate, resolve: Resolve) -> bool:
     return bool(value) and known.get(key) == (value.lower() if key in ("UUID", "PARTUUID") else value)
 
 
-def _list(nodes: Iterable[str]) -> str:
+def listed(nodes: Iterable[str]) -> str:
+    """Nodes in a sentence."""
     return " and ".join(nodes)
 
 
 class Machine(Record):
     """What a machine knows of its volume beside the configuration.
 
-    ``named``: an id that somebody gave for this boot (persist.volume=), which must be it. ``known``: the volume that this machine had
-    (a credential, the note on a writable root); another one is not taken in its place unless Device= names it by its id.
-    ``bound``: whether formatting bound the disk of a candidate to this machine. ``generation``: of a candidate's superblock, 0 where there is none.
+    ``named``: an id that somebody gave for this boot (persist.volume=), which must be it; ``wrong``: what stands there and is no id. ``known``: the
+    volume that this machine had, and ``source`` who says so (a credential, the note on a writable root); another one is not taken in its place unless
+    Device= names it by its id. ``bound``: whether formatting bound the disk of a candidate to this machine. ``generation``: of a candidate's
+    superblock, 0 where there is none.
     """
 
     named: str = ""
     known: str = ""
     bound: Callable[[Candidate], bool] = lambda candidate: False
     generation: Callable[[Candidate], int] = lambda candidate: 0
+    wrong: str = ""
+    source: str = ""
 
 
 def decide(config: Config, machine: Machine, every: Iterable[Candidate], resolve: Resolve = number_of) -> Decision:
@@ -111,33 +119,46 @@ def decide(config: Config, machine: Machine, every: Iterable[Candidate], resolve
     The specs of Device= count in their order, the first that leads to anything decides. A spec that names something lifts the rule of
     trusted buses, 'auto' does not; where both kinds match, the trusted ones win over a copy on a stick.
     """
+    if machine.wrong:
+        return Missing(f"persist.volume={machine.wrong} on the kernel command line is not the UUID of a filesystem, so no volume is used.",
+                       "Write persist.volume=UUID, with the UUID that 'lsblk -f' shows.", "not-a-uuid")
     named, known = machine.named.lower(), machine.known.lower()
-    pool = sorted((c for c in every if not named or c.uuid.lower() == named), key=lambda c: c.node)
+    all_here = sorted(every, key=lambda c: c.node)
+    pool = [c for c in all_here if not named or c.uuid.lower() == named]
     left_alone: list[Candidate] = []
     strangers: list[Candidate] = []
     for spec in config.device:
-        matching = [c for c in pool if _matches(spec, c, resolve)]
+        matching = [c for c in pool if matches(spec, c, resolve)]
+        if known and not named and not spec.startswith(("UUID=", "PARTUUID=")):
+            strangers += [c for c in matching if c.uuid.lower() != known and c not in strangers]
+            matching = [c for c in matching if c.uuid.lower() == known]
         trusted = [c for c in matching if not c.untrusted]
         usable = trusted or (matching if spec != "auto" or config.allow_removable else [])
         left_alone += [c for c in matching if c not in usable and c not in left_alone]
-        if known and not named and not spec.startswith(("UUID=", "PARTUUID=")):
-            strangers += [c for c in usable if c.uuid.lower() != known]
-            usable = [c for c in usable if c.uuid.lower() == known]
         if usable:
-            named_too = [c for c in pool if any(s != "auto" and _matches(s, c, resolve) for s in config.device)]
-            return _choose(usable, [c for c in pool if not c.untrusted or config.allow_removable or c in named_too], pool, machine)
+            named_too = [c for c in pool if any(s != "auto" and matches(s, c, resolve) for s in config.device)]
+            chosen = _choose(usable, [c for c in pool if not c.untrusted or config.allow_removable or c in named_too], pool, machine)
+            return replace(chosen, others=_others(chosen, config, all_here, resolve)) if isinstance(chosen, Found) else chosen
+    if left_alone:
+        nodes = tuple(c.node for c in left_alone)
+        return Untrusted(nodes, f"{listed(nodes)} could be the state volume, but its disk is {left_alone[0].untrusted}, which is not trusted unasked.",
+                         f"Name it in /usr/lib/persist/persist.conf: Device=UUID={left_alone[0].uuid}")
     if strangers:
         nodes = tuple(c.node for c in strangers)
         return Missing(
-            f"{_list(nodes)} could be a state volume, but this machine had another one (UUID={known}), which was not found.",
+            f"{listed(nodes)} could be a state volume, but this machine had another one (UUID={known}), which was not found.",
             f"Attach its disk. To use {nodes[0]} from now on, put Device=UUID={strangers[0].uuid} into /usr/lib/persist/persist.conf.", "other-volume")
-    if left_alone:
-        nodes = tuple(c.node for c in left_alone)
-        return Untrusted(nodes, f"{_list(nodes)} could be the state volume, but its disk is {left_alone[0].untrusted}, which is not trusted unasked.",
-                         f"Name it in /usr/lib/persist/persist.conf: Device=UUID={left_alone[0].uuid}")
     what = f"with the id {named} (persist.volume=)" if named else f"({' '.join(config.device)})"
-    return Missing(f"No state volume {what} was found." if named or config.device != ["auto"] else "No state volume was found.",
-                   "Attach its disk, or give a blank one to persist with 'persistctl claim'.")
+    return Missing(f"No state volume {what} was found." if named or config.device != ["auto"] else "No state volume was found.", "Attach its disk.")
+
+
+def _others(chosen: Found, config: Config, every: list[Candidate], resolve: Resolve) -> tuple[tuple[str, str], ...]:
+    """The first device of each other filesystem that has our label, or that Device= would lead to."""
+    found: dict[str, str] = {}
+    for c in every:
+        if c.uuid.lower() != chosen.uuid.lower() and any(matches(spec, c, resolve) for spec in (*config.device, "auto")):
+            found.setdefault(c.uuid, c.node)
+    return tuple((node, uuid) for uuid, node in found.items())
 
 
 def _choose(usable: list[Candidate], allowed: list[Candidate], pool: list[Candidate], machine: Machine) -> Decision:
@@ -146,7 +167,7 @@ def _choose(usable: list[Candidate], allowed: list[Candidate], pool: list[Candid
     if len(ids) > 1:
         ours = sorted({c.uuid for c in usable if machine.bound(c)})
         if len(ours) != 1:
-            shown = _list(f"{c.node} (UUID={c.uuid})" for c in usable)
+            shown = listed(f"{c.node} (UUID={c.uuid})" for c in usable)
             why = "More than one of them was formatted by this machine" if ours else "Nothing tells which one is this machine's"
             return Ambiguous(
                 "duplicate-label", tuple(c.node for c in usable),
@@ -156,7 +177,7 @@ def _choose(usable: list[Candidate], allowed: list[Candidate], pool: list[Candid
         usable = [c for c in usable if c.uuid == ids[0]]
     if usable[0].fstype != BTRFS:
         nodes = tuple(c.node for c in usable)
-        return _cloned(nodes, ids[0]) if len(nodes) > 1 else Found(nodes[0], ids[0], nodes, fstype=usable[0].fstype)
+        return _cloned(nodes, ids[0], usable[0].fstype) if len(nodes) > 1 else Found(nodes[0], ids[0], nodes, fstype=usable[0].fstype)
     # A spec may have led to one member only.
     same = [c for c in pool if c.uuid == ids[0] and c.fstype == BTRFS]
     subs = {c.uuid_sub for c in usable}
@@ -169,9 +190,14 @@ def _choose(usable: list[Candidate], allowed: list[Candidate], pool: list[Candid
     return Found(members[0].node, ids[0], tuple(c.node for c in members), tuple(c.node for c in same if c not in members))
 
 
-def _cloned(nodes: tuple[str, ...], uuid: str) -> Ambiguous:
-    return Ambiguous("cloned-disk", nodes, f"{_list(nodes)} are copies of one filesystem (UUID={uuid}). None of them is used.",
-                     f"Detach the copy. To keep it as a volume of its own, give it another id: 'btrfstune -u {nodes[-1]}'.")
+# What gives a copy an id of its own; one copy must not see the other meanwhile.
+_NEW_ID = {BTRFS: "btrfstune -u", "ext4": "tune2fs -U random", "ext3": "tune2fs -U random", "xfs": "xfs_admin -U generate"}
+
+
+def _cloned(nodes: tuple[str, ...], uuid: str, fstype: str = BTRFS) -> Ambiguous:
+    tool = _NEW_ID.get(fstype, "")
+    how = f" To keep it as a volume of its own, give it another id where the other one is not attached: '{tool} DEVICE'." if tool else ""
+    return Ambiguous("cloned-disk", nodes, f"{listed(nodes)} are copies of one filesystem (UUID={uuid}). None of them is used.", f"Detach the copy.{how}")
 
 
 def _clones(members: list[Candidate], machine: Machine) -> list[Candidate] | None:

@@ -52,6 +52,8 @@ def _second_opinion(config: Config, machine: Facts, told: Machine, result: Outco
     if result.uuid not in {c.uuid.lower() for c in every}:
         return "", ""  # udev has not come to it yet
     decision = decide(config, told, every)
+    if isinstance(decision, Found):
+        result.others = [{"device": node, "uuid": uuid} for node, uuid in decision.others]
     shown = f"The initrd mounted {result.device} (UUID={result.uuid}) as the state volume"
     if not isinstance(decision, Found):
         return f"{shown}, which would not be chosen now: {decision.message}", f"{decision.hint} {update}"
@@ -68,7 +70,7 @@ def keep(config: Config, machine: Facts, told: Machine, result: Outcome, at: Mou
     if before is not None:
         if before.kind == result.kind:
             result.because(before.reason, before.message, before.hint)
-            result.expected, result.rescue = before.expected, before.rescue
+            result.expected, result.rescue, result.others = before.expected, before.rescue, before.others
             # Only btrfs says its id through a mount.
             result.uuid = result.uuid or before.uuid
     elif result.read_only_below:

@@ -14,7 +14,7 @@ from .. import log
 from ..boot.paths import IMAGE, LOWER, VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import btrfs, degraded, members, mountinfo, newmount, store, superblock
+from . import btrfs, degraded, foreign, members, mountinfo, newmount, store, superblock
 from .btrfs import SUBVOLUMES, filesystem_uuid
 from .find import Found
 from .members import Assembly
@@ -138,6 +138,16 @@ def _only_degraded(found: Found, assembly: Assembly) -> bool:
     return True
 
 
+def _check_ours(found: Found, assembly: Assembly) -> None:
+    """Raise PersistError where it is a btrfs of somebody else. A mount of a subvolume that is not there writes to the filesystem before it fails."""
+    if foreign.is_bound(found):
+        return
+    with _only(found, assembly):
+        strange = foreign.explain(found, _first(assembly), assembly.degraded)
+    if strange is not None:
+        raise strange
+
+
 def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False, at: str = VOLUME) -> Mount:
     """Mount those members of the volume that may be used: plainly where all are here, else degraded, after a new mark on each of them.
 
@@ -150,6 +160,7 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
     options = f"ro,rescue=nologreplay,{OPTIONS}" if read_only else OPTIONS
     try:
         os.makedirs(at, 0o755, exist_ok=True)
+        _check_ours(found, assembly)
         if not assembly.degraded:
             try:
                 _mount(found, assembly, options, at)
@@ -169,7 +180,7 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
                 return mount_assembly(found, together, at=at)
         _degraded(found, assembly, f"degraded,{options}", at, mark=not read_only)
     except CommandError as e:
-        raise _broken(found, e.message) from e
+        raise foreign.explain(found, _first(assembly), assembly.degraded) or _broken(found, e.message) from e
     except OSError as e:
         raise _broken(found, f"{e}.") from e
     return _check(found, assembly, at)

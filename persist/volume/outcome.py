@@ -9,7 +9,7 @@ import time
 from typing import Literal
 
 from ..boot.paths import MOUNT_ENTRIES, PERSISTENT, RUN
-from ..record import Record, as_dict
+from ..record import Record, as_dict, made
 from .root_kept import Root
 
 Kind = Literal["btrfs", "native", "tmpfs", "root", "none"]
@@ -26,7 +26,8 @@ class Outcome(Record, frozen=False):
     ``expected``: this machine had a volume (known.py) and does without it, so what its root keeps now will be out of sight.
     ``root``: the root filesystem for people; ``root_memory``: why what is written to it is lost at power-off (root_kept.py), '' where it is kept.
     ``memory``: the same of the volume. ``degraded``: mounted without a member. ``read_only_below``: the volume is below memory (persist=ro).
-    ``rescue``: where a volume that does not mount is shown read-only, '' where nowhere.
+    ``rescue``: where a volume that does not mount is shown read-only, '' where nowhere. ``others``: ``device`` and
+    ``uuid`` of each filesystem that could be the volume, too, and is not used.
     """
 
     kind: Kind = "none"
@@ -45,6 +46,7 @@ class Outcome(Record, frozen=False):
     degraded: bool = False
     read_only_below: bool = False
     rescue: str = ""
+    others: list[dict[str, str]] = made(list)
     time: str = ""
 
     @property
@@ -134,6 +136,10 @@ def note_formatted(uuid: str) -> None:
     write_atomically(FORMATTED, uuid + "\n")
 
 
-def formatted() -> bool:
-    """Whether this boot made a volume."""
-    return os.path.exists(FORMATTED)
+def formatted() -> str:
+    """The UUID of the volume that this boot has made, '' where it has made none."""
+    try:
+        with open(FORMATTED, encoding="ascii", errors="replace") as f:
+            return f.read(100).strip().lower()
+    except FileNotFoundError:
+        return ""

@@ -18,11 +18,19 @@ CREDENTIAL = "persist.volume"
 _Seen = tuple[Decision, Assembly | None]
 
 
+def an_id(text: str) -> str:
+    """A UUID as people write it (capitals, quotes, a ``UUID=`` in front) as we do; any other text as it is."""
+    bare = text.strip().strip("\"'")
+    if bare[:5].lower() == "uuid=":
+        bare = bare[5:].strip("\"'")
+    return bare.lower() if ids.valid(bare.lower()) else text
+
+
 def _credential() -> str:
     """The volume that whoever made this machine names in a system credential, '' where there is none."""
     try:
         with open(f"{CREDENTIALS}/{CREDENTIAL}", encoding="ascii", errors="replace") as f:
-            text = f.read(100).strip().lower()
+            text = an_id(f.read(100).strip())
     except OSError:
         return ""
     if text and not ids.valid(text):
@@ -41,7 +49,14 @@ def _noted() -> str:
 
 def what_is_known(machine: Facts) -> Machine:
     """What this machine knows of its volume, from the command line, a credential, and the note on a writable root."""
-    return Machine(machine.option("persist.volume") or "", _credential() or _noted(), candidates.bound_here, candidates.generation)
+    asked = an_id(machine.option("persist.volume") or "")
+    told = _credential()
+    known_, source = (told, f"the credential {CREDENTIAL}") if told else (_noted(), known.PATH)
+    made = outcome.formatted()
+    if made and source == known.PATH:
+        known_ = made  # what this boot has made takes the place of what is noted
+    named = ids.valid(asked)
+    return Machine(asked if named else "", known_, candidates.bound_here, candidates.generation, "" if named else asked, source if known_ else "")
 
 
 def patience(config: Config, told: Machine, *, kept: bool) -> float:
@@ -49,6 +64,8 @@ def patience(config: Config, told: Machine, *, kept: bool) -> float:
 
     ``kept``: the root filesystem keeps what is written.
     """
+    if told.wrong:
+        return 0.0  # that cannot come
     if config.device != ["auto"] or told.named or told.known or outcome.formatted():
         return float(config.member_timeout)
     return 0.0 if kept else SHORT_WAIT
@@ -78,7 +95,8 @@ def _wait(config: Config, told: Machine, timeout: float, last: _Seen, enough: Ca
 def search(config: Config, told: Machine, timeout: float) -> _Seen:
     """The volume, and how its members stand where it is a btrfs.
 
-    Waits ``timeout`` seconds for a volume, and then MemberTimeoutSec= for members that nobody has seen. Raises CommandError and OSError.
+    Waits ``timeout`` seconds for a volume, and then MemberTimeoutSec= for members that nobody has seen. What is missing is explained by what is here.
+    Raises CommandError and OSError.
     """
     last = _once(config, told)
     if isinstance(last[0], Missing | Untrusted) and timeout:
@@ -87,4 +105,8 @@ def search(config: Config, told: Machine, timeout: float) -> _Seen:
     if last[1] is not None and last[1].awaited and config.member_timeout:
         log.notify_status(f"Waiting up to {config.member_timeout} s for {last[1].awaited} member(s) of the state volume", config.member_timeout)
         last = _wait(config, told, config.member_timeout, last, lambda d, a: isinstance(d, Ambiguous) or (a is not None and not a.awaited))
+    if isinstance(last[0], Missing):
+        from . import missing
+
+        last = missing.explain(last[0], config, told, missing.gather(config)), None
     return last

@@ -13,6 +13,7 @@ import struct
 from ..record import Record
 
 OFFSET = 64 << 10
+COPIES = (64 << 20, 256 << 30)  # where the device is large enough (btrfs(5)); the kernel mounts by the first one only
 SIZE = 4096
 MAGIC = b"_BHRfS_M"
 MAGIC_AT = 0x40
@@ -61,9 +62,9 @@ def fsid(data: bytes) -> str:
     return _uuid(data[0x20:0x30])
 
 
-def parse(data: bytes) -> Superblock | None:
-    """What a superblock says, None where these bytes are none, or a damaged one, or another device's."""
-    if len(data) < SIZE or data[MAGIC_AT:0x48] != MAGIC or struct.unpack_from("<Q", data, 0x30)[0] != OFFSET:
+def parse(data: bytes, offset: int = OFFSET) -> Superblock | None:
+    """What a superblock that lies at ``offset`` says, None where these bytes are none, or a damaged one, or another device's."""
+    if len(data) < SIZE or data[MAGIC_AT:0x48] != MAGIC or struct.unpack_from("<Q", data, 0x30)[0] != offset:
         return None
     # Other checksums (xxhash, sha256, blake2b) are for volumes that somebody else made; the kernel checks them at the mount.
     if struct.unpack_from("<H", data, 0xC4)[0] == _CRC32C and struct.unpack_from("<I", data, 0)[0] != crc32c(data[0x20:SIZE]):
@@ -93,3 +94,9 @@ def read(node: str) -> Superblock | None:
         return parse(read_at(node, OFFSET, SIZE))
     except OSError:
         return None
+
+
+def copies(node: str) -> dict[int, Superblock]:
+    """The whole copies of a device's superblock by their number, which btrfs-select-super(8) takes. Raises OSError."""
+    found = {number: parse(read_at(node, at, SIZE), at) for number, at in enumerate(COPIES, 1)}
+    return {number: copy for number, copy in found.items() if copy is not None}

@@ -11,36 +11,14 @@ from ..boot.load import Loaded, load
 from ..boot.paths import READONLY, RESCUE, VOLUME
 from ..errors import PersistError
 from ..run import run
-from . import fallback, kept, known, live, mount, mountinfo, native, outcome, rescue, root_kept, store, strange, switch, writable
-from .find import BTRFS, Ambiguous, Found, Machine, Missing, Untrusted
+from . import fallback, foreign, kept, known, live, lookup, mount, mountinfo, native, outcome, rescue, root_kept, store, strange, switch, writable
+from .find import BTRFS, Found, Machine
 from .members import Assembly
 from .mountinfo import Mount
 from .outcome import Outcome
 from .private import keep_users_out, private
-from .search import patience, search, what_is_known
+from .search import what_is_known
 from .writable import Obstacle
-
-
-def _say(decision: Missing | Ambiguous | Untrusted, loud: bool) -> None:
-    """One record for a volume that is not used."""
-    fields = {"PERSIST_REASON": decision.code}
-    message = f"{decision.message} {decision.hint}"
-    match decision:
-        case Missing():
-            log.log(log.WARNING if loud else log.INFO, message, "VOLUME_MISSING", **fields)
-        case Ambiguous():
-            log.log(log.ERR, message, "VOLUME_AMBIGUOUS", PERSIST_DEVICE=" ".join(decision.nodes), **fields)
-        case Untrusted():
-            log.log(log.WARNING, message, "VOLUME_UNTRUSTED", PERSIST_DEVICE=" ".join(decision.nodes), **fields)
-
-
-def _known_is_missing(config: Config, result: Outcome, uuid: str, found: Missing) -> Missing:
-    message = f"The state volume of this machine (UUID={uuid}) was not found"
-    if result.root_kept and fallback.policy(config, result) != "tmpfs":
-        message += "; what is written now goes to the root filesystem and is hidden when the volume is back"
-    if found.code == "other-volume":
-        return Missing(f"{message}. {found.message}", found.hint, "known-volume-missing")
-    return Missing(f"{message}.", f"Attach its disk. To begin anew without it, remove {known.PATH} and restart the machine.", "known-volume-missing")
 
 
 def _note_known(result: Outcome) -> None:
@@ -122,6 +100,9 @@ def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: Per
     result.device, result.uuid = found.node, found.uuid
     log.log_error(error)
     message = error.message
+    if error.fields.get("PERSIST_REASON") == foreign.CODE:
+        result.because(foreign.CODE, message, error.hint)
+        return
     if assembly is not None and assembly.use and rescue.try_rescue(found, assembly):
         result.rescue = RESCUE
         message += f" What can be read of it is at {RESCUE}."
@@ -130,30 +111,9 @@ def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: Per
     result.because(strange.STRANGE if error.message_id == "VOLUME_STRANGE" else "broken", message, error.hint)
 
 
-def _find(config: Config, told: Machine, result: Outcome, *, may_format: bool) -> tuple[Found, Assembly | None] | None:
-    """The volume, or None and the reason in the result. ``may_format``: a blank disk may be made one (Format=blank)."""
-    timeout = patience(config, told, kept=result.root_kept)
-    decision, assembly = search(config, told, timeout)
-    if isinstance(decision, Missing) and may_format and config.format_blank:
-        from .claims import format_claimed
-
-        # No header, so no udev tag and no persist-format.service: a named disk that is blank is formatted where it is missed.
-        format_claimed([], config, told)
-        if outcome.formatted():
-            decision, assembly = search(config, told, float(config.member_timeout))
-    result.expected = bool(told.known)
-    if isinstance(decision, Found):
-        return decision, assembly
-    if isinstance(decision, Missing) and told.known and told.known == (told.named or told.known).lower():
-        decision = _known_is_missing(config, result, told.known, decision)
-    result.because(decision.code, decision.message, decision.hint)
-    _say(decision, loud=timeout > 0)
-    return None
-
-
 def _find_and_mount(config: Config, told: Machine, result: Outcome, *, enabled: bool) -> None:
     """Fill in the result where the volume could be mounted, and the reason where not. ``enabled``: the master switch is on."""
-    seen = _find(config, told, result, may_format=enabled)
+    seen = lookup.find(config, told, result, may_format=enabled)
     if seen is None:
         return
     try:
@@ -167,7 +127,7 @@ def _find_and_mount(config: Config, told: Machine, result: Outcome, *, enabled: 
 def _read_only_below(config: Config, told: Machine, result: Outcome) -> None:
     """persist=ro: the volume read-only, and memory above it."""
     result.because(*switch.READ_ONLY)
-    seen = _find(config, told, result, may_format=False)
+    seen = lookup.find(config, told, result, may_format=False)
     result.expected = False
     if seen is not None:
         private()

@@ -19,7 +19,7 @@ def sh(text):
 sh("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /mnt; mkdir /mnt/state; " + wish.get("before", ""))
 from persist.boot.config import Config
 from persist.boot import load as loading
-from persist.volume import blockdev, claims, fallback, format_service, known, mount, mountinfo, outcome, search, service, swap, volume_service
+from persist.volume import blockdev, claims, fallback, format_service, known, lookup, mount, mountinfo, outcome, search, service, swap, volume_service
 known.ROOT = wish.get("root", "/run/root")
 os.makedirs(known.ROOT, exist_ok=True)
 config = Config()
@@ -34,9 +34,12 @@ volume_service.load = load
 fallback._has_symlinks = lambda: wish.get("symlinks", False)
 swap.enable = lambda members, config: []  # the machine's own swap space is none of a test's business
 mount.ROOT_STORE = wish.get("root_store", mount.ROOT_STORE)
+every = blockdev.disks
+if wish.get("only"):
+    blockdev.disks = lambda: [d for d in every() if d.node in wish["only"]]  # a machine with these disks
 disks = [blockdev.by_node(n) for n in wish.get("disks", [])]
 if wish.get("unexpected"):
-    mount.mount_assembly = volume_service.search = None
+    mount.mount_assembly = lookup.search = None
 exec(wish.get("python", ""))
 report = []
 for what in wish["do"]:

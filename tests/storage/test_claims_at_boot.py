@@ -102,7 +102,7 @@ def test_nothing_is_formatted_for_an_unknown_word(make_disk: Make) -> None:
     assert disk.read(0, MIB) != HEADER.ljust(MIB, b"\0")
 
 
-@pytest.mark.parametrize(("what", "reason"), [("blank", ""), ("data", "missing")])
+@pytest.mark.parametrize(("what", "reason"), [("blank", ""), ("data", "not-a-volume")])
 def test_blank_disk_that_is_named(make_disk: Make, what: str, reason: str) -> None:
     """Format=blank: the ephemeral disk of a cloud needs no header; whatever is on it is not blank."""
     disk = make_disk(300, b"" if what == "blank" else b"somebody's")
@@ -113,6 +113,57 @@ def test_blank_disk_that_is_named(make_disk: Make, what: str, reason: str) -> No
     if not reason:
         again = services("volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script).last
         assert (again["kind"], again["uuid"]) == ("btrfs", last["uuid"])
+
+
+_ENABLED = "from persist.boot import facts; facts.enabled = lambda root: True"
+
+
+@pytest.mark.parametrize("ephemeral", [True, False])
+def test_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Path, ephemeral: bool) -> None:
+    """A cloud's disk by Device= and Format=blank: after a stop it is blank again, and with Ephemeral=yes it is taken anew, without a wait."""
+    first = make_disk(300, b"")
+    config = {"format_blank": True, "ephemeral": ephemeral, "member_timeout": 0}
+    before = services("volume", device=[first.node], config=config, python=_ENABLED, root=str(tmp_path)).last
+    assert before["kind"] == "btrfs" and note_of(tmp_path).read_text() == f"{before['uuid']}\n"
+    first.unplug()
+    again = make_disk(300, b"")
+    # A wait would be seen: there is no udev here, and it would be asked for.
+    waits = f"{_ENABLED}\nsearch._wait = lambda config, told, timeout, last, enough: print('waited', timeout, file=sys.stderr) or last"
+    seen = services("volume", "volume", device=[again.node], config=config | {"member_timeout": 7}, python=waits, root=str(tmp_path))
+    if ephemeral:
+        assert [r["kind"] for r in seen.report] == ["btrfs"] * 2 and seen.last["uuid"] != before["uuid"] and not seen.last["expected"]
+        assert before["uuid"] in seen.log and "lost by contract" in seen.log and "waited 7" not in seen.log
+        assert note_of(tmp_path).read_text() == f"{seen.last['uuid']}\n"
+        assert services("volume", device=[again.node], config=config, python=_ENABLED, root=str(tmp_path)).last["uuid"] == seen.last["uuid"]
+    else:
+        assert (seen.last["kind"], seen.last["expected"]) == ("none", True) and again.read(0, MIB) == bytes(MIB)
+        assert "Ephemeral=yes" in seen.log
+
+
+def test_claim_on_a_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Path) -> None:
+    """Where the provider writes the claim at each start; only a disk that Device= names, and never beside a volume that is there."""
+    note_of(tmp_path).parent.mkdir(parents=True)
+    note_of(tmp_path).write_text(f"{KNOWN}\n")
+    disk = make_disk(300)
+    config = {"ephemeral": True, "allow_removable": True, "member_timeout": 0}
+    seen = services("format", disks=[disk.node], device=["auto"], config=config, root=str(tmp_path), only=[disk.node])
+    assert [r["code"] for r in seen.refused] == ["volume-expected"]
+    seen = services("format", "volume", disks=[disk.node], device=[disk.node], config=config, root=str(tmp_path))
+    assert seen.last["kind"] == "btrfs" and "lost by contract" in seen.log
+    other = make_disk(300)
+    seen = services("format", disks=[other.node], device=[other.node, disk.node], config=config, root=str(tmp_path))
+    assert [r["code"] for r in seen.refused] == ["volume-exists"]
+
+
+def test_another_volume_is_attached(make_disk: Make, volume: LoopDisk) -> None:
+    """The one that is bound to this machine, or named, is used; the other one is said, and is in volume.json."""
+    other = make_disk(300)
+    assert other.format().returncode == 0
+    seen = services("volume", "volume", device=[f"UUID={uuid_of(volume)}"], only=[volume.node, other.node])
+    assert [r["others"] for r in seen.report] == [[{"device": f"{other.node}p1", "uuid": uuid_of(other)}]] * 2
+    assert seen.log.count("could be a state volume, too") == 1 and (seen.last["kind"], seen.last["reason"]) == ("btrfs", "")
+    other.unplug()
+    assert services("volume", device=[f"UUID={uuid_of(volume)}"], only=[volume.node]).last["others"] == []
 
 
 def test_disk_that_is_plugged_in_while_another_is_formatted(make_disk: Make) -> None:

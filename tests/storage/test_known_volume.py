@@ -32,7 +32,7 @@ def test_known_volume_is_missing(make_disk: Make, tmp_path: Path, before: str, c
     note_of(tmp_path).write_text(f"{KNOWN}\n")
     again = ["volume"] if kind != "none" else []
     seen = services("volume", *again, config=config | {"member_timeout": 0}, before=before, symlinks=symlinks, root=str(tmp_path),
-                    root_store=str(tmp_path / "store"))
+                    root_store=str(tmp_path / "store"), only=["/dev/none"])
     for last in seen.report:
         assert (last["kind"], last["reason"], last["expected"], last["status"]) == (kind, "known-volume-missing", True, 0)
         assert KNOWN in last["message"] and "/var/lib/persist/known-volume" in last["hint"]
@@ -43,7 +43,7 @@ def test_known_volume_is_missing(make_disk: Make, tmp_path: Path, before: str, c
 def test_known_volume_is_waited_for(make_disk: Make, tmp_path: Path) -> None:
     note_of(tmp_path).parent.mkdir(parents=True)
     note_of(tmp_path).write_text(f"{KNOWN}\n")
-    script = "volume_service.search = lambda config, told, timeout: print('timeout', timeout, file=sys.stderr) or search._once(config, told)"
+    script = "lookup.search = lambda config, told, timeout: print('timeout', timeout, file=sys.stderr) or search._once(config, told)"
     assert "timeout 7.0\n" in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
     note_of(tmp_path).unlink()
     assert "timeout 0.0\n" in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
@@ -53,8 +53,9 @@ def test_another_reason_stands_beside_a_known_volume(volume: LoopDisk, tmp_path:
     note_of(tmp_path).parent.mkdir(parents=True)
     note_of(tmp_path).write_text(f"{KNOWN}\n")
     last = services("volume", config={"member_timeout": 0}, root=str(tmp_path)).last
-    assert (last["kind"], last["reason"], last["expected"]) == ("none", "untrusted", True)
-    last = services("volume", config={"member_timeout": 0}, root=str(tmp_path), cmdline=f"persist.volume={uuid_of(volume)[::-1]}").last
+    assert (last["kind"], last["reason"], last["expected"]) == ("none", "known-volume-missing", True), "another one on a stick is not the state volume"
+    assert "could be a state volume" in last["message"] and KNOWN in last["message"]
+    last = services("volume", config={"member_timeout": 0}, root=str(tmp_path), cmdline=f"persist.volume={KNOWN.replace('5', '6')}").last
     assert (last["kind"], last["reason"], last["expected"]) == ("none", "missing", True)
     last = services("volume", device=[volume.node], config={"member_timeout": 0}, root=str(tmp_path)).last
     assert (last["kind"], last["reason"], last["expected"]) == ("none", "known-volume-missing", True), "no other one in its place"

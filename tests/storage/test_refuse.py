@@ -280,13 +280,17 @@ def test_claim_a_blank_disk(make_disk: Make) -> None:
     disk = make_disk(300, b"")
     write_claim(disk.node, disk.config())
     assert disk.read(0, MIB) == header.encode("persist-please-format-me").ljust(MIB, b"\0")
-    with pytest.raises(Refusal) as twice:
+    write_claim(disk.node, disk.config(), options=header.Options(members=1))
+    assert disk.read(0, MIB) == header.encode("persist-please-format-me", header.Options(members=1)).ljust(MIB, b"\0"), "claimed again"
+    disk.write(1000, b"x")
+    with pytest.raises(Refusal) as more:
         write_claim(disk.node, disk.config())
-    assert twice.value.code == "not-blank"
+    assert more.value.code == "not-blank"
+    disk.write(1000, b"\0")
     assert disk.format().returncode == 0
 
 
-@pytest.mark.parametrize("make", [_table, _mbr, _backup_gpt_only, _ext4, _btrfs, _swap, _lvm, _md_at_the_end, _old_filesystem, with_header])
+@pytest.mark.parametrize("make", [_table, _mbr, _backup_gpt_only, _ext4, _btrfs, _swap, _lvm, _md_at_the_end, _old_filesystem])
 def test_claim_by_force(make_disk: Make, make: Callable[[LoopDisk], None]) -> None:
     disk = make_disk(300, b"")
     make(disk)

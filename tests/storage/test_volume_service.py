@@ -108,12 +108,12 @@ def test_broken_volume_is_left_as_it_is(volume: LoopDisk, tmp_path: Path, before
 
 
 def test_corrupted_superblock(volume: LoopDisk) -> None:
-    """Not even its label is known any more: nothing is found, and nothing is written to the disk."""
+    """Not even its label is known any more: the disk is named (see test_unreadable.py), and nothing is written to it."""
     start = int(Path(f"/sys/class/block/{volume.node.removeprefix('/dev/')}p1/start").read_text()) * 512
     volume.write(start + (64 << 10), b"\xa5" * 4096)
     before = volume.file.read_bytes()
     last = services("volume", device=[volume.node], config={"member_timeout": 0}).last
-    assert (last["kind"], last["reason"], last["status"]) == ("none", "missing", 0)
+    assert (last["kind"], last["reason"], last["status"]) == ("none", "unreadable", 0)
     assert volume.file.read_bytes() == before
 
 

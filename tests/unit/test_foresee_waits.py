@@ -28,7 +28,7 @@ def said(machine: Machine, capsys: pytest.CaptureFixture[str]) -> list[tuple[int
     ("/dev/mapper/state", "state /dev/vdb /etc/keys/state.key luks", "/etc", True),
     ("/dev/mapper/state", "# comment\nother /dev/vdc /etc/keys/a\nstate\t/dev/vdb\t/etc/keys/state.key", "/etc/keys", True),
     ("/dev/disk/by-id/dm-name-state", "state /dev/vdb /etc/keys/state.key", "/etc/keys", True),
-    ("UUID=1 /dev/mapper/state", "state /dev/vdb none luks,header=/etc/keys/state.img", "/etc/keys", True),
+    ("LABEL=other /dev/mapper/state", "state /dev/vdb none luks,header=/etc/keys/state.img", "/etc/keys", True),
     ("/dev/mapper/state", "state /dev/vdb - luks", "/etc", True),  # /etc/cryptsetup-keys.d/state.key
     ("/dev/mapper/state", "state /dev/vdb none luks", "/srv/d", False),
     ("/dev/mapper/state", "other /dev/vdb /etc/keys/state.key", "/etc/keys", False),

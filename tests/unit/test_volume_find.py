@@ -151,7 +151,7 @@ def test_bound_to_this_machine() -> None:
 def test_another_filesystem() -> None:
     ext = replace(TWO, fstype="ext4", uuid_sub="/dev/vdc2", label="data")
     assert ask(ext, device="PARTUUID=p2") == Found("/dev/vdc2", U2, ("/dev/vdc2",), (), "ext4")
-    assert ask(ext, ONE, device="LABEL=data auto") == Found("/dev/vdc2", U2, ("/dev/vdc2",), (), "ext4")
+    assert ask(ext, ONE, device="LABEL=data auto") == Found("/dev/vdc2", U2, ("/dev/vdc2",), (), "ext4", (("/dev/vdb2", U1),))
     assert isinstance(ask(replace(ext, label="persist-data")), Missing), "by itself only a btrfs is ours"
     assert isinstance(ask(ext, replace(ext, node="/dev/vdd2", uuid_sub="/dev/vdd2"), device="LABEL=data"), Ambiguous)
 
