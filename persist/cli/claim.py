@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from ..errors import PersistError
-from . import show
+from . import confirm, show
 
 MOUNTED = "mounted"  # --join without an id
 
@@ -22,6 +23,7 @@ def add(verbs: Any) -> None:
     sub.add_argument("--join", metavar="UUID", nargs="?", const=MOUNTED, help="become a member of this volume (default: the one that is mounted)")
     sub.add_argument("--layout", choices=("auto", "single", "raid1"), help="auto mirrors where there are several disks, raid1 refuses a single one")
     sub.add_argument("--bind-serial", action="store_true", help="a copy of the header counts for no other disk")
+    confirm.option(sub)
     show.options(sub)
     sub.set_defaults(run=run, parser=sub)
 
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Claim disks."""
     from ..boot.config import load
     from ..boot.ini import Problem
-    from ..volume.claim import write_claims
+    from ..volume.claim import describe, write_claims
     from ..volume.header import Options
 
     devices = list(arguments.device)
@@ -61,7 +63,15 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("--layout is not for a disk that joins: the volume has its layout")
     problems: list[Problem] = []
     options = Options(arguments.layout or "", join=_volume(join) if join is not None else "")
-    disks = [d.node for d in write_claims(devices, load("", problems), options, force=arguments.force, bind_serial=arguments.bind_serial)]
+    config = load("", problems)
+    if confirm.wanted(arguments):
+        lost = "; WHAT IS ON IT IS LOST" if arguments.force else ""
+        lines = [f"{line}{lost}" for line in describe(devices, config, force=arguments.force, bind_serial=arguments.bind_serial)]
+        what = f"Let {'it' if len(lines) == 1 else 'them'} {f'join the state volume {options.join}' if options.join else 'become a state volume'}? "
+        if not confirm.ask(lines, f"{what}Formatting begins at once where persist-setup.target is enabled."):
+            print("Nothing was done.", file=sys.stderr)
+            return 1
+    disks = [d.node for d in write_claims(devices, config, options, force=arguments.force, bind_serial=arguments.bind_serial)]
     if arguments.json:
         members = len(disks) if len(disks) > 1 and not options.join else None
         show.print_json({"devices": disks, "claimed": True, "join": options.join or None, "layout": options.layout or None, "members": members})

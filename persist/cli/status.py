@@ -48,6 +48,8 @@ def _volume(volume: dict[str, Any]) -> list[tuple[str, str]]:
     mode = "read-only" if volume.get("read_only") else "writable"
     memory = " (in memory, lost at power-off)" if kind == "tmpfs" else ""
     lines = [("Volume", f"{kind} {volume.get('device', '')} {volume.get('uuid', '')}".rstrip() + f", {mode}{memory}")]
+    for other in volume.get("others", []):
+        lines.append(("Beside", f"{other.get('device')} (UUID={other.get('uuid')}) could be a state volume, too, and is left alone"))
     if kind == "btrfs":
         from ..volume import manage
 

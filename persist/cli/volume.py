@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from . import show
+from . import confirm, show
 
 
 def add(verbs: Any) -> None:
@@ -23,6 +23,7 @@ def add(verbs: Any) -> None:
     show.full(action("show", "members, profiles, errors, space, and what the kernel is doing; exit status 1 where something is not well"))
     join = action("add", "make a blank disk a member, and mirror to it as the layout asks")
     join.add_argument("device", metavar="DEVICE", help="the whole disk, such as /dev/vdc")
+    confirm.option(join)
     join.add_argument("--force", action="store_true", help="also a disk that is not blank: WHAT IS ON IT IS LOST; never one in use")
     action("remove", "take a member out; its data goes to the others first").add_argument(
         "device", metavar="DEVICE|missing", help="the disk or its data partition; 'missing' for one that is gone for good")
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
             if not arguments.json:
                 _print(found, arguments.full)
         case "add":
+            if confirm.wanted(arguments) and not _agreed(arguments):
+                return 1
             found = manage.add(arguments.device, progress, force=arguments.force)
         case "remove":
             found = manage.remove(arguments.device, progress)
@@ -56,6 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
     elif "message" in found:
         print("\n".join(map(show.safe, str(found["message"]).split("\n"))))
     return 1 if found.get("failed") or found.get("reasons") else 0
+
+
+def _agreed(arguments: argparse.Namespace) -> bool:
+    from ..boot.config import load
+    from ..volume.claim import describe
+
+    lines = describe([arguments.device], load("", []), force=arguments.force)
+    return confirm.ask([f"{line}{'; WHAT IS ON IT IS LOST' if arguments.force else ''}" for line in lines], "Make it a member of the state volume?")
 
 
 def _mib(number: int) -> str:
@@ -83,6 +94,9 @@ def _print(found: dict[str, Any], full: bool) -> None:
         rows.append((*row, str(m["generation"] or "-"), mark) if full else row)
     head = ("ID", "DEVICE", "STATE", "SIZE", "ALLOCATED", "SERIAL", "ERRORS")
     show.table((*head, "GENERATION", "MARK") if full else head, rows, flexible=(1, 5, 6), full=full)
+    for other in found["others"]:
+        print()
+        print(show.safe(f"- {other['device']} (UUID={other['uuid']}) could be a state volume, too, and is left alone."))
     for reason in found["reasons"]:
         print()
         print(show.safe(f"* {reason['message']}"))

@@ -63,6 +63,11 @@ class Disk(Record):
         """The disk's own serial number where sysfs has one, for a stable order."""
         return attribute(self.sys_path, "serial") or attribute(self.sys_path, "device/serial") or attribute(self.sys_path, "wwid")
 
+    @property
+    def model(self) -> str:
+        """What the maker calls the disk, '' where it says nothing."""
+        return " ".join(filter(None, (attribute(self.sys_path, f"device/{name}") for name in ("vendor", "model"))))
+
 
 def _disk(sys_path: str) -> Disk:
     name = os.path.basename(sys_path).replace("!", "/")  # cciss!c0d0 is /dev/cciss/c0d0

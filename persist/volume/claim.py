@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..boot.config import Config
 from ..errors import PersistError, Refusal
@@ -51,8 +53,8 @@ def _only_claimed(disk: Disk, config: Config) -> bool:
     return any(head.startswith(word.encode("ascii")) for word in config.magic_headers) and not head[header.MARK_OFFSET :].strip(b"\0")
 
 
-def _claim(disks: list[Disk], config: Config, options: Options, force: bool, bind_serial: bool) -> None:
-    """Check all disks, then write to them, with their locks held."""
+def _check(disks: list[Disk], config: Config, force: bool, bind_serial: bool) -> list[Mark]:
+    """Raise Refusal unless all of these may be claimed, with their locks held. Returns what formatting each would begin with."""
     marks = []
     for disk in disks:
         claimable.check_usable(disk)
@@ -62,6 +64,11 @@ def _claim(disks: list[Disk], config: Config, options: Options, force: bool, bin
             claimable.check_blank(disk, marks[-1], skip=header.LENGTH if _only_claimed(disk, config) else 0)
         if bind_serial and binding.disk_serial(disk) == binding.NONE:
             raise Refusal("no-serial", f"{disk.node} has no serial number.", hint="Claim it without --bind-serial.", PERSIST_DEVICE=disk.node)
+    return marks
+
+
+def _claim(disks: list[Disk], marks: list[Mark], config: Config, options: Options, force: bool, bind_serial: bool) -> None:
+    """Write to disks that were checked, with their locks held."""
     for disk, mark in zip(disks, marks, strict=True):
         if force:
             _erase(disk, mark)
@@ -69,6 +76,43 @@ def _claim(disks: list[Disk], config: Config, options: Options, force: bool, bin
         own = replace(options, serial=binding.disk_serial(disk)) if bind_serial else options
         write(disk, header.encode(config.magic_headers[0], own), 0)
         refused.forget(disk)
+
+
+@contextmanager
+def _taken(nodes: list[str]) -> Iterator[list[Disk]]:
+    """The disks behind these nodes under their locks. Raises Refusal and PersistError (locked, no permission)."""
+    disks = [blockdev.by_node(n) for n in nodes]
+    _check_once(disks)
+    shown = ", ".join(d.node for d in disks)
+    try:
+        for disk in disks:
+            claimable.check_usable(disk)  # says more of a partition than a lock could
+        with locked(disks, LOCK_TIMEOUT):
+            yield disks
+    except PermissionError as e:
+        raise PersistError(f"{shown} cannot be opened: {e.strerror}.", hint="Run this as root.", PERSIST_DEVICE=shown) from e
+    except OSError as e:
+        raise PersistError(f"{shown} cannot be claimed: {e.strerror}.", PERSIST_DEVICE=shown) from e
+
+
+def _what_is_on(disk: Disk) -> str:
+    parts = [f"{p.node} {blockdev.probe(p.node).get('LABEL', '')}".strip() for p in blockdev.partitions(disk)]
+    found = [*blockdev.signatures(disk.node), *parts]
+    return f"carries {', '.join(found)}" if found else "without a signature"
+
+
+def describe(nodes: list[str], config: Config, *, force: bool = False, bind_serial: bool = False) -> list[str]:
+    """What would be claimed, a line for each disk: its size, its maker's name for it, its serial number, and what is on it.
+
+    Nothing is written. Raises what write_claims() would.
+    """
+    with _taken(nodes) as disks:
+        _check(disks, config, force, bind_serial)
+        found = []
+        for disk in disks:
+            serial = f"serial number {disk.serial}" if disk.serial else ""
+            found.append(", ".join(filter(None, (f"{disk.node}: {disk.mib / 1024:.1f} GiB", disk.model, serial, _what_is_on(disk)))))
+        return found
 
 
 def write_claims(nodes: list[str], config: Config, options: Options | None = None, *, force: bool = False, bind_serial: bool = False) -> list[Disk]:
@@ -83,18 +127,8 @@ def write_claims(nodes: list[str], config: Config, options: Options | None = Non
     options = options or Options()
     if len(nodes) > 1 and not options.join:
         options = replace(options, members=len(nodes))
-    disks = [blockdev.by_node(n) for n in nodes]
-    _check_once(disks)
-    shown = ", ".join(d.node for d in disks)
-    try:
-        for disk in disks:
-            claimable.check_usable(disk)  # says more of a partition than a lock could
-        with locked(disks, LOCK_TIMEOUT):
-            _claim(disks, config, options, force, bind_serial)
-    except PermissionError as e:
-        raise PersistError(f"{shown} cannot be opened: {e.strerror}.", hint="Run this as root.", PERSIST_DEVICE=shown) from e
-    except OSError as e:
-        raise PersistError(f"{shown} cannot be claimed: {e.strerror}.", PERSIST_DEVICE=shown) from e
+    with _taken(nodes) as disks:
+        _claim(disks, _check(disks, config, force, bind_serial), config, options, force, bind_serial)
     trigger(disks)
     return disks
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..boot.config import Config
 from ..errors import CommandError, Refusal
 from ..run import run
-from . import binding, blockdev, header, ids, layout, trust
+from . import binding, blockdev, header, ids, layout, partition, trust
 from .blockdev import Disk
 from .header import Claim, Mark
 from .layout import DATA_NAME, MIB, SWAP_NAME
@@ -38,7 +38,7 @@ def read_claim(disk: Disk, words: list[str]) -> Claim | None:
 def check_usable(disk: Disk) -> None:
     """Raise Refusal unless this is a whole, writable, large enough disk that nothing uses."""
     if disk.is_partition:
-        raise Refusal("partition", f"{disk.node} is a partition.", hint="Claim the whole disk.", PERSIST_DEVICE=disk.node)
+        raise partition.refusal(disk)
     if disk.mib < layout.MIN_DISK:
         raise Refusal("too-small", f"{disk.node} has {disk.mib} MiB, at least {layout.MIN_DISK} MiB are needed.", hint="Use a larger disk.")
     if disk.read_only:

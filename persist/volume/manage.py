@@ -12,7 +12,7 @@ from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError, Refusal
 from ..record import as_dict
 from ..run import run
-from . import blockdev, btrfs, healstate, health, joining, layout, live, mountinfo, reserve, resize, scrub_service, store, swap
+from . import blockdev, btrfs, healstate, health, joining, layout, live, mountinfo, outcome, reserve, resize, scrub_service, store, swap
 from .claim import write_claim
 from .header import Options
 from .heal import Healer, progress
@@ -59,6 +59,7 @@ def describe(path: str = VOLUME) -> dict[str, Any]:
     space = os.statvfs(path)
     data, metadata = healstate.profiles(uuid)
     record = store.read_record(path)
+    said = outcome.read()
     noted = store.serials(record)
     return {
         "uuid": uuid, "path": path, "layout": healstate.chosen_layout(record),
@@ -67,6 +68,7 @@ def describe(path: str = VOLUME) -> dict[str, Any]:
         "reserve_used": reserve.in_use(path),
         "operation": operation, "progress": progress(path, operation), "scrub": scrub_status(path)["message"],
         "members": [_member(uuid, m, noted) for m in live.members(path)], "reasons": [as_dict(r) for r in health.examine(uuid, path)],
+        "others": said.others if said is not None else [],
     }
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from typing import Any
 
@@ -18,7 +19,7 @@ from persist.volume.header import Options
 from persist.volume.layout import MIB
 
 from .conftest import Make
-from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set
+from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set, tool
 
 VOLUME = "11111111-2222-4333-8444-555555555555"
 _CTL = """
@@ -41,6 +42,21 @@ def persistctl(*argv: str, mounted: str = "") -> subprocess.CompletedProcess[str
     """Run the command with a configuration that trusts loop devices."""
     return subprocess.run([PYTHON, "-c", _CTL, mounted, *argv], capture_output=True, text=True,
                           env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+def on_a_terminal(answer: str, *argv: str) -> tuple[int, str]:
+    """Run the command as somebody at a terminal, who answers; returns its exit status and what was shown."""
+    ours, theirs = os.openpty()
+    try:
+        with subprocess.Popen([PYTHON, "-c", _CTL, "", *argv], stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True,
+                              env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}) as process:
+            os.write(ours, answer.encode())
+            out, _ = process.communicate(timeout=60)
+        os.write(theirs, b"\0")  # so that there is something to read
+        return process.returncode, out + os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def options(disk: LoopDisk) -> Options | None:
@@ -119,3 +135,56 @@ def test_a_member_that_was_left_out_is_claimed_by_force(make_disk: Make) -> None
     write_claims([two.node], two.config(), Options(join=VOLUME), force=True)
     assert options(two) == Options(join=VOLUME)
     assert superblock.read(f"{two.node}p1") is None and not partitions(two.disk)
+
+
+@pytest.mark.parametrize(("answer", "argv", "claimed"), [
+    ("\n", (), False), ("n\n", (), False), ("y\n", (), True), ("yes\n", ("--layout=single",), True), ("", ("--yes",), True), ("no\n", ("--force",), False),
+])
+def test_a_terminal_is_asked(make_disk: Make, answer: str, argv: tuple[str, ...], claimed: bool) -> None:
+    """What is formatted at once is shown first: how large, what it is called, what is on it. A script is not asked (all other tests here)."""
+    disk = make_disk(300, b"")
+    if "--force" in argv:
+        tool("mkfs.ext4", "-q", disk.node)
+    before = disk.read(0, MIB)
+    status, shown = on_a_terminal(answer, "claim", *argv, disk.node)
+    assert (status == 0, disk.read(0, MIB) != before) == (claimed, claimed), shown
+    assert ("[y/N]" in shown) == ("--yes" not in argv) and ("Nothing was done." in shown) == (not claimed)
+    if "--yes" not in argv:
+        assert f"{disk.node}: 0.3 GiB" in shown and "at once" in shown
+        assert ("carries ext4; WHAT IS ON IT IS LOST" in shown) == ("--force" in argv)
+
+
+def test_nobody_is_asked_about_a_disk_that_is_refused(make_disk: Make) -> None:
+    disk = make_disk(300, b"x")
+    status, shown = on_a_terminal("y\n", "claim", disk.node)
+    assert status == 1 and "[y/N]" not in shown and "has data at byte 0" in shown
+
+
+def _partition(disk: LoopDisk, script: str) -> str:
+    tool("sfdisk", "--quiet", disk.node, stdin=f"label: gpt\n{script}")
+    disk.replug()
+    return partitions(disk.disk)[0].node
+
+
+@pytest.mark.parametrize("what", ["one of two", "named", "the only one", "in use", "another disk"])
+def test_a_partition(make_disk: Make, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with one disk nobody is told to claim the whole of it, while other partitions of it are in use."""
+    disk, other = make_disk(300, b""), make_disk(300, b"")
+    size = "size=100MiB" + (", name=state" if what == "named" else "")
+    node = _partition(disk, size + ("\n" if what in ("the only one", "in use") else "\nsize=100MiB\n"))
+    if what == "in use":
+        tool("mkswap", node)
+        tool("swapon", node)
+    here = [disk.disk, other.disk] if what == "another disk" else [disk.disk]
+    monkeypatch.setattr("persist.volume.blockdev.disks", lambda: here)
+    monkeypatch.setattr("persist.volume.trust.why_untrusted", lambda path, attribute: "")
+    with pytest.raises(Refusal) as caught:
+        write_claims([node], disk.config())
+    hint = caught.value.hint
+    assert caught.value.code == "partition" and node in caught.value.message
+    wanted = {"one of two": f"mkfs.ext4 {node}", "named": "Device=PARTLABEL=state", "the only one": f"claim --force {disk.node}'", "in use": "nothing uses",
+              "another disk": other.node}[what]
+    assert wanted in hint
+    assert ("mkfs" in hint) == (what in ("one of two", "named")) and ("--force" in hint) == (what == "the only one")
+    if what == "one of two":
+        assert f"Device=PARTUUID={tool('blkid', '-p', '-o', 'value', '-s', 'PART_ENTRY_UUID', node).strip()}" in hint
