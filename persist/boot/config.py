@@ -73,11 +73,10 @@ def _volume(config: Config, key: str, value: str) -> str:
     """Take one setting of [Volume]; returns what is wrong with it, or an empty string."""
     if key == "Device":
         specs = words(value.replace('"', ""))
-        for spec in specs:
-            wrong = _spec(spec)
-            if wrong:
-                return "'%s' %s" % (spec, wrong)
-        config.device = specs or ["auto"]
+        bad = ["'%s' %s" % (spec, _spec(spec)) for spec in specs if _spec(spec)]
+        # Where none is left nothing is found, and nothing is formatted: a mistyped name must not mean 'auto'.
+        config.device = [spec for spec in specs if not _spec(spec)] if specs else ["auto"]
+        return "; ".join(bad)
     elif key == "Mount":
         path = value.rstrip("/")
         if not path.startswith("/") or "/../" in path + "/" or "//" in path or "/./" in path + "/":

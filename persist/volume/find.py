@@ -122,6 +122,9 @@ def decide(config: Config, machine: Machine, every: Iterable[Candidate], resolve
     if machine.wrong:
         return Missing(f"persist.volume={machine.wrong} on the kernel command line is not the UUID of a filesystem, so no volume is used.",
                        "Write persist.volume=UUID, with the UUID that 'lsblk -f' shows.", "not-a-uuid")
+    if not config.device:
+        return Missing("No state volume was found: Device= in persist.conf names nothing that could be one.",
+                       "Correct it, 'persistctl verify' shows the line, and restart the machine.", "bad-device")
     named, known = machine.named.lower(), machine.known.lower()
     all_here = sorted(every, key=lambda c: c.node)
     pool = [c for c in all_here if not named or c.uuid.lower() == named]

@@ -64,7 +64,7 @@ def patience(config: Config, told: Machine, *, kept: bool) -> float:
 
     ``kept``: the root filesystem keeps what is written.
     """
-    if told.wrong:
+    if told.wrong or not config.device:
         return 0.0  # that cannot come
     if config.device != ["auto"] or told.named or told.known or outcome.formatted():
         return float(config.member_timeout)

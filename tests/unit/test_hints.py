@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from persist.boot.config import Config
+from persist.boot.config import Config, load
 from persist.boot.facts import Facts
+from persist.boot.ini import Problem
 from persist.errors import Refusal
 from persist.record import replace
 from persist.volume import candidates, known, only_volume, search, unreadable
@@ -70,6 +71,7 @@ MISSING = [
     (dict(every=(ROOT, OURS), wrong="LABEL=persist-data"),
      "not-a-uuid", ["persist.volume=LABEL=persist-data", f"/dev/vdb2 has persist.volume={U1}"], ["claim", "Attach"]),
     (dict(every=(ROOT,), wrong="/dev/vdb"), "not-a-uuid", ["persist.volume=UUID"], ["claim", "Attach"]),
+    (dict(every=(ROOT, OURS), device=""), "bad-device", ["persistctl verify"], ["claim", "Attach"]),
     # Another volume than the one of this machine.
     (dict(every=(ROOT, OTHER), known=U1), "other-volume", [f"Device=UUID={U2}", "Attach its disk"], ["claim"]),
     (dict(every=(ROOT, replace(OTHER, untrusted="on USB")), known=U1), "other-volume", [f"Device=UUID={U2}", "/dev/vdc2"], ["claim"]),
@@ -204,6 +206,24 @@ def test_named_on_the_command_line(cmdline: str, named: str, wrong: str, monkeyp
     assert (search.patience(config, found, kept=False) == 0) == bool(wrong)
 
 
+@pytest.mark.parametrize(("value", "device", "problem"), [
+    ("auto", ["auto"], ""), ("", ["auto"], ""), (f"UUID={U1}", [f"UUID={U1}"], ""), (f'UUID="{U1}"', [f"UUID={U1}"], ""), ("/dev/vdb LABEL=x auto", 3, ""),
+    ("PARTUUID=1234abcd-01", ["PARTUUID=1234abcd-01"], ""), ("UUID=x", [], "'UUID=x' is not the UUID"),
+    ("vdb", [], "'vdb' is not auto"), ("LABEL=", [], "names nothing"),
+    ("uuid=x auto", ["auto"], "'uuid=x' is not auto"), ("FOO=bar /dev/vdb", ["/dev/vdb"], "FOO=bar"), ("UUID=1234-ABCD", [], "not the UUID"),
+])
+def test_a_name_that_leads_nowhere(value: str, device: list[str] | int, problem: str, tmp_path: Path) -> None:
+    """It would be waited for at each boot. A name that is wrong is not 'auto': another disk must not be taken for it."""
+    conf = tmp_path / "usr/lib/persist/persist.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text(f"[Volume]\nDevice={value}\n")
+    problems: list[Problem] = []
+    config = load(str(tmp_path), problems)
+    assert (len(config.device) if isinstance(device, int) else config.device) == device
+    assert [problem in str(p) for p in problems] == ([True] if problem else [])
+    assert (search.patience(config, Machine(), kept=False) == 0) == (not config.device)
+
+
 def test_what_cannot_come_is_not_looked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search ends with one look, and nothing waits."""
     looks: list[int] = []
@@ -232,7 +252,9 @@ ALONE = {
 
 def test_no_code_is_left_out() -> None:
     said: set[str] = set()
-    for name in ("find", "missing", "claims", "only_volume", "claimable", "claim", "joining", "formatset", "header", "layout", "blockdev", "formatting"):
+    modules = ("find", "missing", "claims", "only_volume", "claimable", "claim", "joining", "formatset", "header", "layout", "blockdev", "formatting",
+               "partition")
+    for name in modules:
         for node in ast.walk(ast.parse((TOP / f"persist/volume/{name}.py").read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 at = {"Refusal": 0, "Missing": 2}.get(node.func.id, len(node.args))

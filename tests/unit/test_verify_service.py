@@ -312,7 +312,7 @@ def test_word_is_left_where_the_volume_is_new(machine: Machine, records: Records
     """So that the serial numbers of its disks are noted while they are there."""
     monkeypatch.setattr(outcome, "FORMATTED", str(tmp_path / "formatted"))
     assert service.main() == 0 and not machine.heal.exists()
-    (tmp_path / "formatted").touch()
+    (tmp_path / "formatted").write_text("11111111-1111-4111-8111-111111111111\n")
     assert service.main() == 0 and machine.heal.exists()
 
 

@@ -98,7 +98,7 @@ def test_outcome(run: Path, kind: outcome.Kind, flags: set[str]) -> None:
     found = json.loads((run / "volume.json").read_text())
     assert found["version"] == 1
     assert list(found)[1:] == ["kind", "device", "uuid", "reason", "message", "hint", "read_only", "from_initrd", "root", "root_read_only",
-                                "root_memory", "memory", "expected", "degraded", "read_only_below", "rescue", "time"]
+                                "root_memory", "memory", "expected", "degraded", "read_only_below", "rescue", "others", "time"]
     assert outcome.read() == written
 
 
