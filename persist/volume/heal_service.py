@@ -204,5 +204,5 @@ def heal_main() -> int:
     except Stopped:
         if at is not None and at.fstype == "btrfs":
             interrupt(VOLUME, btrfs.filesystem_uuid(VOLUME))
-        log.log(log.NOTICE, "Healing of the state volume was stopped and goes on at the next boot.", "HEAL_STEP", PERSIST_STEP="stopped")
+        log.log(log.NOTICE, "Healing of the state volume was stopped; it goes on within the hour, or at the next boot.", "HEAL_STEP", PERSIST_STEP="stopped")
         return 0
