@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable
 
 from ..boot.load import Loaded
-from ..boot.paths import READONLY, VOLUME
+from ..boot.paths import READONLY, VOLUME, overlay_option
 from ..boot.plan import Planned
 from ..boot.units import OVERLAY_OPTIONS
 from ..errors import PersistError
@@ -156,8 +156,9 @@ class _Entry:
             upper, work = self._layers(mine)
             with upper, work:
                 self._like(source, upper)
-                # By descriptors: names on the volume are looked up by nobody.
-                options = f"lowerdir=/proc/self/fd/{source},upperdir={upper.proc('')},workdir={work.proc('')},{OVERLAY_OPTIONS}"
+                # Upper and work are in memory and ours. What is on the volume is given by its descriptor: a name there is looked up by nobody.
+                options = (f"lowerdir=/proc/self/fd/{source},upperdir={overlay_option(upper.name)},workdir={overlay_option(work.name)},"
+                           f"{OVERLAY_OPTIONS}")
                 self._on_place(lambda target: newmount.overlay(target, options))
 
     def _show_early(self) -> None:

@@ -14,6 +14,7 @@ import re
 from .. import log
 from ..boot.paths import STORE, VOLUME
 from ..run import run
+from ..state import stores
 from ..state.safepath import Dir
 from . import blockdev, btrfs, layout, live, mountinfo, newmount, store
 
@@ -99,7 +100,7 @@ def make_room(uuid: str, path: str = VOLUME) -> None:
 
 
 def say_reopened() -> None:
-    """Mount overlays that came up read-only again, and log it. Raises OSError."""
+    """Mount overlays that came up read-only again, and log it. Raises PersistError and OSError."""
     for path in reopen_overlays():
         log.log(log.NOTICE, f"{path} had come up read-only on the full state volume and takes writes again.", "SPACE_RESERVE", PERSIST_PATH=path)
 
@@ -154,19 +155,28 @@ def _overlay_options(mount: mountinfo.Mount) -> str:
     return ",".join(o for o in _COMMA.split(mount.super_options) if o.split("=")[0] in _OPTIONS)
 
 
+def _place(path: str) -> int:
+    """A descriptor of a mount point: what lies above it may be a user's, and no link is followed. Raises PersistError and OSError."""
+    with Dir.at("/") as live:
+        fd = live.node(path)
+    if fd is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return fd
+
+
 def _reopen(mount: mountinfo.Mount, children: list[str]) -> None:
-    """Mount an overlay again over itself, and what was mounted below it over that. Raises OSError."""
+    """Mount an overlay again over itself, and what was mounted below it over that. Raises PersistError and OSError."""
     kept = []
     try:
         for child in children:
-            kept.append((child, os.open(child, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)))
-        target = os.open(mount.mount_point, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            kept.append((child, _place(child)))
+        target = _place(mount.mount_point)
         try:
             newmount.overlay(target, _overlay_options(mount), newmount.known(mount.options))
         finally:
             os.close(target)
         for child, source in kept:
-            place = os.open(child, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            place = _place(child)
             try:
                 newmount.attach(source, place, recursive=True)
             finally:
@@ -177,7 +187,7 @@ def _reopen(mount: mountinfo.Mount, children: list[str]) -> None:
 
 
 def reopen_overlays(store: str = STORE) -> list[str]:
-    """Mount overlays of entries, which came up read-only on a full volume, again over themselves; returns their paths. Raises OSError.
+    """Mount overlays of entries, which came up read-only on a full volume, again over themselves; returns their paths. Raises PersistError and OSError.
 
     Only to be called once something can be made on the volume. Who has a file of the old one open keeps it.
     """
@@ -187,6 +197,9 @@ def reopen_overlays(store: str = STORE) -> list[str]:
         at = next(m for m in reversed(every) if m.mount_point == point)
         if at.fstype != "overlay" or "ro" not in at.super_options.split(",") or f"upperdir={store}/overlay/" not in at.super_options:
             continue
+        # The kernel is given the names once more: looked at as before the first time.
+        with Dir.at(os.path.dirname(store)) as volume:
+            stores.look(volume, point, os.path.basename(os.path.dirname(at.upper)), "overlay")
         children = [m.mount_point for m in every if m.parent_id == at.mount_id and m.mount_point != point]
         _reopen(at, list(dict.fromkeys(children)))
         done.append(point)
