@@ -6,7 +6,7 @@ and /etc may be kept on it.
 """
 
 from .dropins import DIRECTORIES, fragments, inside
-from .ini import ERROR, WARNING, Problem, Section, boolean, parse, read, words
+from .ini import ERROR, WARNING, Problem, Section, boolean, not_a_name, parse, read, words
 from .paths import unsayable
 
 FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
@@ -81,6 +81,9 @@ def _volume(config: Config, key: str, value: str) -> str:
         path = value.rstrip("/")
         if not path.startswith("/") or "/../" in path + "/" or "//" in path or "/./" in path + "/":
             return "must be an absolute path without '..'"
+        what = not_a_name(path)
+        if what:
+            return "looks like %s, and must be the name of one directory" % what
         wrong = unsayable(path)
         if wrong:
             return wrong

@@ -182,6 +182,23 @@ def words(value: str) -> list[str]:
     return [word for word in value.replace("\t", " ").replace("\r", " ").split(" ") if word]
 
 
+def not_a_name(value: str) -> str:
+    """What an unquoted value is that somebody takes for more than one name, or an empty string. Quotes make it a name all the same."""
+    if not value.isprintable():
+        return ""  # wrong_path() says what that is
+    for c in "*?[]{}":
+        if c in value:
+            return "a pattern"
+    if "$" in value:
+        return "a variable"
+    if " #" in value or "\t#" in value or " ;" in value or "\t;" in value:
+        return "a comment behind a value"
+    for part in words(value.replace(",", " "))[1:]:
+        if part[0] == "/":
+            return "a list"
+    return ""
+
+
 def boolean(value: str) -> bool | None:
     """systemd's booleans, None for anything else."""
     low = value.lower()

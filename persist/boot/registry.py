@@ -3,7 +3,7 @@
 
 from . import flags
 from .dropins import fragments, inside
-from .ini import DEBUG, ERROR, NOTICE, WARNING, Problem, Section, boolean, parse, read, unquote, words
+from .ini import DEBUG, ERROR, NOTICE, WARNING, Problem, Section, boolean, not_a_name, parse, read, unquote, words
 from .paths import ENTRY_NAME_MAX, UNIT_NAME_MAX, escape, unsayable
 
 TYPE_CHECKING = False
@@ -100,28 +100,11 @@ def wrong_unit(path: str, method: str) -> str:
     return "mount(8) cannot overlay a path with a comma or a double quote" if method == "overlay" and ("," in path or '"' in path) else ""
 
 
-def _not_a_name(value: str) -> str:
-    """What an unquoted value is that somebody takes for more than one name, or an empty string. Quotes make it a name all the same."""
-    if not value.isprintable():
-        return ""  # wrong_path() says what that is
-    for c in "*?[]{}":
-        if c in value:
-            return "a pattern"
-    if "$" in value:
-        return "a variable"
-    if " #" in value or "\t#" in value or " ;" in value or "\t;" in value:
-        return "a comment behind a value"
-    for part in words(value.replace(",", " "))[1:]:
-        if part[0] == "/":
-            return "a list"
-    return ""
-
-
 def _path_value(value: str) -> str:
     """The path that Path= or SeedFrom= names. Raises ValueError."""
     if value[:1] == '"':
         return unquote(value)
-    what = _not_a_name(value)
+    what = not_a_name(value)
     if what:
         raise ValueError("this looks like %s and would be taken for the name of one path (in double quotes it is one)" % what)
     return value

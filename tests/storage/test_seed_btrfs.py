@@ -18,6 +18,7 @@ from persist.errors import PersistError
 from persist.state import machine_id
 from persist.state.copy import Source, copy
 from persist.state.safepath import Dir
+from persist.state.tree import Watch
 from tests.unit.test_seed_basic import ID, OTHER, Rig
 from tests.unit.test_seed_cuts import killed, snapshot
 
@@ -179,11 +180,12 @@ def test_progress_of_a_long_copy(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> N
     rig.put("/data/f", "x" * 1000)
     real = module._cp
 
-    def slow(*args: object) -> None:
-        real(*args)  # type: ignore[arg-type]
-        tool("sleep", "2.5")
+    def slow(source: Source, target: Dir, name: str, watch: Watch, *extra: str) -> None:
+        real(source, target, name, watch, *extra)
+        assert watch() == ""
 
     monkeypatch.setattr(module, "_cp", slow)
+    monkeypatch.setattr("persist.state.tree.FIRST_LOOK", 0.0)
     with Dir.at(str(rig.volume)) as volume, Dir.at(str(rig.root)) as root:
         fd = root.node("data")
         assert fd is not None

@@ -130,3 +130,16 @@ def test_right_path(path: str) -> None:
 def test_forbidden() -> None:
     assert not forbidden("/usr/local/share") and not forbidden("/mnt/stat", "/mnt/state")
     assert forbidden("/mnt", "/mnt/state") and forbidden("/usr/locale") and forbidden("/boot")
+
+
+@pytest.mark.parametrize(("value", "mount"), [
+    ("/mnt/persist", "/mnt/persist"), ("/mnt/two words", "/mnt/two words"), ("/mnt/state # the volume", ""), ("/mnt/state ; the volume", ""),
+    ("/mnt/*", ""), ("/mnt/$NAME", ""), ("/mnt/a,/mnt/b", ""), ("/mnt/a /mnt/b", ""),
+])
+def test_the_public_name_is_one_name(tmp_path: Path, value: str, mount: str) -> None:
+    file = tmp_path / "usr/lib/persist/persist.conf"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"[Volume]\nMount={value}\n")
+    problems: list[ini.Problem] = []
+    assert load(str(tmp_path), problems).mount == (mount or "/mnt/state")
+    assert [p.level for p in problems] == ([] if mount else [ini.ERROR])
