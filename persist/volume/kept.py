@@ -9,7 +9,7 @@ from .. import log
 from ..boot.config import Config
 from ..boot.facts import Facts
 from ..boot.paths import EARLY, READONLY, VOLUME
-from . import mount, mountinfo, outcome, switch
+from . import lookup, mount, mountinfo, outcome, switch
 from .candidates import from_database
 from .find import Found, Machine, decide
 from .mountinfo import Mount
@@ -53,7 +53,7 @@ def _second_opinion(config: Config, machine: Facts, told: Machine, result: Outco
         return "", ""  # udev has not come to it yet
     decision = decide(config, told, every)
     if isinstance(decision, Found):
-        result.others = [{"device": node, "uuid": uuid} for node, uuid in decision.others]
+        lookup.say_others(decision, result)
     shown = f"The initrd mounted {result.device} (UUID={result.uuid}) as the state volume"
     if not isinstance(decision, Found):
         return f"{shown}, which would not be chosen now: {decision.message}", f"{decision.hint} {update}"

@@ -43,7 +43,7 @@ def _blank_takes_over(config: Config, told: Machine) -> bool:
     return config.format_blank and not told.named and (not told.known or config.ephemeral) and claimable.blank_is_here(config)
 
 
-def _say_others(found: Found, result: Outcome) -> None:
+def say_others(found: Found, result: Outcome) -> None:
     """Other filesystems that could be the volume: left alone, and worth a word."""
     result.others = [{"device": node, "uuid": uuid} for node, uuid in found.others]
     for node, uuid in found.others:
@@ -67,7 +67,7 @@ def find(config: Config, told: Machine, result: Outcome, *, may_format: bool) ->
             decision, assembly = search(config, told, float(config.member_timeout))
     result.expected = bool(told.known)
     if isinstance(decision, Found):
-        _say_others(decision, result)
+        say_others(decision, result)
         return decision, assembly
     if isinstance(decision, Missing) and told.known and told.known == (told.named or told.known).lower():
         decision = _known_is_missing(config, result, told, decision)
