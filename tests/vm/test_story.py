@@ -34,7 +34,7 @@ def test_machine_remembers(release: str, machine: MachineFactory) -> None:
     one.start()
     found = healthy_boot(one)
     assert found["volume"]["kind"] == "btrfs"
-    assert set(entries(found).values()) <= {"mounted", "image", "tmpfs"}
+    assert set(entries(found).values()) <= {"mounted", "image", "tmpfs", "elsewhere"}
     assert len(records(one, "CLAIM_FOUND")) == 1
     assert len(records(one, "FORMAT_DONE")) == 1
     assert {r["PERSIST_PATH"] for r in records(one, "SEED_DONE")} >= {"/etc", "/var", "/home", "/var/lib/demo-notes"}
