@@ -60,9 +60,9 @@ Conflicts=shutdown.target umount.target
 Before=umount.target shutdown.target
 ConditionPathIsMountPoint=|!%f
 """
-# A steady boot has a hundred mounts and not a line for each (PID 1 says at info that it mounts, has mounted, or skips one; tried with 252 and
-# 257). What mount(8) says is said because it failed.
-QUIET = "LogLevelMax=notice\nSyslogLevel=warning\n"
+# A steady boot has a hundred mounts and not a line for each (PID 1 says at info that it mounts, has mounted, or skips one, and at notice that the
+# directory is not empty, which it never is; tried with 252 and 257). What mount(8) says is said because it failed.
+QUIET = "LogLevelMax=warning\nSyslogLevel=warning\n"
 BIND_SERVICE = """
 [Service]
 LogLevelMax=notice

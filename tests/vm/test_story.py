@@ -95,7 +95,7 @@ def our_lines(machine: Machine) -> list[str]:
     for line in machine.succeed("journalctl -b -q -p info -o json --output-fields=MESSAGE,UNIT,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER").split("\n"):
         r = json.loads(line) if line else {}
         names = [str(r.get(k, "")) for k in ("UNIT", "_SYSTEMD_UNIT", "SYSLOG_IDENTIFIER")]
-        if any(n.startswith("persist-") or n in mounts for n in names):
+        if any(n.startswith("persist") and not n.startswith("persist-test") or n in mounts for n in names):
             found.append(f"{names}: {r['MESSAGE']}")
     return found
 
