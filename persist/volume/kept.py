@@ -15,6 +15,9 @@ from .find import Found, Machine, decide
 from .mountinfo import Mount
 from .outcome import Outcome
 
+# Reasons that this run finds out by itself, or that are of the past: a run that failed may have done so for once.
+_LOOKED_AT_AGAIN = ("failed", "volume-read-only", "subvolume-read-only", "quota", "immutable", "unwritable")
+
 
 def describe(result: Outcome, at: Mount) -> None:
     """Take down what is mounted at the volume's place. Raises OSError where /proc is not mounted."""
@@ -69,7 +72,8 @@ def keep(config: Config, machine: Facts, told: Machine, result: Outcome, at: Mou
     result.from_initrd = before.from_initrd if before is not None else result.kind == "btrfs" or result.read_only_below
     if before is not None:
         if before.kind == result.kind:
-            result.because(before.reason, before.message, before.hint)
+            if before.reason not in _LOOKED_AT_AGAIN:
+                result.because(before.reason, before.message, before.hint)
             result.expected, result.rescue, result.others = before.expected, before.rescue, before.others
             # Only btrfs says its id through a mount.
             result.uuid = result.uuid or before.uuid

@@ -152,8 +152,17 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
     """Mount those members of the volume that may be used: plainly where all are here, else degraded, after a new mark on each of them.
 
     ``read_only`` writes nothing at all, neither a mark nor the log of what was synced last. Raises PersistError (VOLUME_BROKEN, or
-    VOLUME_AMBIGUOUS where no member may be used); the volume is then left as it is.
+    VOLUME_AMBIGUOUS where no member may be used); the volume is then left as it is, and nothing is mounted.
     """
+    try:
+        return _mount_assembly(found, assembly, read_only, at)
+    except PersistError:
+        if mountinfo.at(at) is not None:
+            run("umount", at)  # what failed came after mount(8): it is not known to be whole, and would lie below what takes the volume's place
+        raise
+
+
+def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) -> Mount:
     if not assembly.use:
         note = assembly.notes[0]
         raise PersistError(note.message, hint=note.hint, message_id=note.message_id, PERSIST_DEVICE=" ".join(note.nodes), PERSIST_REASON=note.code)
@@ -177,13 +186,13 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
                 together = members.torn(assembly)
                 if together is None:
                     raise
-                return mount_assembly(found, together, at=at)
+                return _mount_assembly(found, together, read_only, at)
         _degraded(found, assembly, f"degraded,{options}", at, mark=not read_only)
+        return _check(found, assembly, at)
     except CommandError as e:
         raise foreign.explain(found, _first(assembly), assembly.degraded) or _broken(found, e.message) from e
     except OSError as e:
         raise _broken(found, f"{e}.") from e
-    return _check(found, assembly, at)
 
 
 def _degraded(found: Found, assembly: Assembly, options: str, at: str, *, mark: bool) -> None:

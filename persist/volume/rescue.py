@@ -39,3 +39,9 @@ def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> bool:
         os.rmdir(at)
         return False
     return True
+
+
+def put_down(at: str = RESCUE) -> None:
+    """Unmount what an earlier run shows read-only: as long as it is mounted, the kernel mounts the volume in no other way. Raises CommandError and OSError."""
+    if mountinfo.at(at) is not None:
+        run("umount", at)

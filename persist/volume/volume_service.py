@@ -117,6 +117,7 @@ def _find_and_mount(config: Config, told: Machine, result: Outcome, *, enabled: 
     if seen is None:
         return
     try:
+        rescue.put_down()
         kept.describe(result, _mount(*seen, config))
         result.uuid = result.uuid or seen[0].uuid.lower()
         result.expected = False
