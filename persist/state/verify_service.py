@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -148,7 +148,8 @@ def _failed(error: Exception) -> v.Verdict:
 
 def _remove(*files: str) -> None:
     for path in files:
-        if os.path.lexists(path):
+        # Not lexists(), which takes any error for an absence.
+        with suppress(FileNotFoundError):
             os.unlink(path)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -72,16 +73,22 @@ def write_atomically(path: str, text: str) -> None:
     os.replace(temporary, path)
 
 
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
 def _flag(path: str, wanted: bool) -> None:
     if wanted:
         write_atomically(path, "")
-    elif os.path.lexists(path):
-        os.unlink(path)
+    else:
+        _remove(path)
 
 
 def begin() -> None:
     """Put the record of an earlier run aside: one that is killed must not leave behind what another one said. Raises OSError."""
-    if os.path.lexists(RECORD):
+    # Not lexists(), which takes any error for an absence.
+    with contextlib.suppress(FileNotFoundError):
         os.replace(RECORD, BEFORE)
 
 
@@ -93,8 +100,7 @@ def write(outcome: Outcome) -> None:
     _flag(PERSISTENT, kept and not outcome.read_only)
     _flag(MOUNT_ENTRIES, outcome.kind in (*REAL, "tmpfs") and not outcome.read_only)
     write_atomically(RECORD, json.dumps({"version": 1} | as_dict(outcome), indent=2) + "\n")
-    if os.path.lexists(BEFORE):
-        os.unlink(BEFORE)
+    _remove(BEFORE)
 
 
 def read() -> Outcome | None:
