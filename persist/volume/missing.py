@@ -109,6 +109,8 @@ def _by_path(spec: str, config: Config, machine: Machine, around: Around, resolv
     closed = [c for c in around.every if c.usage in ("crypto", "raid") and not around.held(c.node)]
     shown = listed(c.node for c in closed)
     directory, _, name = spec.rpartition("/")
+    if name.startswith("dm-name-"):
+        directory, name = "/dev/mapper", name[len("dm-name-") :]  # udev's link to the same
     if directory == "/dev/mapper" and name in around.crypttab:
         return _Why(f"{spec} is not open; {CRYPTTAB} has it", "See \"journalctl -b -u 'systemd-cryptsetup@*'\": what opens it must not need a file that "
                     "persist keeps on it.", True)

@@ -88,6 +88,7 @@ MISSING = [
     # Device= names what is merely closed (C4).
     (dict(every=(ROOT, LUKS), device="/dev/mapper/state", crypttab=("state",)),
      "closed", ["/dev/mapper/state is not open", "systemd-cryptsetup@"], ["claim", "mkfs"]),
+    (dict(every=(ROOT, LUKS), device="/dev/disk/by-id/dm-name-state", crypttab=("state",)), "closed", ["systemd-cryptsetup@"], ["claim", "mkfs"]),
     (dict(every=(ROOT, LUKS), device="/dev/mapper/state"), "closed", ["crypttab", "/dev/vdb"], ["claim", "mkfs"]),
     (dict(every=(ROOT, LUKS), device="/dev/vdb"), "closed", ["encrypted", "Device=/dev/mapper/NAME"], ["claim", "mkfs"]),
     (dict(every=(ROOT, LUKS), device=f"UUID={U2}"), "closed", ["encrypted"], ["claim", "mkfs"]),
