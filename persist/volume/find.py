@@ -126,7 +126,7 @@ def decide(config: Config, machine: Machine, every: Iterable[Candidate], resolve
         return Missing("No state volume was found: Device= in persist.conf names nothing that could be one.",
                        "Correct it, 'persistctl verify' shows the line, and restart the machine.", "bad-device")
     named, known = machine.named.lower(), machine.known.lower()
-    all_here = sorted(every, key=lambda c: c.node)
+    all_here = sorted((c for c in every if c.usage == FILESYSTEM), key=lambda c: c.node)
     pool = [c for c in all_here if not named or c.uuid.lower() == named]
     left_alone: list[Candidate] = []
     strangers: list[Candidate] = []
