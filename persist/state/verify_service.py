@@ -196,11 +196,11 @@ def _follow_up(found: v.Verdict) -> int:
 
 def _leave_word(found: v.Verdict) -> None:
     """What happened to the members while the machine booted is for persist-heal.service, too; and of a new volume it notes the disks."""
-    if formatted() or any(r.code.startswith(("member-", "heal")) for r in found.reasons):
-        try:
+    try:
+        if formatted() or any(r.code.startswith(("member-", "heal")) for r in found.reasons):
             note_heal()
-        except OSError as e:
-            log.log(log.WARNING, f"Failed to leave word for persist-heal.service: {e}. Run 'systemctl start persist-heal.service'.", "FAILED")
+    except OSError as e:
+        log.log(log.WARNING, f"Failed to leave word for persist-heal.service: {e}. Run 'systemctl start persist-heal.service'.", "FAILED")
 
 
 def _announce(*, quiet: bool) -> int:

@@ -137,6 +137,8 @@ class Machine:
             kept(path, "kept", CHECK)
         kept_overlay("/srv", CHECK)
         (Path(CHECK) / ".persist/overlay/srv/upper/data").mkdir()
+        sh(f"umount {CHECK}")
+        assert volume_service.volume_main() == 0, "what is done once for a volume is done"
         return ""
 
     def truth(self) -> dict[str, bool]:
