@@ -147,7 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _list(root, arguments.json)
     if arguments.action == "enable":
         enable(root, arguments.names, arguments.without)
-        notes = _missing(root)
+        notes = _along(root) + _missing(root)
     else:
         disable(root, arguments.names)
         notes = []
@@ -157,6 +157,20 @@ def run(arguments: argparse.Namespace) -> int:
         for note in notes:
             print(note, file=sys.stderr)
     return 0
+
+
+def _along(root: str) -> list[str]:
+    """Enable the presets of container engines that the image has and whose stores would now lie on an overlay; says so."""
+    from ..boot.facts import gather
+    from ..boot.load import Loaded
+    from ..state.image import Image
+    from ..state.overlay_limits import missing_presets
+
+    facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""})
+    facts.enabled = True
+    more = [(name, why) for name, why in missing_presets(Loaded(root, facts, {}), Image(root)) if name in shipped(root)]
+    enable(root, [name for name, _ in more], [])
+    return [f"The preset {name} is enabled, too: {why}" for name, why in more]
 
 
 def chroot(root: str) -> str:

@@ -41,6 +41,13 @@ class Image:
         mode = there.st_mode
         return "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "symbolic link" if stat.S_ISLNK(mode) else "other"
 
+    def has(self, path: str) -> bool:
+        """Whether there is something at a path, links followed."""
+        try:
+            return self.lstat(self.behind(path)) is not None
+        except OSError:
+            return False  # a loop of links, or what may not be searched, is nothing to run or to mount on
+
     def behind(self, path: str) -> str:
         """The path with all links followed as in a chroot(2) of the image. Raises OSError where they cannot be."""
         return real_path(self.top, path, self._known) or "/"

@@ -16,16 +16,16 @@ from ..boot.paths import parents
 from ..boot.plan import Planned
 from .image import Image
 
-# The stores of container engines, and a program of each: its storage driver refuses an overlay below it, or falls back to copying all.
+# The stores of container engines, a program of each, and the preset that keeps it in a way that works: its storage driver refuses an overlay
+# below it, or falls back to copying all.
 STORES = (
-    ("/var/lib/docker", "/usr/bin/dockerd"),
-    ("/var/lib/docker", "/usr/sbin/dockerd"),
-    ("/var/lib/containerd", "/usr/bin/containerd"),
-    ("/var/lib/containers", "/usr/bin/podman"),
-    ("/var/lib/containers", "/usr/bin/buildah"),
-    ("/var/lib/containers", "/usr/bin/crio"),
-    ("/var/lib/kubelet", "/usr/bin/kubelet"),
-    ("/var/lib/rancher", "/usr/local/bin/k3s"),
+    ("/var/lib/docker", "/usr/bin/dockerd", "docker"),
+    ("/var/lib/docker", "/usr/sbin/dockerd", "docker"),
+    ("/var/lib/containerd", "/usr/bin/containerd", "containers"),
+    ("/var/lib/containers", "/usr/bin/podman", "containers"),
+    ("/var/lib/containers", "/usr/bin/buildah", "containers"),
+    ("/var/lib/containers", "/usr/bin/crio", "containers"),
+    ("/var/lib/rancher", "/usr/local/bin/k3s", ""),
 )
 
 
@@ -55,10 +55,21 @@ def _exports(image: Image) -> Iterator[tuple[str, str, str]]:
 
 def _containers(image: Image) -> Iterator[tuple[str, str, str]]:
     said = set()
-    for store, program in STORES:
-        if store not in said and image.kind(image.behind(program)):
+    for store, program, _ in STORES:
+        if store not in said and image.has(program):
             said.add(store)
             yield program, store, "the storage of containers does not work there"
+
+
+def missing_presets(loaded: Loaded, image: Image) -> list[tuple[str, str]]:
+    """The presets that keep what container engines of the image would else have on an overlay, each with a sentence that says why."""
+    found = {}
+    entries = {p.path: p for p in loaded.plan.entries}
+    for store, program, preset in STORES:
+        overlay = _overlay_above(store, entries)
+        if preset and preset not in found and overlay is not None and image.has(program):
+            found[preset] = f"the image has {program}, and {store} does not work on the overlay of {overlay.path}."
+    return sorted(found.items())
 
 
 def below_overlays(loaded: Loaded, image: Image) -> Iterator[Problem]:
@@ -68,5 +79,6 @@ def below_overlays(loaded: Loaded, image: Image) -> Iterator[Problem]:
         for where, path, why in source(image):
             overlay = _overlay_above(path, entries)
             if overlay is not None:
-                yield Problem(WARNING, where, f"{path} would lie on the overlay of {overlay.path} ({overlay.entry.source}), and {why}. "
-                              f"Give it an entry of its own with Method=bind.", path)
+                preset = next((p for store, _, p in STORES if store == path and p), "")
+                remedy = f"Run 'persistctl preset enable {preset}'." if preset else "Give it an entry of its own with Method=bind."
+                yield Problem(WARNING, where, f"{path} would lie on the overlay of {overlay.path} ({overlay.entry.source}), and {why}. {remedy}", path)

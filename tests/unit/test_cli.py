@@ -84,6 +84,21 @@ def test_preset_without_a_path(image: Path, capsys: pytest.CaptureFixture[str]) 
     assert list((image / "etc/persist.d").iterdir()) == []
 
 
+def test_whole_system_keeps_the_stores_of_containers_in_a_way_that_works(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(image)
+    program = image / "usr/sbin/dockerd"
+    program.parent.mkdir(parents=True)
+    program.touch(0o755)
+    assert main(["preset", "enable", "whole-system", "--root", root]) == 0
+    assert "The preset docker is enabled, too: the image has /usr/sbin/dockerd" in capsys.readouterr().err
+    assert sorted(f.name for f in (image / "etc/persist.d").iterdir()) == ["zz-preset-docker.conf", "zz-preset-whole-system.conf"]
+    main(["verify", "--root", root])
+    assert "/var/lib/docker would lie" not in capsys.readouterr().out
+    assert main(["plan", "--json", "--root", root]) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert {"persist-bind@var-lib-docker.service", "persist-bind@home.service", "var.mount"} <= set(files)
+
+
 def test_preset_unknown(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["preset", "enable", "nothing", "--root", str(image)]) == 1
     err = capsys.readouterr().err
