@@ -105,7 +105,7 @@ def generated(root: Path) -> list[str]:
 
 
 def test_the_generated_units_are_the_ones_meant(generated: list[str]) -> None:
-    for expected in ("etc.mount", "var.mount", "home.mount", "tmp.mount", "persist-bind@srv-data.service", "persist-bind@opt-state-token.service"):
+    for expected in ("etc.mount", "var.mount", "persist-bind@home.service", "tmp.mount", "persist-bind@srv-data.service", "persist-bind@opt-state-token.service"):
         if not (SYSTEM_UNITS / expected).exists():
             assert expected in generated
 
