@@ -137,14 +137,8 @@ def _elsewhere(loaded: Loaded, image: Image) -> Iterator[Problem]:
                           "out with Method=none in a file that sorts first.", out.entry.path)
 
 
-_SPECS = ("UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=")
-
-
 def _volume(loaded: Loaded, image: Image) -> Iterator[Problem]:
     config = loaded.config
-    for spec in config.device:
-        if spec != "auto" and not spec.startswith(("/dev/", *_SPECS)):
-            yield Problem(ERROR, "", f"Device={spec} in [Volume] names no device. Write auto, a path below /dev, or one of {' '.join(_SPECS)}.")
     if config.netdev and not loaded.plan.entries:
         yield Problem(ERROR, "", "The state volume comes with the network (_netdev), and no entry waits for it. Name the services of an entry in Services=.")
     if config.mount != paths.VOLUME and image.kind(config.mount) not in ("directory", "symbolic link"):
@@ -155,12 +149,27 @@ def _volume(loaded: Loaded, image: Image) -> Iterator[Problem]:
 FORESEEN: dict[str, Check] = {
     "off": _switch,
     "registry": _registry,
+    "bad-device": _registry,
     "late": _initrd,
     "entry-failed": _entries,
     "no-entries": _volume,
+    "elsewhere": _elsewhere,
+}
+_DISKS = "which disks are attached, and what is on them, is seen when the machine boots"
+_WORDS = "it is on the kernel command line of that boot"
+_RUNS = "it happens, or is found, while the machine runs"
+_ROOT = "what the root filesystem is mounted from is seen when the machine boots"
+# The other reasons, and why nothing before a boot can tell.
+NOT_BEFORE: dict[str, str] = {
+    **dict.fromkeys(("missing", "no-volume", "closed", "not-a-volume", "unreadable", "untrusted", "duplicate-label", "cloned-disk", "other-volume",
+                     "known-volume-missing", "broken", "strange-store", "no-member", "member-missing", "member-stale", "member-split",
+                     "replace-unfinished", "initrd-disagrees", "hides", "gpt"), _DISKS),
+    **dict.fromkeys(("volatile", "read-only", "not-a-uuid"), _WORDS),
+    **dict.fromkeys(("root-in-memory", "volume-in-memory"), _ROOT),
+    **dict.fromkeys(("failed", "verify-failed", "volume-gone", "volume-service", "volume-json", "volume-options", "volume-read-only", "still-mounted",
+                     "member-lost", "healing", "heal-failed", "health-unknown", "device-errors", "space-low", "metadata-low", "reserve-used"), _RUNS),
 }
 _MORE: tuple[Check, ...] = (
-    _elsewhere,
     # What no verdict sees: it fails in the hands of others, or waits for them.
     below_overlays, opened_with_what_it_keeps, named_like_files, lines_that_stop_the_boot, units_that_do_not_wait,
 )
@@ -169,7 +178,7 @@ _MORE: tuple[Check, ...] = (
 def foresee(loaded: Loaded, image: Image) -> list[Problem]:
     """Everything that is wrong with a machine and can be known before it boots, in the order of the table."""
     found: list[Problem] = []
-    for check in (*FORESEEN.values(), *_MORE):
+    for check in (*dict.fromkeys(FORESEEN.values()), *_MORE):
         found += check(loaded, image)
     return found
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from persist.cli.main import main
+from persist.state.foresee import FORESEEN, NOT_BEFORE
+from persist.volume import foreign, members, strange, switch
 
 VOLUME = "/run/persist/volume"
 
@@ -206,3 +209,27 @@ def test_counts_agree_and_the_severity_is_shown(machine: Machine, capsys: pytest
     words = [line.split(":")[0] for line in lines[:-1]]
     assert (words.count("error"), words.count("warning"), words.count("notice")) == (2, 1, 1)
     assert lines[-1] == "1 entry: 2 errors, 1 warning, 1 notice."
+
+def _codes(module: Path) -> set[str]:
+    """The codes of all reasons that a module can give for a verdict."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
+            place = {"Reason": 0, "because": 0, "Ambiguous": 0, "Missing": 2, "Untrusted": 3, "Note": 0}.get(name)
+            if place is not None and len(node.args) > place:
+                # Also where one of two is chosen.
+                found |= {n.value for n in ast.walk(node.args[place]) if isinstance(n, ast.Constant)} - {"code", "PERSIST_REASON", "reason", "VOLUME_STRANGE"}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "code" and isinstance(node.value, ast.Constant):
+            found.add(node.value.value)
+    return {str(c) for c in found if c}
+
+
+def test_each_reason_of_the_verdict_is_foreseen_or_cannot_be() -> None:
+    every = set().union(*(_codes(m) for m in (Path(__file__).parents[2] / "persist").rglob("*.py")))
+    every |= {members.MISSING, members.STALE, members.SPLIT, members.CLONED, members.NONE, members.REPLACING}
+    every |= {switch.READ_ONLY[0], foreign.CODE, strange.STRANGE, "broken", "volume-json", "volume-service"}
+    assert len(every) > 25
+    assert sorted(every - set(FORESEEN) - set(NOT_BEFORE)) == [], "say in persist/state/foresee.py what foresees it, or why nothing can"
+    assert sorted((set(FORESEEN) | set(NOT_BEFORE)) - every) == [], "nothing gives that reason any more"
+    assert not set(FORESEEN) & set(NOT_BEFORE)
