@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import re
 
+from ..errors import Refusal
 from ..record import Record
 from . import ids
-from .blockdev import Disk
+from .blockdev import Disk, by_node, whole
 from .header import LENGTH, MARK_OFFSET, text
 
 DMI = "/sys/class/dmi/id/product_uuid"
@@ -80,3 +81,16 @@ def matches(binding: Binding, machine_dmi: str, disk_serial: str) -> bool:
     if binding.dmi == NONE and binding.serial == NONE:
         return False
     return binding.dmi in (machine_dmi.lower(), NONE) and binding.serial in (disk_serial, NONE)
+
+
+def is_here(node: str, volume: str) -> bool:
+    """Whether the disk of a device of this volume was bound to this machine and to itself."""
+    try:
+        disk = whole(by_node(node))
+    except (Refusal, OSError):
+        return False  # it went away
+    noted = read(disk.node)
+    if noted is None or noted.volume.lower() != volume.lower():
+        return False
+    here = of_machine(disk)
+    return matches(noted, here.dmi, here.serial)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ..errors import Refusal
 from . import blockdev, trust
+from .ancestry import Member
 from .blockdev import number_of
 from .find import BTRFS, FILESYSTEM, Candidate
 
@@ -84,19 +85,14 @@ def bound_here(candidate: Candidate) -> bool:
     """Whether formatting bound a candidate's disk to this machine and to this disk (see docs/volume.md)."""
     from . import binding
 
-    noted = binding.read(candidate.disk_node) if candidate.fstype == BTRFS else None
-    if noted is None or noted.volume.lower() != candidate.uuid.lower():
-        return False
-    here = binding.of_machine(blockdev.by_node(candidate.disk_node))
-    return binding.matches(noted, here.dmi, here.serial)
+    return candidate.fstype == BTRFS and binding.is_here(candidate.disk_node, candidate.uuid)
 
 
-def generation(candidate: Candidate) -> int:
-    """The generation of a candidate's superblock, 0 where it cannot be read."""
-    from . import superblock
+def member(candidate: Candidate) -> Member | None:
+    """A candidate as a member of a btrfs, None where it cannot be read."""
+    from . import members
 
-    found = superblock.read(candidate.node)
-    return 0 if found is None else found.generation
+    return next(iter(members.read([candidate.node], candidate.uuid)), None)
 
 
 def held(node: str) -> bool:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from .. import log
 from ..boot.config import Config
+from ..boot.paths import RUN
 from ..errors import CommandError, PersistError, Refusal
+from ..lock import held
 from ..run import run
 from . import blockdev, claimable, formatset, known, only_volume, outcome, refused
 from .blockdev import Disk
@@ -18,6 +20,7 @@ from .formatting import format_disks
 from .header import Claim
 from .layout import DATA_NAME
 
+LOCK = f"{RUN}/format.lock"
 TAGS = "/run/udev/tags/persist-claim"  # named in persist-format.service too
 # What a disk or a header that comes later may change: said again each time, and not remembered.
 _PASSING = ("members-missing", "members-disagree", "join-missing", "volume-unreadable")
@@ -206,8 +209,14 @@ def format_claimed(every: list[Disk], config: Config, wanted: Machine | str | No
     """Make a volume of the claimed disks of ``every``, or prepare them to join the one that is there; refuse the others.
 
     ``wanted`` is what the machine knows of its volume, or the id that persist.volume= names. Where nothing is claimed and Format=blank says so, a
-    blank disk is formatted. Returns how many disks failed unexpectedly. Raises CommandError and OSError.
+    blank disk is formatted. One at a time: another one that runs is waited for, and what it made is there for us to see. Returns how many disks failed
+    unexpectedly. Raises CommandError and OSError.
     """
+    with held(LOCK):
+        return _format_claimed(every, config, wanted)
+
+
+def _format_claimed(every: list[Disk], config: Config, wanted: Machine | str | None) -> int:
     claims = claimed(every, config.magic_headers)
     failed = ready = 0
     made = False

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The degraded mark: who wrote to this member while another was away. docs/volume.md has the format and the rules.
+"""The degraded mark: in whose company this member was written, and what went before. docs/volume.md has the format and the rules.
 
-It lies on the data partition in front of btrfs's superblock, where btrfs writes nothing, in one sector: there whole or not at all.
+A new one is written to all members that are mounted together whenever one is away, and at each boot of a volume of several: one mark is one stretch of
+history, written by one kernel. It lies on the data partition in front of btrfs's superblock, where btrfs writes nothing, in one sector: there whole or not at
+all.
 packaging/initramfs-tools/persist-early reads and writes the same in shell.
 """
 
@@ -16,13 +18,20 @@ from .superblock import read_at
 
 OFFSET = 49152
 LENGTH = 512
-_FORM = rb"persist-degraded 1 ([0-9a-f-]{36}) (\d{1,9}) ([0-9a-f]{16}(?:,[0-9a-f]{16})*)\n\0*"
+COUNTER_MAX = 999999999
+_MAGIC = b"persist-degraded "
+# No zeros in front: a shell takes them for octal numbers.
+_FORM = rb"persist-degraded 1 ([0-9a-f-]{36}) (0|[1-9][0-9]{0,8}) ([0-9a-f]{16}(?:,[0-9a-f]{16})*)\n\0*"
+UNKNOWN = "unknown"  # the id of a mark that cannot be understood
+_APART, _WHOLE = 0, 1
+_FULL = 25  # earlier ids; where there are so many, the first ones may be gone
 
 
 class Mark(Record):
     """``uuid`` of the filesystem, its own random ``id``, and the ids of the marks that were there before, newest first.
 
     ``counter``: how many times it was mounted without a member since it was last whole, 0 where it has been healed.
+    An id is 6 random digits, 1 of its kind (whether all members were there), and 1 of the log and 8 of the generation of the superblocks beside it then.
     """
 
     uuid: str
@@ -39,6 +48,15 @@ class Mark(Record):
             text += f",{old}"
         return f"{text}\n".encode("ascii").ljust(LENGTH, b"\0")
 
+    @property
+    def full(self) -> bool:
+        """Whether ids from before the oldest one may have been left out."""
+        return len(self.earlier) >= _FULL
+
+    def before(self) -> Mark | None:
+        """The mark that this one was written over."""
+        return Mark(self.uuid, self.counter, self.earlier[0], self.earlier[1:]) if self.earlier else None
+
     def healed(self) -> Mark:
         """The same after healing."""
         return Mark(self.uuid, 0, self.id, self.earlier)
@@ -53,16 +71,74 @@ def parse(data: bytes) -> Mark | None:
     return Mark(found[1].decode("ascii"), int(found[2]), first, tuple(earlier))
 
 
-def following(uuid: str, before: Mark | None) -> Mark:
-    """A new mark for a filesystem that was marked ``before``, or not."""
-    fresh = os.urandom(8).hex()
-    return Mark(uuid.lower(), 1, fresh) if before is None else Mark(uuid.lower(), before.counter + 1, fresh, (before.id, *before.earlier))
+def _log_digit(log_root: int) -> int:
+    """0 for no log, else one of 15: enough to tell the log of a mark from none, and mostly from another."""
+    return 1 + (log_root >> 12) % 15 if log_root else 0
+
+
+def make_id(generation: int, log_root: int, *, whole: bool) -> str:
+    """A fresh id of a mark that is written beside superblocks of this generation and log."""
+    return f"{os.urandom(3).hex()}{_WHOLE if whole else _APART:x}{_log_digit(log_root):x}{generation & 0xFFFFFFFF:08x}"
+
+
+def _beginning(identity: str) -> tuple[int, int]:
+    return int(identity[8:], 16), int(identity[7], 16)
+
+
+def begins_at(identity: str, generation: int, log_root: int) -> bool:
+    """Whether a mark was written beside this very state: nothing was written under it yet."""
+    return identity != UNKNOWN and _beginning(identity) == (generation & 0xFFFFFFFF, _log_digit(log_root))
+
+
+def began_after(identity: str, generation: int, log_root: int) -> bool:
+    """Whether a mark was written beside this state or a later one of the same stretch. True of nearly all ids of earlier versions, which say nothing."""
+    then, log = _beginning(identity)
+    now = generation & 0xFFFFFFFF
+    return now < then or (now == then and (not log_root or _log_digit(log_root) == log))
+
+
+def is_whole(identity: str) -> bool:
+    """Whether all members were there when a mark was written."""
+    return identity != UNKNOWN and int(identity[6], 16) == _WHOLE
+
+
+def _line(mark: Mark, generation: int, log_root: int) -> tuple[str, ...]:
+    """The ids before the next mark. One that all members had, and that all of them exchanged for another and were written since, is nobody's any more;
+    the oldest stays."""
+    ids = (mark.id, *mark.earlier)
+    kept = []
+    then = (generation & 0xFFFFFFFF, _log_digit(log_root))
+    for n, one in enumerate(ids):
+        written = n > 0 and _beginning(ids[n - 1]) != then
+        if n > 0:
+            then = _beginning(ids[n - 1])
+        if not (written and n < len(ids) - 1 and is_whole(one) and is_whole(ids[n - 1])):
+            kept.append(one)
+    return tuple(kept)
+
+
+def following(uuid: str, before: Mark | None, generation: int, log_root: int = 0, *, whole: bool = False) -> Mark:
+    """A new mark for a filesystem that was marked ``before``, or not, and whose superblocks say this. ``whole``: all members are there."""
+    fresh = make_id(generation, log_root, whole=whole)
+    counter = before.counter if before is not None else 0
+    earlier = _line(before, generation, log_root) if before is not None and before.id != UNKNOWN else ()
+    return Mark(uuid.lower(), counter if whole else min(counter + 1, COUNTER_MAX), fresh, earlier)
+
+
+def of(data: bytes, uuid: str) -> Mark | None:
+    """The mark in the sector of a member of this filesystem; None for none, and for one of another filesystem that was here before.
+
+    One that cannot be understood is not none, which would be an ancestor of every other: its id is UNKNOWN.
+    """
+    found = parse(data)
+    if found is None and data.startswith(_MAGIC) and f" {uuid.lower()} ".encode("ascii") in data:
+        return Mark(uuid.lower(), 0, UNKNOWN)
+    return found if found is not None and found.uuid == uuid.lower() else None
 
 
 def read(node: str, uuid: str) -> Mark | None:
-    """The mark of a member of this filesystem; None for none, and for one of another filesystem that was here before. Raises OSError."""
-    found = parse(read_at(node, OFFSET, LENGTH))
-    return found if found is not None and found.uuid == uuid.lower() else None
+    """The mark of a member of this filesystem, as of() has it. Raises OSError."""
+    return of(read_at(node, OFFSET, LENGTH), uuid)
 
 
 def _write(node: str, data: bytes) -> None:
@@ -83,6 +159,18 @@ def write(nodes: Iterable[str], mark: Mark) -> None:
         _write(node, mark.encode())
 
 
+def begin(nodes: Iterable[str], mark: Mark) -> None:
+    """As write(), of all or none: those without it would look as if they had been away. Raises OSError."""
+    before = {}
+    try:
+        for node in nodes:
+            before[node] = read_at(node, OFFSET, LENGTH)
+            _write(node, mark.encode())
+    except OSError:
+        restore(before)
+        raise
+
+
 def clear(nodes: Iterable[str], uuid: str) -> None:
     """The volume is whole again: set the counter of each mark to 0. Raises OSError.
 
@@ -90,7 +178,7 @@ def clear(nodes: Iterable[str], uuid: str) -> None:
     """
     for node in nodes:
         found = read(node, uuid)
-        if found is not None:
+        if found is not None and found.id != UNKNOWN:
             _write(node, found.healed().encode())
 
 

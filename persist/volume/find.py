@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from ..boot.config import Config
 from ..record import Record, replace
+from .ancestry import Member, ancestor, together
 from .blockdev import number_of
 from .layout import DATA_NAME
 
@@ -101,14 +102,14 @@ class Machine(Record):
 
     ``named``: an id that somebody gave for this boot (persist.volume=), which must be it; ``wrong``: what stands there and is no id. ``known``: the
     volume that this machine had, and ``source`` who says so (a credential, the note on a writable root); another one is not taken in its place unless
-    Device= names it by its id. ``bound``: whether formatting bound the disk of a candidate to this machine. ``generation``: of a candidate's
-    superblock, 0 where there is none.
+    Device= names it by its id. ``bound``: whether formatting bound the disk of a candidate to this machine. ``member``: a candidate as a
+    member, None where it cannot be read.
     """
 
     named: str = ""
     known: str = ""
     bound: Callable[[Candidate], bool] = lambda candidate: False
-    generation: Callable[[Candidate], int] = lambda candidate: 0
+    member: Callable[[Candidate], Member | None] = lambda candidate: None
     wrong: str = ""
     source: str = ""
 
@@ -206,17 +207,20 @@ def _cloned(nodes: tuple[str, ...], uuid: str, fstype: str = BTRFS) -> Ambiguous
 def _clones(members: list[Candidate], machine: Machine) -> list[Candidate] | None:
     """Devices that are there twice and of which only one goes with the other members; None where nothing tells which.
 
-    A disk that was replaced while it was away comes back with the ids of the one in its place; it stopped at an older generation than all the others.
+    A disk that was replaced while it was away comes back with the ids of the one in its place: what it holds is an older state of another member's, or was
+    written alone since. One that is ahead of the others is not left out, nor are two that are level with them told apart.
     """
+    subs = [c.uuid_sub for c in members]
+    twice = sorted({sub for sub in subs if subs.count(sub) > 1})
+    known = {c.node: machine.member(c) for c in members} if twice else {}
     left_out: list[Candidate] = []
-    subs = {c.uuid_sub for c in members}
-    for sub in subs:
-        copies = [c for c in members if c.uuid_sub == sub]
-        if len(copies) == 1:
-            continue
-        newest = max((machine.generation(c) for c in members if c.uuid_sub != sub), default=0)
-        current = [c for c in copies if newest and machine.generation(c) == newest]
-        if len(current) != 1 or any(machine.generation(c) > newest for c in copies):
+    for sub in twice:
+        others = [m for c in members if c.uuid_sub != sub and (m := known[c.node]) is not None]
+        copies = [(c, m) for c in members if c.uuid_sub == sub and (m := known[c.node]) is not None]
+        rest = [(c, m) for c, m in copies if not any(ancestor(m, o) and not ancestor(o, m) for o in others)]
+        if len(rest) > 1 and not any(ancestor(o, m) and not ancestor(m, o) for _, m in rest for o in others):
+            rest = [(c, m) for c, m in rest if any(together(m, o) for o in others)]
+        if len(rest) != 1:
             return None
-        left_out += [c for c in copies if c not in current]
+        left_out += [c for c in members if c.uuid_sub == sub and c is not rest[0][0]]
     return left_out

@@ -73,18 +73,11 @@ class Healer:
         self._joiners: list[Joiner] = []
         self._last: Step | None = None
 
-    def level_marks(self) -> None:
-        """Bring the mark of those in use onto each of them: the target of a replace, and a new device. Raises OSError."""
-        devices = live.glance(self.path)
-        head = live.head(devices)
-        if head is not None:
-            degraded.write((m.node for m in devices if m.ok and (m.mark is None or m.mark.id != head.id)), head)
-
     def _tick(self) -> None:
         """What cannot wait for the end of a step: whoever goes away now must not come back unnoticed. Raises OSError."""
         gone = {m.devid for m in self._state.devices if not m.ok}
         self.watch(mark_lost(self.uuid, live.glance(self.path), gone))
-        self.level_marks()
+        live.level(live.glance(self.path))
 
     def _operation(self) -> str:
         return btrfs.attribute(self.uuid, "exclusive_operation") or "none"
@@ -105,13 +98,18 @@ class Healer:
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
+        busy = False
         while True:
-            thread.join(_POLL)
+            # btrfs-replace(8) erases what is before the superblock of a target: it gets its mark as soon as it is one.
+            thread.join(_POLL if busy else _POLL / 20)
             if self._operation() != "none":
+                busy = True
                 begun()
             self._tick()
             if not thread.is_alive():
                 break
+            if not busy:
+                continue
             self._say_progress(text)
         if errors:
             raise errors[0]
@@ -126,8 +124,7 @@ class Healer:
 
     def _wipe(self, node: str, state: State) -> None:
         # With a superblock of this very filesystem on it, btrfs(8) takes it for mounted.
-        head, newest = live.head(state.devices), live.newest(state.devices)
-        wipe.erase(node, self.uuid, lambda member: live.split(member, head, newest))
+        wipe.erase(node, self.uuid, lambda member: live.split(member, state.devices))
         _killed_after("wipe")
 
     def _shrink(self, node: str) -> None:
@@ -190,8 +187,10 @@ class Healer:
             self._wipe(step.node, state)
             head = live.head(state.devices)
             if head is not None:
-                degraded.write([step.node], head)  # before it is a member, or a stop in between makes it a stale one
+                degraded.write([step.node], head)  # before it is a member, or a stop in between makes it one that nothing proves an ancestor
             btrfs.add_device(self.path, step.node)
+        if len(state.devices) == 1:
+            live.begin(self.path)  # a copy of the one may get a second disk of its own elsewhere
         _killed_after("device")
         if step.devid:
             # From now on the record counts the new one and not the one that is gone: that is what has the next step drop it.
@@ -249,7 +248,7 @@ class Healer:
 
     def next(self) -> Step | None:
         """What is to be done next, None where nothing is left that could be done now. Raises PersistError and OSError."""
-        self.level_marks()
+        live.level(live.glance(self.path))
         self._state, self._joiners = healstate.gather(self.path, self.config)
         return next_step(self._state)
 

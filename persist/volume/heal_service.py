@@ -145,7 +145,10 @@ class Round:
 
     def look(self) -> Act | None:
         """Mark, make room, and return what is to be done next. Raises PersistError and OSError."""
-        self._say_lost(lost.mark_lost(self.uuid, live.members(self.path)))
+        devices = live.settled(self.path)
+        self._say_lost(lost.mark_lost(self.uuid, devices))
+        if all(m.ok for m in devices):
+            live.level(devices)  # somebody may have replaced or added a disk by hand
         if not self.ours:
             return None
         if not self._busy():

@@ -80,6 +80,10 @@ def _profiles(state: State) -> Step | None:
     return Step("balance", text=f"converting data to {state.wanted[0]} and metadata to {state.wanted[1]}")
 
 
+def _finish(state: State) -> Step | None:
+    return Step("finish", node=state.joined[0], text=f"erasing the claim of {state.joined[0]}") if state.joined else None
+
+
 def next_step(state: State) -> Step | None:
     """The next thing to do, None where nothing is left that could be done now."""
     if state.operation != "none":
@@ -89,7 +93,8 @@ def next_step(state: State) -> Step | None:
     present = [m for m in state.devices if m.ok and m.devid]
     gone = [m for m in state.devices if not m.ok and m.devid]
     if gone:
-        return _for_gone(state, gone, present)
+        # A disk that has joined is this machine's from then on, whoever goes away after that.
+        return _for_gone(state, gone, present) or _finish(state)
     if set(state.recorded) != set(state.part_ids.values()):
         return Step("record", text="noting the members")
     fresh = [s for s in state.spares if not s.devid and not s.wiped]
@@ -100,6 +105,4 @@ def next_step(state: State) -> Step | None:
         return balance
     if any(state.counters):
         return Step("clear", text="clearing the degraded marks")
-    if state.joined:
-        return Step("finish", node=state.joined[0], text=f"erasing the claim of {state.joined[0]}")
-    return None
+    return _finish(state)

@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from ..boot.config import Config
 from ..errors import Refusal
 from ..run import run
-from . import blockdev, btrfs, candidates, claimable, joining, layout, live, members, store, trust
+from . import binding, blockdev, btrfs, candidates, claimable, joining, layout, live, members, store, trust
+from .ancestry import Member
 from .find import Found, Machine, decide
 from .header import LAYOUTS, Layout
 from .healplan import Spare, State
 from .joining import Joiner
 from .layout import DATA_NAME
 from .live import Live
-from .members import Member
 
 _PROFILES = frozenset(("single", "dup", "raid0", "raid1", "raid1c3", "raid1c4", "raid10", "raid5", "raid6"))
 
@@ -45,7 +46,7 @@ def part_id(node: str) -> str:
 def _trusted(uuid: str, config: Config) -> list[str]:
     """The members of this filesystem that may be used: those that finding would take, and those that Device= names by their path."""
     every = [c for c in candidates.candidates() if c.uuid.lower() == uuid]
-    decision = decide(config, Machine(named=uuid, generation=candidates.generation), every)
+    decision = decide(config, Machine(named=uuid, member=candidates.member), every)
     found = set(decision.members) if isinstance(decision, Found) else set()
     found |= {c.node for c in every if not c.untrusted or config.allow_removable or trust.names_node(config, *_numbers(c.node, c.disk_node))}
     return sorted(found)
@@ -64,13 +65,22 @@ def outsiders(uuid: str, devices: list[Live], config: Config) -> list[Member]:
     return [m for m in members.read(_trusted(uuid, config), uuid) if blockdev.number_of(m.node) not in used and not live.is_open(uuid, m.node)]
 
 
-def stale(devices: list[Live], others: list[Member]) -> list[Member]:
-    """Those of the members not in use that were a device which is gone now, and hold nothing that is not on those in use."""
-    head, newest = live.head(devices), live.newest(devices)
+def _bound(member: Member) -> bool:
+    return binding.is_here(member.node, member.superblock.fsid)
+
+
+def stale(devices: list[Live], others: list[Member], bound: Callable[[Member], bool] = _bound) -> list[Member]:
+    """Those of the members not in use that were a device which is gone now, and hold nothing that is not on those in use.
+
+    One whose disk is ``bound`` to this machine is not wiped for the sake of others that are not.
+    """
     gone = {m.devid: m.uuid for m in devices if not m.ok and m.devid}
-    found = [m for m in others if gone.get(m.superblock.devid) == m.superblock.device_uuid and not live.split(m, head, newest)]
-    ids = [m.superblock.devid for m in found]
-    return [m for m in found if ids.count(m.superblock.devid) == 1]  # of a cloned disk neither is touched
+    found = [m for m in others if gone.get(m.superblock.devid) == m.superblock.device_uuid and not live.split(m, devices)]
+    ids = [m.superblock.devid for m in others]
+    found = [m for m in found if ids.count(m.superblock.devid) == 1]  # of a cloned disk neither is touched
+    if any(bound(m) for m in found) and not any(bound(Member(d.node, d.block, d.mark)) for d in devices if d.ok and d.block is not None):
+        found = [m for m in found if not bound(m)]
+    return found
 
 
 def _wiped(ids: tuple[str, ...], used: set[str], config: Config) -> list[Spare]:
@@ -93,8 +103,7 @@ def _wiped(ids: tuple[str, ...], used: set[str], config: Config) -> list[Spare]:
 
 def _unsplit(uuid: str, devices: list[Live], ready: list[Joiner]) -> list[Joiner]:
     """Without those that have been members, until a stop came before their claim was erased, and were written alone since."""
-    head, newest = live.head(devices), live.newest(devices)
-    return [j for j in ready if not any(live.split(m, head, newest) for m in members.read([j.node], uuid))]
+    return [j for j in ready if not any(live.split(m, devices) for m in members.read([j.node], uuid))]
 
 
 def _spares(uuid: str, devices: list[Live], ids: tuple[str, ...], ready: list[Joiner], config: Config) -> list[Spare]:

@@ -8,7 +8,7 @@ import os
 from ..boot.paths import RUN, VOLUME
 from ..errors import PersistError
 from ..reason import Reason
-from . import blockdev, btrfs, candidates, live, members, reserve, store
+from . import ancestry, blockdev, btrfs, candidates, live, members, reserve, store
 from .live import Live
 
 HEAL_FAILED = f"{RUN}/heal-failed"  # the message of a healing that could not go on, and a line for that service
@@ -25,8 +25,7 @@ def _split(node: str) -> Reason:
 
 def _is_split(m: Live, devices: list[Live]) -> bool:
     """Whether a device that udev has told the kernel about after the mount may hold what those in use never had."""
-    newest = max((d.block.generation for d in devices if d.block is not None and d.ok), default=0)
-    return m.block is not None and live.split(members.Member(m.node, m.block, m.mark), live.head(devices), newest)
+    return m.block is not None and live.split(ancestry.Member(m.node, m.block, m.mark), devices)
 
 
 def _gone(m: Live, noted: dict[int, str]) -> str:
@@ -61,12 +60,11 @@ def _members(devices: list[Live], busy: str, noted: dict[int, str]) -> list[Reas
 
 def _outsiders(uuid: str, devices: list[Live]) -> list[Reason]:
     """Members of this filesystem that are attached and left out."""
-    head, newest = live.head(devices), live.newest(devices)
     known = {blockdev.number_of(m.node) for m in devices if m.node}
     found = []
     every = [c.node for c in candidates.from_database() if c.uuid.lower() == uuid and c.device not in known]
     for m in members.read(every, uuid):
-        if live.split(m, head, newest):
+        if live.split(m, devices):
             found.append(_split(m.node))
         else:
             found.append(Reason("member-stale", f"{m.node} was away while the rest of the state volume was written, and is left out.",

@@ -9,7 +9,7 @@ from .. import log
 from ..boot.config import Config
 from ..boot.facts import Facts
 from ..boot.paths import EARLY, READONLY, VOLUME
-from . import lookup, mount, mountinfo, outcome, switch
+from . import live, lookup, mount, mountinfo, outcome, switch
 from .candidates import from_database
 from .find import Found, Machine, decide
 from .mountinfo import Mount
@@ -65,6 +65,14 @@ def _second_opinion(config: Config, machine: Facts, told: Machine, result: Outco
     return "", ""
 
 
+def _begin(result: Outcome) -> None:
+    try:
+        live.begin(VOLUME)  # the initrd writes a mark only where a member is missing
+    except OSError as e:
+        log.log(log.NOTICE, f"The members of the state volume on {result.device} take no mark of this boot: {e}", "FAILED", PERSIST_DEVICE=result.device,
+                PERSIST_UUID=result.uuid)
+
+
 def keep(config: Config, machine: Facts, told: Machine, result: Outcome, at: Mount) -> None:
     """Take over what is mounted, and say where the initrd chose what we would not. Raises OSError."""
     describe(result, at)
@@ -80,6 +88,8 @@ def keep(config: Config, machine: Facts, told: Machine, result: Outcome, at: Mou
     elif result.read_only_below:
         result.because(*switch.READ_ONLY)
     elif result.kind == "btrfs":
+        if not result.read_only and not result.degraded:
+            _begin(result)
         message, hint = _second_opinion(config, machine, told, result)
         if message:
             result.because("initrd-disagrees", message, hint)

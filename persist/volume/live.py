@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterable
 from typing import Literal
 
+from .. import log
 from ..errors import Refusal
 from ..record import Record, replace
 from . import blockdev, btrfs, degraded, superblock
+from .ancestry import Member, ancestor
 from .degraded import Mark
-from .members import Member
 from .superblock import Superblock
 
 State = Literal["ok", "missing", "lost", "behind"]
@@ -114,6 +115,18 @@ def members(path: str) -> list[Live]:
     return [replace(m, state="behind") if m.ok and _generation(m) < newest else m for m in glance(path)]
 
 
+def settled(path: str) -> list[Live]:
+    """As members(); where one went away, after a commit without it: whatever generation it comes back with is then older than the mark says."""
+    devices = members(path)
+    if all(m.ok for m in devices if m.devid):
+        return devices
+    try:
+        btrfs.sync(path)
+    except OSError as e:
+        log.log(log.DEBUG, f"{path} cannot be synced: {e}", "FAILED", PERSIST_PATH=path)  # the mark is written all the more
+    return members(path)
+
+
 def head(found: Iterable[Live]) -> Mark | None:
     """The mark that the members in use carry: the newest one, should one have been written to some of them only."""
     marks = [m.mark for m in found if m.ok and m.mark is not None]
@@ -121,17 +134,28 @@ def head(found: Iterable[Live]) -> Mark | None:
     return max(newest, key=lambda m: (m.counter, m.id), default=None)
 
 
-def newest(found: Iterable[Live]) -> int:
-    """The generation of the members in use."""
-    return max((_generation(m) for m in found if m.ok), default=0)
-
-
-def split(member: Member, mark: Mark | None, generation: int) -> bool:
-    """Whether a member that is not in use may hold what those in use never had; such a one is never touched. Pure.
-
-    ``mark`` and ``generation`` are of those in use. A mark that theirs does not succeed was made where they were not there.
-    """
-    if member.superblock.generation > generation:
+def split(member: Member, found: Iterable[Live]) -> bool:
+    """Whether a member that is not in use may hold what those in use (among ``found``) never had; such a one is never touched. Pure."""
+    every = list(found)
+    used = max((m for m in every if m.ok and m.block is not None), key=_generation, default=None)
+    if used is None or used.block is None:
         return True
-    own = member.mark
-    return own is not None and (mark is None or (own.id != mark.id and own.id not in mark.earlier))
+    return not ancestor(member, Member(used.node, used.block, head(every)))
+
+
+def level(every: list[Live]) -> None:
+    """Bring the mark of those in use onto each of them: the target of a replace, and a new device, whoever began with it. Raises OSError."""
+    mark = head(every)
+    if mark is not None:
+        degraded.write((m.node for m in every if m.ok and (m.mark is None or m.mark.id != mark.id)), mark)
+
+
+def begin(path: str) -> None:
+    """Give a mounted volume, all of whose several members are there, a stretch of history of its own, as mount.py does before a mount. Raises OSError."""
+    every = glance(path)
+    blocks = [m.block for m in every if m.ok and m.block is not None]
+    if len(blocks) < 2 or len(blocks) < len(every):
+        return
+    newest = max(blocks, key=lambda b: (b.generation, b.log_root))
+    mark = degraded.following(newest.fsid, head(every), newest.generation, newest.log_root, whole=True)
+    degraded.begin([m.node for m in every], mark)

@@ -40,7 +40,8 @@ def mark_lost(uuid: str, devices: list[Live], known: Collection[int] = ()) -> li
     noted = _noted(head)
     fresh = [m for m in lost if m.devid not in noted and m.devid not in known]
     if fresh and left:
-        mark = degraded.following(uuid, head)
+        newest = max((m.block for m in devices if m.ok and m.block is not None), key=lambda b: (b.generation, b.log_root))
+        mark = degraded.following(uuid, head, newest.generation, newest.log_root)
         degraded.write(left, mark)
         outcome.write_atomically(GONE, f"{_shown(mark)}\n{' '.join(str(m.devid) for m in lost)}\n")
     return fresh if left else []

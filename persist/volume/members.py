@@ -2,29 +2,23 @@
 """Which members of the volume may be mounted together? ``assemble`` is pure: superblocks and degraded marks in, a decision out.
 
 The kernel mounts whatever has the right UUID: a member that was away, or two that were each written alone, without a word, and serves old
-data from the stale one. docs/volume.md, "Members at a boot", has the rules; packaging/initramfs-tools/persist-early has them in shell.
+data from the stale one. docs/volume.md, "Members at a boot", has the rules; packaging/initramfs-tools/persist-early has the plain cases in shell, and
+leaves the others to the service. ancestry.py knows who is an ancestor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..record import Record
 from . import degraded, superblock
-from .degraded import Mark
-from .superblock import Superblock
+from .ancestry import Member, ancestor, later, sides
+from .degraded import UNKNOWN, Mark
 
 MISSING, STALE, SPLIT, CLONED, NONE = "member-missing", "member-stale", "member-split", "cloned-disk", "no-member"
+UNDECIDED = "member-undecided"
 REPLACING = "replace-unfinished"
 _MESSAGES = {MISSING: "MEMBER_MISSING", STALE: "MEMBER_STALE", SPLIT: "MEMBER_SPLIT", REPLACING: "MEMBER_STALE"}
-
-
-class Member(Record):
-    """One member as it is on its disk."""
-
-    node: str
-    superblock: Superblock
-    mark: Mark | None = None
 
 
 class Note(Record):
@@ -84,11 +78,9 @@ class Assembly(Record):
         return tuple(m.node for m in (*self.stale, *self.split))
 
 
-def _heads(members: list[Member]) -> list[Mark]:
-    """The marks that no other one succeeds, in order of their ids."""
-    marks = {m.mark.id: m.mark for m in members if m.mark is not None}
-    succeeded = {old for mark in marks.values() for old in mark.earlier if old != mark.id}
-    return [marks[i] for i in sorted(marks) if i not in succeeded]
+def newest_first(members: Iterable[Member]) -> list[Member]:
+    """The order in which a new mark is written: a cut between two must not have it on one that lacks what another one has."""
+    return sorted(members, key=lambda m: (m.superblock.generation, m.superblock.log_root), reverse=True)
 
 
 def _same(one: Mark | None, other: Mark | None) -> bool:
@@ -99,21 +91,40 @@ def _newest(members: list[Member]) -> int:
     return max(m.superblock.generation for m in members)
 
 
-def _with_mark(members: list[Member], head: Mark) -> list[Member]:
-    return [m for m in members if m.mark is not None and m.mark.id == head.id]
+def _rank(side: list[Member]) -> tuple[int, int, str]:
+    mark = _head(side)
+    return (_newest(side), mark.counter, mark.id) if mark is not None else (_newest(side), 0, "")
 
 
-def _by_marks(members: list[Member]) -> tuple[list[Member], list[Member], list[Member], Mark | None]:
-    """Current, stale and split members by rule 1, and the mark of the current ones. The target of a replace carries no mark of its own."""
-    ready = [m for m in members if m.superblock.devid]
-    heads = _heads(ready)
-    if not heads:
-        return ready, [], [], None
-    head = max(heads, key=lambda h: (_newest(_with_mark(ready, h)), h.counter, h.id))
-    current = _with_mark(ready, head)
-    # What the head does not succeed belongs to the other side, also an ancestor of another head.
-    split = [m for m in ready if m.mark is not None and m.mark.id != head.id and m.mark.id not in head.earlier]
-    return current, [m for m in ready if m not in current and m not in split], split, head
+def _head(side: list[Member]) -> Mark | None:
+    """The newest mark of members that hold the same: not all carry it where a cut came between two."""
+    marks = [m.mark for m in side if m.mark is not None]
+    newest = [m for m in marks if not any(m.id in other.earlier for other in marks)]
+    return max(newest, key=lambda m: (m.counter, m.id), default=None)
+
+
+def _chosen(apart: list[list[Member]], bound: Callable[[Member], bool]) -> list[Member] | None:
+    """Which of several sides is used, None where nothing tells. Whichever it is, the others are not touched."""
+    if len(apart) == 1:
+        return apart[0]
+    own = [side for side in apart if any(bound(m) for m in side)]
+    # Of a device and its copy neither is used: the copy may have been made to take its place.
+    if len(own) == 1 and not {m.superblock.devid for m in own[0]} & {m.superblock.devid for side in apart if side is not own[0] for m in side}:
+        return own[0]
+    # A mark that was written over another one is the later of the two: what the other side has beyond it was written before.
+    last = [side for side in apart if not any(later(m, o) for m in side for other in apart for o in other)]
+    if all(m.superblock.num_devices > 1 for side in apart for m in side) and all(m.mark is not None and m.mark.id != UNKNOWN for side in last for m in side):
+        return max(last, key=_rank)  # by their marks they are this volume's, and each was written without the others
+    return None
+
+
+def _beside(side: list[Member], ready: list[Member]) -> list[Member]:
+    """Those of a side, and those that differ from it in their log alone, or hold nothing: they may be mounted with it."""
+    newest, marks = max(side, key=lambda m: m.superblock.generation), [m.mark for m in side]
+    same = [m for m in ready if any(_same(m.mark, mark) for mark in marks)
+            and (m.superblock.generation, m.superblock.num_devices, m.superblock.root)
+            == (newest.superblock.generation, newest.superblock.num_devices, newest.superblock.root)]
+    return [m for m in ready if m in side or m in same]
 
 
 def _lagging(current: list[Member], targets: list[Member]) -> list[Member]:
@@ -143,36 +154,61 @@ def _notes(absent: int, stale: list[Member], split: list[Member], use: list[Memb
         found.append(Note(STALE, f"{_list(stale)} did not see what was written last and is left out of the state volume.",
                           "It is brought up to date by persist-heal.service.", tuple(m.node for m in stale)))
     if split:
-        found.append(Note(SPLIT, f"{_list(split)} and {shown} were each written alone; {shown} is newer and is used, {_list(split)} is left as it is.",
-                          "Save what you need of it ('mount -o ro,degraded' on another machine), then give it back: 'persistctl claim --force --join'.",
-                          tuple(m.node for m in split)))
+        found.append(Note(SPLIT, f"{_list(split)} may hold what {shown} never had: it was written alone, or is a copy. {shown} is used, {_list(split)} is left "
+                          "as it is.", "Save what you need of it ('mount -o ro,degraded' on another machine), then detach it, or give it back: "
+                          "'persistctl claim --force --join'.", tuple(m.node for m in split)))
     return found
 
 
-def assemble(members: Iterable[Member]) -> Assembly:
-    """Decide which members of one filesystem are mounted together. Pure."""
+def _undecided(apart: list[list[Member]]) -> Note:
+    every = [m for side in apart for m in side]
+    shown = " and ".join(f"{_list(side)} (generation {_newest(side)})" for side in apart)
+    return Note(UNDECIDED, f"{shown} are of one filesystem, and nothing proves that one is only an older state of the other. None of them is used.",
+                "One is a copy, or was written elsewhere: look at each alone ('mount -o ro,degraded' on another machine), and detach what this machine is "
+                "not to use.", tuple(m.node for m in every))
+
+
+def _cloned(copies: list[Member]) -> Note:
+    return Note(CLONED, f"{_list(copies)} are copies of one device of the state volume. None of them is used.", "Detach the copy.",
+                tuple(m.node for m in copies))
+
+
+def _nobody(note: Note, head: Mark | None = None) -> Assembly:
+    return Assembly((), 0, (), (), head, (note,))
+
+
+def assemble(members: Iterable[Member], bound: Callable[[Member], bool] = lambda member: False) -> Assembly:
+    """Decide which members of one filesystem are mounted together. Pure but for ``bound``: whether a member's disk was bound to this machine, asked only
+    where members went apart."""
     every = sorted(members, key=lambda m: (m.superblock.devid, m.node))
-    if not any(m.superblock.devid for m in every):
-        note = Note(NONE, "No device of the state volume can be read.", "See 'journalctl -b -k' for errors of its disks.", tuple(m.node for m in every))
-        return Assembly((), 0, (), (), None, (note,))
-    current, stale, split, head = _by_marks(every)
+    ready = [m for m in every if m.superblock.devid]
+    nodes = tuple(m.node for m in every)
+    if not ready:
+        return _nobody(Note(NONE, "No device of the state volume can be read.", "See 'journalctl -b -k' for errors of its disks.", nodes))
+    apart = sides(ready)
+    side = _chosen(apart, bound)
+    if side is None:
+        devids = [m.superblock.devid for m in ready]
+        copies = [m for m in ready if devids.count(m.superblock.devid) > 1]
+        return _nobody(_cloned(copies) if copies else _undecided(apart))
+    head = _head(side)
+    current = _beside(side, ready)
+    # The target of a replace carries no mark of its own.
     targets = [m for m in every if not m.superblock.devid]
     behind = _lagging(current, targets)
     current, current_targets = ([m for m in some if m not in behind] for some in (current, targets))
     if not current:
         # Only one of several targets has a log: nothing tells what it was copied from.
-        note = Note(NONE, "No member of the state volume has what was written last.", "See 'journalctl -b -k' for errors of its disks.",
-                    tuple(m.node for m in every))
-        return Assembly((), 0, (), (), head, (note,))
+        return _nobody(Note(NONE, "No member of the state volume has what was written last.", "See 'journalctl -b -k' for errors of its disks.", nodes), head)
     newest = max(current, key=lambda m: m.superblock.generation).superblock
-    stale = [m for m in every if m in stale or m in behind]
+    others = [m for m in every if m not in current and m not in current_targets]
+    stale = [m for m in others if m in behind or any(ancestor(m, c) for c in current)]
     ids = [m.superblock.devid for m in current]
     twice = [m for m in (*current_targets, *current) if ids.count(m.superblock.devid) > 1] or (current_targets if len(current_targets) > 1 else [])
     if twice:
-        note = Note(CLONED, f"{_list(twice)} are copies of one device of the state volume. None of them is used.", "Detach the copy.",
-                    tuple(m.node for m in twice))
-        return Assembly((), 0, (), (), head, (note,))
+        return _nobody(_cloned(twice), head)
     use = [*current, *current_targets]
+    split = [m for m in others if m not in stale]
     absent = max(0, newest.num_devices - len(current))
     return Assembly(tuple(use), absent, tuple(stale), tuple(split), head, tuple(_notes(absent, stale, split, use)))
 
@@ -191,9 +227,14 @@ def torn(assembly: Assembly) -> Assembly | None:
     Of more than two disks, several lag only where the machine stopped within the writing of the superblocks, of the log's, or of a mark: the data was
     written to all of them before, and whoever waited for it to be synced never got an answer. None where there are no such members.
     """
-    newest = max(m.superblock.generation for m in assembly.use)
-    behind = [m for m in assembly.stale if m.superblock.devid and (
-        (_same(m.mark, assembly.head) and newest - m.superblock.generation <= 1) or _unreached(m, assembly))]
+    newest = max((m.superblock for m in assembly.use), key=lambda s: s.generation)
+    ready = [m for m in (*assembly.use, *assembly.stale) if m.superblock.devid]
+    # Whoever else may have been written under this mark, and is not here. Enough of them, and the others were away while something was synced.
+    with_mark = newest.num_devices - (assembly.head is not None and not degraded.is_whole(assembly.head.id))
+    unseen = max(0, with_mark - sum(_same(m.mark, assembly.head) for m in ready))
+    never_synced = sum(m in assembly.use for m in ready) + unseen < newest.num_devices - 1
+    behind = [m for m in ready if m in assembly.stale and (
+        (never_synced and _same(m.mark, assembly.head) and newest.generation - m.superblock.generation <= 1) or _unreached(m, assembly))]
     if not behind:
         return None
     use = sorted((*assembly.use, *behind), key=lambda m: (m.superblock.devid == 0, m.superblock.devid))

@@ -14,7 +14,7 @@ from .. import log
 from ..boot.paths import IMAGE, LOWER, VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import btrfs, degraded, foreign, members, mountinfo, newmount, store, superblock
+from . import binding, btrfs, degraded, foreign, members, mountinfo, newmount, store, superblock
 from .btrfs import SUBVOLUMES, filesystem_uuid
 from .find import Found
 from .members import Assembly
@@ -43,7 +43,7 @@ def _broken(found: Found, message: str) -> PersistError:
 
 def look(found: Found) -> Assembly:
     """Which members of the volume may be mounted together, as they are on the disks now. Mounts and changes nothing."""
-    return members.assemble(members.read(found.members, found.uuid))
+    return members.assemble(members.read(found.members, found.uuid), lambda member: binding.is_here(member.node, found.uuid))
 
 
 def _same(nodes: Iterable[str]) -> set[str]:
@@ -171,6 +171,8 @@ def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) 
         os.makedirs(at, 0o755, exist_ok=True)
         _check_ours(found, assembly)
         if not assembly.degraded:
+            if not read_only:
+                _begin(found, assembly)
             try:
                 _mount(found, assembly, options, at)
                 return _check(found, assembly, at)
@@ -195,6 +197,26 @@ def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) 
         raise _broken(found, f"{e}.") from e
 
 
+def _next_mark(found: Found, assembly: Assembly, *, whole: bool) -> tuple[list[str], degraded.Mark]:
+    """A new mark for those that are used, and the order in which it is written."""
+    order = members.newest_first(assembly.use)
+    newest = order[0].superblock
+    return [m.node for m in order], degraded.following(found.uuid, assembly.head, newest.generation, newest.log_root, whole=whole)
+
+
+def _begin(found: Found, assembly: Assembly) -> None:
+    """A stretch of history of its own for this boot of a whole volume: a copy of a member that is used elsewhere then shows that it is one.
+
+    A cut between two members does no harm, nor does a mount that fails: nothing was written under the new mark.
+    """
+    if len(assembly.use) < 2:
+        return
+    try:
+        degraded.begin(*_next_mark(found, assembly, whole=True))
+    except OSError as e:
+        log.log(log.NOTICE, f"The members of the state volume on {found.node} take no mark of this boot: {e}", "FAILED", PERSIST_DEVICE=found.node)
+
+
 def _degraded(found: Found, assembly: Assembly, options: str, at: str, *, mark: bool) -> None:
     """Mark the members and mount them. Where nothing was mounted the marks are what they were: one that was never written to made no other stale.
 
@@ -203,7 +225,7 @@ def _degraded(found: Found, assembly: Assembly, options: str, at: str, *, mark: 
     before = {n: superblock.read_at(n, degraded.OFFSET, degraded.LENGTH) for n in assembly.nodes}
     try:
         if mark:
-            degraded.write(assembly.nodes, degraded.following(found.uuid, assembly.head))
+            degraded.write(*_next_mark(found, assembly, whole=False))
         _mount(found, assembly, options, at)
     except (CommandError, OSError):
         degraded.restore(before)

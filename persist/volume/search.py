@@ -56,7 +56,7 @@ def what_is_known(machine: Facts) -> Machine:
     if made and source == known.PATH:
         known_ = made  # what this boot has made takes the place of what is noted
     named = ids.valid(asked)
-    return Machine(asked if named else "", known_, candidates.bound_here, candidates.generation, "" if named else asked, source if known_ else "")
+    return Machine(asked if named else "", known_, candidates.bound_here, candidates.member, "" if named else asked, source if known_ else "")
 
 
 def patience(config: Config, told: Machine, *, kept: bool) -> float:

@@ -26,7 +26,8 @@ _table: list[int] = []
 class Superblock(Record):
     """``fsid`` and ``device_uuid`` are UUIDs in text; ``devid`` is 0 for the target of an unfinished replace; sizes are in bytes.
 
-    ``log_root``: where writes that were synced after the last commit are, 0 where there are none.
+    ``log_root``: where writes that were synced after the last commit are, 0 where there are none. ``empty``: no chunk lies on the device, so that it holds
+    nothing. ``root``: where the tree of roots is, 0 where nobody looked.
     """
 
     fsid: str
@@ -37,6 +38,8 @@ class Superblock(Record):
     generation: int
     log_root: int
     label: str
+    empty: bool = False
+    root: int = 0
 
 
 def crc32c(data: bytes) -> int:
@@ -73,10 +76,10 @@ def parse(data: bytes, offset: int = OFFSET) -> Superblock | None:
     changed = struct.unpack_from("<Q", data, 0xBC)[0] & _METADATA_UUID
     if data[0x11B:0x12B] != (data[0x23B:0x24B] if changed else own):
         return None  # the kernel does not take it either (btrfs_validate_super)
-    generation, log_root, devices = (struct.unpack_from("<Q", data, at)[0] for at in (0x48, 0x60, 0x88))
-    devid, device_bytes = struct.unpack_from("<QQ", data, 0xC9)
+    generation, root, log_root, devices = (struct.unpack_from("<Q", data, at)[0] for at in (0x48, 0x50, 0x60, 0x88))
+    devid, device_bytes, used = struct.unpack_from("<QQQ", data, 0xC9)
     label = data[0x12B:0x22B].split(b"\0")[0].decode("utf-8", "surrogateescape")
-    return Superblock(_uuid(own), devid, _uuid(data[0x10B:0x11B]), device_bytes, devices, generation, log_root, label)
+    return Superblock(_uuid(own), devid, _uuid(data[0x10B:0x11B]), device_bytes, devices, generation, log_root, label, not used, root)
 
 
 def read_at(node: str, offset: int, length: int) -> bytes:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from ..errors import PersistError
 from . import blockdev, degraded, superblock
-from .members import Member
+from .ancestry import Member
 
 _PATIENCE = 5.0  # seconds; a kernel before 6.4 takes a device for itself while udev has it looked at
 
@@ -52,8 +52,8 @@ def erase(node: str, uuid: str, split: Callable[[Member], bool]) -> None:
         if _foreign(node, raw, uuid):
             raise PersistError(f"{node} holds something else by now and is not touched.", hint="Was it exchanged? See 'blkid -p'.", PERSIST_DEVICE=node)
         found = superblock.parse(raw)
-        mark = degraded.parse(os.pread(fd, degraded.LENGTH, degraded.OFFSET))
-        if found is not None and split(Member(node, found, mark if mark is not None and mark.uuid == uuid else None)):
+        mark = degraded.of(os.pread(fd, degraded.LENGTH, degraded.OFFSET), uuid)
+        if found is not None and split(Member(node, found, mark)):
             raise PersistError(f"{node} was written alone by now and is not touched.", hint="See 'persistctl volume show'.", PERSIST_DEVICE=node)
         if raw.strip(b"\0"):
             os.pwrite(fd, bytes(len(raw)), superblock.OFFSET)

@@ -113,6 +113,8 @@ def full_and_stale(place: Path, make: Make) -> Volume:
     v.down()
     v.pull(v.disks[1])
     v.up()
+    os.chmod(f"{v.at}/0", 0o600)
+    tool("btrfs", "filesystem", "sync", v.at)
     v.down()
     v.back(v.disks[1])
     v.up()

@@ -17,6 +17,7 @@ from persist.volume.layout import MIB
 
 from .conftest import Make
 from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set, tool
+from .services import services
 
 SMALL = 300
 OTHER = "11111111-2222-4333-8444-555555555555"
@@ -386,3 +387,24 @@ def test_auto_and_labels_lead_to_no_blank_disk(make_disk: Make) -> None:
     blank = make_disk(SMALL, b"")
     seen = service([], trusted=[], format_blank=True, device=["auto", "LABEL=persist-data", f"{blank.node}-not-here"], allow_removable=True)
     assert seen.flags == [] and blank.read(0, MIB) == bytes(MIB)
+
+
+def test_two_at_once_make_one_volume(make_disk: Make) -> None:
+    """Started by hand while udev starts another: each saw claims and no volume."""
+    disks = [make_disk(SMALL) for _ in range(4)]
+    python = """
+import sys
+sys.stdout.flush()
+children = []
+for some in (disks[:2], disks):
+    child = os.fork()
+    if not child:
+        os._exit(claims.format_claimed(list(some), config, None))
+    children.append(child)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    services("true", disks=[d.node for d in disks], device=[d.node for d in disks], python=python)
+    labelled = {tool("blkid", "-p", "-o", "value", "-s", "UUID", f"{d.node}p{n}").strip() for d in disks for n in (1, 2)
+                if Path(f"{d.node}p{n}").exists() and "persist-data" in tool("blkid", "-p", "-o", "value", "-s", "LABEL", f"{d.node}p{n}")}
+    assert len(labelled) == 1

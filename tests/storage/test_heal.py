@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from persist.volume import live, superblock, wipe
+from persist.volume.ancestry import Member
 from persist.volume.heal import Healer
-from persist.volume.members import Member
 
 from .conftest import Make
 from .healing import MIB, check_whole, exchange, joiner, replaced, run_heal, single, stale
@@ -92,6 +92,7 @@ def test_unmounted_within_a_replace(place: Path, make_disk: Make) -> None:
     tool("btrfs", "filesystem", "sync", v.at)
     tool("wipefs", "-a", "-f", v.data(v.disks[1]))
     tool("btrfs", "replace", "start", "-f", "2", v.data(v.disks[1]), v.at)
+    live.level(live.glance(v.at))
     v.down()
     assembly = v.look()
     assert v.data(v.disks[1]) in assembly.nodes or assembly.stale

@@ -85,6 +85,7 @@ def test_missing_and_stale(place: Path, make_disk: Make) -> None:
     v.pull(v.disks[1])
     v.up()
     assert codes(v) == ["member-missing"]
+    v.write("text", "new")
     v.down()
     v.back(v.disks[1])
     v.up()
@@ -96,6 +97,7 @@ def test_split(place: Path, make_disk: Make) -> None:
     for n in (0, 1):
         v.pull(v.disks[n])
         v.up()
+        v.write("text", str(n))
         v.down()
         v.back(v.disks[n])
     left = v.up().split[0].node

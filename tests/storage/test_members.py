@@ -33,7 +33,8 @@ def pair(make_disk: Make, tmp_path: Path) -> Iterator[Volume]:
 def test_both(pair: Volume) -> None:
     assert not pair.up().degraded
     assert [(m.devid, m.state, m.node) for m in live.members(pair.at)] == [(1, "ok", pair.data(pair.disks[0])), (2, "ok", pair.data(pair.disks[1]))]
-    assert all(degraded.read(pair.data(d), pair.uuid) is None for d in pair.disks)
+    marks = [degraded.read(pair.data(d), pair.uuid) for d in pair.disks]
+    assert marks[0] is not None and marks[0] == marks[1] and marks[0].counter == 0 and degraded.is_whole(marks[0].id)
 
 
 @pytest.mark.parametrize("gone", [0, 1])
@@ -100,13 +101,25 @@ def test_a_stale_member_alone_is_used_and_told_from_the_other_later(pair: Volume
     a, b = pair.disks
     pair.pull(b)
     pair.up()
+    pair.write("text", "on a")
     pair.down()
     pair.pull(a)
     pair.back(b)
     assert pair.up().degraded
+    pair.write("text", "on b")
     pair.down()
     pair.back(a)
     assert len(pair.look().split) == 1
+
+
+def test_mounted_without_each_other_and_nothing_written(pair: Volume) -> None:
+    """Neither mark is a stretch of history: both hold the same, and nothing is copied."""
+    for n in (0, 1):
+        pair.pull(pair.disks[n])
+        pair.up()
+        pair.down()
+        pair.back(pair.disks[n])
+    assert not pair.up().degraded
 
 
 def test_nothing_is_written_by_a_read_only_mount(pair: Volume) -> None:
@@ -155,6 +168,11 @@ def test_three_disks(make_disk: Make, tmp_path: Path) -> None:
 
 def test_one_that_comes_between_the_look_and_the_mount(pair: Volume) -> None:
     a, b = pair.disks
+    pair.pull(b)
+    pair.up()
+    pair.write("text", "on a")
+    pair.down()
+    pair.back(b)
     alone = Found(pair.data(a), pair.uuid, (pair.data(a),))
     assembly = mount.look(alone)
     tool("btrfs", "device", "scan", pair.data(b))
@@ -189,6 +207,11 @@ def test_a_namespace_that_is_made_while_the_mount_is_tried(pair: Volume, monkeyp
 def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(pair: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel took it, wrote to it, and the second mount failed: from then on only the mark tells it from the one that is current."""
     a, b = pair.disks
+    pair.pull(b)
+    pair.up()
+    pair.write("text", "on a")
+    pair.down()
+    pair.back(b)
     alone = Found(pair.data(a), pair.uuid, (pair.data(a),))
     assembly = mount.look(alone)
     mounts: list[str] = []
@@ -206,22 +229,22 @@ def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(pair: Volume, 
         mount.mount_assembly(alone, assembly, at=pair.at)
     assert len(mounts) == 2
     found = pair.look()
-    assert [m.node for m in found.use] == [pair.data(a)] and [m.node for m in found.stale] == [pair.data(b)]
+    assert [m.node for m in found.use] == [pair.data(a)] and [m.node for m in (*found.stale, *found.split)] == [pair.data(b)]
 
 
 @pytest.mark.parametrize("back", [False, True])
 def test_power_cut_between_two_marks(make_disk: Make, tmp_path: Path, back: bool) -> None:
-    """One of three is away, and the mark is on the first of the others alone, which does not mount by itself."""
+    """One of three is away, and the mark is on the first of the others alone: nothing was written under it."""
     with unmounted(str(tmp_path / "volume")):
         v = Volume(tmp_path, [make_disk(MIB, b"") for _ in range(3)])
         v.up()
         v.write("text", "mine")
         v.down()
         v.pull(v.disks[2])
-        degraded.write([v.data(v.disks[0])], degraded.following(v.uuid, None))
+        degraded.write([v.data(v.disks[0])], degraded.following(v.uuid, v.look().head, v.generation(v.disks[0])))
         if back:
             v.back(v.disks[2])
-        assert len(v.look().use) == 1
+        assert len(v.look().use) == (3 if back else 2)
         v.up()
         assert v.read("text") == "mine"
         assert sorted(m.state for m in live.members(v.at)) == ["missing", "ok", "ok"] if not back else ["ok"] * 3
@@ -248,6 +271,7 @@ def test_udev_does_not_look_at_those_that_are_left_out_until_they_are(pair: Volu
     for n in (0, 1):
         pair.pull(pair.disks[n])
         pair.up()
+        pair.write("text", str(n))
         pair.down()
         pair.back(pair.disks[n])
     locked: list[list[bool]] = []

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from persist.record import replace
-from persist.volume import live
+from persist.volume import healstate, live
+from persist.volume.ancestry import Member
 from persist.volume.degraded import Mark
 from persist.volume.healplan import Spare, State, next_step
 from persist.volume.live import Live
-from persist.volume.members import Member
 from persist.volume.superblock import Superblock
 
 FSID = "11111111-2222-4333-8444-555555555555"
@@ -89,6 +89,10 @@ def test_a_volume_that_persist_did_not_make_keeps_its_profiles() -> None:
     assert step(replace(WHOLE, wanted=None, profiles=(frozenset({"raid0"}), frozenset({"raid1"})))) is None
 
 
+def _in_use(generation: int, mark: Mark | None) -> list[Live]:
+    return [replace(device(1), mark=mark, block=Superblock(FSID, 1, "uuid1", 1, 2, generation, 0, "persist-data"))]
+
+
 def _member(generation: int, mark: Mark | None) -> Member:
     return Member("/dev/vdx", Superblock(FSID, 2, "uuid2", 1, 2, generation, 0, "persist-data"), mark)
 
@@ -96,11 +100,29 @@ def _member(generation: int, mark: Mark | None) -> Member:
 def test_who_is_split() -> None:
     first, second = Mark(FSID, 1, "a" * 16), Mark(FSID, 2, "b" * 16, ("a" * 16,))
     other = Mark(FSID, 1, "c" * 16)
-    assert not live.split(_member(5, None), None, 9) and not live.split(_member(9, None), second, 9)
-    assert not live.split(_member(5, first), second, 9) and not live.split(_member(5, second), second, 9)
-    assert live.split(_member(5, other), second, 9)
-    assert live.split(_member(5, other), None, 9), "it was marked where those in use were not there"
-    assert live.split(_member(10, None), second, 9), "it has more than those in use"
+    assert not live.split(_member(9, None), _in_use(9, None)) and not live.split(_member(9, None), _in_use(9, second))
+    assert not live.split(_member(5, first), _in_use(9, second)) and not live.split(_member(5, second), _in_use(9, second))
+    assert live.split(_member(5, None), _in_use(9, None)), "older is not an ancestor"
+    assert live.split(_member(5, other), _in_use(9, second))
+    assert live.split(_member(5, other), _in_use(9, None)), "it was marked where those in use were not there"
+    assert live.split(_member(10, None), _in_use(9, second)), "it has more than those in use"
+    assert live.split(_member(5, first), [replace(device(1), state="lost")]), "nobody is there to compare it with"
+
+
+def test_a_disk_of_this_machine_is_not_wiped_for_a_strangers_sake() -> None:
+    """Whatever the marks of a strange disk say: they are data."""
+    devices = [*_in_use(9, Mark(FSID, 1, "a" * 16)), replace(device(2), uuid="uuid2", state="missing")]
+    old = _member(5, None)
+    assert healstate.stale(devices, [old], lambda m: False) == [old]
+    assert healstate.stale(devices, [old], lambda m: True) == [old]
+    assert healstate.stale(devices, [old], lambda m: m == old) == []
+    assert healstate.stale(devices, [old, Member("/dev/vdy", old.superblock, None)], lambda m: False) == [], "of a disk and its copy neither is"
+
+
+def test_a_joined_disk_is_bound_though_another_one_is_gone() -> None:
+    gone = replace(WHOLE, devices=(device(1), replace(device(2), state="missing")), joined=("/dev/vdb",))
+    found = next_step(gone)
+    assert found is not None and (found.kind, found.node) == ("finish", "/dev/vdb")
 
 
 def test_head() -> None:

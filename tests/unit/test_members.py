@@ -9,8 +9,9 @@ import struct
 import pytest
 
 from persist.volume import degraded, superblock
+from persist.volume.ancestry import Member
 from persist.volume.degraded import Mark, following
-from persist.volume.members import CLONED, MISSING, NONE, SPLIT, STALE, Assembly, Member, assemble, torn
+from persist.volume.members import CLONED, MISSING, NONE, SPLIT, STALE, UNDECIDED, Assembly, assemble, torn
 from persist.volume.superblock import Superblock
 
 FSID = "11111111-2222-4333-8444-555555555555"
@@ -106,7 +107,7 @@ def test_healed() -> None:
     # A member that was written alone, and was in a drawer while the others were healed, must not make them stale.
     assert shown(assemble([*whole, member(2, 300, mark("b"), node="/dev/vdx")])) == ("ab", 0, "", "x")
     assert shown(assemble([*whole, member(2, 300, node="/dev/vdx")])) == ("ab", 0, "x", "")
-    later = following(FSID, mark("a").healed())
+    later = following(FSID, mark("a").healed(), 500)
     assert later.counter == 1 and later.earlier == ("a" * 16,)
 
 
@@ -120,7 +121,8 @@ def test_three_disks() -> None:
 
 
 def test_pulled_while_running() -> None:
-    assert shown(assemble([member(1, 100), member(2, 101)])) == ("b", 1, "a", "")
+    whole = mark("d")
+    assert shown(assemble([member(1, 100, whole), member(2, 101, whole)])) == ("b", 1, "a", "")
     # Among those that carry the newest mark, too.
     assert shown(assemble([member(1, 102, mark("a"), of=3), member(2, 101, mark("a"), of=3), member(3, 99, of=3)])) == ("a", 2, "bc", "")
 
@@ -130,7 +132,7 @@ def test_log_root_at_the_same_generation() -> None:
     assert shown(assemble([member(1), member(2, log=4096)])) == ("b", 1, "a", "")
     assert shown(assemble([member(1, log=4096), member(2)])) == ("ab", 0, "", "")
     assert shown(assemble([member(1, of=3), member(2, of=3, log=4096), member(3, of=3)])) == ("b", 2, "ac", "")
-    assert shown(assemble([member(1, 99), member(2, log=4096)])) == ("b", 1, "a", "")
+    assert shown(assemble([member(1, 99, mark("a")), member(2, mark=mark("a"), log=4096)])) == ("b", 1, "a", "")
 
 
 def test_target_of_a_replace() -> None:
@@ -143,7 +145,8 @@ def test_target_of_a_replace() -> None:
 
 
 def test_a_device_that_was_removed_comes_back() -> None:
-    assert shown(assemble([member(1, 200, of=1), member(2, 100)])) == ("a", 0, "b", "")
+    # Its superblock is erased where it was there; else those that are left were marked.
+    assert shown(assemble([member(1, 200, mark("a"), of=1), member(2, 100)])) == ("a", 0, "b", "")
 
 
 def test_cloned_device() -> None:
@@ -151,16 +154,23 @@ def test_cloned_device() -> None:
     assert a.use == () and codes(a) == [CLONED] and a.notes[0].nodes == ("/dev/vda", "/dev/vdx") and not a.heal
     assert codes(assemble([member(1), member(2), member(2, node="/dev/vdx")])) == [CLONED]
     # An old image of a member is told from it by its generation.
-    assert shown(assemble([member(1), member(2), member(2, 50, node="/dev/vdx")])) == ("ab", 0, "x", "")
+    both = mark("a")
+    assert shown(assemble([member(1, mark=both), member(2, mark=both), member(2, 50, node="/dev/vdx")])) == ("ab", 0, "x", "")
 
 
 def test_a_cut_within_the_writing_of_superblocks() -> None:
     # Alone the newest one of three does not mount; with it, those that the last superblock did not reach do.
-    a = torn(assemble([member(1, 101, of=3), member(2, 100, of=3), member(3, 100, of=3)]))
+    w = following(FSID, None, 50, whole=True)
+    a = torn(assemble([member(1, 101, w, of=3), member(2, 100, w, of=3), member(3, 100, w, of=3)]))
     assert a is not None and shown(a) == ("abc", 0, "", "")
-    a = torn(assemble([member(1, of=3), member(2, of=3, log=4096), member(3, 98, of=3)]))
+    a = torn(assemble([member(1, 100, w, of=3), member(2, 100, w, of=3, log=4096), member(3, 98, w, of=3)]))
     assert a is not None and shown(a) == ("ab", 1, "c", "")
-    assert torn(assemble([member(1, 100), member(2, 98)])) is None
+    # The third may have got it too, and the first have been away by then.
+    assert torn(assemble([member(1, 100, w, of=3), member(2, 101, w, of=3)])) is None
+    without = following(FSID, w, 60)
+    a = torn(assemble([member(1, 100, without, of=3), member(2, 101, without, of=3)]))
+    assert a is not None and shown(a) == ("ab", 1, "", ""), "by its mark the third is away"
+    assert torn(assemble([member(1, 100, w), member(2, 98, w)])) is None
     assert torn(assemble([member(1), member(2)])) is None
 
 
@@ -187,29 +197,135 @@ def test_nothing() -> None:
 
 
 def test_by_exhaustion() -> None:
-    """Of three disks in all small states: never two together that differ in mark or generation, always the newest head, each disk exactly once."""
+    """Of three disks in all small states: never two together that differ in mark or generation, none stale that is newer, each disk at most once."""
     marks = [None, mark("a"), mark("b", "a"), mark("c")]
+    decided = 0
     for states in itertools.product(itertools.product(marks, (7, 8), (0, 4096)), repeat=3):
         disks = [member(d, g, m, of=3, log=log) for d, (m, g, log) in enumerate(states, 1)]
         a = assemble(disks)
+        assert shown(assemble(reversed(disks))) == shown(a)
+        if not a.use:
+            assert codes(a) == [UNDECIDED] and any(m is None for m, _, _ in states)
+            continue
+        decided += 1
         assert sorted(m.node for m in (*a.use, *a.stale, *a.split)) == sorted(m.node for m in disks)
         assert len({(m.superblock.generation, m.mark) for m in a.use}) == 1
         assert a.absent == 3 - len(a.use) and a.degraded == (len(a.use) < 3)
         first = min(a.use, key=lambda m: m.superblock.devid)
         assert first.superblock.log_root or not any(m.superblock.log_root for m in a.use)
-        marked = [m for m in disks if m.mark is not None]
-        assert not marked or all(m.mark is not None for m in a.use)
-        for other in (*a.stale, *a.split):
-            succeeded = a.head is not None and other.mark is not None and other.mark.id in a.head.earlier
-            assert (other in a.split) == (other.mark is not None and a.head is not None and other.mark.id != a.head.id and not succeeded)
-        for m in a.split:
-            assert m.superblock.generation <= max(u.superblock.generation for u in disks if u.mark == a.head)
-        assert shown(assemble(reversed(disks))) == shown(a)
+        used = max(m.superblock.generation for m in a.use)
+        for m in a.stale:
+            assert m.superblock.generation <= used
+            assert m.mark is None or (a.head is not None and m.mark.id in (a.head.id, *a.head.earlier))
+    assert decided > 3000
+
+
+def test_a_copy_of_a_single_disk_that_was_mirrored_elsewhere() -> None:
+    """B1 of the attack: the disk of this machine counts one device and does not know the other one, which is newer and counts both."""
+    own = member(1, 100, of=1)
+    for stranger in (member(2, 500), member(2, 500, mark("a")), member(2, 100), member(2, 500, following(FSID, None, 450, whole=True))):
+        a = assemble([own, stranger])
+        assert a.use == () and codes(a) == [UNDECIDED] and not a.heal and not a.awaited and {"/dev/vda", "/dev/vdb"} == set(a.notes[0].nodes)
+        assert shown(assemble([own, stranger], lambda m: m.node == "/dev/vda")) == ("a", 0, "", "b"), "this machine's own is used, the other is left alone"
+        assert codes(assemble([own, stranger], lambda m: True)) == [UNDECIDED], "both were bound to it"
+
+
+def test_each_copy_mirrored_with_a_disk_of_its_own() -> None:
+    """Copies of one single disk, each with a second one since: the same count, the same devids."""
+    here, there = following(FSID, None, 100, whole=True), following(FSID, None, 100, whole=True)
+    a = assemble([member(1, 120, here), member(2, 150, there)])
+    assert not a.stale and shown(a) == ("b", 1, "", "a")
+
+
+def test_copies_of_both_members() -> None:
+    """A pair of copies was used as a whole elsewhere; one of each pair is attached."""
+    first = following(FSID, None, 50, whole=True)
+    here, there = following(FSID, first, 100, whole=True), following(FSID, first, 100, whole=True)
+    a = assemble([member(1, 120, here), member(2, 121, there)])
+    assert not a.stale and len(a.use) == 1 and len(a.split) == 1
+    a = assemble([member(1, 120, here), member(2, 120, there)])
+    assert len(a.use) == 1 and len(a.split) == 1, "of the same generation, and not the same"
+    assert shown(assemble([member(1, 120, here), member(2, 121, there)], lambda m: m.node == "/dev/vda")) == ("a", 1, "", "b")
+
+
+def test_older_without_any_mark_proves_nothing() -> None:
+    a = assemble([member(1, 100), member(2, 101)])
+    assert a.use == () and codes(a) == [UNDECIDED]
+
+
+def test_written_alone_before_the_mark() -> None:
+    """B was pulled, A went on and the power went before it was marked; B was then used alone: A is not an ancestor, whatever the generations are."""
+    both = following(FSID, None, 50, whole=True)
+    alone = following(FSID, both, 60)
+    for later in (61, 99, 200):
+        a = assemble([member(1, 99, both), member(2, later, alone)])
+        assert shown(a) == ("b", 1, "", "a")
+    assert shown(assemble([member(1, 60, both), member(2, 200, alone)])) == ("b", 1, "a", ""), "it stopped where the other one was marked"
+    assert shown(assemble([member(1, 60, both, log=4096), member(2, 200, alone)])) == ("b", 1, "", "a"), "it has a log that the other one had not"
+
+
+def test_a_cut_between_two_marks() -> None:
+    """Nothing was written under the new one: both are what they were."""
+    both = following(FSID, None, 50, whole=True)
+    for new in (following(FSID, both, 60, whole=True), following(FSID, both, 60)):
+        a = assemble([member(1, 60, new), member(2, 60, both)])
+        assert shown(a) == ("ab", 0, "", "") and a.head == new
+        assert shown(assemble([member(1, 61, new), member(2, 60, both)])) == ("a", 1, "b", "")
+        # The one without it went on alone.
+        other = following(FSID, both, 60)
+        assert shown(assemble([member(1, 60, new), member(2, 70, other)])) == ("b", 1, "a", "")
+        third = following(FSID, new, 60, whole=True)
+        assert shown(assemble([member(1, 60, third), member(2, 60, both)])) == ("ab", 0, "", ""), "twice"
+
+
+def test_a_restored_backup_of_a_member() -> None:
+    """Its mark is not among those that are remembered: nothing says what became of it since."""
+    old = following(FSID, None, 50, whole=True)
+    now: Mark | None = old
+    for generation in range(60, 100, 10):
+        now = following(FSID, now, generation, whole=True)
+    restored = following(FSID, old, 55, whole=True)
+    assert shown(assemble([member(1, 57, restored), member(2, 100, now)])) == ("b", 1, "", "a")
+
+
+def test_a_device_that_holds_nothing() -> None:
+    """The power went while it was added: its superblock counts it, and no chunk lies on it."""
+    empty = Member("/dev/vdb", Superblock(FSID, 2, "two", 1 << 30, 2, 101, 0, "persist-data", empty=True), None)
+    assert shown(assemble([member(1, 100, of=1), empty])) == ("a", 0, "b", "")
+    assert shown(assemble([member(1, 101), empty])) == ("ab", 0, "", "")
+
+
+def test_a_mark_that_cannot_be_understood_is_not_none() -> None:
+    """None would be an ancestor of every mark."""
+    sector = WHOLE.replace(b" 1 aaaa", b" 08 aaaa").ljust(512, b"\0")
+    unknown = degraded.of(sector, FSID)
+    assert degraded.parse(sector) is None and unknown is not None and degraded.of(sector, FSID.replace("1", "3")) is None
+    a = assemble([member(1, 100, unknown), member(2, 200, mark("a"))])
+    assert a.use == () and codes(a) == [UNDECIDED]
+    assert shown(assemble([member(1, 100, unknown), member(2, 100, unknown)])) == ("ab", 0, "", "")
+    assert shown(assemble([member(1, 100, unknown)])) == ("a", 1, "", "")
+    assert following(FSID, unknown, 100).earlier == ()
+
+
+def test_whole_boots_do_not_push_out_what_a_disk_in_a_drawer_needs() -> None:
+    both = following(FSID, None, 50, whole=True)
+    away = member(2, 60, both, node="/dev/vdx")
+    now = following(FSID, both, 60)
+    for generation in range(70, 2000, 10):
+        now = following(FSID, now, generation, whole=True)
+    assert len(now.earlier) < 6 and degraded.parse(now.encode()) == now
+    assert shown(assemble([member(1, 2000, now), member(2, 2000, now), away])) == ("ab", 0, "x", "")
+
+
+def test_counters_have_an_end() -> None:
+    m = Mark(FSID, degraded.COUNTER_MAX, "a" * 16, ("b" * 16,))
+    after = following(FSID, degraded.parse(m.encode()), 100)
+    assert after.counter == degraded.COUNTER_MAX and degraded.parse(after.encode()) == after and after.earlier == ("a" * 16, "b" * 16)
 
 
 def test_mark_round_trip() -> None:
-    first = following(FSID.upper(), None)
-    second = following(FSID, first)
+    first = following(FSID.upper(), None, 7)
+    second = following(FSID, first, 8)
     assert first.counter == 1 and second.counter == 2 and second.earlier == (first.id,) and second.id != first.id
     for m in (first, second):
         data = m.encode()
@@ -219,8 +335,8 @@ def test_mark_round_trip() -> None:
 
 def test_mark_forgets_the_oldest() -> None:
     m = None
-    for _ in range(60):
-        m = following(FSID, m)
+    for generation in range(60):
+        m = following(FSID, m, generation)
     assert m is not None
     data = m.encode()
     found = degraded.parse(data)
@@ -231,7 +347,9 @@ def test_mark_forgets_the_oldest() -> None:
 WHOLE = b"persist-degraded 1 " + FSID.encode() + b" 1 " + b"a" * 16 + b"\n"
 
 
-@pytest.mark.parametrize("data", [b"", bytes(512), WHOLE.replace(b"ed 1", b"ed 2"), WHOLE.replace(b"aa\n", b"a\n"), WHOLE + b"more", WHOLE[:-1]])
+@pytest.mark.parametrize("data", [
+    b"", bytes(512), WHOLE.replace(b"ed 1", b"ed 2"), WHOLE.replace(b"aa\n", b"a\n"), WHOLE.replace(b" 1 aa", b" 01 aa"),
+    WHOLE.replace(b" 1 aa", b" 1000000000 aa"), WHOLE + b"more", WHOLE[:-1]])
 def test_no_mark(data: bytes) -> None:
     assert degraded.parse(data) is None
 
@@ -255,7 +373,7 @@ def _block(**changes: bytes) -> bytes:
 def test_superblock() -> None:
     assert superblock.crc32c(b"123456789") == 0xE3069283
     found = superblock.parse(_block())
-    assert found == Superblock("00010203-0405-0607-0809-0a0b0c0d0e0f", 6, "10111213-1415-1617-1819-1a1b1c1d1e1f", 7 << 20, 5, 42, 3, "persist-data")
+    assert found == Superblock("00010203-0405-0607-0809-0a0b0c0d0e0f", 6, "10111213-1415-1617-1819-1a1b1c1d1e1f", 7 << 20, 5, 42, 3, "persist-data", True, 1)
 
 
 def test_damaged_superblock() -> None:

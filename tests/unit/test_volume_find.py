@@ -7,8 +7,11 @@ import pytest
 
 from persist.boot.config import Config
 from persist.record import replace
+from persist.volume.ancestry import Member
 from persist.volume.candidates import decode
+from persist.volume.degraded import Mark
 from persist.volume.find import Ambiguous, Candidate, Decision, Found, Machine, Missing, Untrusted, decide
+from persist.volume.superblock import Superblock
 
 U1, U2 = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 ONE = Candidate("/dev/vdb2", "254:18", "254:16", U1, "s1", "persist-data", "p1", "persist-data")
@@ -18,12 +21,17 @@ PLAIN = Candidate("/dev/vdd", "254:48", "254:48", "33333333-3333-4333-8333-33333
 PATHS = {"/dev/vdb": "254:16", "/dev/vdb2": "254:18", "/dev/disk/by-id/two": "254:32", "/dev/sdb": "8:16", "/dev/vdd": "254:48"}
 
 
+def _member(c: Candidate, generation: int) -> Member | None:
+    """As all are written by one kernel."""
+    return Member(c.node, Superblock(c.uuid, 1, c.uuid_sub, 1, 2, generation, 0, c.label), Mark(c.uuid, 0, "a" * 16)) if generation else None
+
+
 def ask(*every: Candidate, device: str = "auto", wanted: str = "", known: str = "", removable: bool = False,
         bound: tuple[str, ...] = (), generations: dict[str, int] | None = None) -> Decision:
     config = Config()
     config.device = device.split()
     config.allow_removable = removable
-    machine = Machine(wanted, known, lambda c: c.node in bound, lambda c: (generations or {}).get(c.node, 0))
+    machine = Machine(wanted, known, lambda c: c.node in bound, lambda c: _member(c, (generations or {}).get(c.node, 0)))
     return decide(config, machine, every, lambda path: PATHS.get(path, ""))
 
 
