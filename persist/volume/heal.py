@@ -30,6 +30,7 @@ _CHUNK = 1 << 30  # as large a chunk of data gets, on a small device a tenth of 
 _USAGES = (0, 20, 50)  # percent; as reserve.py has it
 _FULL = "Remove what is not needed, then 'systemctl start persist-heal.service'. Until then it has no second copy."
 _POLL = 1.0  # seconds between two looks at how far the kernel is
+_SHORT = 20  # the first ones come so much sooner
 
 
 def _killed_after(step: str) -> None:
@@ -98,12 +99,12 @@ class Healer:
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        busy = False
+        busy = 0
         while True:
             # btrfs-replace(8) erases what is before the superblock of a target: it gets its mark as soon as it is one.
-            thread.join(_POLL if busy else _POLL / 20)
+            thread.join(_POLL if busy > _SHORT else _POLL / _SHORT)
             if self._operation() != "none":
-                busy = True
+                busy += 1
                 begun()
             self._tick()
             if not thread.is_alive():
@@ -176,6 +177,8 @@ class Healer:
             self._wipe(step.node, state)
             # -r: what is gone may still have a name, and nothing can be read from it. No -f: should another disk have this name by now, it is left alone.
             self._follow(step.text, "btrfs", "replace", "start", "-B", "-r", str(step.devid), step.node, self.path, begun=stack.close)
+        btrfs.sync(self.path)  # from now on its superblock says which device it is
+        live.level(live.glance(self.path))
         _killed_after("copy")
         self._shrink(step.node)
         blockdev.trigger(step.node)
