@@ -101,6 +101,19 @@ def test_unmounted_within_a_replace(place: Path, make_disk: Make) -> None:
     check_whole(v, 2, "new")
 
 
+def test_replaced_by_hand_and_stopped_before_it_had_a_mark(place: Path, make_disk: Make) -> None:
+    """It was written along with the others, which its superblock proves."""
+    v = stale(place, make_disk)
+    tool("wipefs", "-a", "-f", v.data(v.disks[1]))
+    tool("btrfs", "replace", "start", "-B", "-f", "2", v.data(v.disks[1]), v.at)
+    v.down()
+    assembly = v.look()
+    assert sorted(assembly.nodes) == sorted(v.data(d) for d in v.disks) and not assembly.stale + assembly.split
+    v.up()
+    run_heal(v)
+    check_whole(v, 2, "new")
+
+
 def test_replaced_by_a_fresh_disk(place: Path, make_disk: Make) -> None:
     v = stale(place, make_disk)
     gone = v.disks[1]
