@@ -227,7 +227,7 @@ def _codes(module: Path) -> set[str]:
 
 def test_each_reason_of_the_verdict_is_foreseen_or_cannot_be() -> None:
     every = set().union(*(_codes(m) for m in (Path(__file__).parents[2] / "persist").rglob("*.py")))
-    every |= {members.MISSING, members.STALE, members.SPLIT, members.CLONED, members.NONE, members.REPLACING}
+    every |= {members.MISSING, members.STALE, members.SPLIT, members.CLONED, members.NONE, members.REPLACING, members.UNDECIDED}
     every |= {switch.READ_ONLY[0], foreign.CODE, strange.STRANGE, "broken", "volume-json", "volume-service"}
     assert len(every) > 25
     assert sorted(every - set(FORESEEN) - set(NOT_BEFORE)) == [], "say in persist/state/foresee.py what foresees it, or why nothing can"
