@@ -393,7 +393,8 @@ def with_commit(m: Member, commit: bytes) -> Member:
 
 
 @pytest.mark.parametrize(("commit", "log", "expected"), [
-    (b"one", 0, ("ab", 0, "", "")), (b"one", 7, ("ab", 0, "", "")), (b"one", 8, ("a", 1, "", "b")), (b"other", 0, ("a", 1, "", "b")), (b"", 0, ("a", 1, "", "b"))])
+    (b"one", 0, ("ab", 0, "", "")), (b"one", 7, ("ab", 0, "", "")), (b"one", 8, ("a", 1, "", "b")),
+    (b"other", 0, ("a", 1, "", "b")), (b"", 0, ("a", 1, "", "b"))])
 def test_target_of_a_replace_that_ended_before_it_had_a_mark(commit: bytes, log: int, expected: tuple[str, int, str, str]) -> None:
     """Written along with the others by one kernel, its superblock proves that; nothing else does."""
     marked = with_commit(member(1, 105, following(FSID, None, 50, 0, whole=True), log=7 if log else 0), commit and b"one")
