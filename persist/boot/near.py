@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which known word was meant by one that is not known. Boot-safe; loaded only where something is wrong."""
 
+from .ini import WARNING, Problem
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from .ini import Section
 
 _FARTHEST = 2  # letters that may be wrong, missing, too many or exchanged; of a short word fewer
 _LONGEST = 40
@@ -31,3 +35,16 @@ def did_you_mean(word: str, known: "Iterable[str]", form: str = "%s") -> str:
     near = [(_distance(low, k.lower()), k) for k in known]
     best = min(near, default=(_FARTHEST + 1, ""))
     return " Did you mean %s?" % (form % best[1]) if best[0] <= min(_FARTHEST, (len(word) + 1) // 3) else ""
+
+
+def unknown_key(section: "Section", key: str, line: int, known: "Iterable[str]", path: str = "") -> Problem:
+    """The word on a key that a section does not have."""
+    return Problem(WARNING, "%s:%d" % (section.file, line), "Unknown key '%s=' in section [%s], ignoring.%s"
+                   % (key, section.name, did_you_mean(key, known, "%s=")), path)
+
+
+def unknown_section(section: "Section", known: "Iterable[str]") -> Problem:
+    """The word on a section that a kind of file does not have."""
+    every = ["[%s]" % name for name in known]
+    return Problem(WARNING, "%s:%d" % (section.file, section.line), "Unknown section [%s], ignoring. Known are %s and %s.%s"
+                   % (section.name, ", ".join(every[:-1]), every[-1], did_you_mean(section.name, known, "[%s]")))

@@ -3,12 +3,12 @@
 
 from . import flags
 from .dropins import fragments, inside
-from .ini import DEBUG, ERROR, NOTICE, WARNING, Problem, Section, boolean, not_a_name, parse, read, unquote, words
+from .ini import DEBUG, ERROR, NOTICE, Problem, Section, boolean, not_a_name, parse, read, unquote, words
 from .paths import ENTRY_NAME_MAX, UNIT_NAME_MAX, escape, unsayable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 METHODS = ("overlay", "bind", "symlink", "image", "tmpfs", "none")
 PATH_KEYS = ("Path", "Method", "Type", "User", "Group", "Mode", "SeedFrom", "Required", "Services", "Stale", "Snapshot", "Early", "Options")
@@ -126,10 +126,15 @@ def forbidden(path: str, mount: str = "/mnt/state") -> str:
     return ""
 
 
-def _meant(word: str, known: "Iterable[str]", form: str) -> str:
-    from .near import did_you_mean  # only where something is wrong
+def _known(section: Section, key: str, line: int, problems: list[Problem], path: str = "") -> bool:
+    """Whether a section has a key; says so where it has not."""
+    if key in _KEYS[section.name]:
+        return True
+    if not key.startswith("X-"):
+        from .near import unknown_key  # only where something is wrong
 
-    return did_you_mean(word, known, form)
+        problems.append(unknown_key(section, key, line, _KEYS[section.name], path))
+    return False
 
 
 def _mode(value: str) -> bool:
@@ -229,6 +234,8 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
                 return None
     if not path:
         problems.append(Problem(ERROR, "%s:%d" % (section.file, section.line), "[Path] without Path=, the entry is ignored."))
+        for key, _, line in section.settings:
+            _known(section, key, line, problems)  # a misspelled Path=, for one
         return None
     if path[-1] == "/" and path.strip("/") and not path.endswith("//"):
         path = path[:-1]
@@ -241,12 +248,7 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
         problems.append(Problem(ERROR, where, "Path=%s is too long for the name of a unit, the entry is ignored. Keep a directory above it." % path, path))
         return None
     for key, value, line in section.settings:
-        if key == "Path":
-            continue
-        if key not in PATH_KEYS:
-            if not key.startswith("X-"):
-                problems.append(Problem(WARNING, "%s:%d" % (section.file, line), "Unknown key '%s=' in section [Path], ignoring.%s"
-                                        % (key, _meant(key, PATH_KEYS, "%s=")), path))
+        if key == "Path" or not _known(section, key, line, problems, path):
             continue
         wrong = _set(entry, key, value)
         if wrong:
@@ -273,17 +275,14 @@ def parse_file(data: bytes, file: str, registry: Registry, problems: list[Proble
             if entry is not None:
                 registry.entries.append(entry)
             continue
-        keys = _KEYS.get(section.name)
-        if keys is None:
+        if section.name not in _KEYS:
             if not section.name.startswith("X-"):
-                problems.append(Problem(WARNING, "%s:%d" % (file, section.line), "Unknown section [%s], ignoring. "
-                                        "Known are [Path], [Identity], [Migration] and [Link].%s" % (section.name, _meant(section.name, _KEYS, "[%s]"))))
+                from .near import unknown_section  # only where something is wrong
+
+                problems.append(unknown_section(section, _KEYS))
             continue
         for key, value, line in section.settings:
-            if key not in keys and not key.startswith("X-"):
-                problems.append(Problem(WARNING, "%s:%d" % (file, line), "Unknown key '%s=' in section [%s], ignoring.%s"
-                                        % (key, section.name, _meant(key, keys, "%s="))))
-            elif section.name == "Identity" and key == "Action" and value not in ACTIONS:
+            if _known(section, key, line, problems) and section.name == "Identity" and key == "Action" and value not in ACTIONS:
                 problems.append(Problem(ERROR, "%s:%d" % (file, line), "Action=%s must be one of %s." % (value, ", ".join(ACTIONS))))
         registry.others.append(section)
 

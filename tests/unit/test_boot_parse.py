@@ -11,7 +11,7 @@ import pytest
 from persist.boot import facts, ini
 from persist.boot.config import load, size
 from persist.boot.dropins import inside
-from persist.boot.registry import forbidden, wrong_path
+from persist.boot.registry import Registry, forbidden, parse_file, wrong_path
 
 
 @pytest.mark.parametrize(("cmdline", "value"), [
@@ -143,3 +143,14 @@ def test_the_public_name_is_one_name(tmp_path: Path, value: str, mount: str) -> 
     problems: list[ini.Problem] = []
     assert load(str(tmp_path), problems).mount == (mount or "/mnt/state")
     assert [p.level for p in problems] == ([] if mount else [ini.ERROR])
+
+
+def registry(text: str) -> list[str]:
+    problems: list[ini.Problem] = []
+    parse_file(text.encode(), "f", Registry(), problems)
+    return [str(p) for p in problems]
+
+
+def test_a_misspelled_path_key_is_named() -> None:
+    assert registry("[Path]\nPth=/srv/d\nX-Mine=1\n") == [
+        "f:1: [Path] without Path=, the entry is ignored.", "f:2: Unknown key 'Pth=' in section [Path], ignoring. Did you mean Path=?"]
