@@ -187,7 +187,7 @@ def _missing(root: str) -> list[str]:
     facts = gather(root, {})
     notes = []
     if not facts.enabled:
-        where = f"--root={root} " if root else ""
+        where = f"--root={shlex.quote(root)} " if root else ""
         notes.append(f"Nothing is kept before persist-setup.target is enabled: 'systemctl {where}enable persist-setup.target'.")
         facts.enabled = True  # to see what it will be when it is
     loaded = Loaded(root, facts, {})

@@ -7,6 +7,7 @@ tests/unit/test_foresee.py holds the table against all reasons that the code can
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 
 from ..boot import paths
@@ -29,9 +30,8 @@ def _registry(loaded: Loaded, image: Image) -> Iterator[Problem]:
 
 def _switch(loaded: Loaded, image: Image) -> Iterator[Problem]:
     if not switched_on(loaded):
-        where = f"--root={image.root} " if image.root else ""
         yield Problem(WARNING, "", "persist-setup.target is not enabled, so nothing of this takes effect. "
-                                   f"Run 'systemctl {where}enable persist-setup.target'.")
+                                   f"Run 'systemctl {image.option()}enable persist-setup.target'.")
 
 
 def switched_on(loaded: Loaded) -> bool:
@@ -72,19 +72,30 @@ def _place(planned: Planned, loaded: Loaded, image: Image) -> tuple[int, str]:
         if kind == "symbolic link":
             return _link(planned, loaded, image)
         if kind:
-            return NOTICE, (f"{shown} is a {kind} and no link to {paths.VOLUME}{path}: a read-only root needs the link in the image "
-                            f"('ln -s {paths.VOLUME}{path} {path}'), on another it is made at the first boot.")
+            return _no_link(f"{shown} is a {kind}", f"Move the {kind} away first, and make the link: {_ln(path, image)}.", image)
     wanted = "directory" if entry.method == "overlay" else entry.type
     if kind and entry.method in ("overlay", "bind") and (kind not in ("directory", "file") or wanted not in ("", kind)):
         hint = "Use Method=bind." if entry.method == "overlay" and kind == "file" else "Correct Type=, or register what the link leads to." \
             if kind == "symbolic link" else "Correct Type=, or the image."
         return ERROR, f"{shown} is a {kind} in the image and the entry needs a {wanted or 'directory or file'}. {hint}"
     if not kind and entry.method in ("overlay", "bind", "tmpfs", "symlink") and not _kept_above(planned, loaded):
-        make = "the link" if entry.method == "symlink" else "it"
+        put = f"the link into the image: {_ln(path, image)}." if entry.method == "symlink" else "it into the image."
         if image.root_read_only():
-            return WARNING, f"{shown} does not exist in the image, and its root is read-only (/etc/fstab), so it cannot be made. Put {make} into the image."
-        return NOTICE, f"{shown} does not exist in the image, and where the root is read-only it cannot be made. Put {make} into the image."
+            return WARNING, f"{shown} does not exist in the image, and its root is read-only (/etc/fstab), so it cannot be made. Put {put}"
+        return NOTICE, f"{shown} does not exist in the image, and where the root is read-only it cannot be made. Put {put}"
     return 0, ""
+
+
+def _ln(path: str, image: Image) -> str:
+    """The command that makes the link of a symlink entry; -T, for in a directory that is there it would make a link of another name."""
+    return f"'ln -sT {shlex.quote(paths.VOLUME + path)} {image.at(path)}'"
+
+
+def _no_link(what: str, remedy: str, image: Image) -> tuple[int, str]:
+    """Something that a symlink entry finds in place of its link: what can be written becomes the link by itself."""
+    if image.root_read_only():
+        return WARNING, f"{what} and not a link to the volume, and its root is read-only (/etc/fstab), so it cannot become one. {remedy}"
+    return NOTICE, f"{what} and not a link to the volume: it becomes one at the first boot, but not where the root is read-only. {remedy}"
 
 
 def _link(planned: Planned, loaded: Loaded, image: Image) -> tuple[int, str]:
@@ -92,7 +103,7 @@ def _link(planned: Planned, loaded: Loaded, image: Image) -> tuple[int, str]:
     if target in (paths.VOLUME + planned.path, loaded.config.mount + planned.path):
         return 0, ""
     return ERROR, (f"{_shown(planned)} is a link to {target!r} and not to {paths.VOLUME}{planned.path}. "
-                   f"Put the right link into the image: 'ln -sfn {paths.VOLUME}{planned.path} {planned.path}'.")
+                   f"Put the right link into the image: 'ln -sfn {shlex.quote(paths.VOLUME + planned.path)} {image.at(planned.path)}'.")
 
 
 def _entries(loaded: Loaded, image: Image) -> Iterator[Problem]:

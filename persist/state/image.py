@@ -6,6 +6,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import shlex
 import stat
 from collections.abc import Iterator
 
@@ -25,6 +26,14 @@ class Image:
         self.root = root
         self.top = root or (paths.IMAGE if os.path.ismount(paths.IMAGE) else "")
         self._known: dict[str, str] = {}
+
+    def option(self) -> str:
+        """What a command is told to work on this image, with a blank behind it: nothing for the running system."""
+        return f"--root={shlex.quote(self.root)} " if self.root else ""
+
+    def at(self, path: str) -> str:
+        """A path of the image as a shell outside of it takes it."""
+        return shlex.quote(self.root + path)
 
     def lstat(self, path: str) -> os.stat_result | None:
         """What is at a path whose parents have no links left (Planned.path), None where nothing is. Raises OSError where it cannot be looked at."""

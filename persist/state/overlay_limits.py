@@ -80,5 +80,5 @@ def below_overlays(loaded: Loaded, image: Image) -> Iterator[Problem]:
             overlay = _overlay_above(path, entries)
             if overlay is not None:
                 preset = next((p for store, _, p in STORES if store == path and p), "")
-                remedy = f"Run 'persistctl preset enable {preset}'." if preset else "Give it an entry of its own with Method=bind."
+                remedy = f"Run 'persistctl preset enable {image.option()}{preset}'." if preset else "Give it an entry of its own with Method=bind."
                 yield Problem(WARNING, where, f"{path} would lie on the overlay of {overlay.path} ({overlay.entry.source}), and {why}. {remedy}", path)
