@@ -20,7 +20,8 @@ def add(verbs: Any) -> None:
         parser.set_defaults(run=run)
         return parser
 
-    show.full(action("show", "members, profiles, errors, space, and what the kernel is doing; exit status 1 where something is not well"))
+    action("show", "members, profiles, errors, space, and what the kernel is doing; exit status 1 where something is not well").add_argument(
+        "-l", "--full", action="store_true", help="also how new each member is and its degraded mark; nothing is cut to fit the terminal")
     join = action("add", "make a blank disk a member, and mirror to it as the layout asks")
     join.add_argument("device", metavar="DEVICE", help="the whole disk, such as /dev/vdc")
     confirm.option(join)

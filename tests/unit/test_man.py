@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from persist.boot import config, registry
-from persist.cli.main import VERBS
+from persist.boot import config, paths, registry
+from persist.cli.main import VERBS, parser
 from persist.version import VERSION
 
 TOP = Path(__file__).resolve().parents[2]
@@ -69,6 +71,41 @@ def test_configuration_word_is_described(word: str) -> None:
 def test_verb_is_described(verb: str) -> None:
     assert f"persistctl {verb}" in text("persistctl.8") or re.search(rf"\|{verb}\b", text("persistctl.8"))
     assert re.search(rf"^{verb}\b", text("persistctl.8"), re.MULTILINE)
+
+
+def options(part: argparse.ArgumentParser, words: str = "") -> Iterator[tuple[str, str, str]]:
+    """Each option of each verb with what --help says of it."""
+    for action in part._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, sub in action.choices.items():
+                yield from options(sub, f"{words} {name}".strip())
+        else:
+            yield from ((words, option, str(action.help)) for option in action.option_strings)
+
+
+@pytest.mark.parametrize("option", sorted({option for _, option, _ in options(parser())}))
+def test_option_is_described(option: str) -> None:
+    assert re.search(rf"(?<![\w-]){option}(?![\w-])", text("persistctl.8"))
+
+
+def test_the_help_of_volume_show_says_what_full_adds() -> None:
+    said = {text for words, option, text in options(parser()) if (words, option) == ("volume show", "--full")}
+    assert len(said) == 1
+    assert "degraded mark" in said.pop()
+
+
+UNITS = sorted(p.name for p in (TOP / "units").iterdir() if p.suffix in (".service", ".target", ".path", ".timer"))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_unit_is_described(unit: str) -> None:
+    boot = text("persist.7").partition("\nBOOT\n")[2].partition("\nWITHOUT THE VOLUME\n")[0]
+    assert re.search(rf"(?<![\w-]){re.escape(unit)}", boot)
+
+
+@pytest.mark.parametrize("path", [paths.VOLUME, paths.IMAGE, paths.LOWER, paths.READONLY, paths.RESCUE])
+def test_place_is_described(path: str) -> None:
+    assert f"\n{path}\n" in text("persist.7").partition("\nFILES\n")[2]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
