@@ -12,6 +12,7 @@ from .paths import unsayable
 FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
 JOINS = ("by-id", "auto", "no")
 FORMATS = ("claimed", "blank")
+VOLUME_KEYS = ("Device", "Mount", "Fallback", "MemberTimeoutSec", "AllowRemovable", "Join", "MagicHeader", "SwapSize", "Format", "Ephemeral", "Options")
 KEYS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")  # of Device=, as in fstab(5)
 SECTIONS = ("Volume", "Seal", "Registry")
 DEFAULT_HEADER = "persist-please-format-me"
@@ -58,6 +59,9 @@ def size(value: str) -> int | None:
 def _spec(word: str) -> str:
     """What is wrong with one word of Device=, or an empty string: what cannot come would be waited for at each boot."""
     name, equals, value = word.partition("=")
+    for part in word.split(",")[1:]:
+        if part == "auto" or part[:1] == "/" or "=" in part and part.partition("=")[0] in KEYS:
+            return "looks like a list, and blanks stand between devices, not commas"
     if word == "auto" or word.startswith("/"):
         return ""
     if not equals or name not in KEYS:
@@ -70,7 +74,7 @@ def _spec(word: str) -> str:
 
 
 def _volume(config: Config, key: str, value: str) -> str:
-    """Take one setting of [Volume]; returns what is wrong with it, or an empty string."""
+    """Take one setting of [Volume], of VOLUME_KEYS; returns what is wrong with it, or an empty string."""
     if key == "Device":
         specs = words(value.replace('"', ""))
         bad = ["'%s' %s" % (spec, _spec(spec)) for spec in specs if _spec(spec)]
@@ -80,7 +84,7 @@ def _volume(config: Config, key: str, value: str) -> str:
     elif key == "Mount":
         path = value.rstrip("/")
         if not path.startswith("/") or "/../" in path + "/" or "//" in path or "/./" in path + "/":
-            return "must be an absolute path without '..'"
+            return "must be an absolute path without '..', and not / itself"
         what = not_a_name(path)
         if what:
             return "looks like %s, and must be the name of one directory" % what
@@ -125,21 +129,21 @@ def _volume(config: Config, key: str, value: str) -> str:
         if yes is None:
             return "must be yes or no"
         config.ephemeral = yes
-    elif key == "Options":
+    else:
         if not value.isprintable() or not value.isascii() or " " in value or '"' in value or "\\" in value:
             return "must be mount options with commas between them, without blanks and quotes"
         options = [word for word in value.split(",") if word]
         config.options = ",".join(options)
         config.netdev = "_netdev" in options
-    else:
-        return "unknown"
     return ""
 
 
 def _take(config: Config, section: Section, problems: list[Problem]) -> None:
     where = "%s:%d" % (section.file, section.line)
     if section.name not in SECTIONS and not section.name.startswith("X-"):
-        problems.append(Problem(WARNING, where, "Unknown section [%s], ignoring." % section.name))
+        from .near import unknown_section  # only where something is wrong
+
+        problems.append(unknown_section(section, SECTIONS))
     if section.name != "Volume":
         return
     if section.file.startswith("/etc/"):
@@ -147,12 +151,15 @@ def _take(config: Config, section: Section, problems: list[Problem]) -> None:
                                                 "Put it into /usr/lib/persist or /run/persist."))
         return
     for key, value, line in section.settings:
+        if key not in VOLUME_KEYS:
+            if not key.startswith("X-"):
+                from .near import unknown_key
+
+                problems.append(unknown_key(section, key, line, VOLUME_KEYS))
+            continue
         wrong = _volume(config, key, value)
-        where = "%s:%d" % (section.file, line)
-        if wrong == "unknown":
-            problems.append(Problem(WARNING, where, "Unknown key '%s=' in section [Volume], ignoring." % key))
-        elif wrong:
-            problems.append(Problem(ERROR, where, "%s=%s: %s, ignoring." % (key, value, wrong)))
+        if wrong:
+            problems.append(Problem(ERROR, "%s:%d" % (section.file, line), "%s=%s: %s, ignoring." % (key, value, wrong)))
 
 
 def _files(root: str, bases: tuple[str, ...], problems: list[Problem]) -> list[tuple[str, str]]:
@@ -169,7 +176,7 @@ def load(root: str, problems: list[Problem]) -> Config:
     for path, shown in _files(root, DIRECTORIES[1:], problems) + _files(root, DIRECTORIES[:1], problems):
         data = read(inside(path, root), shown, problems)
         if data:
-            for section in parse(data, shown, problems):
+            for section in parse(data, shown, problems, "[Volume]"):
                 _take(config, section, problems)
     return config
 

@@ -13,6 +13,10 @@ def added(before: str, value: str) -> str:
     for word in value.split(","):
         about = _ABOUT.get(word.strip())
         if about is None:
+            if not value:
+                raise ValueError("is empty")
+            if " " in word.strip() or "\t" in word.strip():
+                raise ValueError("has '%s', and commas stand between options, not blanks" % word.strip())
             raise ValueError("has '%s', which is none of %s" % (word.strip(), ", ".join(_ABOUT)))
         flags[about] = word.strip()
     return ",".join(flags.values())

@@ -47,10 +47,10 @@ class Section:
         self.settings: list[tuple[str, str, int]] = []
 
 
-def parse(data: bytes, file: str, problems: list[Problem]) -> list[Section]:
+def parse(data: bytes, file: str, problems: list[Problem], such: str = "[Path]") -> list[Section]:
     """Split the bytes of a file into sections (systemd.syntax(7)): comments start a line, a backslash continues one.
 
-    What cannot be read is reported in ``problems`` and left out.
+    What cannot be read is reported in ``problems`` and left out. ``such`` is a section that this kind of file has.
     """
     sections: list[Section] = []
     try:
@@ -83,7 +83,7 @@ def parse(data: bytes, file: str, problems: list[Problem]) -> list[Section]:
         elif current is None:
             if not known_bad:
                 problems.append(Problem(WARNING, "%s:%d" % (file, start), "Setting '%s=' outside of a section, ignoring. "
-                                        "Put it below a line such as [Path]." % key))
+                                        "Put it below a line such as %s." % (key, such)))
         else:
             current.settings.append((key, value.lstrip(_BLANKS), start))
     return sections
@@ -152,29 +152,25 @@ def read(path: str, shown: str, problems: list[Problem]) -> bytes | None:
 
 
 def unquote(value: str) -> str:
-    """A value without the double quotes around it, ``\\\\`` and ``\\"`` resolved. Raises ValueError on an open quote."""
-    if len(value) < 1 or value[0] != '"':
+    """A value without the double quotes around it, ``\\\\`` and ``\\"`` resolved. Raises ValueError where they do not begin and end it."""
+    if value[:1] != '"':
         return value
-    if len(value) < 2 or value[-1] != '"':
-        raise ValueError("the quote is not closed")
-    out = []
-    body = value[1:-1]
-    i = 0
-    while i < len(body):
-        c = body[i]
+    out: list[str] = []
+    i = 1
+    while i < len(value):
+        c = value[i]
         if c == '"':
-            raise ValueError("text after the closing quote")
+            if i + 1 < len(value):
+                raise ValueError("something follows the closing quote")
+            return "".join(out)
         if c == "\\":
             i += 1
-            if i == len(body):
-                raise ValueError("the quote is not closed")
-            follow = body[i]
-            if follow not in '\\"':
-                raise ValueError("'\\%s' is not an escape, only \\\\ and \\\" are" % follow)
-            c = follow
+            c = value[i : i + 1]
+            if c and c not in '\\"':
+                raise ValueError("'\\%s' is not an escape, only \\\\ and \\\" are" % c)
         out.append(c)
         i += 1
-    return "".join(out)
+    raise ValueError("the quote is not closed")
 
 
 def words(value: str) -> list[str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which known word was meant by one that is not known. Boot-safe; loaded only where something is wrong."""
 
-from .ini import WARNING, Problem
+from .ini import WARNING, Problem, not_a_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 _FARTHEST = 2  # letters that may be wrong, missing, too many or exchanged; of a short word fewer
 _LONGEST = 40
+# What to write instead of what looks like more than one name (ini.not_a_name).
+_INSTEAD = {"a list": " Write one [Path] section for each path.", "a pattern": " Name the directory that holds what is meant.",
+            "a variable": " Write the path itself.", "a comment behind a value": " Comments stand on lines of their own."}
 
 
 def _distance(one: str, other: str) -> int:
@@ -48,3 +51,10 @@ def unknown_section(section: "Section", known: "Iterable[str]") -> Problem:
     every = ["[%s]" % name for name in known]
     return Problem(WARNING, "%s:%d" % (section.file, section.line), "Unknown section [%s], ignoring. Known are %s and %s.%s"
                    % (section.name, ", ".join(every[:-1]), every[-1], did_you_mean(section.name, known, "[%s]")))
+
+
+def instead(value: str) -> str:
+    """What to write in place of a value that is no name of one path: a sentence with a blank before it, or ''."""
+    if value[:1] == '"':
+        return _INSTEAD["a comment behind a value"] if value.rpartition('"')[2].lstrip(" \t")[:1] in ("#", ";") else ""
+    return _INSTEAD.get(not_a_name(value), "")

@@ -34,7 +34,7 @@ class Entry:
     """
 
     __slots__ = ("path", "method", "type", "user", "group", "mode", "seed_from", "required", "services",
-                 "stale", "snapshot", "early", "options", "source", "file", "name")
+                 "stale", "snapshot", "early", "options", "source", "file", "name", "settings")
 
     def __init__(self, path: str, source: str, file: str) -> None:
         self.path = path
@@ -53,6 +53,12 @@ class Entry:
         self.snapshot = True
         self.early: bool | None = None
         self.options = flags.DEFAULT
+        self.settings: list[tuple[str, str, int]] = []
+
+    def where(self, key: str, word: str = "") -> str:
+        """file:line of its last setting with a key (that has a word in it), of the entry where there is none."""
+        lines = [line for k, value, line in self.settings if k == key and (not word or word in words(value))]
+        return "%s:%d" % (self.file, lines[-1]) if lines else self.source
 
 
 class Registry:
@@ -137,6 +143,12 @@ def _known(section: Section, key: str, line: int, problems: list[Problem], path:
     return False
 
 
+def _instead(value: str) -> str:
+    from .near import instead  # only where something is wrong
+
+    return instead(value)
+
+
 def _mode(value: str) -> bool:
     return 3 <= len(value) <= 4 and all(c in "01234567" for c in value)
 
@@ -195,7 +207,7 @@ def _set(entry: Entry, key: str, value: str) -> str:
     elif key == "Services":
         for unit in words(value):
             if not _unit(unit):
-                return "'%s' is not the full name of a unit, such as foo.service" % unit
+                return "'%s' is not the full name of a unit, such as foo.service%s" % (unit, "; blanks stand between units, not commas" if "," in unit else "")
             entry.services.append(unit)
     elif key == "Stale":
         if value not in ("ro", "allow"):
@@ -230,10 +242,11 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
             try:
                 path = _path_value(value)
             except ValueError as e:
-                problems.append(Problem(ERROR, where, "Path=%s: %s, the entry is ignored." % (value, e)))
+                problems.append(Problem(ERROR, where, "Path=%s: %s, the entry is ignored.%s" % (value, e, _instead(value))))
                 return None
     if not path:
-        problems.append(Problem(ERROR, "%s:%d" % (section.file, section.line), "[Path] without Path=, the entry is ignored."))
+        problems.append(Problem(ERROR, where or "%s:%d" % (section.file, section.line), "Path= is empty, the entry is ignored." if where
+                                else "[Path] without Path=, the entry is ignored."))
         for key, _, line in section.settings:
             _known(section, key, line, problems)  # a misspelled Path=, for one
         return None
@@ -244,6 +257,7 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
         problems.append(Problem(ERROR, where, "Path=%r %s, the entry is ignored." % (path, wrong), path))
         return None
     entry = Entry(path, where, section.file)
+    entry.settings = section.settings
     if len(entry.name) > ENTRY_NAME_MAX:
         problems.append(Problem(ERROR, where, "Path=%s is too long for the name of a unit, the entry is ignored. Keep a directory above it." % path, path))
         return None
@@ -252,11 +266,13 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
             continue
         wrong = _set(entry, key, value)
         if wrong:
-            problems.append(Problem(ERROR, "%s:%d" % (section.file, line), "%s=%s %s, the entry for %s is ignored." % (key, value, wrong, path), path))
+            problems.append(Problem(ERROR, "%s:%d" % (section.file, line), "%s=%s %s, the entry for %s is ignored.%s"
+                                    % (key, value, wrong, path, _instead(value) if key == "SeedFrom" else ""), path))
             return None
     wrong = "Method=overlay is for directories" if entry.method == "overlay" and entry.type == "file" else wrong_unit(path, entry.method)
     if wrong:
-        instead = " Use Method=bind." if entry.method == "overlay" else ""
+        instead = "" if entry.method != "overlay" else " Use Method=bind." if "," not in path else \
+            " Write one [Path] section for each path if this is a list; Method=bind keeps a path with a comma."
         problems.append(Problem(ERROR, where, "%s, the entry for %s is ignored.%s" % (wrong, path, instead), path))
         return None
     options = [line for key, _, line in section.settings if key == "Options"]

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from persist.boot import facts, ini
-from persist.boot.config import load, size
+from persist.boot.config import VOLUME_KEYS, Config, _volume, load, size
 from persist.boot.dropins import inside
 from persist.boot.registry import Registry, forbidden, parse_file, wrong_path
 
@@ -77,6 +78,20 @@ def test_unquote_refuses(text: str) -> None:
         ini.unquote(text)
 
 
+@pytest.mark.parametrize(("text", "said"), [
+    ('"/x" # y', "something follows the closing quote"), ('"/x"y"', "something follows the closing quote"), ('"/x', "the quote is not closed"),
+    ('"/x\\"', "the quote is not closed"), ('"/x\\', "the quote is not closed"), ('"', "the quote is not closed"),
+])
+def test_what_is_wrong_with_quotes(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ini.unquote(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [('""', ""), ('"a b"', "a b"), ('"a\\"\\\\"', 'a"\\'), ("a", "a"), ("", "")])
+def test_unquote(text: str, value: str) -> None:
+    assert ini.unquote(text) == value
+
+
 def test_read_never_blocks_and_never_raises(tmp_path: Path) -> None:
     problems: list[ini.Problem] = []
     os.mkfifo(tmp_path / "fifo")
@@ -134,7 +149,7 @@ def test_forbidden() -> None:
 
 @pytest.mark.parametrize(("value", "mount"), [
     ("/mnt/persist", "/mnt/persist"), ("/mnt/two words", "/mnt/two words"), ("/mnt/state # the volume", ""), ("/mnt/state ; the volume", ""),
-    ("/mnt/*", ""), ("/mnt/$NAME", ""), ("/mnt/a,/mnt/b", ""), ("/mnt/a /mnt/b", ""),
+    ("/", ""), ("/mnt/*", ""), ("/mnt/$NAME", ""), ("/mnt/a,/mnt/b", ""), ("/mnt/a /mnt/b", ""),
 ])
 def test_the_public_name_is_one_name(tmp_path: Path, value: str, mount: str) -> None:
     file = tmp_path / "usr/lib/persist/persist.conf"
@@ -154,3 +169,49 @@ def registry(text: str) -> list[str]:
 def test_a_misspelled_path_key_is_named() -> None:
     assert registry("[Path]\nPth=/srv/d\nX-Mine=1\n") == [
         "f:1: [Path] without Path=, the entry is ignored.", "f:2: Unknown key 'Pth=' in section [Path], ignoring. Did you mean Path=?"]
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("Path=/srv/a,/srv/b", "this looks like a list .* Write one .Path. section for each path.$"),
+    ("Path=/srv/*", "this looks like a pattern .* Name the directory that holds what is meant.$"),
+    ("Path=/srv/$NAME", "this looks like a variable .* Write the path itself.$"),
+    ("Path=/srv/a # mine", "this looks like a comment .* Comments stand on lines of their own.$"),
+    ('Path="/srv/a" # mine', "something follows the closing quote, .* Comments stand on lines of their own.$"),
+    ('Path="/srv/a', "the quote is not closed, the entry is ignored.$"),
+    ("Path=", ":2: Path= is empty, the entry is ignored.$"),
+    ("Path=/srv/a,b", "Write one .Path. section for each path if this is a list; Method=bind keeps a path with a comma.$"),
+    ('Path="/srv/\\""', "Use Method=bind.$"),
+    ("Path=/srv/a\nSeedFrom=/usr/share/*", "the entry for /srv/a is ignored. Name the directory"),
+    ("Path=/srv/a\nServices=a.service,b.service", "blanks stand between units, not commas, "),
+    ("Path=/srv/a\nServices=a", "such as foo.service, the entry"),
+    ("Path=/srv/a\nOptions=noexec noatime", "Options=noexec noatime has 'noexec noatime', and commas stand between options, not blanks, "),
+    ("Path=/srv/a\nOptions=", "Options= is empty, the entry for /srv/a is ignored.$"),
+    ("Path=/srv/a\nOptions=noexec,sync", "has 'sync', which is none of"),
+])
+def test_what_to_do_about_a_value(line: str, said: str) -> None:
+    found = registry(f"[Path]\n{line}\n")
+    assert len(found) == 1 and re.search(said, found[0]), found
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("[Volume]\nDevise=auto\n", "usr/lib/persist/persist.conf:2: Unknown key 'Devise=' in section [Volume], ignoring. Did you mean Device=?"),
+    ("[Volumes]\nDevice=auto\n", "Unknown section [Volumes], ignoring. Known are [Volume], [Seal] and [Registry]. Did you mean [Volume]?"),
+    ("Device=auto\n", "Setting 'Device=' outside of a section, ignoring. Put it below a line such as [Volume]."),
+    ("[Volume]\nDevice=/dev/vdb,/dev/vdc\n", "'/dev/vdb,/dev/vdc' looks like a list, and blanks stand between devices, not commas, ignoring."),
+    ("[Volume]\nDevice=UUID=1,LABEL=b\n", "blanks stand between devices, not commas, ignoring."),
+    ("[Volume]\nDevice=LABEL=a,b\n", ""),
+    ("[Volume]\nMount=/\n", "Mount=/: must be an absolute path without '..', and not / itself, ignoring."),
+    ("[Volume]\nX-Mine=1\n", ""),
+])
+def test_what_is_said_of_persist_conf(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "usr/lib/persist/persist.conf"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    problems: list[ini.Problem] = []
+    load(str(tmp_path), problems)
+    assert len(problems) == bool(said) and all(said in str(p) for p in problems), list(map(str, problems))
+
+
+def test_each_known_key_is_one_that_is_taken() -> None:
+    for key in VOLUME_KEYS:
+        assert _volume(Config(), key, "\x07") or key == "MagicHeader", key
