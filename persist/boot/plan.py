@@ -61,7 +61,7 @@ def _early(plan: Plan, facts: "Facts", accepted: dict[str, Planned]) -> None:
         if not wanted:
             continue
         if entry.method not in ("overlay", "bind"):
-            plan.problems.append(Problem(WARNING, entry.source, "Early=yes is for Method=overlay and Method=bind, ignoring.", path))
+            plan.problems.append(Problem(WARNING, entry.where("Early"), "Early=yes is for Method=overlay and Method=bind, ignoring.", path))
             continue
         if planned.parent and not accepted[planned.parent].early:
             plan.problems.append(Problem(NOTICE, entry.source, "Not early, because %s above it is not." % planned.parent, path))
@@ -125,12 +125,12 @@ def _services(plan: Plan, planned: Planned) -> None:
     for service in entry.services:
         why = _goes_round(plan, planned, service)
         if why:
-            plan.problems.append(Problem(ERROR, entry.source, "Services=%s %s, so it cannot wait for %s; it is not ordered. "
+            plan.problems.append(Problem(ERROR, entry.where("Services", service), "Services=%s %s, so it cannot wait for %s; it is not ordered. "
                                          "Take it out of Services=." % (service, why, planned.path), planned.path))
             continue
         if service in _ANYWAY and not plan.net:
-            plan.problems.append(Problem(WARNING, entry.source, "Services=%s waits for every entry anyway, ignoring. Take it out of Services=; "
-                                         "with Required=boot the boot does not go on without %s." % (service, planned.path), planned.path))
+            plan.problems.append(Problem(WARNING, entry.where("Services", service), "Services=%s waits for every entry anyway, ignoring. Take it out of "
+                                         "Services=; with Required=boot the boot does not go on without %s." % (service, planned.path), planned.path))
             continue
         file = service + ".d/50-persist-" + planned.name + ".conf"
         plan.files[file] = (FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + requirement + unit

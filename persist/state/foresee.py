@@ -114,13 +114,15 @@ def _entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
             yield Problem(level, entry.source, sentence, entry.path)
         for kind, name in (("user", entry.user), ("group", entry.group)):
             if name and not (name.isascii() and name.isdigit()) and not image.has_account(kind, name):
-                yield Problem(ERROR, entry.source, f"{kind.capitalize()}={name}: neither {'/etc/passwd' if kind == 'user' else '/etc/group'} nor sysusers.d "
-                              f"of the image knows that {kind}, so {entry.path} cannot be seeded.", entry.path)
+                yield Problem(ERROR, entry.where(kind.capitalize()), f"{kind.capitalize()}={name}: neither {'/etc/passwd' if kind == 'user' else '/etc/group'} "
+                              f"nor sysusers.d of the image knows that {kind}, so {entry.path} cannot be seeded. Correct it, or ship a sysusers.d file.",
+                              entry.path)
         if entry.seed_from and not image.kind(entry.seed_from) and not image.kind(planned.path):
-            yield Problem(WARNING, entry.source, f"SeedFrom={entry.seed_from} does not exist in the image, nor does {entry.path}: it begins empty.", entry.path)
+            yield Problem(WARNING, entry.where("SeedFrom"), f"SeedFrom={entry.seed_from} does not exist in the image, nor does {entry.path}: "
+                          "it begins empty.", entry.path)
         for unit in entry.services:
             if not image.has_unit(unit, UNIT_DIRECTORIES):
-                yield Problem(WARNING, entry.source, f"Services={unit}: the image has no such unit.", entry.path)
+                yield Problem(WARNING, entry.where("Services", unit), f"Services={unit}: the image has no such unit. Correct it, or take it out.", entry.path)
 
 
 def _mounted_by(loaded: Loaded, image: Image, path: str) -> tuple[str, list[str]]:

@@ -67,8 +67,8 @@ def opened_with_what_it_keeps(loaded: Loaded, image: Image) -> Iterator[Problem]
     for planned in loaded.plan.entries:
         for unit in planned.entry.services:
             if _opens(unit, names, loaded.config.device):
-                yield Problem(ERROR, planned.entry.source, f"Services={unit} opens the device of the state volume (Device=) and would wait for "
-                              f"{planned.entry.path}, which waits for that device. Take it out of Services=.", planned.entry.path)
+                yield Problem(ERROR, planned.entry.where("Services", unit), f"Services={unit} opens the device of the state volume (Device=) and would wait "
+                              f"for {planned.entry.path}, which waits for that device. Take it out of Services=.", planned.entry.path)
 
 
 def _opens(unit: str, names: set[str], device: list[str]) -> bool:

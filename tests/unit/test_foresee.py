@@ -115,6 +115,21 @@ def test_entries(machine: Machine, capsys: pytest.CaptureFixture[str], setup: st
         assert said.endswith("ignoring.") == found["message"].endswith("ignoring.")
 
 
+@pytest.mark.parametrize(("line", "said"), [
+    ("User=nobody-knows", "Correct it, or ship a sysusers.d file."), ("Group=nobody-knows", "Correct it, or ship a sysusers.d file."),
+    ("Services=there.service absent.service", "Services=absent.service: the image has no such unit. Correct it, or take it out."),
+    ("Services=systemd-remount-fs.service", "Services=systemd-remount-fs.service starts before"),
+    ("SeedFrom=/srv/absent", "SeedFrom=/srv/absent does not exist in the image"), ("Method=tmpfs\nEarly=yes", "Early=yes is for Method=overlay"),
+])
+def test_a_problem_with_a_key_points_at_its_line(machine: Machine, capsys: pytest.CaptureFixture[str], line: str, said: str) -> None:
+    for unit in ("there.service", "systemd-remount-fs.service"):
+        machine.file(f"usr/lib/systemd/system/{unit}")
+    text = f"[Path]\nPath=/srv/new\nMethod=bind\nServices=there.service\n{line}\n"
+    machine.registry(text)
+    found = _one([p for p in machine.verify(capsys)[1] if said in p["message"]])
+    assert found["where"] == f"/usr/lib/persist.d/t.conf:{text.count(chr(10))}" and found["path"] == "/srv/new"
+
+
 def test_what_an_entry_above_can_make_on_the_volume_need_not_be_in_the_image(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     (machine.top / "srv/d").mkdir()
     machine.registry("[Path]\nPath=/srv/d\nMethod=overlay\n[Path]\nPath=/srv/d/new\nMethod=bind\n")
