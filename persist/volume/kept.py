@@ -80,7 +80,7 @@ def keep(config: Config, machine: Facts, told: Machine, result: Outcome, at: Mou
     result.from_initrd = before.from_initrd if before is not None else result.kind == "btrfs" or result.read_only_below
     if before is not None:
         if before.kind == result.kind:
-            if before.reason not in _LOOKED_AT_AGAIN:
+            if before.reason not in _LOOKED_AT_AGAIN or result.kind not in outcome.REAL:  # what stands in for it is not what was looked at
                 result.because(before.reason, before.message, before.hint)
             result.expected, result.rescue, result.others = before.expected, before.rescue, before.others
             # Only btrfs says its id through a mount.
