@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
+from typing import Any
 
 from ..boot import paths
 from ..errors import PersistError
@@ -72,6 +73,7 @@ def flag(name: str, root: str = "") -> str:
 
 def note(volume: Dir, path: str, name: str, method: str) -> None:
     """Look at the place of one entry and write its flag. Raises PersistError and OSError; there is no flag then."""
+    check_method(volume, path, name, method)
     write_atomically(f"{paths.STORES}/{name}", look(volume, path, name, method) + "\n")
 
 
@@ -82,21 +84,35 @@ def clear() -> None:
             os.unlink(f"{paths.STORES}/{name}")
 
 
+def check_method(volume: Dir, path: str, name: str, method: str) -> None:
+    """Raise PersistError where an entry was seeded for a method that keeps its content elsewhere: what it keeps would be out of sight."""
+    found = str((_marker(volume, name) or {}).get("method") or method)
+    if (found == "overlay") != (method == "overlay"):
+        at = f".persist/overlay/{name}/upper" if found == "overlay" else path[1:]
+        raise PersistError(f"'{path}' was seeded for Method={found}, and is Method={method} now; nothing was converted. "
+                           f"What it keeps is in '{volume.path(at)}'.",
+                           hint=f"Put an entry for it with Method={found} into a file of /etc/persist.d that sorts first.")
+
+
 def seeded(volume: Dir, name: str) -> bool:
     """Whether an entry has its marker. Raises PersistError where something else has its name, OSError."""
+    return _marker(volume, name) is not None
+
+
+def _marker(volume: Dir, name: str) -> dict[str, Any] | None:
+    """The marker of an entry, None where it has none. Raises PersistError where something else has its name, OSError."""
     try:
         with volume.inner(".persist/seed") as seeds:
             data = seeds.read(f"{name}.json", marker.LIMIT)
     except FileNotFoundError:
-        return False
+        return None
     if data is None:
-        return False
+        return None
     try:
-        marker.parse(data)
+        return marker.parse(data)
     except ValueError as e:
         raise PersistError(f"'{volume.path(f'.persist/seed/{name}.json')}' is not a marker of persist: {e}.",
                            hint="Look at it, and remove it to have the path adopted as it is.") from e
-    return True
 
 
 def wrong(path: str, name: str, method: str, root: str = "") -> tuple[str, str]:
@@ -108,6 +124,7 @@ def wrong(path: str, name: str, method: str, root: str = "") -> tuple[str, str]:
         with Dir.at(root + paths.VOLUME) as volume:
             if not seeded(volume, name):
                 return NOT_SEEDED, ""
+            check_method(volume, path, name, method)
             now = look(volume, path, name, method)
         before = flag(name, root)
     except PersistError as e:
@@ -116,6 +133,8 @@ def wrong(path: str, name: str, method: str, root: str = "") -> tuple[str, str]:
         return f"has a place on the state volume that cannot be looked at: {e}", "See 'journalctl -b -k'."
     if method == "symlink" or now == before:
         return "", ""
+    if os.path.lexists(root + paths.BOOTED) and not os.path.lexists(root + paths.STORES):
+        return "", ""  # the package was upgraded while the machine ran: this boot began without flags, and mountinfo says what there is
     if before:
         return "has something else at its place on the state volume than what it was mounted from", "Move it back there, or restart the machine."
     return "was not looked at before it could be mounted", "See 'journalctl -b -u persist-volume.service'."

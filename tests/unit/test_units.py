@@ -105,8 +105,8 @@ def generated(root: Path) -> list[str]:
 
 
 def test_the_generated_units_are_the_ones_meant(generated: list[str]) -> None:
-    bound = ["persist-bind@home.service", "persist-bind@srv-data.service", "persist-bind@opt-state-token.service"]
-    for expected in ("etc.mount", "var.mount", "tmp.mount", *bound):
+    bound = ["persist-bind@srv-data.service", "persist-bind@opt-state-token.service"]
+    for expected in ("etc.mount", "var.mount", "home.mount", "tmp.mount", *bound):
         if not (SYSTEM_UNITS / expected).exists():
             assert expected in generated
 
