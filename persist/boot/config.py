@@ -175,9 +175,14 @@ def load(root: str, problems: list[Problem]) -> Config:
     config = Config()
     for path, shown in _files(root, DIRECTORIES[1:], problems) + _files(root, DIRECTORIES[:1], problems):
         data = read(inside(path, root), shown, problems)
+        before = len(problems)
         if data:
             for section in parse(data, shown, problems, "[Volume]"):
                 _take(config, section, problems)
+        if len(problems) > before:
+            from .near import at_most  # only where something is wrong
+
+            at_most(problems, before, shown)
     return config
 
 

@@ -285,6 +285,15 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
 
 def parse_file(data: bytes, file: str, registry: Registry, problems: list[Problem]) -> None:
     """Add what one registry file says to a registry."""
+    before = len(problems)
+    _sections(data, file, registry, problems)
+    if len(problems) > before:
+        from .near import at_most  # only where something is wrong
+
+        at_most(problems, before, file)
+
+
+def _sections(data: bytes, file: str, registry: Registry, problems: list[Problem]) -> None:
     for section in parse(data, file, problems):
         if section.name == "Path":
             entry = _entry(section, problems)

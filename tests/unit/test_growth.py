@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from persist.boot import facts, ini
+from persist.boot import config, facts, ini, registry
 from persist.boot.load import load
 
 LINE_MAX = 1 << 20  # systemd drops a file with a longer line (read_line_full(), LONG_LINE_MAX)
@@ -150,3 +150,33 @@ def test_a_line_of_fstab_without_end(where: bytes, tmp_path: Path) -> None:
     facts.gather_paths(known, Registry(), {})
     assert "/srv" in known.fstab
     assert max(len(path) for path in known.fstab) <= 4096, "what cannot be a path is no mount"
+
+
+@pytest.mark.parametrize("head, line", [("[Path]\nPath=/a\n", "k" * 39 + "%d=\n"), ("[Path]\nPath=/a\n", "Snap%05d=\n"), ("", "[Pat%d]\n"), ("", "[Identity]\nActoin=%d\n")],
+                         ids=["long keys", "keys of the usual length", "sections", "the same key"])
+def test_unknown_words_cost_a_look_at_the_first_ones(head: str, line: str) -> None:
+    def work(count: int) -> tuple[int, list[ini.Problem]]:
+        problems: list[ini.Problem] = []
+        data = (head + "".join(line % i if "%" in line else line for i in range(count))).encode()
+        return lines_run(lambda: registry.parse_file(data, "f", registry.Registry(), problems)), problems
+
+    few, many = work(49), work(1049)
+    assert many[0] - few[0] <= 1000 * 80, "no distance between words is computed for what nobody reads"
+    assert len(few[1]) == 49
+    assert [str(p) for p in many[1][:49]] == [str(p) for p in few[1]]
+    assert [str(p) for p in many[1][49:]] == ["f: … and 1000 more lines that are ignored."]
+
+
+def test_mistakes_that_cost_an_entry_are_all_kept() -> None:
+    problems: list[ini.Problem] = []
+    registry.parse_file(b"[Path]\nPath=a\nFoo=1\n" * 60 + b"[Paths]\n" * 60, "f", registry.Registry(), problems)
+    assert sum(p.level == ini.ERROR for p in problems) == 60
+    assert sum(p.level == ini.WARNING for p in problems) == 50
+
+
+def test_a_persist_conf_of_garbage_is_said_in_fifty_lines(tmp_path: Path) -> None:
+    (tmp_path / "usr/lib/persist").mkdir(parents=True)
+    (tmp_path / "usr/lib/persist/persist.conf").write_text("[Volume]\n" + "Devcie=x\n" * 1000)
+    problems: list[ini.Problem] = []
+    config.load(str(tmp_path), problems)
+    assert len(problems) == 50
