@@ -15,8 +15,22 @@ from .accept import Planned as Planned
 from .facts import above
 from .facts import why_nothing as why_nothing
 from .ini import ERROR, NOTICE, WARNING, Problem
-from .paths import escape, overlay_option, specifiers
-from .units import BACKLIGHT, BEFORE_NET, BEFORE_US, DROPIN, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, bind_unit, mount_unit, serves
+from .paths import escape, overlay_option, parents, specifiers
+from .units import (
+    BACKLIGHT,
+    BEFORE_NET,
+    BEFORE_US,
+    DROPIN,
+    FIRST_LINE,
+    NET_UNIT,
+    OUR_TEMPLATES,
+    OURS,
+    RELOAD,
+    VOLUME_UNIT,
+    bind_unit,
+    mount_unit,
+    serves,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,27 +117,32 @@ def _above(planned: Planned, accepted: dict[str, Planned]) -> list[Planned]:
 _ANYWAY = ("local-fs.target", "sysinit.target", "basic.target")
 
 
-def _goes_round(plan: Plan, planned: Planned, service: str) -> str:
+def _goes_round(plan: Plan, planned: Planned, service: str, circles: "set[tuple[str, str]]") -> str:
     """Why a unit cannot be ordered after an entry, or ''. PID 1 breaks a circle by dropping whatever job it likes."""
-    if service.startswith("persist-"):
+    if service in OURS or service.startswith(OUR_TEMPLATES):
         return "is a unit of persist"
     if service in (planned.unit, planned.name + ".mount"):
         return "is the unit of the entry"
+    if service.endswith(".slice") and (service.startswith("system") or service == "-.slice"):
+        return "has units in it that the entry waits for"
     if service in BEFORE_US or (service == "swap.target" and planned.entry.method == "tmpfs") or plan.net and service in BEFORE_NET:
         return "starts before the state volume is there" if planned.entry.method != "tmpfs" else "starts before memory is mounted"
-    if service == escape(above(planned.path, plan.fstab)) + ".mount" and service != "-.mount":
-        return "mounts the filesystem that the entry lies on"
-    return ""
+    if service.endswith(".mount"):
+        if any([parent in plan.fstab and service == escape(parent) + ".mount" for parent in parents(planned.path)]):
+            return "mounts the filesystem that the entry lies on"
+        if any([parent in plan.fstab and service == escape(parent) + ".mount" for parent in parents(planned.entry.seed_from + "/")]):
+            return "mounts the filesystem that SeedFrom= lies on"
+    return "has to be there before the entry" if (planned.path, service) in circles else ""
 
 
-def _services(plan: Plan, planned: Planned) -> None:
+def _services(plan: Plan, planned: Planned, circles: "set[tuple[str, str]]") -> None:
     entry = planned.entry
     unit = planned.unit or "persist-seed@" + planned.name + ".service"
     requirement = "Wants=" if entry.required == "no" else "Requires="
     # The mount of a bind has no fragment, but PID 1 unmounts it all the same when the machine stops, and after its users.
     after = unit + " " + planned.name + ".mount" if entry.method == "bind" else unit
     for service in entry.services:
-        why = _goes_round(plan, planned, service)
+        why = _goes_round(plan, planned, service, circles)
         if why:
             plan.problems.append(Problem(ERROR, entry.where("Services", service), "Services=%s %s, so it cannot wait for %s; it is not ordered. "
                                          "Take it out of Services=." % (service, why, planned.path), planned.path))
@@ -135,6 +154,16 @@ def _services(plan: Plan, planned: Planned) -> None:
         file = service + ".d/50-persist-" + planned.name + ".conf"
         plan.files[file] = (FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + requirement + unit
                             + "\nAfter=" + after + "\n")
+
+
+def _circles(accepted: dict[str, Planned], facts: "Facts") -> set[tuple[str, str]]:
+    """As rounds(): (path, unit) of each Services= that its entry waits for itself."""
+    asked = [(p, service) for p in accepted.values() for service in p.entry.services if service.endswith((".mount", ".swap")) or service == "swap.target"]
+    if not asked:
+        return set()
+    from .rounds import rounds  # such a Services= is rare
+
+    return rounds(accepted, facts, asked)
 
 
 def _after_mount(path: str, why: str) -> str:
@@ -209,6 +238,7 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
     backlight: list[str] = []
     # PID 1 has read the image's units; it must look again when these have come up.
     result.reload = any([p.path in RELOAD and not p.mounted_early for p in result.entries])
+    circles = _circles(accepted, facts)
     for planned in result.entries:
         entry = planned.entry
         if not planned.mounted_early:
@@ -219,7 +249,7 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
             if planned.path[:4] == "/var" and entry.method == "bind" and serves(planned.path, BACKLIGHT[1]):
                 backlight.append(planned.unit)
         if entry.services:
-            _services(result, planned)
+            _services(result, planned, circles)
     if _others(facts, accepted):
         from .uses import order
 

@@ -71,6 +71,13 @@ RemainAfterExit=yes
 ExecStart=/usr/lib/persist/persist-service bind %i
 TimeoutStartSec=2min
 """
+# Not all that begins like them: a user's own unit may.
+OURS = (
+    "persist-format.service", "persist-heal.path", "persist-heal.service", "persist-heal.timer", "persist-online.target", "persist-reload.service",
+    "persist-scrub.service", "persist-scrub.timer", "persist-settle.service", "persist-setup.target", "persist-soft-reboot.service",
+    "persist-verify.service", NET_UNIT, VOLUME_UNIT,
+)
+OUR_TEMPLATES = ("persist-bind@", "persist-seed@")
 # What is ordered before persist-volume.service, directly or not (systemd 252 and 257), and so cannot wait for an entry: PID 1 would break
 # the circle by dropping a job, ours for one.
 BEFORE_US = (
@@ -78,7 +85,7 @@ BEFORE_US = (
     "systemd-hwdb-update.service", "systemd-network-generator.service", "systemd-remount-fs.service", "systemd-sysusers.service",
     "systemd-tmpfiles-setup-dev-early.service", "systemd-tmpfiles-setup-dev.service", "systemd-udev-load-credentials.service",
     "systemd-udev-trigger.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket", "systemd-udevd.service", "udev.service",
-    "-.mount", "usr.mount",
+    "systemd-journald.socket", "local-fs-pre.target", "-.mount", "usr.mount",
 )
 # The same for a volume that comes with the network.
 BEFORE_NET = (

@@ -102,6 +102,9 @@ def machine(root: Path, name: str, count: int) -> str:
         registry = "".join(f"[Path]\nPath=/srv/{i}\nServices=a{i}.service\n" for i in range(count))
         fstab = "".join(f"/dev/sd{i} /data/{i} ext4\n" for i in range(count))
         config = "[Volume]\nDevice=LABEL=a\nOptions=_netdev\n"
+    elif name == "services that are mounts":
+        registry = "".join(f"[Path]\nPath=/srv/{i}\nServices=srv-{i + 1}.mount\n" for i in range(count))
+        fstab = "".join(f"/srv/{i}/x /data/{i} none bind\n" for i in range(count))
     for path, text in (("usr/lib/persist.d/a.conf", registry), ("etc/fstab", fstab), ("usr/lib/persist/persist.conf", config),
                        ("proc/cmdline", "quiet\n")):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +115,7 @@ def machine(root: Path, name: str, count: int) -> str:
     return str(root)
 
 
-@pytest.mark.parametrize("name", ["children of one overlay", "users", "binds and mounts below", "sources", "network"])
+@pytest.mark.parametrize("name", ["children of one overlay", "users", "binds and mounts below", "sources", "network", "services that are mounts"])
 def test_twice_the_entries_are_twice_the_work(name: str, tmp_path: Path) -> None:
     few = machine(tmp_path / "few", name, 100)
     many = machine(tmp_path / "many", name, 400)
@@ -152,7 +155,8 @@ def test_a_line_of_fstab_without_end(where: bytes, tmp_path: Path) -> None:
     assert max(len(path) for path in known.fstab) <= 4096, "what cannot be a path is no mount"
 
 
-@pytest.mark.parametrize("head, line", [("[Path]\nPath=/a\n", "k" * 39 + "%d=\n"), ("[Path]\nPath=/a\n", "Snap%05d=\n"), ("", "[Pat%d]\n"), ("", "[Identity]\nActoin=%d\n")],
+@pytest.mark.parametrize("head, line", [("[Path]\nPath=/a\n", "k" * 39 + "%d=\n"), ("[Path]\nPath=/a\n", "Snap%05d=\n"),
+                                        ("", "[Pat%d]\n"), ("", "[Identity]\nActoin=%d\n")],
                          ids=["long keys", "keys of the usual length", "sections", "the same key"])
 def test_unknown_words_cost_a_look_at_the_first_ones(head: str, line: str) -> None:
     def work(count: int) -> tuple[int, list[ini.Problem]]:

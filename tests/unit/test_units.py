@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from persist.boot import paths
-from persist.boot.units import BACKLIGHT, BIND_SERVICE, BIND_UNIT, EARLY_USERS
+from persist.boot.units import BACKLIGHT, BIND_SERVICE, BIND_UNIT, EARLY_USERS, OUR_TEMPLATES, OURS
 from persist.state import verify_service
 from persist.volume import outcome
 
@@ -277,3 +277,9 @@ def test_word_for_the_healer_is_one_file() -> None:
     assert not [line for line in _lines(TOP / "units/persist-heal.service") if line.startswith(("Condition", "Assert"))]
     starting = [p.name for p in (TOP / "persist").rglob("*.py") if re.search(r'"start",[^)]*persist-heal', p.read_text(encoding="utf-8"))]
     assert starting == []
+
+
+def test_the_generator_knows_which_units_are_ours() -> None:
+    names = {p.name for p in UNITS}
+    assert set(OURS) == {name for name in names if "@" not in name}
+    assert set(OUR_TEMPLATES) == {name.partition("@")[0] + "@" for name in names if "@" in name}
