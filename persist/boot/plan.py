@@ -14,7 +14,7 @@ from .accept import Outside, accept
 from .accept import Planned as Planned
 from .facts import above
 from .facts import why_nothing as why_nothing
-from .ini import ERROR, NOTICE, WARNING, Problem
+from .ini import ERROR, NOTICE, WARNING, Problem, words
 from .paths import escape, overlay_option, parents, specifiers
 from .units import (
     BACKLIGHT,
@@ -141,14 +141,18 @@ def _services(plan: Plan, planned: Planned, circles: "set[tuple[str, str]]") -> 
     requirement = "Wants=" if entry.required == "no" else "Requires="
     # The mount of a bind has no fragment, but PID 1 unmounts it all the same when the machine stops, and after its users.
     after = unit + " " + planned.name + ".mount" if entry.method == "bind" else unit
-    for service in entry.services:
+    lines: dict[str, str] = {}
+    for service in dict.fromkeys(entry.services):
         why = _goes_round(plan, planned, service, circles)
+        anyway = service in _ANYWAY and not plan.net
+        if (why or anyway) and not lines:  # once, and only where something is wrong
+            lines = {word: "%s:%d" % (entry.file, line) for key, value, line in entry.settings if key == "Services" for word in words(value)}
         if why:
-            plan.problems.append(Problem(ERROR, entry.where("Services", service), "Services=%s %s, so it cannot wait for %s; it is not ordered. "
+            plan.problems.append(Problem(ERROR, lines.get(service, entry.source), "Services=%s %s, so it cannot wait for %s; it is not ordered. "
                                          "Take it out of Services=." % (service, why, planned.path), planned.path))
             continue
-        if service in _ANYWAY and not plan.net:
-            plan.problems.append(Problem(WARNING, entry.where("Services", service), "Services=%s waits for every entry anyway, ignoring. Take it out of "
+        if anyway:
+            plan.problems.append(Problem(WARNING, lines.get(service, entry.source), "Services=%s waits for every entry anyway, ignoring. Take it out of "
                                          "Services=; with Required=boot the boot does not go on without %s." % (service, planned.path), planned.path))
             continue
         file = service + ".d/50-persist-" + planned.name + ".conf"

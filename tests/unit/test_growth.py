@@ -105,6 +105,9 @@ def machine(root: Path, name: str, count: int) -> str:
     elif name == "services that are mounts":
         registry = "".join(f"[Path]\nPath=/srv/{i}\nServices=srv-{i + 1}.mount\n" for i in range(count))
         fstab = "".join(f"/srv/{i}/x /data/{i} none bind\n" for i in range(count))
+    elif name == "services that cannot wait":
+        registry = "[Path]\nPath=/srv\n" + "".join(f"Services=system-{i}.slice\n" for i in range(count))
+        registry += "".join(f"[Path]\nPath=/srv/{i}\n" for i in range(count))
     for path, text in (("usr/lib/persist.d/a.conf", registry), ("etc/fstab", fstab), ("usr/lib/persist/persist.conf", config),
                        ("proc/cmdline", "quiet\n")):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,8 @@ def machine(root: Path, name: str, count: int) -> str:
     return str(root)
 
 
-@pytest.mark.parametrize("name", ["children of one overlay", "users", "binds and mounts below", "sources", "network", "services that are mounts"])
+@pytest.mark.parametrize("name", ["children of one overlay", "users", "binds and mounts below", "sources", "network",
+                                  "services that are mounts", "services that cannot wait"])
 def test_twice_the_entries_are_twice_the_work(name: str, tmp_path: Path) -> None:
     few = machine(tmp_path / "few", name, 100)
     many = machine(tmp_path / "many", name, 400)
