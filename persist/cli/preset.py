@@ -7,11 +7,15 @@ import argparse
 import os
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..boot.ini import words
 from ..errors import PersistError
 from ..volume.outcome import write_atomically
 from . import show
+
+if TYPE_CHECKING:
+    from ..boot.load import Loaded
 
 SHIPPED = "/usr/share/persist/presets"
 REGISTRY = "/etc/persist.d"
@@ -53,16 +57,16 @@ def _without(root: str, name: str) -> str:
     return f"{root}{REGISTRY}/{WITHOUT.format(name)}"
 
 
-def _paths(root: str, names: list[str]) -> list[str]:
-    """The paths that a preset, or the file of what is left out, declares; none where the file is not there."""
+def _declared(root: str, file: str) -> dict[str, str]:
+    """The paths that a preset, or the file of what is left out, declares, each with its method; none where the file is not there."""
     from ..boot.registry import load
 
-    return [e.path for e in load(root, [], [n for n in names if os.path.exists(n)]).entries] if any(map(os.path.exists, names)) else []
+    return {e.path: e.method for e in load(root, [], [file]).entries} if os.path.exists(file) else {}
 
 
 def left_out(root: str, name: str) -> list[str]:
     """The paths of an enabled preset that --without took out."""
-    return _paths(root, [_without(root, name)])
+    return list(_declared(root, _without(root, name)))
 
 
 def leave_out(root: str, name: str, unwanted: list[str]) -> None:
@@ -70,10 +74,10 @@ def leave_out(root: str, name: str, unwanted: list[str]) -> None:
 
     Raises PersistError where the preset has no such path.
     """
-    every = _paths(root, [f"{root}{SHIPPED}/{name}.conf"])
+    every = _declared(root, f"{root}{SHIPPED}/{name}.conf")
     for path in unwanted:
         if path not in every:
-            raise PersistError(f"The preset '{name}' does not keep '{show.safe(path)}'.", hint=f"It has {' '.join(every)}.")
+            raise _not_declared(name, path, every)
     taken = [p for p in every if any(p == u or p.startswith(u + "/") for u in unwanted)]
     file = _without(root, name)
     if not taken:
@@ -82,6 +86,22 @@ def leave_out(root: str, name: str, unwanted: list[str]) -> None:
         return
     text = f"# What 'persistctl preset enable {name} --without' left out.\n" + "".join(f"\n[Path]\nPath={quoted(p)}\nMethod=none\n" for p in taken)
     write_atomically(file, text)
+
+
+def _not_declared(name: str, path: str, every: dict[str, str]) -> PersistError:
+    """What to say of a path that a preset has no entry for."""
+    from ..boot.facts import above
+
+    shown = show.safe(path)
+    if path[:1] != "/":
+        return PersistError(f"--without={shown} is not an absolute path.", hint=f"The preset '{name}' has {' '.join(every)}.")
+    if any(word[:1] == "/" for word in words(path.replace(",", " "))[1:]):
+        return PersistError(f"--without={shown} looks like a list, and takes one path.", hint="Say --without= once for each path.")
+    over = above(path, every)
+    if every.get(over) in ("overlay", "bind"):
+        return PersistError(f"'{shown}' has no entry of its own in the preset '{name}', {over} keeps it.",
+                            hint=f"To leave it to the image, write Path={shown} and Method=image into a [Path] section of a file in {REGISTRY}.")
+    return PersistError(f"The preset '{name}' does not keep '{shown}'.", hint=f"It has {' '.join(every)}.")
 
 
 def quoted(path: str) -> str:
@@ -145,12 +165,16 @@ def run(arguments: argparse.Namespace) -> int:
     root = show.root_of(arguments)
     if arguments.action == "list":
         return _list(root, arguments.json)
-    if arguments.action == "enable":
-        enable(root, arguments.names, arguments.without)
-        notes = _along(root) + _missing(root)
-    else:
-        disable(root, arguments.names)
-        notes = []
+    early = _early(_load(root))
+    try:
+        if arguments.action == "enable":
+            enable(root, arguments.names, arguments.without)
+            notes = _along(root) + _missing(root, early)
+        else:
+            disable(root, arguments.names)
+            notes = _left_early(root, early - _early(_load(root)))
+    except PermissionError as e:
+        raise PersistError(f"Only root can {arguments.action} presets ({e.filename}: {e.strerror}).", hint="Run it as root, with sudo for one.") from None
     if arguments.json:
         show.print_json({"action": arguments.action, "presets": arguments.names, "notes": notes})
     else:
@@ -161,14 +185,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _along(root: str) -> list[str]:
     """Enable the presets of container engines that the image has and whose stores would now lie on an overlay; says so."""
-    from ..boot.facts import gather
-    from ..boot.load import Loaded
     from ..state.image import Image
     from ..state.overlay_limits import missing_presets
 
-    facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""})
-    facts.enabled = True
-    more = [(name, why) for name, why in missing_presets(Loaded(root, facts, {}), Image(root)) if name in shipped(root)]
+    more = [(name, why) for name, why in missing_presets(_load(root), Image(root)) if name in shipped(root)]
     enable(root, [name for name, _ in more], [])
     return [f"The preset {name} is enabled, too: {why}" for name, why in more]
 
@@ -178,23 +198,45 @@ def chroot(root: str) -> str:
     return f"chroot {shlex.quote(root)} " if root else ""
 
 
-def _missing(root: str) -> list[str]:
-    """What else must be done before the presets take effect."""
+def _load(root: str) -> Loaded:
+    """What the registry asks for, as if it were switched on, whatever the command line of this boot says."""
     from ..boot.facts import gather
     from ..boot.load import Loaded
+
+    facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""})
+    facts.enabled = True
+    return Loaded(root, facts, {})
+
+
+def _early(loaded: Loaded) -> set[str]:
+    return {p.path for p in loaded.plan.entries if p.early}
+
+
+def _left_early(root: str, paths: set[str]) -> list[str]:
+    """What to do where the initrd has entries in its table that are gone."""
+    from ..state.verdict import HOOK
+
+    if not paths or not os.path.lexists(root + HOOK):
+        return []
+    return [f"The initrd still mounts {' '.join(sorted(paths))} where it has been built with that: run '{chroot(root)}update-initramfs -u' when all is done."]
+
+
+def _missing(root: str, early: set[str]) -> list[str]:
+    """What else must be done before the presets take effect. ``early``: the paths that the initrd had to mount before."""
+    from ..state.image import Image
+    from ..state.switch import why_off
     from ..state.verdict import initrd_stage_missing
 
-    facts = gather(root, {})
-    notes = []
-    if not facts.enabled:
-        where = f"--root={shlex.quote(root)} " if root else ""
-        notes.append(f"Nothing is kept before persist-setup.target is enabled: 'systemctl {where}enable persist-setup.target'.")
-        facts.enabled = True  # to see what it will be when it is
-    loaded = Loaded(root, facts, {})
-    missing = initrd_stage_missing(loaded, facts)
+    why, remedy = why_off(Image(root))
+    notes = [f"{why}, so nothing is kept. {remedy}"] if why else []
+    loaded = _load(root)
+    missing = initrd_stage_missing(loaded, loaded.facts)
+    left = _left_early(root, early - _early(loaded))
     if missing:
         notes.append(missing)
-    elif any(p.early for p in loaded.plan.entries):
+    elif left:
+        notes += left
+    elif _early(loaded):
         notes.append(f"The initrd has a table of early entries: run '{chroot(root)}update-initramfs -u' when all is enabled.")
     if not root:
         notes.append("It takes effect at the next boot.")

@@ -18,6 +18,7 @@ from ..boot.plan import Planned
 from ..volume.mountinfo import MEMORY
 from .image import Image
 from .overlay_limits import below_overlays
+from .switch import why_off
 from .verdict import initrd_stage_missing, stale_early
 from .waits import lines_that_stop_the_boot, named_like_files, opened_with_what_it_keeps, units_that_do_not_wait
 
@@ -29,16 +30,10 @@ def _registry(loaded: Loaded, image: Image) -> Iterator[Problem]:
 
 
 def _switch(loaded: Loaded, image: Image) -> Iterator[Problem]:
-    if not switched_on(loaded):
-        yield Problem(WARNING, "", "persist-setup.target is not enabled, so nothing of this takes effect. "
-                                   f"Run 'systemctl {image.option()}enable persist-setup.target'.")
-
-
-def switched_on(loaded: Loaded) -> bool:
-    """Whether the master switch is on; the registry is judged as if it were (Loaded's ``facts.enabled`` is then of no use)."""
-    from ..boot.facts import enabled
-
-    return enabled(loaded.facts.root)
+    # Asked anew: the registry is judged as if it were on, and Loaded's facts.enabled says so.
+    why, remedy = why_off(image)
+    if why:
+        yield Problem(WARNING, "", f"{why}, so nothing of this takes effect. {remedy}")
 
 
 def _initrd(loaded: Loaded, image: Image) -> Iterator[Problem]:

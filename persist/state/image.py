@@ -68,6 +68,13 @@ class Image:
         except OSError:
             return ""
 
+    def link(self, path: str) -> str:
+        """Where a link of the running system leads, or of the image below --root, '' for anything else: what is mounted counts here."""
+        try:
+            return os.readlink(self.root + path)
+        except OSError:
+            return ""
+
     def lines(self, path: str) -> Iterator[tuple[int, str]]:
         """The numbered lines of a text file of the image; none where it has no such file."""
         try:

@@ -26,6 +26,8 @@ from .volume_reasons import VOLATILE as VOLATILE
 from .volume_reasons import expected_volume, unprotected, volume_gone, volume_reasons
 from .volume_reasons import read_volume as read_volume
 
+HOOK = "/usr/share/initramfs-tools/hooks/persist"  # of the stage in the initrd
+
 
 class Verdict(Record, frozen=False):
     """What a boot achieved; ``volume`` is what persist-volume.service wrote. ``notices`` are worth a word and cost nothing."""
@@ -120,8 +122,7 @@ def stale_early(loaded: Loaded) -> list[str]:
 def initrd_stage_missing(loaded: Loaded, facts: Facts) -> str:
     """What to do where early entries have no initrd stage, or ''."""
     early = [p.path for p in loaded.plan.entries if p.early]
-    hook = f"{facts.root}/usr/share/initramfs-tools/hooks/persist"
-    if not early or os.path.lexists(hook):
+    if not early or os.path.lexists(facts.root + HOOK):
         return ""
     return (f"{' '.join(early)} must be there before PID 1, and no initrd stage is installed: each boot would run under another machine-id "
             "than the file says. Install persist-initramfs-tools.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from persist.cli import preset as presets
 from persist.cli.main import main
 from persist.cli.show import safe
 
@@ -17,16 +18,19 @@ PRESETS = Path(__file__).parents[2] / "units" / "presets"
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     """An image with the shipped presets, an enabled target and one registry file."""
-    presets = tmp_path / "usr/share/persist/presets"
-    presets.mkdir(parents=True)
+    shipped = tmp_path / "usr/share/persist/presets"
+    shipped.mkdir(parents=True)
     for preset in PRESETS.glob("*.conf"):
-        (presets / preset.name).write_text(preset.read_text())
+        (shipped / preset.name).write_text(preset.read_text())
     registry = tmp_path / "usr/lib/persist.d"
     registry.mkdir(parents=True)
     (registry / "app.conf").write_text("[Path]\nPath=/var/lib/app\nMethod=bind\n")
     wants = tmp_path / "etc/systemd/system/local-fs.target.wants"
     wants.mkdir(parents=True)
     (wants / "persist-setup.target").symlink_to("/usr/lib/systemd/system/persist-setup.target")
+    target = tmp_path / "usr/lib/systemd/system/persist-setup.target"
+    target.parent.mkdir(parents=True)
+    target.touch()
     return tmp_path
 
 
@@ -82,6 +86,57 @@ def test_preset_without_a_path(image: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["preset", "enable", "whole-system", "--without", "/home", "--root", root]) == 0
     assert main(["preset", "disable", "whole-system", "--root", root]) == 0
     assert list((image / "etc/persist.d").iterdir()) == []
+
+
+@pytest.mark.parametrize(("path", "said"), [
+    ("/etc/ssh", "'/etc/ssh' has no entry of its own in the preset 'whole-system', /etc keeps it.\n"
+                 "To leave it to the image, write Path=/etc/ssh and Method=image"),
+    ("/home/me", "/home keeps it"), ("/var/lib/dpkg/info", "does not keep '/var/lib/dpkg/info'"), ("etc", "--without=etc is not an absolute path"),
+    ("/home,/etc", "--without=/home,/etc looks like a list, and takes one path.\nSay --without= once for each path."), ("/home /etc", "looks like a list"),
+])
+def test_preset_without_what_it_does_not_declare(image: Path, capsys: pytest.CaptureFixture[str], path: str, said: str) -> None:
+    assert main(["preset", "enable", "whole-system", f"--without={path}", "--root", str(image)]) == 1
+    assert said in capsys.readouterr().err
+    assert list((image / "etc/persist.d").iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", [True, False])
+def test_the_initrd_is_made_anew_where_an_early_entry_went_away(image: Path, capsys: pytest.CaptureFixture[str], stage: bool) -> None:
+    root = str(image)
+    hint = f"The initrd still mounts /etc where it has been built with that: run 'chroot {root} update-initramfs -u' when all is done.\n"
+    if stage:
+        (image / "usr/share/initramfs-tools/hooks").mkdir(parents=True)
+        (image / "usr/share/initramfs-tools/hooks/persist").touch()
+    for arguments, said in ((["enable", "whole-system"], False), (["enable", "whole-system", "--without=/etc"], True),
+                            (["disable", "whole-system"], False), (["enable", "whole-system"], False), (["disable", "whole-system"], True)):
+        assert main(["preset", *arguments, "--root", root]) == 0
+        err = capsys.readouterr().err
+        assert (hint in err) == (said and stage), arguments
+        assert err.count("update-initramfs") <= 1
+
+
+def test_preset_enable_where_persist_cannot_start(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(image)
+    (image / "etc/systemd/system/persist-setup.target").symlink_to("/dev/null")
+    assert main(["preset", "enable", "docker", "--root", root]) == 0
+    assert "is masked (/etc/systemd/system/persist-setup.target), so nothing is kept. Run 'systemctl" in capsys.readouterr().err
+    (image / "etc/systemd/system/local-fs.target.wants/persist-setup.target").unlink()
+    (image / "etc/systemd/system/persist-setup.target").unlink()
+    assert main(["preset", "enable", "docker", "--root", root]) == 0
+    assert f"so nothing is kept. Run 'systemctl --root={root} enable persist-setup.target'." in capsys.readouterr().err
+    (image / "usr/lib/systemd/system/persist-setup.target").unlink()
+    assert main(["preset", "enable", "docker", "--root", root]) == 0
+    assert f"persist is not installed in {root} (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["enable", "disable"])
+def test_presets_are_roots(image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", "/etc/persist.d")
+
+    monkeypatch.setattr(presets, action, refuse)
+    assert main(["preset", action, "docker", "--root", str(image)]) == 1
+    assert f"Only root can {action} presets (/etc/persist.d: Permission denied)." in capsys.readouterr().err
 
 
 def test_whole_system_keeps_the_stores_of_containers_in_a_way_that_works(image: Path, capsys: pytest.CaptureFixture[str]) -> None:

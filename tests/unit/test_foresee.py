@@ -26,6 +26,7 @@ class Machine:
                           "usr/share/initramfs-tools/hooks", "usr/lib/sysusers.d", "usr/bin"):
             (top / directory).mkdir(parents=True)
         (top / "usr/share/initramfs-tools/hooks/persist").touch()
+        (top / "usr/lib/systemd/system/persist-setup.target").touch()
         (top / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
         (top / "etc/group").write_text("root:x:0:\nadm:x:4:\n")
         (top / "usr/lib/sysusers.d/d.conf").write_text("# comment\nu! daemon-user - \"A user\" /\ng shared -\n")
@@ -163,6 +164,27 @@ def test_the_switch_is_said_and_the_registry_judged_all_the_same(machine: Machin
     assert status == 1
     assert [p["path"] for p in problems if p["level"] == 3] == ["/usr/share/x"]
     assert f"'systemctl --root={machine.top} enable persist-setup.target'" in _one([p for p in problems if p["level"] == 4])["message"]
+
+
+@pytest.mark.parametrize(("setup", "said"), [
+    ("absent", "persist is not installed in ROOT (/usr/lib/systemd/system/persist-setup.target is not there), so nothing of this takes effect. "
+               "Install the package persist there."),
+    ("masked", "persist-setup.target is masked (/etc/systemd/system/persist-setup.target), so nothing of this takes effect. "
+               "Run 'systemctl --root=ROOT unmask persist-setup.target'."),
+    ("masked in /run", "Run 'systemctl --root=ROOT --runtime unmask persist-setup.target'."),
+    ("absent and masked", "persist is not installed in ROOT"),
+])
+def test_an_image_in_which_persist_cannot_start(machine: Machine, capsys: pytest.CaptureFixture[str], setup: str, said: str) -> None:
+    """Enabling the target is what helps only where it can be enabled."""
+    if "absent" in setup:
+        (machine.top / "usr/lib/systemd/system/persist-setup.target").unlink()
+        (machine.top / "etc/systemd/system/local-fs.target.wants/persist-setup.target").unlink()
+    if "masked" in setup:
+        base = "run" if "/run" in setup else "etc"
+        (machine.top / base / "systemd/system").mkdir(parents=True, exist_ok=True)
+        machine.link(f"{base}/systemd/system/persist-setup.target", "/dev/null")
+    status, problems = machine.verify(capsys)
+    assert (status, _one(problems)["level"]) == (1, 4) and said.replace("ROOT", str(machine.top)) in _one(problems)["message"]
 
 
 def test_an_image_without_a_stage_before_pid_1(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
