@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows.append({"path": entry.path, "method": entry.method, "required": entry.required, "source": entry.source, "state": state, "reason": reason})
     for entry, first in found.ignored:
         rows.append({"path": entry.path, "method": entry.method, "required": entry.required, "source": entry.source, "state": "ignored",
-                     "reason": f"{first.source} declares it and sorts first"})
+                     "reason": f"taken out by {first.source} (Method=none)" if first.method == "none" else f"{first.source} declares it and sorts first"})
     for problem in found.refused:
         rows.append({"path": problem.path, "method": "", "required": "", "source": problem.where,
                      "state": "refused" if problem.level <= ERROR else "ignored", "reason": problem.text})

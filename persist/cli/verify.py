@@ -29,6 +29,7 @@ def add(verbs: Any) -> None:
 def _problems(root: str, files: list[str]) -> tuple[int, list[Problem]]:
     """How many entries are in force, and everything that is wrong."""
     from ..boot.facts import gather
+    from ..boot.ini import NOTICE, Problem
     from ..boot.load import Loaded
     from ..state.foresee import foresee, judge_files
     from ..state.image import Image
@@ -37,6 +38,7 @@ def _problems(root: str, files: list[str]) -> tuple[int, list[Problem]]:
     facts.enabled = True  # the registry is judged whether or not the switch is on, which is said apart
     loaded = Loaded(root, facts, {}, files)
     found = (judge_files if files else foresee)(loaded, Image(root))
+    found += [Problem(NOTICE, file, "The name does not end in .conf: in persist.d the file would be ignored.") for file in files if not file.endswith(".conf")]
     return len(loaded.plan.entries), [p for p in found if p.level in _WORDS]
 
 

@@ -16,6 +16,7 @@ from ..boot.ini import ERROR, NOTICE, WARNING, Problem, words
 from ..boot.load import Loaded
 from ..boot.plan import Planned
 from ..volume.mountinfo import MEMORY
+from . import no_effect
 from .image import Image
 from .overlay_limits import below_overlays
 from .switch import why_off
@@ -112,9 +113,12 @@ def _entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
                 yield Problem(ERROR, entry.where(kind.capitalize()), f"{kind.capitalize()}={name}: neither {'/etc/passwd' if kind == 'user' else '/etc/group'} "
                               f"nor sysusers.d of the image knows that {kind}, so {entry.path} cannot be seeded. Correct it, or ship a sysusers.d file.",
                               entry.path)
-        if entry.seed_from and not image.kind(entry.seed_from) and not image.kind(planned.path):
-            yield Problem(WARNING, entry.where("SeedFrom"), f"SeedFrom={entry.seed_from} does not exist in the image, nor does {entry.path}: "
-                          "it begins empty.", entry.path)
+        given = entry.seed_from
+        if given and entry.method in ("overlay", "bind", "symlink") and not image.has(given) and not above(given + "/", loaded.plan.fstab) \
+                and image.empty(planned.path):
+            there = "is empty there" if image.kind(planned.path) else "is not there, too"
+            yield Problem(WARNING, entry.where("SeedFrom"), f"SeedFrom={given} does not exist in the image, and {entry.path} {there}: it begins empty. "
+                          "Correct SeedFrom=, or ship what it names.", entry.path)
         for unit in entry.services:
             if not image.has_unit(unit, UNIT_DIRECTORIES):
                 yield Problem(WARNING, entry.where("Services", unit), f"Services={unit}: the image has no such unit. Correct it, or take it out.", entry.path)
@@ -180,6 +184,8 @@ NOT_BEFORE: dict[str, str] = {
 _MORE: tuple[Check, ...] = (
     # What no verdict sees: it fails in the hands of others, or waits for them.
     below_overlays, opened_with_what_it_keeps, named_like_files, lines_that_stop_the_boot, units_that_do_not_wait,
+    # What nobody sees: it does nothing.
+    no_effect.settings, no_effect.taken_out, no_effect.entries,
 )
 
 
@@ -193,4 +199,4 @@ def foresee(loaded: Loaded, image: Image) -> list[Problem]:
 
 def judge_files(loaded: Loaded, image: Image) -> list[Problem]:
     """What is wrong with registry files by themselves, judged against an image: for packages, which know nothing of its switches and disks."""
-    return [*_registry(loaded, image), *_entries(loaded, image), *named_like_files(loaded, image)]
+    return [*_registry(loaded, image), *_entries(loaded, image), *named_like_files(loaded, image), *no_effect.entries(loaded, image)]

@@ -50,6 +50,10 @@ class Image:
         mode = there.st_mode
         return "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "symbolic link" if stat.S_ISLNK(mode) else "other"
 
+    def empty(self, path: str) -> bool:
+        """Whether there is nothing at a path, or a directory with nothing in it."""
+        return self.kind(path) in ("", "directory") and not self.names(path)
+
     def has(self, path: str) -> bool:
         """Whether there is something at a path, links followed."""
         try:

@@ -48,6 +48,16 @@ def test_list_text(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert out.splitlines()[1].split() == ["/var/lib/app", "bind", "no", "declared", "/usr/lib/persist.d/app.conf:2"]
 
 
+def test_list_says_each_path_that_is_left_out_with_its_reason(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(image)
+    assert main(["preset", "enable", "whole-system", "--without=/home", "--root", root]) == 0
+    capsys.readouterr()
+    assert main(["list", "--json", "--root", root]) == 0
+    found = [(e["state"], e["reason"]) for e in json.loads(capsys.readouterr().out)["entries"] if e["path"] == "/home"]
+    out = "/etc/persist.d/zz-preset-whole-system-without.conf:4"
+    assert found == [("none", f"{out} takes it out (Method=none)"), ("ignored", f"taken out by {out} (Method=none)")]
+
+
 def test_preset_enable_disable(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = str(image)
     link = image / "etc/persist.d/zz-preset-whole-system.conf"

@@ -138,7 +138,7 @@ def test_list_has_a_state_and_a_reason_for_each(scene: Scene, capsys: pytest.Cap
         ("/tmp", "app.conf:14"): ("elsewhere", "/usr/lib/systemd/system/tmp.mount mounts it"),
         ("/usr/x", "app.conf:17"): ("refused", "/usr belongs to the image"),
         ("/var", "00-local.conf:2"): ("none", "/usr/lib/persist.d/00-local.conf:2 takes it out (Method=none)"),
-        ("/var", "app.conf:20"): ("ignored", "/usr/lib/persist.d/00-local.conf:2 declares it and sorts first"),
+        ("/var", "app.conf:20"): ("ignored", "taken out by /usr/lib/persist.d/00-local.conf:2 (Method=none)"),
     }
     assert "Method=copy must be one of" in found["/srv/wrong", "app.conf:9"][1]
     assert main(["list", f"--root={scene.root}"]) == 1

@@ -229,13 +229,15 @@ def test_files_that_are_not_installed(machine: Machine, capsys: pytest.CaptureFi
     file.write_text("[Path]\nPath=/srv/d\nMethod=bind\nMdoe=0700\n[Path]\nPath=/usr/share/x\n")
     status, problems = machine.verify(capsys, str(file))
     assert status == 1
-    assert sorted((p["level"], p["where"]) for p in problems) == [(3, f"{file}:6"), (4, f"{file}:4")]
+    assert sorted((p["level"], p["where"]) for p in problems) == [(3, f"{file}:6"), (4, f"{file}:4"), (5, str(file))]
+    assert "does not end in .conf" in problems[-1]["message"]
+    assert not [p for p in machine.verify(capsys, str(file.rename(file.with_suffix(".conf"))))[1] if p["level"] == 5]
     assert main(["verify", str(tmp_path / "absent")]) == 1
     assert "is not a file" in capsys.readouterr().err
 
 
 def test_a_path_that_is_taken_out_is_no_problem(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    machine.registry("[Path]\nPath=/srv\nMethod=none\n[Path]\nPath=/srv/hole\nMethod=image\n")
+    machine.registry("[Path]\nPath=/srv\nMethod=none\n[Path]\nPath=/srv\n[Path]\nPath=/srv/hole\nMethod=image\n")
     assert machine.verify(capsys) == (0, [])
 
 
