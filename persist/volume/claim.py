@@ -126,6 +126,9 @@ def write_claims(nodes: list[str], config: Config, options: Options | None = Non
     """
     options = options or Options()
     if len(nodes) > 1 and not options.join:
+        if len(nodes) > header.MEMBERS_MAX:
+            raise Refusal("too-many", f"{len(nodes)} disks cannot be claimed for one volume; {header.MEMBERS_MAX} can.",
+                          hint="Claim fewer, and let the others join it afterwards: 'persistctl claim --join'.")
         options = replace(options, members=len(nodes))
     with _taken(nodes) as disks:
         _claim(disks, _check(disks, config, force, bind_serial), config, options, force, bind_serial)

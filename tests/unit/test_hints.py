@@ -247,7 +247,7 @@ def test_what_cannot_come_is_not_looked_for_twice(monkeypatch: pytest.MonkeyPatc
 ALONE = {
     "not-a-disk", "partition", "too-small", "read-only", "wrong-serial", "not-named", "untrusted", "unreadable", "not-blank", "partitions", "signature",
     "foreign-table", "table-damaged", "twice", "no-serial", "header-unknown", "header-version", "header-options", "members-disagree", "members-missing",
-    "join-missing", "join-other", "swap-too-large",
+    "join-missing", "join-other", "swap-too-large", "too-many",
 }
 
 
