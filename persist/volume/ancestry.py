@@ -41,10 +41,7 @@ def _marks(member: Member) -> Iterator[Mark | None]:
 def _precedes(older: Superblock, mark: Mark | None, other: Member) -> bool:
     block = other.superblock
     if mark is None and other.mark is None:
-        return _level(older, block)  # before the first mark nothing but that proves anything
-    if (mark is None) != (other.mark is None) and older.commit and older.commit == block.commit:
-        # A target whose replace ended before it got its mark: it was written along with the others.
-        return older.log_root in (0, block.log_root)
+        return _level(older, block)  # it proves little, and is all there is to go by: persist has not mounted them yet
     if other.mark is None or degraded.UNKNOWN in (other.mark.id, mark.id if mark is not None else ""):
         return mark == other.mark and _level(older, block)
     if mark is not None and mark.id == other.mark.id:

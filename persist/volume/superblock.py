@@ -27,8 +27,7 @@ class Superblock(Record):
     """``fsid`` and ``device_uuid`` are UUIDs in text; ``devid`` is 0 for the target of an unfinished replace; sizes are in bytes.
 
     ``log_root``: where writes that were synced after the last commit are, 0 where there are none. ``empty``: no chunk lies on the device, so that it holds
-    nothing. ``root``: where the tree of roots is, 0 where nobody looked. ``commit``: what the kernel writes alike to all devices in one commit, the
-    places of the trees of the last four commits among it; empty where nobody looked.
+    nothing. ``root``: where the tree of roots is, 0 where nobody looked.
     """
 
     fsid: str
@@ -41,7 +40,6 @@ class Superblock(Record):
     label: str
     empty: bool = False
     root: int = 0
-    commit: bytes = b""
 
 
 def crc32c(data: bytes) -> int:
@@ -81,9 +79,7 @@ def parse(data: bytes, offset: int = OFFSET) -> Superblock | None:
     generation, root, log_root, devices = (struct.unpack_from("<Q", data, at)[0] for at in (0x48, 0x50, 0x60, 0x88))
     devid, device_bytes, used = struct.unpack_from("<QQQ", data, 0xC9)
     label = data[0x12B:0x22B].split(b"\0")[0].decode("utf-8", "surrogateescape")
-    # generation to chunk_root, total_bytes to num_devices, backup roots: no field of the device, and none of the log.
-    commit = data[0x48:0x60] + data[0x70:0x90] + data[0xB2B:0xDCB]
-    return Superblock(_uuid(own), devid, _uuid(data[0x10B:0x11B]), device_bytes, devices, generation, log_root, label, not used, root, commit)
+    return Superblock(_uuid(own), devid, _uuid(data[0x10B:0x11B]), device_bytes, devices, generation, log_root, label, not used, root)
 
 
 def read_at(node: str, offset: int, length: int) -> bytes:
