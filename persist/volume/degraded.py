@@ -23,7 +23,8 @@ _MAGIC = b"persist-degraded "
 # No zeros in front: a shell takes them for octal numbers.
 _FORM = rb"persist-degraded 1 ([0-9a-f-]{36}) (0|[1-9][0-9]{0,8}) ([0-9a-f]{16}(?:,[0-9a-f]{16})*)\n\0*"
 UNKNOWN = "unknown"  # the id of a mark that cannot be understood
-_APART, _WHOLE = 0, 1
+_WHOLE, _MOUNTED = 1, 2  # bits of the kind
+_AHEAD = 2  # commits that the kernel may make of a mounted volume while a mark goes from one member to the next
 _FULL = 25  # earlier ids; where there are so many, the first ones may be gone
 
 
@@ -31,7 +32,8 @@ class Mark(Record):
     """``uuid`` of the filesystem, its own random ``id``, and the ids of the marks that were there before, newest first.
 
     ``counter``: how many times it was mounted without a member since it was last whole, 0 where it has been healed.
-    An id is 6 random digits, 1 of its kind (whether all members were there), and 1 of the log and 8 of the generation of the superblocks beside it then.
+    An id is 6 random digits, 1 of its kind (whether all members were there, and whether they were mounted), and 1 of the log and 8 of the generation of
+    the superblocks beside it then.
     """
 
     uuid: str
@@ -76,9 +78,9 @@ def _log_digit(log_root: int) -> int:
     return 1 + (log_root >> 12) % 15 if log_root else 0
 
 
-def make_id(generation: int, log_root: int, *, whole: bool) -> str:
+def make_id(generation: int, log_root: int, *, whole: bool, mounted: bool = False) -> str:
     """A fresh id of a mark that is written beside superblocks of this generation and log."""
-    return f"{os.urandom(3).hex()}{_WHOLE if whole else _APART:x}{_log_digit(log_root):x}{generation & 0xFFFFFFFF:08x}"
+    return f"{os.urandom(3).hex()}{_WHOLE * whole | _MOUNTED * mounted:x}{_log_digit(log_root):x}{generation & 0xFFFFFFFF:08x}"
 
 
 def _beginning(identity: str) -> tuple[int, int]:
@@ -94,12 +96,14 @@ def began_after(identity: str, generation: int, log_root: int) -> bool:
     """Whether a mark was written beside this state or a later one of the same stretch. True of nearly all ids of earlier versions, which say nothing."""
     then, log = _beginning(identity)
     now = generation & 0xFFFFFFFF
+    if int(identity[6], 16) & _MOUNTED:
+        return now <= then + _AHEAD  # written by the same kernel, before the mark was on every member
     return now < then or (now == then and (not log_root or _log_digit(log_root) == log))
 
 
 def is_whole(identity: str) -> bool:
     """Whether all members were there when a mark was written."""
-    return identity != UNKNOWN and int(identity[6], 16) == _WHOLE
+    return identity != UNKNOWN and bool(int(identity[6], 16) & _WHOLE)
 
 
 def _line(mark: Mark, generation: int, log_root: int) -> tuple[str, ...]:
@@ -117,9 +121,12 @@ def _line(mark: Mark, generation: int, log_root: int) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def following(uuid: str, before: Mark | None, generation: int, log_root: int = 0, *, whole: bool = False) -> Mark:
-    """A new mark for a filesystem that was marked ``before``, or not, and whose superblocks say this. ``whole``: all members are there."""
-    fresh = make_id(generation, log_root, whole=whole)
+def following(uuid: str, before: Mark | None, generation: int, log_root: int = 0, *, whole: bool = False, mounted: bool = False) -> Mark:
+    """A new mark for a filesystem that was marked ``before``, or not, and whose superblocks say this. ``whole``: all members are there.
+
+    ``mounted``: the kernel goes on writing meanwhile. What it commits before the mark is on the next member is no reason to call that one split.
+    """
+    fresh = make_id(generation, log_root, whole=whole, mounted=mounted)
     counter = before.counter if before is not None else 0
     earlier = _line(before, generation, log_root) if before is not None and before.id != UNKNOWN else ()
     return Mark(uuid.lower(), counter if whole else min(counter + 1, COUNTER_MAX), fresh, earlier)

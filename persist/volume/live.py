@@ -134,6 +134,12 @@ def head(found: Iterable[Live]) -> Mark | None:
     return max(newest, key=lambda m: (m.counter, m.id), default=None)
 
 
+def newest_first(found: Iterable[Live]) -> list[str]:
+    """The nodes of members in use, in the order in which a new mark is written to them."""
+    blocks = [(m.block, m.node) for m in found if m.ok and m.block is not None]
+    return [node for _, node in sorted(blocks, key=lambda b: (b[0].generation, b[0].log_root), reverse=True)]
+
+
 def split(member: Member, found: Iterable[Live]) -> bool:
     """Whether a member that is not in use may hold what those in use (among ``found``) never had; such a one is never touched. Pure."""
     every = list(found)
@@ -157,5 +163,5 @@ def begin(path: str) -> None:
     if len(blocks) < 2 or len(blocks) < len(every):
         return
     newest = max(blocks, key=lambda b: (b.generation, b.log_root))
-    mark = degraded.following(newest.fsid, head(every), newest.generation, newest.log_root, whole=True)
-    degraded.begin([m.node for m in every], mark)
+    mark = degraded.following(newest.fsid, head(every), newest.generation, newest.log_root, whole=True, mounted=True)
+    degraded.begin(newest_first(every), mark)

@@ -35,13 +35,13 @@ def mark_lost(uuid: str, devices: list[Live], known: Collection[int] = ()) -> li
     Without a mark such a member would be told from the others by its generation alone, which a NOCOW file does not change.
     """
     lost = [m for m in devices if m.devid and m.state in ("lost", "behind")]
-    left = [m.node for m in devices if m.ok and m.devid]
+    left = live.newest_first(m for m in devices if m.devid)
     head = live.head(devices)
     noted = _noted(head)
     fresh = [m for m in lost if m.devid not in noted and m.devid not in known]
     if fresh and left:
         newest = max((m.block for m in devices if m.ok and m.block is not None), key=lambda b: (b.generation, b.log_root))
-        mark = degraded.following(uuid, head, newest.generation, newest.log_root)
+        mark = degraded.following(uuid, head, newest.generation, newest.log_root, mounted=True)
         degraded.write(left, mark)
         outcome.write_atomically(GONE, f"{_shown(mark)}\n{' '.join(str(m.devid) for m in lost)}\n")
     return fresh if left else []

@@ -103,13 +103,20 @@ def _head(side: list[Member]) -> Mark | None:
     return max(newest, key=lambda m: (m.counter, m.id), default=None)
 
 
+def _left_behind(own: list[Member], others: list[Member]) -> bool:
+    """Whether the marks of others say that they were used after this side, or may do so where the sector is full."""
+    over = any(m.mark is not None and later(m, o) for m in own for o in others)
+    return over or any(o.mark is not None and o.mark.full and o.superblock.generation > _newest(own) for o in others)
+
+
 def _chosen(apart: list[list[Member]], bound: Callable[[Member], bool]) -> list[Member] | None:
     """Which of several sides is used, None where nothing tells. Whichever it is, the others are not touched."""
     if len(apart) == 1:
         return apart[0]
     own = [side for side in apart if any(bound(m) for m in side)]
+    others = [m for side in apart if side not in own for m in side]
     # Of a device and its copy neither is used: the copy may have been made to take its place.
-    if len(own) == 1 and not {m.superblock.devid for m in own[0]} & {m.superblock.devid for side in apart if side is not own[0] for m in side}:
+    if len(own) == 1 and not {m.superblock.devid for m in own[0]} & {m.superblock.devid for m in others} and not _left_behind(own[0], others):
         return own[0]
     # A mark that was written over another one is the later of the two: what the other side has beyond it was written before.
     last = [side for side in apart if not any(later(m, o) for m in side for other in apart for o in other)]

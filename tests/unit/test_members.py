@@ -344,6 +344,37 @@ def test_mark_forgets_the_oldest() -> None:
     assert len(found.earlier) > 20 and found.earlier == m.earlier[: len(found.earlier)]
 
 
+def test_a_bound_disk_out_of_a_drawer_is_not_used_once_its_id_was_forgotten() -> None:
+    """B is bound to this machine, A joined by hand and was then used alone for a month."""
+    both = following(FSID, None, 50, whole=True)
+    now: Mark | None = both
+    for generation in range(60, 360, 10):
+        now = degraded.parse(following(FSID, now, generation).encode())
+        a = assemble([member(1, generation + 5, now), member(2, 60, both)], lambda m: m.node == "/dev/vdb")
+        assert names(a.use) == "a" and a.absent == 1 and names((*a.stale, *a.split)) == "b"
+
+
+def test_a_bound_disk_is_not_used_instead_of_one_whose_mark_was_written_over_its_own() -> None:
+    both = following(FSID, None, 50, whole=True)
+    a = assemble([member(1, 99, both), member(2, 200, following(FSID, both, 60))], lambda m: m.node == "/dev/vda")
+    assert shown(a) == ("b", 1, "", "a")
+
+
+@pytest.mark.parametrize("log", [0, 4096])
+@pytest.mark.parametrize("commits", [0, 1, 2])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_commit_between_the_marks_of_a_mounted_volume(commits: int, log: int, whole: bool) -> None:
+    """The power went when the new mark was on A alone, and the kernel had written all of them meanwhile: nobody went apart."""
+    before = following(FSID, None, 50, whole=True)
+    new = following(FSID, before, 100, whole=whole, mounted=True)
+    now = 100 + commits
+    a = assemble([member(1, now, new, log=log), member(2, now, before, log=log)])
+    assert names(a.use) in ("a", "ab") and names((*a.use, *a.stale)) == "ab" and not a.split
+    three = assemble([member(1, now, new, of=3, log=log), member(2, now, before, of=3, log=log), member(3, now, before, of=3, log=log)])
+    a = three if not three.absent else torn(three) or three
+    assert shown(a) == ("abc", 0, "", "")
+
+
 WHOLE = b"persist-degraded 1 " + FSID.encode() + b" 1 " + b"a" * 16 + b"\n"
 
 

@@ -87,10 +87,10 @@ def left(world: World) -> list[int]:
     return [n for n in world.used if n not in world.gone]
 
 
-def marked(world: World, which: list[int], *, whole: bool, only: int = 99) -> World:
-    """As mount.py and health_service.py mark; ``only`` so many of them before a cut."""
+def marked(world: World, which: list[int], *, whole: bool, only: int = 99, mounted: bool = False) -> World:
+    """As mount.py marks, and lost.py what is ``mounted``; ``only`` so many of them before a cut."""
     newest = max((world.disks[n] for n in which), key=lambda d: (d.generation, d.log))
-    mark = degraded.following(FSID, members._head([member(world, n) for n in which]), newest.generation, newest.log, whole=whole)
+    mark = degraded.following(FSID, members._head([member(world, n) for n in which]), newest.generation, newest.log, whole=whole, mounted=mounted)
     known = degraded.parse(Mark(FSID, mark.counter, f"{world.clock:06x}{mark.id[6:]}", mark.earlier).encode())
     order = [number_of(m) for m in members.newest_first([member(world, n) for n in which])]
     return change(world, order[:only], mark=known)._replace(clock=world.clock + 1)
@@ -261,9 +261,9 @@ def steps(world: World, most: int, *, last: bool) -> Iterator[tuple[str, World |
             rest = [i for i in inside if i != n]
             yield f"pull {n}, not marked yet", pulled
             now = commit(pulled, rest, told=False)
-            yield f"pull {n}", marked(now, rest, whole=False)
+            yield f"pull {n}", marked(now, rest, whole=False, mounted=True)
             if len(rest) > 1:
-                yield f"pull {n}, cut between the marks", marked(now, rest, whole=False, only=1)._replace(used=(), gone=frozenset())
+                yield f"pull {n}, cut between the marks", marked(now, rest, whole=False, only=1, mounted=True)._replace(used=(), gone=frozenset())
     elif world.disks[inside[0]].total == 1 and len(world.disks) < most:
         for cut in range(3):
             yield f"join, cut {cut}", join(world, Device(2, world.disks[inside[0]].generation, 1), cut)
