@@ -148,7 +148,10 @@ class Round:
         devices = live.settled(self.path)
         self._say_lost(lost.mark_lost(self.uuid, devices))
         if all(m.ok for m in devices):
-            live.level(devices)  # somebody may have replaced or added a disk by hand
+            if live.head(devices) is None:
+                live.begin(self.path)  # an earlier version mounted it, and wrote none
+            else:
+                live.level(devices)  # somebody may have replaced or added a disk by hand
         if not self.ours:
             return None
         if not self._busy():

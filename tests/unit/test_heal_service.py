@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from persist.boot.config import Config
 from persist.errors import PersistError
 from persist.state import verify_service
-from persist.volume import btrfs, heal_lock, heal_service, health, mountinfo, outcome
+from persist.volume import btrfs, heal_lock, heal_service, health, live, lost, mountinfo, outcome
+from persist.volume.degraded import Mark
 from persist.volume.heal_loop import Act
+from persist.volume.live import Live
 from persist.volume.mountinfo import Mount
 
 
@@ -143,3 +146,18 @@ def test_a_stop_is_no_failure(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> 
     scene.error = heal_service.Stopped()
     assert heal_service.heal_main() == 0
     assert interrupted == ["uuid"] and not scene.failed.exists() and not isinstance(scene.error, Exception)
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_volume_that_an_earlier_version_mounted_gets_its_first_mark(marked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At an upgrade without a restart nobody else would write one."""
+    mark = Mark("uuid", 0, "a" * 16) if marked else None
+    devices = [Live(n, f"uuid-{n}", f"/dev/vd{n}", 1, 0, "ok", None, mark) for n in (1, 2)]
+    done: list[str] = []
+    monkeypatch.setattr(btrfs, "filesystem_uuid", lambda path: "uuid")
+    monkeypatch.setattr(live, "settled", lambda path: devices)
+    monkeypatch.setattr(lost, "mark_lost", lambda uuid, found: [])
+    monkeypatch.setattr(live, "begin", lambda path: done.append("begin"))
+    monkeypatch.setattr(live, "level", lambda found: done.append("level"))
+    heal_service.Round("/there", Config(), lambda: 0, ours=False, patient=False).look()
+    assert done == ["level" if marked else "begin"]

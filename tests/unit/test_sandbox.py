@@ -70,6 +70,16 @@ def test_only_what_may_write_disks_can(root: Path) -> None:
         assert ("DevicePolicy", "closed") in found and [v for k, v in found if k == "DeviceAllow" and "block" in v] == ["block-* r"]
 
 
+def test_the_verdict_may_ask_the_device_mapper(root: Path) -> None:
+    """Else a root on a snapshot that is not persistent would count as kept."""
+    assert ("DeviceAllow", "/dev/char/10:236 rw") in settings(root, "persist-verify.service")
+
+
+def test_word_that_is_never_taken_does_not_start_healing_for_ever(root: Path) -> None:
+    found = dict(settings(root, "persist-heal.service"))
+    assert int(found["StartLimitIntervalSec"]) > 0 and 100 <= int(found["StartLimitBurst"]) <= 1000
+
+
 @pytest.mark.parametrize("unit", SERVICES)
 def test_what_follows_no_link_may_use_openat2(unit: str, root: Path) -> None:
     """RestrictSUIDSGID= lets openat2(2) fail with ENOSYS, since a filter cannot see the mode in its argument: nothing on a volume could be opened."""
