@@ -53,6 +53,7 @@ def say_others(found: Found, result: Outcome) -> None:
 
 def find(config: Config, told: Machine, result: Outcome, *, may_format: bool) -> tuple[Found, Assembly | None] | None:
     """The volume, or None and the reason in the result. ``may_format``: a blank disk may be made one (Format=blank)."""
+    result.expected = bool(told.known)
     timeout = patience(config, told, kept=result.root_kept)
     decision, assembly = search(config, told, 0.0)
     if timeout and isinstance(decision, Missing | Untrusted) and not (may_format and _blank_takes_over(config, told)):
@@ -65,7 +66,6 @@ def find(config: Config, told: Machine, result: Outcome, *, may_format: bool) ->
         if outcome.formatted():
             told = replace(told, known=outcome.formatted() if told.known else "")
             decision, assembly = search(config, told, float(config.member_timeout))
-    result.expected = bool(told.known)
     if isinstance(decision, Found):
         say_others(decision, result)
         return decision, assembly

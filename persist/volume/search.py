@@ -8,6 +8,7 @@ from collections.abc import Callable
 from .. import log
 from ..boot.config import Config
 from ..boot.facts import Facts
+from ..errors import PersistError
 from . import blockdev, candidates, ids, known, mount, outcome
 from .find import BTRFS, Ambiguous, Decision, Found, Machine, Missing, Untrusted, decide
 from .members import Assembly
@@ -108,5 +109,9 @@ def search(config: Config, told: Machine, timeout: float) -> _Seen:
     if isinstance(last[0], Missing):
         from . import missing
 
-        last = missing.explain(last[0], config, told, missing.gather(config)), None
+        try:
+            last = missing.explain(last[0], config, told, missing.gather(config)), None
+        except (PersistError, OSError) as e:
+            # A hint is not worth the decision, which stands without it.
+            log.log(log.NOTICE, f"Nobody knows why there is no state volume: {e}", "FAILED")
     return last

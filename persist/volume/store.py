@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from typing import Any
 
 from ..boot.paths import VOLUME
@@ -19,16 +20,22 @@ LAYOUT = 1  # of the volume; a change that an older persist must not touch gets 
 _MAX = 1 << 16
 
 
+def _close(directory: Dir) -> None:
+    """Make it 0700: the umask had its say. An immutable one that is takes no change."""
+    if stat.S_IMODE(os.fstat(directory.fd).st_mode) != 0o700:
+        os.fchmod(directory.fd, 0o700)
+
+
 def make(path: str) -> None:
     """Make ``.persist`` and its directories below a directory, 0700 and root's, where they are missing.
 
     Raises PersistError where something else has one of the names, OSError.
     """
     with Dir.at(path) as volume, volume.own(NAME) as top:
-        os.fchmod(top.fd, 0o700)  # the umask had its say
+        _close(top)
         for name in DIRECTORIES:
             with top.own(name) as directory:
-                os.fchmod(directory.fd, 0o700)
+                _close(directory)
 
 
 def check(path: str) -> str:

@@ -8,6 +8,7 @@ from ..boot.paths import READONLY, VOLUME
 from ..errors import PersistError
 from ..run import run
 from . import outcome, store
+from .find import Machine
 from .outcome import Outcome
 
 STRANGE = "strange-store"  # the reason in the verdict
@@ -29,8 +30,10 @@ def check(at: str, device: str, uuid: str) -> None:
         log.log(log.WARNING, note, "FAILED", **fields)
 
 
-def put_down(result: Outcome) -> None:
+def put_down(result: Outcome, told: Machine) -> None:
     """Let go of a volume that the initrd, or an earlier run, has mounted and that must not be used; the result says why. Raises PersistError.
+
+    Where the machine was ``told`` of a volume it does without it then.
 
     What was mounted from it stays, for it cannot be taken away under PID 1, and the verdict says so.
     """
@@ -44,5 +47,5 @@ def put_down(result: Outcome) -> None:
         run("umount", "--lazy", at)
         result.read_only_below = False
         if at == VOLUME:
-            result.kind, result.read_only = "none", False
+            result.kind, result.read_only, result.expected = "none", False, bool(told.known)
         result.because(e.fields["PERSIST_REASON"], e.message, e.hint)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from .. import log
@@ -76,6 +77,16 @@ def _say_members(assembly: Assembly, found: Found) -> None:
                 PERSIST_REASON=note.code)
 
 
+def _make_store(at: str) -> None:
+    """Make the store of a volume that takes one. Raises PersistError and OSError."""
+    try:
+        store.make(at)
+    except OSError as e:
+        # An immutable one, or a full one, is a volume all the same: writable.obstacle() says it, with what to do.
+        if e.errno not in (errno.EPERM, errno.ENOSPC, errno.EDQUOT):
+            raise
+
+
 def _mount(found: Found, assembly: Assembly | None, config: Config, *, read_only: bool = False, at: str = VOLUME) -> Mount:
     """Mount what was found. Raises PersistError and OSError; the disks are then left as they are."""
     if assembly is None:
@@ -86,7 +97,7 @@ def _mount(found: Found, assembly: Assembly | None, config: Config, *, read_only
     try:
         strange.check(at, found.node, found.uuid)
         if assembly is None and not mounted.read_only:
-            store.make(at)
+            _make_store(at)
     except (PersistError, OSError):
         run("umount", at)
         raise
@@ -213,7 +224,7 @@ def _run(result: Outcome) -> int:
     fresh = at is None or (outcome.read() is None and not kept.early_entries())
     if at is not None:
         kept.keep(config, machine, told, result, at)
-        strange.put_down(result)
+        strange.put_down(result, told)
     elif word:
         result.because("volatile", *switch.explain(word))
         fallback.tmpfs(result)
@@ -245,6 +256,7 @@ def _rescue(result: Outcome, error: Exception) -> None:
         at = mountinfo.at(VOLUME)
         if at is not None:
             kept.describe(result, at)  # it came up, and what failed came after it
+            result.expected = False
             keep_users_out(links=True)
             return
         result.kind = "none"
@@ -252,6 +264,11 @@ def _rescue(result: Outcome, error: Exception) -> None:
         if not result.root_kept:
             fallback.tmpfs(result)
             mount.bind_image()
+        elif result.expected:
+            from ..state import bind_entries
+
+            for problem in bind_entries.hold_stale(load("", os.environ)):
+                log.log_error(problem)
     except (PersistError, OSError) as e:
         log.log(log.ERR, f"Nor could a tmpfs take its place: {e}", "FALLBACK", PERSIST_REASON="failed")
         result.kind = "none"

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import stat
@@ -11,8 +13,12 @@ from typing import Any
 
 import pytest
 
+from persist.boot.config import Config
 from persist.errors import PersistError
-from persist.volume import outcome, store
+from persist.state import bind_entries
+from persist.volume import missing, mountinfo, native, outcome, root_kept, search, store, strange, volume_service
+from persist.volume.find import Found, Machine, Missing
+from persist.volume.mountinfo import Mount
 from persist.volume.outcome import Outcome
 
 
@@ -26,6 +32,74 @@ def test_directories(tmp_path: Path) -> None:
     top = tmp_path / ".persist"
     assert {p.name for p in top.iterdir()} == {"overlay", "seed", "tmp", "migrations"}
     assert {stat.S_IMODE(p.stat().st_mode) for p in (top, *top.iterdir())} == {0o700}
+
+
+def test_an_immutable_store_that_is_as_it_should_be_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.make(str(tmp_path))
+
+    def refused(*args: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refused)
+    store.make(str(tmp_path))
+
+
+@pytest.mark.parametrize(("number", "lost"), [(errno.EPERM, False), (errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EIO, True)])
+def test_a_volume_that_takes_no_store_is_a_volume(number: int, lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands against writing is said later, with what to do."""
+    def make(path: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(store, "make", make)
+    mount = Mount(2, 1, "8:1", "/", "/there", "rw", "ext4", "/dev/vdb1", "rw")
+    undone: list[object] = []
+    monkeypatch.setattr(native, "mount_native", lambda *args, **keys: mount)
+    monkeypatch.setattr(strange, "check", lambda *args: None)
+    monkeypatch.setattr(volume_service, "run", lambda *args: undone.append(args))
+    with pytest.raises(OSError) if lost else contextlib.nullcontext():
+        assert volume_service._mount(Found("/dev/vdb1", "u", (), ()), None, Config()) == mount
+    assert bool(undone) == lost
+
+
+def test_a_strange_volume_that_was_put_down_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that binds on a writable root are held read-only."""
+    def check(*args: str) -> None:
+        raise PersistError("others may write it", message_id="VOLUME_STRANGE", PERSIST_REASON="strange-store")
+
+    monkeypatch.setattr(strange, "check", check)
+    monkeypatch.setattr(strange, "run", lambda *args: "")
+    for known in ("", "11111111-2222-4333-8444-555555555555"):
+        result = Outcome(kind="btrfs")
+        strange.put_down(result, Machine(known=known))
+        assert (result.kind, result.expected) == ("none", bool(known))
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_binds_are_held_where_the_unexpected_cost_the_volume(expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[object] = []
+
+    def hold(loaded: object) -> list[PersistError]:
+        held.append(loaded)
+        return []
+
+    monkeypatch.setattr(mountinfo, "at", lambda path: None)
+    monkeypatch.setattr(root_kept, "look", lambda: root_kept.Root("/", False, ""))
+    monkeypatch.setattr(volume_service, "load", lambda *args: "loaded")
+    monkeypatch.setattr(bind_entries, "hold_stale", hold)
+    result = Outcome(expected=expected)
+    volume_service._rescue(result, OSError(errno.EIO, "Input/output error"))
+    assert held == (["loaded"] if expected else []) and result.kind == "none"
+
+
+def test_a_hint_that_cannot_be_made_does_not_cost_the_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing_one = Missing("None is here.", "")
+
+    def gather(config: Config) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(missing, "gather", gather)
+    monkeypatch.setattr(search, "_once", lambda config, told: (missing_one, None))
+    assert search.search(Config(), Machine(), 0.0) == (missing_one, None)
 
 
 def test_record(tmp_path: Path) -> None:
