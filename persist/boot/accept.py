@@ -69,6 +69,9 @@ def _wrong(planned: Planned, config: "Config", facts: "Facts") -> str:
     wrong = forbidden(path, config.mount)
     if wrong:
         return wrong
+    source = entry.seed_from
+    if source and entry.method not in ("image", "tmpfs") and (source == config.mount or (source + "/").startswith(config.mount + "/.persist/")):
+        return "SeedFrom=%s is the state volume itself or what persist has there, and not a place to copy from" % source
     if entry.method != "symlink" and entry.type == "file" and entry.path in facts.links:
         return "a symbolic link in the image cannot be bound over; keep its directory"
     return _late(planned, facts) if facts.network and not config.netdev and path not in facts.fstab else ""
