@@ -208,7 +208,7 @@ def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: "S
 def _others(facts: "Facts", accepted: dict[str, Planned]) -> bool:
     """Whether others mount anything that may use our places, or hide them: most machines need not look closer."""
     for line in facts.lines:
-        if line.where != "/" and (line.what[:5] != "/dev/" or line.where) or "x-systemd.requires-mounts-for" in line.options:
+        if line.where != "/" and (line.what[:5] != "/dev/" or line.where) or "-mounts-for=" in line.options:
             return True
     return bool(facts.shipped or "/var" in accepted) and any([p.entry.method == "bind" for p in accepted.values()])
 

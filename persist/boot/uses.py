@@ -9,7 +9,7 @@ it waits for us and requires nothing of ours, and nothing of ours ever waits for
 from .facts import above, resolve
 from .ini import WARNING, Problem
 from .paths import VOLUME, escape, unescape
-from .units import DROPIN, FIRST_LINE, NET_UNIT, VOLUME_UNIT
+from .units import BEFORE_NET, BEFORE_US, DROPIN, FIRST_LINE, NET_UNIT, VOLUME_UNIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from .fstab import Line
     from .plan import Plan
 
-# Mounted before anything of ours, or by PID 1 itself.
+# Mounted before anything of ours, or by PID 1 itself; what lies below may come late.
 _NEVER = ("/", "/usr", "/proc", "/sys", "/dev", "/run")
+# What comes before anything that an entry or the volume brings.
+_FIRST = ("persist-settle.service", "persist-format.service", VOLUME_UNIT, NET_UNIT)
 
 
 class Use:
@@ -46,10 +48,17 @@ def _used(line: "Line") -> list[str]:
     """The paths that a line needs, beside its mount point."""
     found = [line.what] if line.what[:1] == "/" and line.what[:5] != "/dev/" else []
     if "=" in line.options:
-        found += [path for value in line.option("x-systemd.requires-mounts-for") for path in value.split(" ")]
+        found += [path for key in ("requires", "wants") for value in line.option("x-systemd." + key + "-mounts-for") for path in value.split(" ")]
         if line.fstype == "overlay":
             found += [path for key in ("lowerdir", "upperdir", "workdir") for value in line.option(key) for path in value.split(":")]
     return [path for path in found if path[:1] == "/"]
+
+
+def _ordered(line: "Line", key: str) -> list[str]:
+    """The units that x-systemd.before=, say, names: a path there is that of a mount (systemd.mount(5))."""
+    if "x-systemd." not in line.options:
+        return []
+    return [escape(value) + ".mount" if value[:1] == "/" else value for value in line.option("x-systemd." + key)]
 
 
 def _at_or_above(path: str, places: "dict[str, Planned]") -> "Planned | None":
@@ -66,6 +75,10 @@ class _Looking:
         self.known: dict[str, str] = {}
         self.lines = {line.unit(): line for line in facts.lines}
         self.uses: dict[str, Use] = {}  # by unit
+        self.before: dict[str, list[str]] = {}  # unit -> those of lines that ask to be mounted before it
+        for line in facts.lines:
+            for unit in _ordered(line, "before"):
+                self.before.setdefault(unit, []).append(line.unit())
 
     def _place(self, use: Use, path: str) -> None:
         try:
@@ -90,7 +103,7 @@ class _Looking:
 
     def line(self, line: "Line") -> None:
         """Note what a line uses."""
-        if line.where and "/" + line.where.split("/", 2)[1] in _NEVER and not (line.where + "/").startswith(self.config.mount + "/"):
+        if line.where in _NEVER and line.where != self.config.mount:
             return
         use = Use(line)
         for path in _used(line):
@@ -135,7 +148,10 @@ class _Looking:
         """Take out what cannot wait for us: a volume on the network, a swap file for a tmpfs, a line that we wait for ourselves."""
         for unit, use in list(self.uses.items()):
             line = use.line
-            if self.plan.net and not line.network():
+            first = self._asked_first(use)
+            if first:
+                why = "its x-systemd.before=%s asks for the other way round: take that out" % first
+            elif self.plan.net and not line.network() and self._of_volume(use):
                 why = "the state volume comes with the network: add _netdev to its options"
             elif not line.where and any([p.entry.method == "tmpfs" for entry in use.entries for p in self._way(entry)]):
                 why = "memory is mounted there after the swap space: put it elsewhere"
@@ -143,6 +159,29 @@ class _Looking:
                 continue
             self._give_up(unit, why)
         self._circles()
+
+    def _of_volume(self, use: Use) -> bool:
+        """Whether one of its places is on the volume: memory is mounted without."""
+        return self.volume in use.units or any([p.entry.method != "tmpfs" for entry in use.entries for p in self._way(entry)])
+
+    def _needed(self, use: Use) -> list[str]:
+        """Units of ours that it comes after, directly or not."""
+        found = list(use.units)
+        if self._of_volume(use):
+            found += _FIRST
+        for entry in use.entries if use.units != [self.volume] else ():  # what is on the volume needs no entry
+            for planned in self._way(entry):
+                found += [planned.unit, planned.name + ".mount", "persist-seed@" + planned.name + ".service"]
+        return found
+
+    def _asked_first(self, use: Use) -> str:
+        """A unit that the line asks to be mounted before, and that has to be there before it, or ''."""
+        named = _ordered(use.line, "before")
+        needed = self._needed(use) if named else []
+        for unit in named:
+            if unit in needed or unit in BEFORE_US or self.plan.net and unit in BEFORE_NET:
+                return unit
+        return ""
 
     def _give_up(self, unit: str, why: str) -> None:
         use = self.uses.pop(unit)
@@ -161,7 +200,10 @@ class _Looking:
         for entry in self.uses[unit].entries if unit in self.uses else ():
             for planned in self._way(entry):
                 paths += [planned.path, planned.entry.seed_from]
-        found = []
+        found = _ordered(line, "after") + _ordered(line, "requires") if line is not None else []
+        if self.before:
+            for needed in (unit, *(self._needed(self.uses[unit]) if unit in self.uses else ())):
+                found += self.before.get(needed, ())
         for path in paths:
             at = path if path in self.facts.fstab and (line is None or path != line.where) else above(path, self.facts.fstab)
             if at:
@@ -189,8 +231,11 @@ class _Looking:
                 elif more not in state:
                     state[more] = 1
                     way.append((more, self._needs(more)))
+        why = "which itself lies below what it mounts: mount it elsewhere"
+        if any([_ordered(self.lines[unit], key) for unit in bad if unit in self.lines for key in ("before", "after", "requires")]):
+            why = "which itself waits for this line by x-systemd.before=, x-systemd.after= or x-systemd.requires=: take one of these out"
         for unit in [unit for unit in bad if unit in self.uses]:
-            self._give_up(unit, "which itself lies below what it mounts: mount it elsewhere")
+            self._give_up(unit, why)
 
 
 def _hidden(plan: "Plan", config: "Config", facts: "Facts") -> None:

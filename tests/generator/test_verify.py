@@ -16,7 +16,8 @@ SYSTEM_UNITS = Path("/usr/lib/systemd/system")
 HOSTILE = ("09-whole-system", "10-methods", "11-nested", "20-bad-file-names", "22-quotes", "23-utf8", "24-hostile-paths", "25-odd-bytes",
            "26-long-paths", "28-links-of-all-kinds", "33-fstab-above", "46-early", "55-persist-ro", "56-bind-early-users", "57-network-volume",
            "58-more-than-a-name", "59-dollar", "62-fstab-uses-our-places", "63-fstab-that-cannot-wait", "64-mounts-beside-fstab",
-           "66-network-volume-and-fstab", "67-services-that-cannot-wait", "68-services-before-the-network", "69-users-of-this-boot", "72-services-in-a-circle")
+           "66-network-volume-and-fstab", "67-services-that-cannot-wait", "68-services-before-the-network", "69-users-of-this-boot", "72-services-in-a-circle",
+           "73-fstab-below-usr-and-run", "74-fstab-before-us", "75-network-volume-and-memory")
 FSTAB_GENERATORS = ("/usr/lib/systemd/system-generators/systemd-fstab-generator", "/lib/systemd/system-generators/systemd-fstab-generator")
 # Somebody waits for the network, after sysinit.target as everybody does.
 WAITS = "[Unit]\nAfter=network.target\nBefore=network-online.target\n[Service]\nType=oneshot\nExecStart=/usr/bin/systemctl\n"
