@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..boot.config import load as load_config
     from ..boot.facts import Facts, gather_paths
     from ..boot.ini import ERROR, NOTICE, Problem
+    from ..state.outside_state import passed_over
 
     problems: list[Problem] = []
     root = show.root_of(arguments)
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows.append({"path": entry.path, "method": entry.method, "required": entry.required, "source": entry.source, "state": state, "reason": reason})
     for entry, first in found.ignored:
         rows.append({"path": entry.path, "method": entry.method, "required": entry.required, "source": entry.source, "state": "ignored",
-                     "reason": f"taken out by {first.source} (Method=none)" if first.method == "none" else f"{first.source} declares it and sorts first"})
+                     "reason": passed_over(first)})
     for problem in found.refused:
         rows.append({"path": problem.path, "method": "", "required": "", "source": problem.where,
                      "state": "refused" if problem.level <= ERROR else "ignored", "reason": problem.text})

@@ -6,6 +6,7 @@ from __future__ import annotations
 from ..boot.accept import Outside
 from ..boot.ini import ERROR
 from ..boot.load import Loaded
+from ..boot.registry import Entry
 from . import remedies
 from .entry_state import EntryState, elsewhere
 from .look import Look
@@ -23,11 +24,16 @@ def _outside(out: Outside, look: Look) -> EntryState:
     return EntryState(entry.path, entry.method, state, entry.source, "", reason, hint)
 
 
+def passed_over(first: Entry) -> str:
+    """Why an entry does not count where a file that sorts first has one for the same path."""
+    return f"taken out by {first.source} (Method=none)" if first.method == "none" else f"{first.source} declares it and sorts first"
+
+
 def outside(loaded: Loaded, look: Look) -> list[EntryState]:
     """The entries that are not in force, mistakes and repetitions of the registry's files among them."""
     found = [_outside(out, look) for out in loaded.plan.outside]
     for entry, first in loaded.registry.ignored:
-        found.append(EntryState(entry.path, entry.method, "ignored", entry.source, "", f"{first.source} declares it and sorts first"))
+        found.append(EntryState(entry.path, entry.method, "ignored", entry.source, "", passed_over(first)))
     for problem in loaded.registry.refused:
         # Not a mistake that counts where Method=none takes the path out.
         state, hint = ("refused", remedies.correct(problem)) if problem.level <= ERROR else ("ignored", "")

@@ -277,6 +277,7 @@ def test_method_none(scene: Scene) -> None:
     assert [(e.path, e.method, e.state) for e in found.entries] == [
         ("/srv", "bind", "mounted"), ("/srv/wrong", "none", "none"), ("/var", "none", "none"), ("/var/lib/dpkg", "image", "ignored"),
         ("/var", "overlay", "ignored"), ("/srv/wrong", "", "ignored")]
+    assert [e.reason.startswith("taken out by ") for e in found.entries if e.method == "overlay" and e.state == "ignored"] == [True]
     assert not [p for p in load(str(scene.root), scene.environ).problems if p.level < 7], "nobody is told what was asked for"
 
 
