@@ -15,7 +15,7 @@ from .image import Image
 def settings(loaded: Loaded, image: Image) -> Iterator[Problem]:
     """Settings of persist.conf that need another one."""
     config = loaded.config
-    if not any(spec.startswith("/") for spec in config.device):
+    if config.device and not any(spec.startswith("/") for spec in config.device):  # none: what was said was wrong, and is told
         for says, yes in (("Format=blank", config.format_blank), ("Ephemeral=yes", config.ephemeral)):
             if yes:
                 yield Problem(NOTICE, "", f"{says} in persist.conf has no effect: it is about disks that Device= names by their paths, and it names none.")

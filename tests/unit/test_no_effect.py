@@ -38,6 +38,11 @@ def test_settings_that_need_another(machine: Machine, capsys: pytest.CaptureFixt
     assert len(found) == len(said) and all(words in text for words, text in zip(said, found, strict=True)), found
 
 
+def test_nothing_follows_from_a_device_that_was_refused(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.file("usr/lib/persist/persist.conf", "[Volume]\nFormat=blank\nDevice=/dev/vdb,/dev/vdc\n")
+    assert len(_said(machine, capsys, 3)) == 1
+
+
 NONE = "[Path]\nPath=%s\nMethod=none\n"
 
 
