@@ -153,7 +153,7 @@ def _volume(loaded: Loaded, image: Image) -> Iterator[Problem]:
     config = loaded.config
     if config.netdev and not loaded.plan.entries:
         yield Problem(ERROR, "", "The state volume comes with the network (_netdev), and no entry waits for it. Name the services of an entry in Services=.")
-    if config.mount != paths.VOLUME and image.kind(config.mount) not in ("directory", "symbolic link"):
+    if config.mount != paths.VOLUME and image.kind_behind(config.mount) != "directory":
         yield Problem(NOTICE, "", f"The image has no directory {config.mount}: where its root is read-only, the volume is only at {paths.VOLUME}.")
 
 

@@ -61,6 +61,13 @@ class Image:
         except OSError:
             return False  # a loop of links, or what may not be searched, is nothing to run or to mount on
 
+    def kind_behind(self, path: str) -> str:
+        """As kind(), all links followed within the image; '' also where they cannot be, or nobody may look."""
+        try:
+            return self.kind(self.behind(path))
+        except OSError:
+            return ""  # it is as good as not there
+
     def behind(self, path: str) -> str:
         """The path with all links followed as in a chroot(2) of the image. Raises OSError where they cannot be."""
         return real_path(self.top, path, self._known) or "/"
@@ -117,7 +124,8 @@ class Image:
         """Whether the image ships a unit, or the template that it is an instance of (systemd.unit(5))."""
         stem, at, rest = name.partition("@")
         template = f"{stem}@.{rest.rpartition('.')[2]}" if at else name
-        return any(self.lstat(f"{self.behind(directory)}/{each}") is not None for directory in directories for each in {name, template})
+        shipped = {each for directory in directories for each in self.names(directory)}
+        return bool({name, template} & shipped)
 
 
 def _resolved(kind: str, name: str) -> bool:

@@ -43,7 +43,7 @@ def _keys(name: str, fields: list[str], image: Image) -> Iterator[str]:
     key = fields[2] if len(fields) > 2 else "-"
     if key in ("-", "none"):
         key = f"/etc/cryptsetup-keys.d/{name}.key"
-        if not image.kind(key):
+        if not image.kind_behind(key):
             key = ""
     options = fields[3].split(",") if len(fields) > 3 else []
     for path in (key, *[option[len("header=") :] for option in options if option.startswith("header=")]):
@@ -89,7 +89,7 @@ def named_like_files(loaded: Loaded, image: Image) -> Iterator[Problem]:
         entry = planned.entry
         if entry.method not in ("overlay", "bind", "symlink") or entry.type or not _FILES.search(planned.path):
             continue
-        if image.kind(planned.path) or (entry.seed_from and image.kind(entry.seed_from)):
+        if image.kind(planned.path) or (entry.seed_from and image.kind_behind(entry.seed_from)):
             continue
         add = "Method=bind and Type=file" if entry.method == "overlay" else "Type=file"
         yield Problem(WARNING, entry.source, f"{entry.path} is not in the image and is named like a file, and an empty directory would be made. "

@@ -241,6 +241,22 @@ def test_a_path_that_is_taken_out_is_no_problem(machine: Machine, capsys: pytest
     assert machine.verify(capsys) == (0, [])
 
 
+def test_links_that_lead_nowhere_or_to_the_host_end_nothing(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an image, absolute links lead within it; a loop is told where it matters, and all the rest is judged."""
+    (machine.top / "srv/d").mkdir()
+    (machine.top / "var/opt/public").mkdir(parents=True)
+    machine.link("l1", "l2")
+    machine.link("l2", "l1")
+    machine.link("lnk", "/var/opt")
+    (machine.top / "usr/local/lib").mkdir(parents=True)
+    machine.link("usr/local/lib/systemd", "/l1")
+    machine.file("usr/lib/persist/persist.conf", "[Volume]\nMount=/lnk/public\n")
+    machine.registry("[Path]\nPath=/srv/d\nMethod=bind\nSeedFrom=/l1/q\nServices=absent.service\n[Path]\nPath=/usr/share/x\n")
+    status, problems = machine.verify(capsys)
+    assert status == 1 and {p["path"] for p in problems} == {"/srv/d", "/usr/share/x"}, problems
+    assert any("absent.service" in p["message"] for p in problems)
+
+
 def test_counts_agree_and_the_severity_is_shown(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     (machine.top / "srv/d").mkdir()
     machine.registry("[Path]\nPath=/srv/d\nMethod=bind\nMdoe=0700\nUser=absent\n[Path]\nPath=/usr/share/x\n[Path]\nPath=/srv/d\n")
