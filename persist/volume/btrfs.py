@@ -19,6 +19,9 @@ _FS_INFO = 0x8400941F  # two 64-bit numbers, then the UUID
 _DEV_INFO = 0xD000941E
 _SCAN_DEV, _FORGET_DEV, _ADD_DEV, _RESIZE = 0x50009404, 0x50009405, 0x5000940A, 0x50009403  # struct btrfs_ioctl_vol_args
 _SYNC = 0x9408
+_REPLACE = 0xCA289435  # struct btrfs_ioctl_dev_replace_args, of 2600 bytes
+_AVOID_SOURCE = 1  # BTRFS_IOCTL_DEV_REPLACE_CONT_READING_FROM_SRCDEV_MODE_AVOID
+_NOT_DONE = {1: "no replace was started", 2: "a replace is going on", 3: "a scrub is going on"}  # BTRFS_IOCTL_DEV_REPLACE_RESULT_*
 _TREE_SEARCH = 0xD0009411
 _CHUNK_TREE, _CHUNK_ITEM = 3, 228
 _EXCLUSIVE = 8  # BTRFS_ERROR_DEV_EXCL_RUN_IN_PROGRESS
@@ -73,6 +76,8 @@ def ioctl(path: str, request: int, argument: bytearray | int) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         refused = fcntl.ioctl(fd, request, argument)
+    except OSError as e:
+        raise OSError(e.errno, os.strerror(e.errno or 0), path) from e
     finally:
         os.close(fd)
     if isinstance(refused, int) and refused > 0:
@@ -90,6 +95,16 @@ def add_device(path: str, node: str) -> None:
     """Make a device, which is blank, a member of a mounted filesystem. Unlike ``btrfs device add`` it leaves the first MiB alone, where the
     degraded mark is. Raises OSError."""
     ioctl(path, _ADD_DEV, named(node))
+
+
+def replace_device(path: str, devid: int, node: str) -> None:
+    """Copy what a device has to another one, which is blank, and put it in its place; returns when that is done, which may take hours. What is gone may
+    still have a name, and nothing is read from it. Unlike ``btrfs replace start`` it leaves the first MiB alone, where the degraded mark is. Raises OSError."""
+    argument = bytearray(struct.pack("<QQQQ1025s1025s518x", 0, 0, devid, _AVOID_SOURCE, b"", os.fsencode(node)))
+    ioctl(path, _REPLACE, argument)
+    result = struct.unpack_from("<Q", argument, 8)[0]
+    if result:
+        raise OSError(errno.EBUSY, f"The kernel refuses it ({_NOT_DONE.get(result, f'result {result}')})", path)
 
 
 def resize(path: str, devid: int, size: int) -> None:

@@ -7,6 +7,7 @@ again with what is left of it, and everything else takes no time. ``PERSIST_TEST
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -83,25 +84,28 @@ class Healer:
     def _operation(self) -> str:
         return btrfs.attribute(self.uuid, "exclusive_operation") or "none"
 
+    def _run(self, text: str, *argv: str) -> None:
+        """As _follow(), of a program."""
+        self._follow(text, lambda: run(*argv, timeout=None))
+
     def _say_progress(self, text: str) -> None:
         how_far = progress(self.path, self._operation())
         self.status("", f"{text}: {how_far}" if how_far else text)
 
-    def _follow(self, text: str, *argv: str, begun: Callable[[], None] = lambda: None) -> None:
-        """Run a program that may take hours, and say how far it is; ``begun`` is called once the kernel is at it. Raises CommandError and OSError."""
-        errors: list[CommandError] = []
+    def _follow(self, text: str, work: Callable[[], object], begun: Callable[[], None] = lambda: None) -> None:
+        """Do what may take hours, and say how far it is; ``begun`` is called once the kernel is at it. Raises CommandError and OSError."""
+        errors: list[CommandError | OSError] = []
 
-        def work() -> None:
+        def body() -> None:
             try:
-                run(*argv, timeout=None)
-            except CommandError as e:
+                work()
+            except (CommandError, OSError) as e:
                 errors.append(e)
 
-        thread = threading.Thread(target=work, daemon=True)
+        thread = threading.Thread(target=body, daemon=True)
         thread.start()
         busy = 0
         while True:
-            # btrfs-replace(8) erases what is before the superblock of a target: it gets its mark as soon as it is one.
             thread.join(_POLL if busy > _SHORT else _POLL / _SHORT)
             if self._operation() != "none":
                 busy += 1
@@ -123,10 +127,14 @@ class Healer:
             waiting.wait(_POLL)
         self._tick()
 
-    def _wipe(self, node: str, state: State) -> None:
-        # With a superblock of this very filesystem on it, btrfs(8) takes it for mounted.
+    def _erase(self, node: str, state: State) -> None:
+        """Make a partition one that the kernel takes. It has its mark before it is a member, or a stop in between makes it one that nothing proves an
+        ancestor. Raises PersistError and OSError."""
         wipe.erase(node, self.uuid, lambda member: live.split(member, state.devices))
         _killed_after("wipe")
+        head = live.head(state.devices)
+        if head is not None:
+            degraded.write([node], head)
 
     def _shrink(self, node: str) -> None:
         """Keep the reserve free on a device that has just become a member, where the volume has one. Raises OSError."""
@@ -149,7 +157,7 @@ class Healer:
             if self._has_room(devices):
                 return True
             try:
-                self._follow(f"Making room before {text}", "btrfs", "balance", "start", f"-dusage={usage}", self.path)
+                self._run(f"Making room before {text}", "btrfs", "balance", "start", f"-dusage={usage}", self.path)
             except CommandError as e:
                 log.log(log.NOTICE, f"No room could be made before {text}: {e.message}", "HEAL_STEP", PERSIST_UUID=self.uuid, PERSIST_STEP="room")
         return self._has_room(devices)
@@ -162,9 +170,9 @@ class Healer:
     def _replace(self, step: Step, state: State) -> None:
         try:
             self._copy(step, state)
-        except CommandError as e:
+        except OSError as e:
             # One that is alone cannot mirror: it copies no chunk without another one, of another profile.
-            if "No space left" not in e.message:
+            if e.errno != errno.ENOSPC:
                 raise
             if not self._make_room(step.text, 1):
                 raise PersistError(f"The state volume is too full for {step.text}.", hint=_FULL) from e
@@ -174,9 +182,8 @@ class Healer:
         with ExitStack() as stack:
             # udev looks at it after the wipe, and a kernel before 6.4 has it for itself meanwhile: the replace would find it busy.
             stack.enter_context(without_udev([step.node]))
-            self._wipe(step.node, state)
-            # -r: what is gone may still have a name, and nothing can be read from it. No -f: should another disk have this name by now, it is left alone.
-            self._follow(step.text, "btrfs", "replace", "start", "-B", "-r", str(step.devid), step.node, self.path, begun=stack.close)
+            self._erase(step.node, state)
+            self._follow(step.text, lambda: btrfs.replace_device(self.path, step.devid, step.node), begun=stack.close)
         btrfs.sync(self.path)  # from now on its superblock says which device it is
         live.level(live.glance(self.path))
         _killed_after("copy")
@@ -187,10 +194,7 @@ class Healer:
         if step.devid:
             self._need_room(step, 1)
         with without_udev([step.node]):
-            self._wipe(step.node, state)
-            head = live.head(state.devices)
-            if head is not None:
-                degraded.write([step.node], head)  # before it is a member, or a stop in between makes it one that nothing proves an ancestor
+            self._erase(step.node, state)
             btrfs.add_device(self.path, step.node)
         if len(state.devices) == 1:
             live.begin(self.path)  # a copy of the one may get a second disk of its own elsewhere
@@ -222,14 +226,14 @@ class Healer:
     def _balance(self, state: State) -> None:
         assert state.wanted is not None
         data, metadata = state.wanted
-        self._follow("Converting", "btrfs", "balance", "start", f"-dconvert={data},soft", f"-mconvert={metadata},soft", "--force", self.path)
+        self._run("Converting", "btrfs", "balance", "start", f"-dconvert={data},soft", f"-mconvert={metadata},soft", "--force", self.path)
 
     def _do(self, step: Step, state: State, joiners: list[Joiner]) -> None:
         match step.kind:
             case "wait":
                 self._wait(step)
             case "resume":
-                self._follow(step.text, "btrfs", "balance", "resume", self.path)
+                self._run(step.text, "btrfs", "balance", "resume", self.path)
             case "cancel":
                 run("btrfs", "replace", "cancel", self.path)
             case "replace":
@@ -238,7 +242,7 @@ class Healer:
                 self._add(step, state, next(s for s in state.spares if s.node == step.node))
             case "remove":
                 self._need_room(step, 2)
-                self._follow(step.text, "btrfs", "device", "remove", str(step.devid), self.path)
+                self._run(step.text, "btrfs", "device", "remove", str(step.devid), self.path)
             case "record":
                 self._record(list(state.part_ids.values()))
             case "balance":

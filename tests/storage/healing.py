@@ -26,13 +26,16 @@ heal.Healer(sys.argv[1], config, lambda step, text: print(step, text, flush=True
 """
 
 
+def healing(v: Volume, **env: str) -> subprocess.Popen[str]:
+    """A process that heals, in a session of its own."""
+    env |= {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.Popen([PYTHON, "-c", _HEAL, v.at, *v.config.device], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
+                            start_new_session=True)
+
+
 def run_heal(v: Volume, kill_after: str = "", seconds: float | None = None) -> tuple[int, list[str]]:
     """Heal in a process of its own; its status and the names of its steps."""
-    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
-    if kill_after:
-        env["PERSIST_TEST_KILL_AFTER"] = kill_after
-    with subprocess.Popen([PYTHON, "-c", _HEAL, v.at, *v.config.device], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
-                          start_new_session=True) as process:
+    with healing(v, **({"PERSIST_TEST_KILL_AFTER": kill_after} if kill_after else {})) as process:
         try:
             out, err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -46,7 +49,7 @@ def run_heal(v: Volume, kill_after: str = "", seconds: float | None = None) -> t
 def check_whole(v: Volume, count: int, text: str = "") -> None:
     """The end state: all there, mirrored, marked as healed alike, recorded, and what was written is there."""
     devices = live.members(v.at)
-    assert [m.state for m in devices] == ["ok"] * count
+    assert [m.state for m in devices] == ["ok"] * count, devices
     assert v.profiles() == {"data raid1", f"metadata {'raid1' if count == 2 else 'raid1c3'}", f"system {'raid1' if count == 2 else 'raid1c3'}"}
     marks = {m.mark for m in devices}
     assert len(marks) == 1 and all(m is None or m.counter == 0 for m in marks)

@@ -16,7 +16,7 @@ from persist.volume.ancestry import Member
 from persist.volume.heal import Healer
 
 from .conftest import Make
-from .healing import MIB, check_whole, exchange, joiner, replaced, run_heal, single, stale
+from .healing import MIB, check_whole, exchange, healing, joiner, replaced, run_heal, single, stale
 from .rig import tool
 from .volumes import Volume
 
@@ -81,6 +81,19 @@ def test_killed_at_random(place: Path, make_disk: Make) -> None:
         v.down()
         v.up()
         assert v.read("text") == "new"
+    run_heal(v)
+    check_whole(v, 2, "new")
+
+
+def test_killed_as_a_replace_begins(place: Path, make_disk: Make) -> None:
+    """The kernel goes on without us. The new member has its mark from the first moment, or it would pass for one that was written elsewhere."""
+    v = stale(place, make_disk)
+    with healing(v) as process:
+        while btrfs.attribute(v.uuid, "exclusive_operation") != "device replace":
+            assert process.poll() is None, "it ended without a replace"
+        os.killpg(process.pid, signal.SIGKILL)
+    v.down()
+    v.up()
     run_heal(v)
     check_whole(v, 2, "new")
 
