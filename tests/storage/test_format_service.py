@@ -393,10 +393,21 @@ def test_two_at_once_make_one_volume(make_disk: Make) -> None:
     """Started by hand while udev starts another: each saw claims and no volume."""
     disks = [make_disk(SMALL) for _ in range(4)]
     python = """
-import sys
+import sys, time
 sys.stdout.flush()
+from persist.volume import only_volume
+alone = only_volume.check_alone
+def check_alone(*arguments):
+    found = alone(*arguments)
+    # Neither goes on before the other has looked, too, where nothing keeps it from looking.
+    open(f"/run/looked-{os.getpid()}", "w").close()
+    until = time.monotonic() + 2
+    while time.monotonic() < until and sum(name.startswith("looked-") for name in os.listdir("/run")) < 2:
+        time.sleep(0.01)
+    return found
+only_volume.check_alone = check_alone
 children = []
-for some in (disks[:2], disks):
+for some in (disks[:2], disks[2:]):
     child = os.fork()
     if not child:
         os._exit(claims.format_claimed(list(some), config, None))
