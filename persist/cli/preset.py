@@ -184,13 +184,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _along(root: str) -> list[str]:
-    """Enable the presets of container engines that the image has and whose stores would now lie on an overlay; says so."""
+    """Enable the presets of container engines that the image has and whose stores would now lie on an overlay; says so.
+
+    What somebody chose by name before, a link, a mask or ``--without``, stays as it is.
+    """
     from ..state.image import Image
     from ..state.overlay_limits import missing_presets
 
-    more = [(name, why) for name, why in missing_presets(_load(root), Image(root)) if name in shipped(root)]
+    more = [(name, why) for name, why in missing_presets(_load(root), Image(root)) if name in shipped(root) and not _chosen(root, name)]
     enable(root, [name for name, _ in more], [])
     return [f"The preset {name} is enabled, too: {why}" for name, why in more]
+
+
+def _chosen(root: str, name: str) -> bool:
+    return any(os.path.lexists(file) for file in (_link(root, name), _without(root, name)))
 
 
 def chroot(root: str) -> str:

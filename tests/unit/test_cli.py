@@ -164,6 +164,27 @@ def test_whole_system_keeps_the_stores_of_containers_in_a_way_that_works(image: 
     assert {"persist-bind@var-lib-docker.service", "home.mount", "var.mount"} <= set(files)
 
 
+@pytest.mark.parametrize("choice", ["--without", "mask"])
+def test_a_preset_that_comes_along_leaves_an_earlier_choice_alone(image: Path, capsys: pytest.CaptureFixture[str], choice: str) -> None:
+    """It would keep again what somebody had taken out; and a file that somebody put there stopped the preset that was asked for."""
+    root, links = str(image), image / "etc/persist.d"
+    (image / "usr/sbin").mkdir()
+    (image / "usr/sbin/dockerd").touch(0o755)
+    if choice == "mask":
+        links.mkdir(parents=True)
+        (links / "zz-preset-docker.conf").symlink_to("/dev/null")
+    else:
+        assert main(["preset", "enable", "docker", "--without=/var/lib/docker", "--root", root]) == 0
+    before = {f.name: f.readlink() if f.is_symlink() else f.read_text() for f in links.iterdir()}
+    assert main(["preset", "enable", "whole-system", "--root", root]) == 0
+    assert "The preset docker" not in capsys.readouterr().err
+    after = {f.name: f.readlink() if f.is_symlink() else f.read_text() for f in links.iterdir()}
+    assert before.items() <= after.items() and "zz-preset-whole-system.conf" in after
+    if choice == "--without":
+        assert main(["preset", "enable", "docker", "--root", root]) == 0, "by name it is whole again"
+        assert not (links / "zz-preset-docker-without.conf").exists()
+
+
 def test_preset_unknown(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["preset", "enable", "nothing", "--root", str(image)]) == 1
     err = capsys.readouterr().err
