@@ -26,22 +26,59 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(argv: list[str]) -> int:
-    """Run persistctl. Exit status: each verb's own, 1 for an error, 2 for a wrong call."""
-    arguments = parser().parse_args(argv)
+def open_streams() -> None:
+    """What the caller has closed is /dev/null: else the next file, which may be a disk, would get its number and the text that goes there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # what Python makes of a closed one
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # for as long as we run
+
+
+def _give_up(number: int) -> None:
+    """Write no more to what failed; Python would try once more while it exits, and end with a status of its own."""
+    os.dup2(os.open(os.devnull, os.O_RDWR), number)
+
+
+def _say(*lines: str) -> None:
+    """To standard error; where that takes nothing the exit status says it all."""
     try:
-        status = int(arguments.run(arguments))
+        for line in lines:
+            print(safe(line), file=sys.stderr)
+        sys.stderr.flush()
+    except OSError:
+        _give_up(2)
+
+
+def _run(argv: list[str]) -> int:
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit:  # after --help, --version, and what is wrong with a call
         sys.stdout.flush()
-        return status
+        raise
+    status = int(arguments.run(arguments))
+    sys.stdout.flush()
+    return status
+
+
+def main(argv: list[str]) -> int:
+    """Run persistctl. Exit status: each verb's own, 1 for an error, 2 for a wrong call. Raises SystemExit as argparse does."""
+    open_streams()
+    try:
+        return _run(argv)
     except PersistError as e:
-        print(f"persistctl: {safe(e.message)}", file=sys.stderr)
-        if e.hint:
-            print(safe(e.hint), file=sys.stderr)
-        return 1
+        _say(f"persistctl: {e.message}", *([e.hint] if e.hint else []))
     except BrokenPipeError:
-        # The reader has seen enough (persistctl list | head); Python would complain once more while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # The reader has seen enough (persistctl list | head).
+        _give_up(1)
         return 0
     except OSError as e:
-        print(f"persistctl: {safe(str(e))}", file=sys.stderr)
-        return 1
+        _say(f"persistctl: {e}")
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up(1)
+    return 1
