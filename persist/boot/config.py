@@ -14,7 +14,7 @@ JOINS = ("by-id", "auto", "no")
 FORMATS = ("claimed", "blank")
 VOLUME_KEYS = ("Device", "Mount", "Fallback", "MemberTimeoutSec", "AllowRemovable", "Join", "MagicHeader", "SwapSize", "Format", "Ephemeral", "Options")
 KEYS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")  # of Device=, as in fstab(5)
-SECTIONS = ("Volume", "Seal", "Registry")
+SECTIONS = ("Volume", "Seal", "Registry")  # the last two have no keys yet
 DEFAULT_HEADER = "persist-please-format-me"
 
 
@@ -22,11 +22,11 @@ class Config:
     """persist.conf with its defaults. Sizes are in bytes, times in seconds; ``swap_size`` None is automatic.
 
     ``ephemeral``: the disks of Device= lose what is on them when the machine is stopped. ``options`` are mount options for a Device= that is not
-    btrfs, ``netdev`` is whether _netdev is among them: the volume comes with the network.
+    btrfs, ``netdev`` is whether _netdev is among them: the volume comes with the network. ``lines`` is where each key that counts was set.
     """
 
     __slots__ = ("device", "mount", "fallback", "member_timeout", "allow_removable", "join", "magic_headers", "swap_size",
-                 "format_blank", "ephemeral", "options", "netdev")
+                 "format_blank", "ephemeral", "options", "netdev", "lines")
 
     def __init__(self) -> None:
         self.device: list[str] = ["auto"]
@@ -41,6 +41,11 @@ class Config:
         self.ephemeral = False
         self.options = ""
         self.netdev = False
+        self.lines: dict[str, str] = {}
+
+    def where(self, key: str) -> str:
+        """File and line of a setting, '' where it has its default."""
+        return self.lines.get(key, "")
 
 
 def _number(value: str) -> bool:
@@ -144,22 +149,24 @@ def _take(config: Config, section: Section, problems: list[Problem]) -> None:
         from .near import unknown_section  # only where something is wrong
 
         problems.append(unknown_section(section, SECTIONS))
-    if section.name != "Volume":
+    if section.name not in SECTIONS:
         return
-    if section.file.startswith("/etc/"):
+    if section.name == "Volume" and section.file.startswith("/etc/"):
         problems.append(Problem(WARNING, where, "[Volume] is ignored in /etc, which may itself be kept on the volume. "
                                                 "Put it into /usr/lib/persist or /run/persist."))
         return
+    known = VOLUME_KEYS if section.name == "Volume" else ()
     for key, value, line in section.settings:
-        if key not in VOLUME_KEYS:
+        if key not in known:
             if not key.startswith("X-"):
                 from .near import unknown_key
 
-                problems.append(unknown_key(section, key, line, VOLUME_KEYS))
+                problems.append(unknown_key(section, key, line, known))
             continue
         wrong = _volume(config, key, value)
+        config.lines[key] = "%s:%d" % (section.file, line)
         if wrong:
-            problems.append(Problem(ERROR, "%s:%d" % (section.file, line), "%s=%s: %s, ignoring." % (key, value, wrong)))
+            problems.append(Problem(ERROR, config.lines[key], "%s=%s: %s, ignoring." % (key, value, wrong)))
 
 
 def _files(root: str, bases: tuple[str, ...], problems: list[Problem]) -> list[tuple[str, str]]:

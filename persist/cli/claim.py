@@ -46,8 +46,6 @@ def _volume(wanted: str) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Claim disks."""
-    from ..boot.config import load
-    from ..boot.ini import Problem
     from ..volume.claim import describe, write_claims
     from ..volume.header import Options
 
@@ -61,9 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("the following arguments are required: DEVICE")
     if join is not None and arguments.layout:
         arguments.parser.error("--layout is not for a disk that joins: the volume has its layout")
-    problems: list[Problem] = []
     options = Options(arguments.layout or "", join=_volume(join) if join is not None else "")
-    config = load("", problems)
+    config = show.settings()
     if confirm.wanted(arguments):
         lost = "; WHAT IS ON IT IS LOST" if arguments.force else ""
         lines = [f"{line}{lost}" for line in describe(devices, config, force=arguments.force, bind_serial=arguments.bind_serial)]

@@ -10,10 +10,13 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PersistError
 from ..log import safe as safe
+
+if TYPE_CHECKING:
+    from ..boot.config import Config
 
 COLOURS = {"online": "32", "mounted": "32", "early": "32", "linked": "32", "degraded": "33", "volatile": "31", "failed": "31", "refused": "33",
            "waiting": "33", "stale": "33"}
@@ -37,6 +40,19 @@ def root_of(arguments: argparse.Namespace) -> str:
     if root and not os.path.isdir(root):
         raise PersistError(f"'{root}' is not a directory.", hint="--root= takes the directory that an image is mounted on.")
     return "" if root == "/" else root
+
+
+def settings() -> Config:
+    """persist.conf, for a verb that gives disks away. What is wrong with it is said: a default may stand in for what was meant."""
+    from ..boot.config import load
+    from ..boot.ini import WARNING, Problem
+
+    problems: list[Problem] = []
+    found = load("", problems)
+    for problem in problems:
+        if problem.level <= WARNING:
+            print(safe(str(problem)), file=sys.stderr)
+    return found
 
 
 def print_json(value: Any) -> None:

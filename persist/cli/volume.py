@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import confirm, show
+
+if TYPE_CHECKING:
+    from ..boot.config import Config
 
 
 def add(verbs: Any) -> None:
@@ -46,9 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
             if not arguments.json:
                 _print(found, arguments.full)
         case "add":
-            if confirm.wanted(arguments) and not _agreed(arguments):
+            config = show.settings()
+            if confirm.wanted(arguments) and not _agreed(arguments, config):
                 return 1
-            found = manage.add(arguments.device, progress, force=arguments.force)
+            found = manage.add(arguments.device, progress, force=arguments.force, config=config)
         case "remove":
             found = manage.remove(arguments.device, progress)
         case "scrub":
@@ -62,11 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if found.get("failed") or found.get("reasons") else 0
 
 
-def _agreed(arguments: argparse.Namespace) -> bool:
-    from ..boot.config import load
+def _agreed(arguments: argparse.Namespace, config: Config) -> bool:
     from ..volume.claim import describe
 
-    lines = describe([arguments.device], load("", []), force=arguments.force)
+    lines = describe([arguments.device], config, force=arguments.force)
     return confirm.ask([f"{line}{'; WHAT IS ON IT IS LOST' if arguments.force else ''}" for line in lines], "Make it a member of the state volume?")
 
 

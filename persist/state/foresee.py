@@ -152,9 +152,11 @@ def _elsewhere(loaded: Loaded, image: Image) -> Iterator[Problem]:
 def _volume(loaded: Loaded, image: Image) -> Iterator[Problem]:
     config = loaded.config
     if config.netdev and not loaded.plan.entries:
-        yield Problem(ERROR, "", "The state volume comes with the network (_netdev), and no entry waits for it. Name the services of an entry in Services=.")
+        yield Problem(ERROR, config.where("Options"), "The state volume comes with the network (_netdev), and no entry waits for it. "
+                      "Name the services of an entry in Services=.")
     if config.mount != paths.VOLUME and image.kind_behind(config.mount) != "directory":
-        yield Problem(NOTICE, "", f"The image has no directory {config.mount}: where its root is read-only, the volume is only at {paths.VOLUME}.")
+        yield Problem(NOTICE, config.where("Mount"),
+                      f"The image has no directory {config.mount}: where its root is read-only, the volume is only at {paths.VOLUME}.")
 
 
 # Reasons of the verdict, and the check that foresees each of them where anything can.

@@ -16,13 +16,14 @@ def settings(loaded: Loaded, image: Image) -> Iterator[Problem]:
     """Settings of persist.conf that need another one."""
     config = loaded.config
     if config.device and not any(spec.startswith("/") for spec in config.device):  # none: what was said was wrong, and is told
-        for says, yes in (("Format=blank", config.format_blank), ("Ephemeral=yes", config.ephemeral)):
+        for key, says, yes in (("Format", "blank", config.format_blank), ("Ephemeral", "yes", config.ephemeral)):
             if yes:
-                yield Problem(NOTICE, "", f"{says} in persist.conf has no effect: it is about disks that Device= names by their paths, and it names none.")
+                yield Problem(NOTICE, config.where(key), f"{key}={says} in persist.conf has no effect: "
+                              "it is about disks that Device= names by their paths, and it names none.")
     options = [word for word in config.options.split(",") if word not in ("", "_netdev")]
     if options and config.device == ["auto"]:
-        yield Problem(NOTICE, "", f"Options={','.join(options)} in persist.conf has no effect with Device=auto, which takes only volumes that persist made "
-                      "(btrfs). Name the device in Device=.")
+        yield Problem(NOTICE, config.where("Options"), f"Options={','.join(options)} in persist.conf has no effect with Device=auto, "
+                      "which takes only volumes that persist made (btrfs). Name the device in Device=.")
 
 
 def taken_out(loaded: Loaded, image: Image) -> Iterator[Problem]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from persist.boot import config
+from persist.cli.main import main
 from tests.unit.test_foresee import Machine
 
 
@@ -36,6 +38,44 @@ def test_settings_that_need_another(machine: Machine, capsys: pytest.CaptureFixt
     machine.file("usr/lib/systemd/system/there.service")
     found = _said(machine, capsys, 5)
     assert len(found) == len(said) and all(words in text for words, text in zip(said, found, strict=True)), found
+
+
+@pytest.mark.parametrize(("lines", "where"), [
+    ("Format=blank", "2"), ("Format=claimed\nEphemeral=yes", "3"), ("Options=noatime\nSwapSize=0\nOptions=noexec", "4"), ("Mount=/mnt/absent", "2"),
+])
+def test_settings_of_persist_conf_have_a_line(machine: Machine, capsys: pytest.CaptureFixture[str], lines: str, where: str) -> None:
+    machine.file("usr/lib/persist/persist.conf.d/10-x.conf", f"[Volume]\n{lines}\n")
+    machine.registry("[Path]\nPath=/srv/d\nMethod=bind\n")
+    assert [p["where"] for p in machine.verify(capsys)[1]] == [f"/usr/lib/persist/persist.conf.d/10-x.conf:{where}"]
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("[Seal]\nReset=yes\n[Registry]\nA=b\nX-Mine=1\nC=d\n", ["2: Unknown key 'Reset=' in section [Seal], ignoring.",
+                                                              "4: Unknown key 'A=' in section [Registry], ignoring.", "6: Unknown key 'C=' in"]),
+    ("[Seal]\n[Registry]\n[X-Mine]\nA=b\n", []), ("[Volume]\nMuont=/srv/d\n", ["2: Unknown key 'Muont=' in section [Volume], ignoring. Did you mean Mount=?"]),
+])
+@pytest.mark.parametrize("directory", ["usr/lib/persist", "etc/persist"])
+def test_unknown_keys_of_persist_conf(machine: Machine, capsys: pytest.CaptureFixture[str], text: str, said: list[str], directory: str) -> None:
+    """In sections without settings, too: nothing that somebody wrote is passed over without a word."""
+    machine.file(f"{directory}/persist.conf", text)
+    machine.registry("[Path]\nPath=/srv/d\nMethod=bind\n")
+    if "[Volume]" in text and directory.startswith("etc"):
+        said = ["1: [Volume] is ignored in /etc"]
+    found = _said(machine, capsys, 4)
+    assert len(found) == len(said) and all(text.startswith(words) for words, text in zip(said, found, strict=True)), found
+
+
+@pytest.mark.parametrize("argv", [["claim", "--yes", "/dev/none"], ["volume", "add", "--yes", "/dev/none"]])
+def test_who_gives_a_disk_away_hears_what_is_wrong_with_persist_conf(machine: Machine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+                                                                     argv: list[str]) -> None:
+    """A default stands in for what was meant, and nobody said so."""
+    machine.file("usr/lib/persist/persist.conf", "[Volume]\nSwapSize=lots\nAllowRemoveable=yes\n")
+    real = config.load
+    monkeypatch.setattr(config, "load", lambda root, problems: real(str(machine.top), problems))
+    assert main(argv) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert err[0].startswith("/usr/lib/persist/persist.conf:2: SwapSize=lots: must be") and err[1].startswith("/usr/lib/persist/persist.conf:3: Unknown key")
+    assert err[2].startswith("persistctl: ")
 
 
 def test_nothing_follows_from_a_device_that_was_refused(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
