@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import show
+
+if TYPE_CHECKING:
+    from ..boot.facts import Facts
 
 
 def add(verbs: Any) -> None:
@@ -20,26 +22,38 @@ def add(verbs: Any) -> None:
     sub.set_defaults(run=run)
 
 
+def _this_boot(facts: Facts) -> str:
+    """What the kernel command line makes of all entries on this boot, as a sentence, '' where it says nothing of them."""
+    from ..volume import switch
+
+    word = switch.volatile_word(facts)
+    if word:
+        return f"Nothing is kept on this boot: {switch.explain(word)[0]}"
+    return f"What this boot writes is not kept: {switch.READ_ONLY[1]}" if switch.read_only(facts) else ""
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print the entries. Exit status 1 when a file has an error."""
-    from ..boot import registry
     from ..boot.accept import accept
-    from ..boot.config import load as load_config
-    from ..boot.facts import Facts, gather_paths
-    from ..boot.ini import ERROR, NOTICE, Problem
+    from ..boot.facts import gather, why_nothing
+    from ..boot.ini import ERROR, NOTICE
+    from ..boot.load import Loaded
     from ..state.outside_state import passed_over
 
-    problems: list[Problem] = []
     root = show.root_of(arguments)
-    found = registry.load(root, problems)
-    facts = Facts()
-    facts.root = root
-    gather_paths(facts, found, os.environ)
-    _, outside = accept(load_config(root, problems), found, facts)
+    facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""} if root else {})
+    why_off = why_nothing(facts)
+    facts.enabled = True  # what is declared is listed, and judged, before it is switched on
+    off = why_nothing(facts)
+    loaded = Loaded(root, facts, {})
+    found, problems, outside = loaded.registry, loaded.problems, loaded.plan.outside
+    if off:  # then there is no plan
+        outside = accept(loaded.config, found, facts)[1]
+        problems += [o for o in outside if o.level <= NOTICE]
     why = {o.entry.source: (o.state, o.why) for o in outside}
     rows = []
     for entry in found.entries:
-        state, reason = why.get(entry.source, ("declared", ""))
+        state, reason = why.get(entry.source, ("off", off) if off else ("declared", ""))
         rows.append({"path": entry.path, "method": entry.method, "required": entry.required, "source": entry.source, "state": state, "reason": reason})
     for entry, first in found.ignored:
         rows.append({"path": entry.path, "method": entry.method, "required": entry.required, "source": entry.source, "state": "ignored",
@@ -47,15 +61,17 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in found.refused:
         rows.append({"path": problem.path, "method": "", "required": "", "source": problem.where,
                      "state": "refused" if problem.level <= ERROR else "ignored", "reason": problem.text})
-    problems += [o for o in outside if o.level <= NOTICE]
+    boot = f"Nothing of this is in force: {why_off}." if why_off else _this_boot(facts)
     if arguments.json:
-        show.print_json({"entries": rows, "problems": [{"level": p.level, "where": p.where, "message": p.text} for p in problems]})
+        show.print_json({"reason": boot, "entries": rows, "problems": [{"level": p.level, "where": p.where, "message": p.text} for p in problems]})
     else:
         show.table(("PATH", "METHOD", "REQUIRED", "STATE", "DECLARED IN"), [(r["path"], r["method"], r["required"], r["state"], r["source"]) for r in rows],
                    flexible=(0, 4), full=arguments.full)
         for row in rows:
-            if row["reason"]:
+            if row["reason"] and row["state"] != "off":
                 print(show.safe(f"{row['path']}: {row['state']}, {row['reason']}"))
+        if boot:
+            print(show.safe(boot), file=sys.stderr)
         told = {(row["source"], row["path"]) for row in rows if row["reason"]}
         for problem in problems:
             if (problem.where, problem.path) not in told:

@@ -30,7 +30,7 @@ def test_closed(tmp_path: Path, verb: str, status: int, closed: str) -> None:
 
 
 @pytest.mark.parametrize(("verb", "full", "status"), [
-    ("list --root=DIR", ">", 1), ("--help", ">", 1), ("preset enable nothing --root=DIR", ">", 1), ("list --root=DIR", "2>", 0),
+    ("list --root=DIR", ">", 1), ("--help", ">", 1), ("preset enable nothing --root=DIR", ">", 1), ("preset list --root=DIR", "2>", 0),
     ("preset enable nothing --root=DIR", "2>", 1),
 ])
 def test_a_result_that_cannot_be_written_is_an_error(tmp_path: Path, verb: str, full: str, status: int) -> None:
@@ -39,7 +39,7 @@ def test_a_result_that_cannot_be_written_is_an_error(tmp_path: Path, verb: str, 
     assert ("No space left" in text) == (full == ">" and "nothing" not in verb)
 
 
-@pytest.mark.parametrize("verb", ["list --root=DIR", "--help"])
+@pytest.mark.parametrize("verb", ["preset list --root=DIR", "--help"])
 def test_a_reader_that_has_seen_enough(tmp_path: Path, verb: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
