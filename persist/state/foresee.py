@@ -18,6 +18,7 @@ from ..boot.plan import Planned
 from ..volume.mountinfo import MEMORY
 from . import no_effect
 from .image import Image
+from .made_units import is_made
 from .overlay_limits import below_overlays
 from .switch import why_off
 from .verdict import initrd_stage_missing, stale_early
@@ -120,7 +121,7 @@ def _entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
             yield Problem(WARNING, entry.where("SeedFrom"), f"SeedFrom={given} does not exist in the image, and {entry.path} {there}: it begins empty. "
                           "Correct SeedFrom=, or ship what it names.", entry.path)
         for unit in entry.services:
-            if not image.has_unit(unit, UNIT_DIRECTORIES):
+            if not image.has_unit(unit, UNIT_DIRECTORIES) and not is_made(unit, loaded, image):
                 yield Problem(WARNING, entry.where("Services", unit), f"Services={unit}: the image has no such unit. Correct it, or take it out.", entry.path)
 
 

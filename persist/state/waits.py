@@ -100,8 +100,10 @@ def lines_that_stop_the_boot(loaded: Loaded, image: Image) -> Iterator[Problem]:
     """Lines of fstab that use the volume, and that local-fs.target requires."""
     for use in loaded.plan.uses:
         options = use.line.options.split(",")
-        if use.line.where and use.line.fstype and not {"nofail", "noauto", "_netdev"} & set(options):
-            yield Problem(WARNING, use.line.source, f"Uses {use.places[0]}, which comes from the state volume: a boot without the volume would "
+        # What the image has, too, is there without the volume.
+        places = [place for place in use.places if not image.has(place)]
+        if places and use.line.where and use.line.fstype and not {"nofail", "noauto", "_netdev"} & set(options):
+            yield Problem(WARNING, use.line.source, f"Uses {places[0]}, which comes from the state volume: a boot without the volume would "
                           "end in the emergency shell. Add nofail to its options.")
 
 

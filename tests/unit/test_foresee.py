@@ -116,6 +116,23 @@ def test_entries(machine: Machine, capsys: pytest.CaptureFixture[str], setup: st
         assert said.endswith("ignoring.") == found["message"].endswith("ignoring.")
 
 
+@pytest.mark.parametrize(("unit", "made"), [
+    ("data.mount", True), ("data-my\\x2ddisk.mount", True), ("swapfile.swap", True), ("other.mount", False), ("other.swap", False), ("srv-over.mount", True),
+    ("systemd-cryptsetup@my\\x2dstate.service", True), ("systemd-cryptsetup@other.service", False), ("old.service", True), ("old.socket", False),
+    ("system-getty.slice", True), ("dev-vdb.device", True), ("-.mount", True), ("other.service", False),
+])
+def test_services_that_are_made_when_it_boots(machine: Machine, capsys: pytest.CaptureFixture[str], unit: str, made: bool) -> None:
+    """They have no file in the image: fstab, crypttab and init scripts become units, and so do our entries."""
+    for directory in ("srv/d", "srv/over", "etc/init.d"):
+        (machine.top / directory).mkdir()
+    machine.file("etc/init.d/old")
+    machine.file("etc/fstab", "/dev/vdb /data ext4 defaults 0 0\n/dev/vdc /data/my-disk ext4 defaults 0 0\n/swapfile none swap sw 0 0\n")
+    machine.file("etc/crypttab", "# other /dev/vdz\nmy-state /dev/vdd none luks\n")
+    machine.registry(f"[Path]\nPath=/srv/d\nMethod=bind\nServices={unit}\n[Path]\nPath=/srv/over\n")
+    problems = [p["message"] for p in machine.verify(capsys)[1] if "cannot wait for" not in p["message"]]  # of / and slices, which start before us
+    assert problems == ([] if made else [f"Services={unit}: the image has no such unit. Correct it, or take it out."])
+
+
 @pytest.mark.parametrize(("line", "said"), [
     ("User=nobody-knows", "Correct it, or ship a sysusers.d file."), ("Group=nobody-knows", "Correct it, or ship a sysusers.d file."),
     ("Services=there.service absent.service", "Services=absent.service: the image has no such unit. Correct it, or take it out."),

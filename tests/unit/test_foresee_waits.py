@@ -79,10 +79,15 @@ def test_a_directory_that_is_named_like_a_file(machine: Machine, capsys: pytest.
     ("/mnt/state/media /srv/docker none bind 0 0", True), ("/srv/d/x /export none bind 0 0", True), ("/dev/vdc /mnt/state/more ext4 defaults 0 0", True),
     ("/mnt/state/media /srv/docker none bind,nofail 0 0", False), ("/mnt/state/media /srv/docker none bind,noauto 0 0", False),
     ("/mnt/state/swapfile none swap sw 0 0", False), ("/dev/vdc /unconcerned ext4 defaults 0 0", False),
+    ("/srv/d /export none bind 0 0", False), ("/srv/d/sub /export none bind 0 0", False), ("/dev/vdc /srv/d/sub ext4 defaults 0 0", False),
+    ("/dev/vdc /srv/d/absent ext4 defaults 0 0", True), ("o /export overlay lowerdir=/srv/d/sub:/srv/d/absent 0 0", True),
+    ("o /export overlay lowerdir=/srv/d/sub:/srv/d 0 0", False), ("/srv/l/x /export none bind 0 0", True),
 ])
 def test_a_line_of_fstab_that_stops_a_boot_without_the_volume(machine: Machine, capsys: pytest.CaptureFixture[str], line: str, found: bool) -> None:
+    (machine.top / "srv/d/sub").mkdir()
+    machine.link("srv/l", "/run/persist/volume/srv/l")
     machine.file("etc/fstab", f"/dev/vda1 / ext4 defaults 0 1\n{line}\n")
-    machine.registry(BIND)
+    machine.registry(f"{BIND}[Path]\nPath=/srv/l\nMethod=symlink\n")
     problems = said(machine, capsys)
     assert len(problems) == found, problems
     assert all(level == 4 and where == "/etc/fstab:2" and "Add nofail" in text for level, where, text in problems)
