@@ -5,8 +5,8 @@
 and /etc may be kept on it.
 """
 
-from .dropins import DIRECTORIES, fragments, inside
-from .ini import ERROR, WARNING, Problem, Section, boolean, not_a_name, parse, read, words
+from .dropins import DIRECTORIES, fragments, read
+from .ini import ERROR, WARNING, Problem, Section, boolean, not_a_name, parse, words
 from .paths import unsayable
 
 FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
@@ -181,7 +181,7 @@ def load(root: str, problems: list[Problem]) -> Config:
     """
     config = Config()
     for path, shown in _files(root, DIRECTORIES[1:], problems) + _files(root, DIRECTORIES[:1], problems):
-        data = read(inside(path, root), shown, problems)
+        data = read(path, shown, problems, root)
         before = len(problems)
         if data:
             for section in parse(data, shown, problems, "[Volume]"):

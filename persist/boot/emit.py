@@ -38,8 +38,9 @@ def emit(plan: "Plan", directory: str, problems: list[Problem]) -> int:
             continue
         try:
             data = text.encode("utf-8", "surrogateescape")
-            while data:
-                data = data[os.write(fd, data) :]
+            count = os.write(fd, data)
+            while count < len(data):
+                count += os.write(fd, data[count:])
         except OSError as e:
             problems.append(Problem(ERROR, path, "Cannot be written: %s. The path is not kept on this boot." % e.strerror))
             try:

@@ -8,7 +8,7 @@ Each input can be put elsewhere for tests, with the variables that systemd's own
 import errno
 import posix as os  # see __init__.py
 
-from .paths import DIRECTORIES, EARLY, READ, parents
+from .paths import DIRECTORIES, EARLY, READ
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import (collections.abc costs 2 ms)
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ UNIT_DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/li
 ENABLED = ("local-fs.target.wants", "sysinit.target.wants", "multi-user.target.wants", "basic.target.wants",
            "local-fs.target.requires", "sysinit.target.requires")
 
-
+_NO_LINK = (errno.EINVAL, errno.ENOENT, errno.ENOTDIR)
 _BLANKS = " \t\r\n"  # PID 1's; it knows no blank of Unicode
 
 
@@ -149,8 +149,8 @@ def _shipped(root: str) -> dict[str, str]:
             names = os.listdir(root + base)
         except OSError:
             continue  # a directory that is not there ships nothing
-        for name in names:
-            if name.endswith(".mount") and name not in units:
+        for name in [name for name in names if name[-6:] == ".mount"]:
+            if name not in units:
                 unit = base + "/" + name
                 if _target(root + unit) != "/dev/null":
                     units[name] = unit + " mounts it"
@@ -217,9 +217,9 @@ def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]
     known: dict[str, str] = {}
     for entry in registry.entries:
         path = entry.path
-        parent, _, last = path.rpartition("/")
+        at = path.rfind("/")
         try:
-            real = resolve(root, parent, known) + "/" + last
+            real = resolve(root, path[:at], known) + path[at:]
             target = _link_target(root, real)
             if target and entry.method != "symlink":
                 # The entry is an alias itself (/lib -> usr/lib): what counts is the directory behind it.
@@ -275,14 +275,17 @@ def _link_target(root: str, path: str) -> str:
     try:
         return os.readlink(root + path)
     except OSError as e:
-        if e.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
+        if e.errno not in _NO_LINK:
             raise
         return ""
 
 
 def above(path: str, mounts: "Mapping[str, object] | set[str]") -> str:
     """The nearest strict ancestor of ``path`` that is in ``mounts``, or an empty string."""
-    for parent in parents(path):
-        if parent in mounts:
-            return parent
+    at = path.rfind("/")  # as parents(), which would make a list of all of them
+    while at > 0:
+        path = path[:at]
+        if path in mounts:
+            return path
+        at = path.rfind("/")
     return ""

@@ -4,7 +4,6 @@
 # Each with what it is about: of two about the same the last one counts, as for mount(8).
 _ABOUT = {"suid": "suid", "nosuid": "suid", "dev": "dev", "nodev": "dev", "exec": "exec", "noexec": "exec",
           "noatime": "atime", "relatime": "atime", "strictatime": "atime", "nodiratime": "diratime"}
-DEFAULT = "nosuid,nodev"  # what nobody asked otherwise for: a volume is data
 
 
 def added(before: str, value: str) -> str:

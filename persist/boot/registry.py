@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The registry: persist.d/*.conf to entries. One bad line costs that line, one bad entry costs that entry. Boot-safe."""
 
-from . import flags
-from .dropins import fragments, inside
-from .ini import DEBUG, ERROR, NOTICE, Problem, Section, boolean, not_a_name, parse, read, unquote, words
-from .paths import ENTRY_NAME_MAX, UNIT_NAME_MAX, escape, unsayable
+from .dropins import fragments, read
+from .ini import DEBUG, ERROR, NOTICE, Problem, Section, boolean, not_a_name, parse, unquote, words
+from .paths import ENTRY_NAME_MAX, UNIT_NAME_MAX, escape, wrong_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ _KEYS = {"Path": PATH_KEYS, "Identity": IDENTITY_KEYS, "Migration": MIGRATION_KE
 _REFUSED = {"/usr": "image", "/proc": "running system", "/sys": "running system", "/dev": "running system", "/run": "running system",
             "/boot": "boot loader", "/efi": "boot loader"}
 RUNNING = ("/proc", "/sys", "/dev", "/run")
+OPTIONS = "nosuid,nodev"  # what nobody asked otherwise for: a volume is data
 _DIGITS = "0123456789"
 _UNIT_TYPES = ("service", "socket", "target", "mount", "automount", "swap", "timer", "path", "slice", "scope", "device")
 _UNIT_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:-_.\\@"
@@ -52,7 +52,7 @@ class Entry:
         self.stale = "ro"
         self.snapshot = True
         self.early: bool | None = None
-        self.options = flags.DEFAULT
+        self.options = OPTIONS
         self.settings: list[tuple[str, str, int]] = []
 
     def where(self, key: str, word: str = "") -> str:
@@ -75,24 +75,6 @@ class Registry:
         self.others: list[Section] = []
         self.ignored: list[tuple[Entry, Entry]] = []
         self.refused: list[Problem] = []
-
-
-def wrong_path(path: str) -> str:
-    """Why a text is not a path that persist takes, or an empty string."""
-    if path[:1] != "/":
-        return "is not absolute"
-    if path == "/":
-        return "is the root directory; name what lies below it"
-    wrong = unsayable(path)
-    if wrong:
-        return wrong
-    if path[-1] in " \\":
-        return "ends in a blank or a backslash, which a unit file cannot say"
-    if " /" in path or "\\/" in path:
-        return "has a name that ends in a blank or a backslash above it, which a unit file cannot say"
-    if "//" in path or path[-1] == "/" or "/./" in path or "/../" in path or path.endswith(("/.", "/..")):
-        return "is not normalised (no '//', '.', '..' or '/' at the end)"
-    return ""
 
 
 def wrong_unit(path: str, method: str) -> str:
@@ -214,6 +196,8 @@ def _set(entry: Entry, key: str, value: str) -> str:
             return "must be ro or allow"
         entry.stale = value
     elif key == "Options":
+        from . import flags  # rare
+
         try:
             entry.options = flags.added(entry.options, value)
         except ValueError as e:
@@ -233,9 +217,10 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
     """An entry from a [Path] section, or None when the section cannot stand."""
     path = ""
     where = ""
-    for key, value, line in section.settings:
+    settings, file = section.settings, section.file
+    for key, value, line in settings:
         if key == "Path":
-            where = "%s:%d" % (section.file, line)
+            where = "%s:%d" % (file, line)
             if path:
                 problems.append(Problem(ERROR, where, "A second Path= in one [Path] section, the section is ignored. Begin a new [Path].", path))
                 return None
@@ -256,13 +241,13 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
     if wrong:
         problems.append(Problem(ERROR, where, "Path=%r %s, the entry is ignored." % (path, wrong), path))
         return None
-    entry = Entry(path, where, section.file)
-    entry.settings = section.settings
+    entry = Entry(path, where, file)
+    entry.settings = settings
     if len(entry.name) > ENTRY_NAME_MAX:
         problems.append(Problem(ERROR, where, "Path=%s is too long for the name of a unit, the entry is ignored. Keep a directory above it." % path, path))
         return None
-    for key, value, line in section.settings:
-        if key == "Path" or not _known(section, key, line, problems, path):
+    for key, value, line in settings:
+        if key == "Path" or (key not in PATH_KEYS and not _known(section, key, line, problems, path)):
             continue
         wrong = _set(entry, key, value)
         if wrong:
@@ -275,8 +260,8 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
             " Write one [Path] section for each path if this is a list; Method=bind keeps a path with a comma."
         problems.append(Problem(ERROR, where, "%s, the entry for %s is ignored.%s" % (wrong, path, instead), path))
         return None
-    options = [line for key, _, line in section.settings if key == "Options"]
-    if options and entry.method in ("symlink", "image", "tmpfs"):
+    options = [line for key, _, line in settings if key == "Options"] if entry.method in ("symlink", "image", "tmpfs") else []
+    if options:
         problems.append(Problem(ERROR, "%s:%d" % (section.file, options[0]), "Options= is for Method=overlay and Method=bind, which have a mount of their own, "
                                 "the entry for %s is ignored." % path, path))
         return None
@@ -321,7 +306,7 @@ def load(root: str, problems: list[Problem], files: "Sequence[str]" = ()) -> Reg
     registry = Registry()
     before = len(problems)
     for path, shown in [(file, file) for file in files] or fragments(root, "persist.d", problems):
-        data = read(path if files else inside(path, root), shown, problems)
+        data = read(path, shown, problems, "" if files else root)
         if data:
             parse_file(data, shown, registry, problems)
     seen: dict[str, Entry] = {}

@@ -125,7 +125,10 @@ def _ordering(plan: "Plan", children: list[str]) -> str:
 
     On several lines where they are many: PID 1 drops a file that has a line of more than 1 MiB.
     """
-    before = ["remote-fs.target" if plan.net else "local-fs.target"]
+    target = "remote-fs.target" if plan.net else "local-fs.target"
+    if not children:
+        return target
+    before = [target]
     for number, child in enumerate(children, 1):
         before.append(("persist-seed@" if number % 100 else "\nBefore=persist-seed@") + child + ".service")
     return " ".join(before).replace(" \n", "\n")
@@ -183,9 +186,9 @@ def bind_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list
     """The text of an entry's instance of persist-bind@.service. RequiresMountsFor= says what comes before, but for the binds above it."""
     entry = planned.entry
     before = _ordering(plan, children)
-    text = FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + BIND_UNIT
+    more = ""
     if plan.net:
-        text += "Wants=" + NET_UNIT + "\nAfter=" + NET_UNIT + "\n"
+        more = "Wants=" + NET_UNIT + "\nAfter=" + NET_UNIT + "\n"
     else:
         before = "persist-setup.target " + before
         if planned.path[:4] == "/var":
@@ -194,7 +197,7 @@ def bind_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list
                 before += " " + " ".join(sorted(users))
         if planned.path in RELOAD:
             before += " persist-reload.service"
-    text += "Before=" + before + "\n"
+    text = f"{FIRST_LINE}[Unit]\nSourcePath={specifiers(entry.file)}\n{BIND_UNIT}{more}Before={before}\n"
     if binds:
         text += "Requires=" + " ".join(binds) + "\nAfter=" + " ".join(binds) + "\n"
     if plan.fstab and above(planned.path, plan.fstab):
@@ -205,4 +208,4 @@ def bind_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list
         # Conditions come before asserts, and a unit that is skipped satisfies Requires=: not where the entry is only held read-only (Stale=).
         test = "Assert"
         text += "ConditionPathExists=|!" + PERSISTENT + "\nConditionPathExists=|!" + STORES + "/" + planned.name + "\nAssertPathExists=" + PERSISTENT + "\n"
-    return text + test + "PathExists=" + STORES + "/" + planned.name + "\n" + BIND_SERVICE
+    return f"{text}{test}PathExists={STORES}/{planned.name}\n{BIND_SERVICE}"

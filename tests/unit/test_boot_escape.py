@@ -19,8 +19,9 @@ ALPHABET = "abcXYZ019:_.-\\@%,;'\"!|&$(){}[]*?~#=+<>^` /éß€データ💾\u00
 def paths(count: int = 3000) -> list[str]:
     chosen = random.Random(20)
     out = ["/" + c for c in ALPHABET if c not in " /."] + ["/etc", "/.", "/..a", "/.a/.b", "/a/.b", "/-", "/a-b/c-d", "/\\x2d", "/a\\"]
-    for _ in range(count):
-        parts = ["".join(chosen.choices(ALPHABET.replace("/", ""), k=chosen.randint(1, 8))) for _ in range(chosen.randint(1, 4))]
+    for number in range(count):
+        alphabet = "aZ9:_.-" if number % 4 == 0 else ALPHABET.replace("/", "")
+        parts = ["".join(chosen.choices(alphabet, k=chosen.randint(1, 8))) for _ in range(chosen.randint(1, 4))]
         out.append("/" + "/".join(parts))
     return [p for p in out if not any(part in ("", ".", "..") for part in p[1:].split("/"))]
 

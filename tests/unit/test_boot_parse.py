@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import os
+import posixpath
+import random
 import re
 from pathlib import Path
 
 import pytest
 
-from persist.boot import facts, ini
+from persist.boot import dropins, facts, ini
 from persist.boot.config import VOLUME_KEYS, Config, _volume, load, size
 from persist.boot.dropins import inside
-from persist.boot.registry import Registry, forbidden, parse_file, wrong_path
+from persist.boot.paths import PLAIN, wrong_path
+from persist.boot.registry import Registry, forbidden, parse_file
 
 
 @pytest.mark.parametrize(("cmdline", "value"), [
@@ -72,6 +75,34 @@ def test_continuation() -> None:
     assert values("[S]\nK=a\\\n\nL=b") == [("K", "a", 2), ("L", "b", 4)]
 
 
+def test_lines_that_are_plain() -> None:
+    """The quick way through a file in which no line goes on is the long one's, to the last problem."""
+    chosen = random.Random(9)
+    pieces = ["\n", "\n", "\n", "[Path]", "Path=/a", "K = v", " ", "\t", "\r", "#", ";", "=", "é", "\u2028", "\x85", "\x0b", "\x1c", "\u00a0", "a" * 99]
+    for _ in range(3000):
+        text = "".join(chosen.choices(pieces, k=chosen.randint(0, 40)))
+        problems: list[ini.Problem] = []
+        assert ini._plain_lines(text) == list(ini._logical_lines(text, "f", problems)), text
+        assert not problems
+    problems = []
+    assert not ini.parse(b"[" + b"x" * ini.MAX_LINE + b"]", "f", problems) and len(problems) == 1, "too long is looked at"
+    assert values("[S]\nK=a\\\nb") == [("K", "a b", 2)], "and so is what goes on"
+
+
+def test_paths_that_are_plain() -> None:
+    """What is decided by PLAIN at once is decided as it would be else."""
+    assert not set(PLAIN) & set("*?[]{}$#;,\"'\\%@ \t") and PLAIN.isascii() and PLAIN.isprintable()
+    chosen = random.Random(10)
+    seen = set()
+    for _ in range(20_000):
+        path = "".join(chosen.choices("//..ab-", k=chosen.randint(0, 8)))
+        good = path[:1] == "/" and path[1:2] not in ("", "/") and posixpath.normpath(path) == path
+        assert (wrong_path(path) == "") == good, path
+        assert (wrong_path(path + "@") == "") == (path[:1] == "/" and posixpath.normpath(path + "@") == path + "@" and path[:2] != "//"), path
+        seen.add(good)
+    assert seen == {True, False}
+
+
 @pytest.mark.parametrize("text", ['"', '"a', '"a\\"', '"a"b"', '"\\n"', '"a\\'])
 def test_unquote_refuses(text: str) -> None:
     with pytest.raises(ValueError, match=r"quote|escape"):
@@ -95,13 +126,13 @@ def test_unquote(text: str, value: str) -> None:
 def test_read_never_blocks_and_never_raises(tmp_path: Path) -> None:
     problems: list[ini.Problem] = []
     os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "exact").write_bytes(b"#" * ini.MAX_BYTES)
-    (tmp_path / "more").write_bytes(b"#" * (ini.MAX_BYTES + 1))
+    (tmp_path / "exact").write_bytes(b"#" * dropins.MAX_BYTES)
+    (tmp_path / "more").write_bytes(b"#" * (dropins.MAX_BYTES + 1))
     for name in ("fifo", "more", "missing", ".", "x" * 300):
-        assert ini.read(str(tmp_path / name), name, problems) is None
+        assert dropins.read(str(tmp_path / name), name, problems) is None
     assert len(problems) == 5
-    assert len(ini.read(str(tmp_path / "exact"), "exact", problems) or b"") == ini.MAX_BYTES
-    assert ini.read("/dev/null", "null", problems) == b""
+    assert len(dropins.read(str(tmp_path / "exact"), "exact", problems) or b"") == dropins.MAX_BYTES
+    assert dropins.read("/dev/null", "null", problems) == b""
     assert len(problems) == 5
 
 

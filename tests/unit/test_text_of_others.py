@@ -98,7 +98,7 @@ def test_a_digit_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("c", ["\n", "\x1f", "\x7f", "\x80", "\x85", "\x9b", "\x9f", "\u2028", "\u2029", "\udc80", "\ufffe", "\ufdd0"])
 def test_characters_that_no_path_may_have(tmp_path: Path, c: str) -> None:
     """A control character of ISO 8859 (C1) moves the cursor of some terminals, and what Unicode takes for a line splits the lines of a log."""
-    assert paths.unsayable(f"/srv/a{c}b") and registry.wrong_path(f"/srv/a{c}b") == paths.unsayable(f"/srv/a{c}b")
+    assert paths.unsayable(f"/srv/a{c}b") and paths.wrong_path(f"/srv/a{c}b") == paths.unsayable(f"/srv/a{c}b")
     problems: list[Problem] = []
     found = registry.Registry()
     if c not in "\n\udc80":
@@ -110,7 +110,7 @@ def test_characters_that_no_path_may_have(tmp_path: Path, c: str) -> None:
 
 @pytest.mark.parametrize("path", ["/srv/a\xa0b", "/srv/\u3000", "/srv/\u00fc\u0663", "/srv/e\u0301", "/srv/\u202eb"])
 def test_characters_that_a_path_may_have(path: str) -> None:
-    assert registry.wrong_path(path) == ""
+    assert paths.wrong_path(path) == ""
 
 
 def _calls(module: Path) -> list[str]:
