@@ -7,7 +7,7 @@
 import posix as os  # see __init__.py
 import sys
 
-from . import facts
+from . import facts, preload
 from .paths import GENERATOR
 
 TYPE_CHECKING = False
@@ -59,6 +59,8 @@ def _generate(root: str, environ: dict[str, str], directory: str, to_kmsg: bool)
     if reason:
         _log(DEBUG, "Nothing to do: %s." % reason, to_kmsg)
         return
+    # In the order in which they import one another.
+    preload("ini", "dropins", "config", "registry", "accept", "units", "plan", "load", "emit", "fstab")
     from .emit import emit
     from .load import Loaded
 

@@ -5,7 +5,7 @@
     b  no registry, against a Python that does nothing
 
 Runs of all programs alternate, so that a slow moment of the machine meets all alike. The package is compiled in a copy,
-as it is where it is installed. The exit status says whether the bars hold, by the medians.
+as packaging/debian/persist.postinst does it. The exit status says whether the bars hold, by the medians.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 TOP = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
 GENERATORS = ("/usr/lib/systemd/system-generators", "/lib/systemd/system-generators")
 ENTRIES = 100
-BARS = {"a": 1.5, "b": 1.25}
+BARS = {"a": 1.4, "b": 1.05}
 
 
 class Program:
@@ -82,7 +83,7 @@ def prepare(work: Path) -> dict[str, tuple[Program, Program]]:
     """The pairs that are compared: (ours, the measure)."""
     library, script = work / "lib", work / "persist-generator"
     shutil.copytree(TOP / "persist", library / "persist", ignore=shutil.ignore_patterns("__pycache__"))
-    if not compileall.compile_dir(library, quiet=1):
+    if not compileall.compile_dir(library, quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH):
         sys.exit("bench: the package does not compile")
     shutil.copy(TOP / "generators" / "persist-generator", script)
     fstab = work / "fstab"
