@@ -54,7 +54,7 @@ class Machine(Storage):
     """One machine: its disks and console outlive its boots, until close()."""
 
     def __init__(
-        self, image: Image, name: str = "machine", *, memory_mib: int = 1024, cpus: int = 2,
+        self, image: Image, name: str = "machine", *, memory_mib: int = 1024, cpus: int = 1,
         command_line: str = "", credentials: Mapping[str, str] | None = None, extra: Sequence[str] = (),
     ) -> None:
         self.image = image

@@ -40,7 +40,7 @@ class Settings:
     accel: str
     command_line: str = ""
     memory_mib: int = 1024
-    cpus: int = 2
+    cpus: int = 1
     credentials: dict[str, str] = field(default_factory=dict)
     extra: Sequence[str] = ()
 

@@ -29,7 +29,7 @@ def identity(machine: Machine) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("release", SUITES)
 def test_machine_remembers(release: str, machine: MachineFactory) -> None:
-    one = machine(scene.story_image(release))
+    one = machine(scene.story_image(release), cpus=2)  # so that things do happen at the same time somewhere
     one.add_disk("state", "4G", header=scene.HEADER)
     one.start()
     found = healthy_boot(one)
