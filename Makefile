@@ -87,7 +87,7 @@ test-install: deb ## install and purge the packages in fresh Debian 12 and 13 sy
 
 # Tests
 
-.PHONY: test test-deps test-unit test-generator test-storage test-vm test-powercut lint bench demo
+.PHONY: test test-deps test-unit test-generator test-storage test-vm test-harness test-powercut lint bench demo
 test: test-deps ## install what the tests need and run all layers (as root)
 	@packaging/run-tests
 
@@ -103,11 +103,14 @@ test-generator: ## golden cases of the generator
 test-storage: ## loop devices and real mounts (as root)
 	$(PYTEST) tests/storage
 
-test-vm: deb ## real boots under QEMU
-	PERSIST_DEBS="$(abspath $(DEBS))" $(PYTEST) -s tests/vm
+test-vm: deb ## real boots under QEMU, two machines side by side
+	PERSIST_DEBS="$(abspath $(DEBS))" $(PYTHON) -m tests.vm -m "not harness"
+
+test-harness: deb ## all that the VM tests' own machinery is asked to do; when tests/vm has changed
+	PERSIST_DEBS="$(abspath $(DEBS))" $(PYTHON) -m tests.vm tests/vm/test_harness.py
 
 test-powercut: deb ## 50 power cuts of each kind under QEMU (an hour); 'make test' makes a few
-	PERSIST_DEBS="$(abspath $(DEBS))" PERSIST_TEST_CUTS=50 $(PYTEST) -s tests/vm/test_powercut.py
+	PERSIST_DEBS="$(abspath $(DEBS))" PERSIST_TEST_CUTS=50 $(PYTHON) -m tests.vm tests/vm/test_powercut.py
 
 lint: $(VENV)/.done ## ruff, mypy --strict, shellcheck
 	packaging/lint $(VENV)/bin

@@ -33,8 +33,9 @@ _reports: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
+    """Register the markers."""
     config.addinivalue_line("markers", "vm: boots a virtual machine (needs root, QEMU and mmdebstrap)")
+    config.addinivalue_line("markers", "harness: looks at the harness and not at persist; left out of 'make test'")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

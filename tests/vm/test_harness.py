@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The harness tests itself, on images without any package of ours."""
+"""The harness tests itself, on images without any package of ours.
+
+What every other test would be wrong without (answers, time-outs, restores, a QEMU that dies, a panic) runs in ``make test``; what costs
+boots of its own, or what the tests of persist use anyway, is marked ``harness`` and runs in ``make test-harness``, which is for changes in tests/vm/.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +52,7 @@ def test_exit_status_and_streams(booted: Machine) -> None:
     assert booted.execute("kill -9 $$")[0] == -9
 
 
+@pytest.mark.harness
 def test_large_output(booted: Machine) -> None:
     """Megabytes pass in both directions."""
     data = os.urandom(4 << 20)
@@ -86,6 +91,7 @@ def test_restore(booted: Machine) -> None:
     booted.fail("test -e /run/later")
 
 
+@pytest.mark.harness
 @pytest.mark.parametrize("bus", ["virtio", "scsi", "usb"])
 def test_hot_plug(booted: Machine, bus: str) -> None:
     """A disk appears in the running machine with its serial and header, and goes away again."""
@@ -98,6 +104,7 @@ def test_hot_plug(booted: Machine, bus: str) -> None:
     booted.wait_until_succeeds(f"! lsblk -dno SERIAL | grep -qx hot{bus}")
 
 
+@pytest.mark.harness
 def test_snapshot_with_other_disks(booted: Machine) -> None:
     """A snapshot brings back the disks that were plugged in when it was taken, and what they held."""
     booted.add_disk("extra", "64M")
@@ -122,6 +129,7 @@ def test_qemu_death_is_an_error(booted: Machine) -> None:
         booted.shutdown(timeout=20)
 
 
+@pytest.mark.harness
 def test_power(plain_image: PlainImage, machine: MachineFactory) -> None:
     """What was flushed outlives a power cut; a reboot keeps disks; a power-off is seen for what it is."""
     one = machine(plain_image("ro"))
@@ -141,6 +149,7 @@ def test_power(plain_image: PlainImage, machine: MachineFactory) -> None:
     assert not one.running
 
 
+@pytest.mark.harness
 def test_emergency_is_seen(plain_image: PlainImage, machine: MachineFactory) -> None:
     """Emergency mode ends a test soon, and can be looked into by one that expects it."""
     one = machine(plain_image("ro"))
