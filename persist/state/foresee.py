@@ -16,7 +16,7 @@ from ..boot.ini import ERROR, NOTICE, WARNING, Problem, words
 from ..boot.load import Loaded
 from ..boot.plan import Planned
 from ..volume.mountinfo import MEMORY
-from . import no_effect
+from . import no_effect, privileges
 from .image import Image
 from .made_units import is_made
 from .overlay_limits import below_overlays
@@ -188,7 +188,7 @@ _MORE: tuple[Check, ...] = (
     # What no verdict sees: it fails in the hands of others, or waits for them.
     below_overlays, opened_with_what_it_keeps, named_like_files, lines_that_stop_the_boot, units_that_do_not_wait,
     # What nobody sees: it does nothing.
-    no_effect.settings, no_effect.taken_out, no_effect.entries,
+    privileges.without_effect, no_effect.settings, no_effect.taken_out, no_effect.entries,
 )
 
 
@@ -202,4 +202,5 @@ def foresee(loaded: Loaded, image: Image) -> list[Problem]:
 
 def judge_files(loaded: Loaded, image: Image) -> list[Problem]:
     """What is wrong with registry files by themselves, judged against an image: for packages, which know nothing of its switches and disks."""
-    return [*_registry(loaded, image), *_entries(loaded, image), *named_like_files(loaded, image), *no_effect.entries(loaded, image)]
+    return [*_registry(loaded, image), *_entries(loaded, image), *named_like_files(loaded, image),
+            *privileges.without_effect(loaded, image), *no_effect.entries(loaded, image)]
