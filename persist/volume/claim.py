@@ -11,7 +11,7 @@ from ..boot.config import Config
 from ..errors import PersistError, Refusal
 from ..record import replace
 from ..run import run
-from . import binding, blockdev, btrfs, claimable, header, layout, refused, superblock
+from . import binding, blockdev, btrfs, claimable, format_lock, header, layout, refused, superblock
 from .blockdev import Disk
 from .format import write
 from .formatting import locked, trigger
@@ -80,14 +80,17 @@ def _claim(disks: list[Disk], marks: list[Mark], config: Config, options: Option
 
 @contextmanager
 def _taken(nodes: list[str]) -> Iterator[list[Disk]]:
-    """The disks behind these nodes under their locks. Raises Refusal and PersistError (locked, no permission)."""
+    """The disks behind these nodes under their locks, and that of the formatter: it sees all of these claims, or none.
+
+    Raises Refusal and PersistError (locked, no permission).
+    """
     disks = [blockdev.by_node(n) for n in nodes]
     _check_once(disks)
     shown = ", ".join(d.node for d in disks)
     try:
         for disk in disks:
             claimable.check_usable(disk)  # says more of a partition than a lock could
-        with locked(disks, LOCK_TIMEOUT):
+        with format_lock.by_hand(), locked(disks, LOCK_TIMEOUT):
             yield disks
     except PermissionError as e:
         raise PersistError(f"{shown} cannot be opened: {e.strerror}.", hint="Run this as root.", PERSIST_DEVICE=shown) from e

@@ -8,11 +8,9 @@ from collections.abc import Callable
 
 from .. import log
 from ..boot.config import Config
-from ..boot.paths import RUN
 from ..errors import CommandError, PersistError, Refusal
-from ..lock import held
 from ..run import run
-from . import blockdev, claimable, formatset, known, only_volume, outcome, refused
+from . import blockdev, claimable, format_lock, formatset, known, only_volume, outcome, refused
 from .blockdev import Disk
 from .find import Candidate, Machine
 from .formatset import Claimed, Picked
@@ -20,7 +18,6 @@ from .formatting import format_disks
 from .header import Claim
 from .layout import DATA_NAME
 
-LOCK = f"{RUN}/format.lock"
 TAGS = "/run/udev/tags/persist-claim"  # named in persist-format.service too
 # What a disk or a header that comes later may change: said again each time, and not remembered.
 _PASSING = ("members-missing", "members-disagree", "join-missing", "volume-unreadable")
@@ -212,7 +209,7 @@ def format_claimed(every: list[Disk], config: Config, wanted: Machine | str | No
     blank disk is formatted. One at a time: another one that runs is waited for, and what it made is there for us to see. Returns how many disks failed
     unexpectedly. Raises CommandError and OSError.
     """
-    with held(LOCK):
+    with format_lock.alone():
         return _format_claimed(every, config, wanted)
 
 

@@ -12,7 +12,7 @@ from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError, Refusal
 from ..record import as_dict
 from ..run import run
-from . import blockdev, btrfs, healstate, health, joining, layout, live, mountinfo, outcome, reserve, resize, scrub_service, store, swap
+from . import blockdev, btrfs, format_lock, healstate, health, joining, layout, live, mountinfo, outcome, reserve, resize, scrub_service, store, swap
 from .claim import write_claim
 from .header import Options
 from .heal import Healer, progress
@@ -83,7 +83,8 @@ def add(node: str, say: Say, *, force: bool = False, path: str = VOLUME, config:
     write_claim(node, config, force, Options(join=uuid))
     with by_hand():
         # persist-format.service may have done this already, where udev told it of the claim.
-        joining.prepare(blockdev.by_node(node), uuid, config, lambda step, text: say(text))
+        with format_lock.alone():
+            joining.prepare(blockdev.by_node(node), uuid, config, lambda step, text: say(text))
         _healer(path, config, say).heal()
     number = blockdev.by_node(node)
     names = {p.device for p in blockdev.partitions(number)}

@@ -10,10 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from persist.volume import format_lock
+
 from .rig import HEADER, LoopDisk, tool
 from .volumes import unmounted
 
 Make = Callable[..., LoopDisk]
+
+
+@pytest.fixture(autouse=True)
+def no_lock_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is called here and not in a namespace leaves /run alone."""
+    monkeypatch.setattr(format_lock, "LOCK", str(tmp_path / "format.lock"))
 
 
 @pytest.fixture

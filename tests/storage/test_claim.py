@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from persist.boot.config import Config
-from persist.errors import Refusal
-from persist.volume import claimable, superblock
+from persist.errors import PersistError, Refusal
+from persist.lock import held
+from persist.volume import claimable, format_lock, superblock
 from persist.volume.blockdev import partitions
 from persist.volume.claim import write_claims
+from persist.volume.format import write
 from persist.volume.header import Options
 from persist.volume.layout import MIB
 
@@ -31,16 +33,17 @@ def load(root, problems):
     found.allow_removable = True
     return found
 config.load = load
-from persist.volume import mount
-mount.mounted_uuid = lambda path: sys.argv[1]
+from persist.volume import format_lock, mount
+format_lock.LOCK = sys.argv[1]
+mount.mounted_uuid = lambda path: sys.argv[2]
 from persist.cli.main import main
-sys.exit(main(sys.argv[2:]))
+sys.exit(main(sys.argv[3:]))
 """
 
 
 def persistctl(*argv: str, mounted: str = "") -> subprocess.CompletedProcess[str]:
     """Run the command with a configuration that trusts loop devices."""
-    return subprocess.run([PYTHON, "-c", _CTL, mounted, *argv], capture_output=True, text=True,
+    return subprocess.run([PYTHON, "-c", _CTL, format_lock.LOCK, mounted, *argv], capture_output=True, text=True,
                           env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"})
 
 
@@ -48,7 +51,7 @@ def on_a_terminal(answer: str, *argv: str) -> tuple[int, str]:
     """Run the command as somebody at a terminal, who answers; returns its exit status and what was shown."""
     ours, theirs = os.openpty()
     try:
-        with subprocess.Popen([PYTHON, "-c", _CTL, "", *argv], stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True,
+        with subprocess.Popen([PYTHON, "-c", _CTL, format_lock.LOCK, "", *argv], stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True,
                               env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}) as process:
             os.write(ours, answer.encode())
             out, _ = process.communicate(timeout=60)
@@ -111,6 +114,35 @@ def test_wrong_calls(make_disk: Make, argv: list[str], status: int, said: str) -
     done = persistctl("claim", *(disk.node if a == "DISK" else a for a in argv))
     assert (done.returncode, said in done.stderr) == (status, True), done.stderr
     assert disk.read(0, MIB) == bytes(MIB)
+
+
+def test_the_formatter_sees_all_claims_or_none(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It began with the first of two, while the second was still to be written or refused."""
+    disks = [make_disk(300, b"") for _ in range(2)]
+    free: list[bool] = []
+
+    def looking(*arguments: Any) -> None:
+        with held(format_lock.LOCK, wait=False) as ours:
+            free.append(ours)
+        write(*arguments)
+
+    monkeypatch.setattr("persist.volume.claim.write", looking)
+    config = disks[0].config()
+    config.device = [d.node for d in disks]
+    write_claims(config.device, config)
+    assert free == [False, False]
+    with held(format_lock.LOCK, wait=False) as ours:
+        assert ours
+
+
+def test_who_claims_does_not_wait_for_a_long_formatting(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = make_disk(300, b"")
+    monkeypatch.setattr(format_lock, "PATIENCE", 0.3)
+    with format_lock.alone(), pytest.raises(PersistError, match="is formatting disks"):
+        write_claims([disk.node], disk.config())
+    assert disk.read(0, 512) == bytes(512)
+    write_claims([disk.node], disk.config())
+    assert disk.read(0, len(HEADER)) == HEADER
 
 
 def test_bind_serial(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:

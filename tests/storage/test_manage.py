@@ -8,12 +8,14 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from persist.cli import volume as verb
 from persist.errors import PersistError, Refusal
-from persist.volume import blockdev, btrfs, heal, heal_lock, health, live, manage, outcome, reserve, store
+from persist.lock import held
+from persist.volume import blockdev, btrfs, format_lock, heal, heal_lock, health, joining, live, manage, outcome, reserve, store
 
 from .conftest import Make
 from .rig import LoopDisk
@@ -61,6 +63,26 @@ def test_from_one_disk_to_three_and_back(place: Path, make_disk: Make) -> None:
     v.down()
     v.up(v.disks[2])
     assert v.read("text") == "kept"
+
+
+def test_add_and_the_formatter_take_turns(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """udev starts it for the very disk that is being prepared here."""
+    v = Volume(place, [make_disk(MIB, b"")])
+    v.up()
+    free: list[bool] = []
+    prepare = joining.prepare
+
+    def looking(*arguments: Any) -> bool:
+        with held(format_lock.LOCK, wait=False) as ours:
+            free.append(ours)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(joining, "prepare", looking)
+    add(v, make_disk(MIB, b""))
+    assert free == [False] and len(store.read_record(v.at)["members"]) == 2
+    with held(format_lock.LOCK, wait=False) as ours:
+        assert ours
+    assert outcome.take_heal()
 
 
 def test_add_refuses_a_disk_that_is_not_blank(place: Path, make_disk: Make) -> None:
