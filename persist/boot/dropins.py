@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Configuration fragments over four directories (UAPI configuration files specification). Boot-safe."""
 
-import errno
 import posix as os  # see __init__.py
 
 from .ini import ERROR, WARNING, Problem
@@ -60,6 +59,8 @@ def _open(path: str, root: str) -> int:
         try:
             return os.open(path, READ | os.O_NOFOLLOW)
         except OSError as e:
+            import errno  # takes as long as a module of ours
+
             if e.errno != errno.ELOOP:
                 raise
             path = inside(path, root)

@@ -5,7 +5,6 @@ Each input can be put elsewhere for tests, with the variables that systemd's own
 (``SYSTEMD_PROC_CMDLINE``, ``SYSTEMD_FSTAB``) and with ``root``.
 """
 
-import errno
 import posix as os  # see __init__.py
 
 from .paths import DIRECTORIES, EARLY, READ
@@ -22,7 +21,9 @@ UNIT_DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/li
 ENABLED = ("local-fs.target.wants", "sysinit.target.wants", "multi-user.target.wants", "basic.target.wants",
            "local-fs.target.requires", "sysinit.target.requires")
 
-_NO_LINK = (errno.EINVAL, errno.ENOENT, errno.ENOTDIR)
+# As in errno, which takes as long to load as a module of ours; ELOOP is another number on some machines.
+_EINVAL = 22
+_NO_LINK = (_EINVAL, 2, 20)  # ENOENT, ENOTDIR
 _BLANKS = " \t\r\n"  # PID 1's; it knows no blank of Unicode
 
 
@@ -128,7 +129,7 @@ def enabled(root: str) -> bool:
                 return False
             break
         except OSError as e:
-            if e.errno == errno.EINVAL:  # there, and not a link
+            if e.errno == _EINVAL:  # there, and not a link
                 break
     for wants in ENABLED:
         for base in UNIT_DIRECTORIES[:4]:
@@ -164,9 +165,10 @@ def any_fragments(root: str) -> bool:
     """Whether there is a registry file at all: looked at first, so that machines without one pay next to nothing."""
     for base in DIRECTORIES:
         try:
-            for name in os.listdir(root + base + "/persist.d"):
-                if name.endswith(".conf"):
-                    return True
+            with os.scandir(root + base + "/persist.d") as names:
+                for name in names:
+                    if name.name.endswith(".conf"):
+                        return True
         except FileNotFoundError:
             continue
         except OSError:
@@ -263,6 +265,8 @@ def resolve(root: str, path: str, known: dict[str, str]) -> str:
             continue
         hops += 1
         if hops > 40:
+            import errno
+
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if target[0] == "/":
             resolved = ""

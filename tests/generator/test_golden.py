@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,20 @@ def test_output_directory_that_cannot_be_written(tmp_path: Path) -> None:
     status, stderr = run(root, [tmp_path / "missing" / "deep"])
     assert status == 0
     assert "Cannot be written" in stderr
+
+
+def test_half_a_unit_is_taken_away(tmp_path: Path) -> None:
+    """No file may have more than 300 bytes: mount units are longer, the drop-in is not."""
+    root, out = fresh(tmp_path, "root"), fresh(tmp_path, "out")
+    Case("== enabled\n== file /usr/lib/persist.d/a.conf\n[Path]\nPath=/home\n[Path]\nPath=/srv\nMethod=bind\n").build(root)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        status, stderr = run(root, [out])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 0
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*")) == ["persist-setup.target.d", "persist-setup.target.d/50-persist.conf"]
+    assert [line.partition(" Cannot")[0] for line in stderr.splitlines()] == [
+        f"persist-generator: {out}/home.mount:", f"persist-generator: {out}/persist-bind@srv.service:"]
+    assert stderr.count("Cannot be written: File too large. The path is not kept on this boot.") == 2
