@@ -73,9 +73,9 @@ TimeoutStartSec=2min
 """
 # Not all that begins like them: a user's own unit may.
 OURS = (
-    "persist-format.service", "persist-heal.path", "persist-heal.service", "persist-heal.timer", "persist-online.target", "persist-reload.service",
-    "persist-scrub.service", "persist-scrub.timer", "persist-settle.service", "persist-setup.target", "persist-soft-reboot.service",
-    "persist-verify.service", NET_UNIT, VOLUME_UNIT,
+    "persist-format.path", "persist-format.service", "persist-heal.path", "persist-heal.service", "persist-heal.timer", "persist-online.target",
+    "persist-reload.service", "persist-scrub.service", "persist-scrub.timer", "persist-settle.service", "persist-setup.target",
+    "persist-soft-reboot.service", "persist-verify.service", NET_UNIT, VOLUME_UNIT,
 )
 OUR_TEMPLATES = ("persist-bind@", "persist-seed@")
 # What is ordered before persist-volume.service, directly or not (systemd 252 and 257), and so cannot wait for an entry: PID 1 would break

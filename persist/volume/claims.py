@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from .. import log
 from ..boot.config import Config
+from ..boot.paths import RUN
 from ..errors import CommandError, PersistError, Refusal
 from ..run import run
 from . import blockdev, claimable, format_lock, formatset, known, only_volume, outcome, refused
@@ -18,6 +19,7 @@ from .formatting import format_disks
 from .header import Claim
 from .layout import DATA_NAME
 
+WORD = f"{RUN}/format"  # left by 65-persist.rules, awaited by persist-format.path
 TAGS = "/run/udev/tags/persist-claim"  # named in persist-format.service too
 # What a disk or a header that comes later may change: said again each time, and not remembered.
 _PASSING = ("members-missing", "members-disagree", "join-missing", "volume-unreadable")

@@ -4,14 +4,35 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from .. import log
 from ..boot import facts
-from ..boot.config import load
+from ..boot.config import Config, load
 from ..boot.facts import Facts
 from ..errors import PersistError
-from . import claims, switch
+from ..run import run
+from . import blockdev, claims, header, superblock, switch
+from .blockdev import Disk
 from .claims import format_claimed
+
+
+def _take_word() -> None:
+    """What udev tells from now on has persist-format.path start us again. Raises OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(claims.WORD)
+
+
+def _asking(disks: list[Disk], config: Config) -> set[tuple[str, bytes]]:
+    """The disks that carry a claim, each with it, less the mark of a formatter: one that is claimed with other options is another."""
+    found = set()
+    for disk in disks:
+        head = b""
+        with suppress(OSError):  # format_claimed() says it
+            head = superblock.read_at(disk.node, 0, header.MARK_OFFSET)
+        if any(head.startswith(word.encode("ascii")) for word in config.magic_headers):
+            found.add((disk.diskseq, head))
+    return found
 
 
 def _format_tagged(machine: Facts) -> int:
@@ -19,13 +40,19 @@ def _format_tagged(machine: Facts) -> int:
     from .search import what_is_known
 
     failed = 0
-    seen: set[str] = set()
+    seen: set[tuple[str, bytes]] | None = None
     while True:
-        disks = claims.tagged()
-        if seen >= {d.diskseq for d in disks}:
+        _take_word()
+        config, disks = load("", []), claims.tagged()
+        asking = _asking(disks, config)
+        if seen is not None and seen >= asking:
             return failed
-        seen |= {d.diskseq for d in disks}
-        failed += format_claimed(disks, load("", []), what_is_known(machine))
+        seen = (seen or set()) | asking
+        more = format_claimed(disks, config, what_is_known(machine))
+        failed += more
+        if more and blockdev.udev_runs():
+            # What we wrote to a disk that failed is an event, too, and must not start us again and again: its word is taken away with the next look.
+            run("udevadm", "settle", "--timeout=30", ok=(0, 1))
 
 
 def format_main() -> int:
@@ -34,6 +61,7 @@ def format_main() -> int:
     A refused claim is a warning in the journal and not a failure. Exit status 1 when formatting failed, or something unexpected did.
     """
     try:
+        _take_word()
         machine = facts.gather("", os.environ)
         if not claims.tagged():
             return 0

@@ -22,6 +22,7 @@ mkdir -p /dev/disk
 mount -t tmpfs tmpfs /dev/disk
 mount -t tmpfs tmpfs /run
 mkdir -p /run/udev/rules.d
+[ -z "$3" ] || mkdir /run/persist
 cp "$1" /run/udev/rules.d/
 exec udevadm test --action=change "$2" 2>&1
 """
@@ -35,7 +36,8 @@ LONG = "x" * 47 + "-please-format-me"
     (b"", False), (b"-please-format-me", False), (HEADER[:-1], False), (b"\0" + HEADER, False), (HEADER + b"-not", False), (b"\xeb\x63\x90" * 20, False),
     (b"x" + LONG.encode(), False),
 ])
-def test_tag(make_disk: Make, tmp_path: Path, head: bytes, tagged: bool) -> None:
+@pytest.mark.parametrize("ours", [True, False], ids=["later", "before anything of ours has run"])
+def test_tag(make_disk: Make, tmp_path: Path, head: bytes, tagged: bool, ours: bool) -> None:
     if shutil.which("udevadm") is None:
         pytest.skip("udevadm")
     disk = make_disk(1, head)
@@ -43,7 +45,8 @@ def test_tag(make_disk: Make, tmp_path: Path, head: bytes, tagged: bool) -> None
     text = RULES.read_text()
     assert text.count('KERNEL=="loop*|') == 1
     rules.write_text(text.replace('KERNEL=="loop*|', 'KERNEL=="'))
-    done = subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c", _SCRIPT, "sh", rules, disk.disk.sys_path],
+    done = subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c", _SCRIPT, "sh", rules, disk.disk.sys_path, "persist" if ours else ""],
                           capture_output=True, text=True, errors="replace", check=True)
-    assert ("SYSTEMD_WANTS=persist-format.service" in done.stdout) == tagged, done.stdout
+    assert ("SYSTEMD_WANTS=persist-format.service persist-format.path" in done.stdout) == tagged, done.stdout
+    assert ("/usr/bin/touch /run/persist/format" in done.stdout) == (tagged and ours), done.stdout
     assert "65-persist.rules" in done.stdout and "Invalid" not in done.stdout

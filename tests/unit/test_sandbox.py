@@ -75,8 +75,9 @@ def test_the_verdict_may_ask_the_device_mapper(root: Path) -> None:
     assert ("DeviceAllow", "/dev/char/10:236 rw") in settings(root, "persist-verify.service")
 
 
-def test_word_that_is_never_taken_does_not_start_healing_for_ever(root: Path) -> None:
-    found = dict(settings(root, "persist-heal.service"))
+@pytest.mark.parametrize("unit", ["persist-heal.service", "persist-format.service"])
+def test_word_that_is_never_taken_does_not_start_a_service_for_ever(root: Path, unit: str) -> None:
+    found = dict(settings(root, unit))
     assert int(found["StartLimitIntervalSec"]) > 0 and 100 <= int(found["StartLimitBurst"]) <= 1000
 
 

@@ -15,7 +15,7 @@ import pytest
 from persist.boot import paths
 from persist.boot.units import BACKLIGHT, BIND_SERVICE, BIND_UNIT, EARLY_USERS, OUR_TEMPLATES, OURS
 from persist.state import verify_service
-from persist.volume import outcome
+from persist.volume import claims, outcome
 
 TOP = Path(__file__).resolve().parents[2]
 UNITS = sorted(p for p in (TOP / "units").iterdir() if p.suffix in (".service", ".target", ".timer", ".path"))
@@ -230,7 +230,7 @@ def test_named_manual_pages_and_programs_are_shipped(unit: Path, root: Path) -> 
 def test_rules_name_no_missing_unit() -> None:
     known = {p.name for p in UNITS}
     for rules in (TOP / "units").glob("*.rules"):
-        for unit in re.findall(r"persist-[\w@.-]+\.(?:service|target)", rules.read_text(encoding="utf-8")):
+        for unit in re.findall(r"persist-[\w@.-]+\.(?:service|target|path)", rules.read_text(encoding="utf-8")):
             assert unit in known
 
 
@@ -277,6 +277,17 @@ def test_word_for_the_healer_is_one_file() -> None:
     assert not [line for line in _lines(TOP / "units/persist-heal.service") if line.startswith(("Condition", "Assert"))]
     starting = [p.name for p in (TOP / "persist").rglob("*.py") if re.search(r'"start",[^)]*persist-heal', p.read_text(encoding="utf-8"))]
     assert starting == []
+
+
+def test_word_for_the_formatter_is_one_file() -> None:
+    """As for the healer; and the path unit is there only where the service may run, for a false condition would leave the word where it is."""
+    path, service = (_lines(TOP / f"units/persist-format.{kind}") for kind in ("path", "service"))
+    assert f"PathExists={claims.WORD}" in path
+    rules = (TOP / "units/65-persist.rules").read_text(encoding="utf-8")
+    assert re.findall(r'RUN\+="([^"]*)"', rules.partition("head -c 64")[2]) == [f"/usr/bin/touch {claims.WORD}"]
+    conditions = [line for line in service if line.startswith(("Condition", "Assert"))]
+    assert [line for line in path if line.startswith("Condition")] == conditions[:-1]
+    assert conditions[-1] == f"ConditionDirectoryNotEmpty={claims.TAGS}", "which is true where the rule leaves word"
 
 
 def test_the_generator_knows_which_units_are_ours() -> None:
