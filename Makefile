@@ -83,7 +83,7 @@ deb-check: deb ## lintian on the Debian packages
 
 test-install: deb ## install and purge the packages in fresh Debian 12 and 13 systems (as root)
 	packaging/install-deps vm
-	packaging/check-install $(BUILD) bookworm trixie
+	PERSIST_DEBS="$(abspath $(DEBS))" $(PYTHON) -m tests.vm.install
 
 # Tests
 

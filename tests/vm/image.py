@@ -107,18 +107,23 @@ def _build_base(request: Request, target: Path) -> None:
         )
 
 
-def _build_image(request: Request, target: Path) -> None:
+def unpack_base(request: Request, tree: Path) -> None:
+    """Make TREE, and in it the plain system of a request; BuildError."""
     base = cache.obtain(
         f"base-{request.suite}", request.base_key(), lambda path: _build_base(request, path), KEEP_BASES
     )
-    tree = target / "tree"
     tree.mkdir()
+    chroot.call(
+        ["tar", "-xf", str(base / "base.tar"), "-C", str(tree), "--numeric-owner", "--xattrs",
+         "--xattrs-include=*", "--exclude=./dev/*"], "tar",
+    )
+
+
+def _build_image(request: Request, target: Path) -> None:
+    tree = target / "tree"
     name = f"image {request.suite}/{request.variant}"
     with step(f"{name}: unpack"):
-        chroot.call(
-            ["tar", "-xf", str(base / "base.tar"), "-C", str(tree), "--numeric-owner", "--xattrs",
-             "--xattrs-include=*", "--exclude=./dev/*"], "tar",
-        )
+        unpack_base(request, tree)
     agent = (recipe.AGENT_PATH, recipe.agent_source())
     for path, text in (*recipe.GUEST_FILES.items(), agent, *request.files):
         _write(tree, path, text)
