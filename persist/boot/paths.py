@@ -13,6 +13,7 @@ LOWER = PRIVATE + "/lower"
 IMAGE = PRIVATE + "/image"
 RESCUE = PRIVATE + "/rescue"
 STORE = VOLUME + "/.persist"
+ROOT_STORE = "/var/lib/persist/root"  # of the root filesystem: where state is kept with Fallback=root
 EARLY = "/run/persist/early"
 MOUNT_ENTRIES = "/run/persist/mount-entries"
 PERSISTENT = "/run/persist/persistent"

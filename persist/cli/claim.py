@@ -32,7 +32,7 @@ def _volume(wanted: str) -> str:
     """The volume to join. Raises PersistError."""
     from ..boot.paths import VOLUME
     from ..volume import ids
-    from ..volume.mount import mounted_uuid
+    from ..volume.btrfs import mounted_uuid
 
     if wanted != MOUNTED:
         if not ids.valid(wanted.lower()):

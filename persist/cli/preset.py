@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..boot.ini import words
 from ..errors import PersistError
-from ..volume.outcome import write_atomically
+from ..files import write_atomically
 from . import show
 
 if TYPE_CHECKING:

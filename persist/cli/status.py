@@ -77,7 +77,7 @@ def _verdict() -> tuple[Verdict, dict[str, Any]]:
         from ..state.written import read
 
         return read()
-    from ..state.verify_service import current, document
+    from ..state.say import current, document
 
     found, _ = current()
     return found, document(found)

@@ -17,8 +17,8 @@ from ..boot.load import Loaded
 from ..boot.plan import Planned
 from ..boot.units import lower, overlay_options
 from ..errors import PersistError
+from ..files import write_atomically
 from ..volume import mountinfo, newmount
-from ..volume.outcome import write_atomically
 from . import stores
 from .safepath import Dir
 

@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Callable
 
+from ..boot import paths
 from ..boot.paths import escape, parents
 from ..errors import PersistError
 from ..log import NOTICE, WARNING, notify_status
@@ -152,17 +153,16 @@ class _Seeding:
 
     def _root_store(self) -> Source | None:
         """What boots without a volume kept on the root filesystem: the path was, or is, our link to it."""
-        from ..volume.mount import ROOT_STORE
 
         try:
             # Not Dir.sub(): links of the root filesystem count here as they did when the store was mounted.
-            kept = Dir.at(self.roots.image + ROOT_STORE)
+            kept = Dir.at(self.roots.image + paths.ROOT_STORE)
         except (FileNotFoundError, NotADirectoryError):
             return None
         with kept:
             if os.path.samestat(os.fstat(kept.fd), os.fstat(self.store.volume.fd)):
                 return None
-            return self._usable(kept.node(self.entry.path), ROOT_STORE + self.entry.path)
+            return self._usable(kept.node(self.entry.path), paths.ROOT_STORE + self.entry.path)
 
     def _usable(self, fd: int | None, label: str, *, link_is_none: bool = False) -> Source | None:
         """A source from a descriptor. Raises PersistError for what cannot be kept, or is not of the entry's type."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..boot import paths
 from ..errors import PersistError
-from ..volume.outcome import write_atomically
+from ..files import write_atomically
 from . import marker
 from .safepath import Dir
 

@@ -39,6 +39,14 @@ def filesystem_uuid(path: str) -> str:
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
+def mounted_uuid(path: str) -> str:
+    """The UUID of the btrfs that is mounted at a path, '' for another filesystem."""
+    try:
+        return filesystem_uuid(path)
+    except OSError:
+        return ""  # not a btrfs: it knows no such ioctl
+
+
 def named(name: str) -> bytearray:
     """struct btrfs_ioctl_vol_args: a number, which is 0, and a name."""
     return bytearray(struct.pack("<q4088s", 0, os.fsencode(name)))  # fcntl takes no bytes of this length

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from .. import log
+from ..boot import paths
 from ..boot.config import Config
 from ..errors import PersistError
 from . import mount
@@ -31,15 +32,15 @@ def _root(result: Outcome) -> None:
         mount.bind_image()
         mount.mount_root_directory()
     except (PersistError, OSError) as e:
-        log.log(log.ERR, f"State cannot be kept in {mount.ROOT_STORE} of the root filesystem: {e}", "FALLBACK", PERSIST_REASON="root-store")
+        log.log(log.ERR, f"State cannot be kept in {paths.ROOT_STORE} of the root filesystem: {e}", "FALLBACK", PERSIST_REASON="root-store")
         if result.root_read_only:
             tmpfs(result)
         return
     result.kind = "root"
     if result.root_kept:
-        log.log(log.INFO, f"{_LEAVE}: state is kept in {mount.ROOT_STORE} of the root filesystem.", "FALLBACK", PERSIST_REASON=result.reason)
+        log.log(log.INFO, f"{_LEAVE}: state is kept in {paths.ROOT_STORE} of the root filesystem.", "FALLBACK", PERSIST_REASON=result.reason)
     else:
-        log.log(log.WARNING, f"{_LEAVE}: state is in {mount.ROOT_STORE} of the root filesystem, which is {result.root_memory}, and lost at power-off.",
+        log.log(log.WARNING, f"{_LEAVE}: state is in {paths.ROOT_STORE} of the root filesystem, which is {result.root_memory}, and lost at power-off.",
                 "FALLBACK", PERSIST_REASON=result.reason)
 
 

@@ -17,6 +17,8 @@ from .layout import DATA_NAME
 
 BTRFS = "btrfs"
 FILESYSTEM = "filesystem"  # as libblkid calls it
+# What else can be a volume, where Device= names it: an overlay needs extended attributes and names for whiteouts in its upper.
+NATIVE = ("ext4", "ext3", "xfs", "f2fs", "bcachefs")
 Resolve = Callable[[str], str]
 
 

@@ -16,7 +16,9 @@ from .. import log
 from ..boot.config import Config, load
 from ..boot.paths import BOOTED, VOLUME
 from ..errors import PersistError
+from ..files import write_atomically
 from ..run import run
+from ..state import reopen
 from . import btrfs, health, live, lost, mountinfo, outcome, reserve, resize, swap
 from .heal import Healer
 from .heal_lock import alone
@@ -115,8 +117,7 @@ class Round:
                     PERSIST_DEVICE=grown.node, PERSIST_UUID=self.uuid)
         if reserve.is_full(self.path):
             reserve.make_room(self.uuid, self.path)
-        else:
-            reserve.say_reopened()
+        reopen.say_reopened()
 
     def _put_back(self) -> None:
         """Where there is room, what is to be noted is noted, and the reserve is put back. Raises PersistError and OSError."""
@@ -174,7 +175,7 @@ def _note_failure(e: Exception, picture: str) -> None:
     hint = e.hint if isinstance(e, PersistError) else ""
     message = f"Healing of the state volume failed: {text}"
     log.log(log.ERR, f"{message} {hint or 'Nothing is lost; it is tried again within the hour.'}", "HEAL_FAILED", PERSIST_REASON="heal-failed")
-    outcome.write_atomically(health.HEAL_FAILED, f"{message}\n{picture}\n")
+    write_atomically(health.HEAL_FAILED, f"{message}\n{picture}\n")
 
 
 def _run(asked: bool, verdict: Callable[[], int]) -> int:
@@ -195,7 +196,7 @@ def _run(asked: bool, verdict: Callable[[], int]) -> int:
 
 def heal_main() -> int:
     """Run as persist-heal.service. Exit status 1 when healing failed, or the verdict could not be made; the volume is in use all the same."""
-    from ..state.verify_service import again
+    from ..state.say import again
 
     signal.signal(signal.SIGTERM, _stop)
     # First of all, whatever comes of it: word that stays would start this service again and again.

@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 
 from .. import log
+from ..boot import paths
 from ..boot.config import Config
 from ..boot.facts import Facts
 from ..boot.paths import EARLY, READONLY, VOLUME
-from . import live, lookup, mount, mountinfo, outcome, switch
+from . import btrfs, live, lookup, mountinfo, outcome, switch
 from .candidates import from_database
 from .find import Found, Machine, decide
 from .mountinfo import Mount
@@ -21,7 +22,7 @@ _LOOKED_AT_AGAIN = ("failed", "volume-read-only", "subvolume-read-only", "quota"
 
 def describe(result: Outcome, at: Mount) -> None:
     """Take down what is mounted at the volume's place. Raises OSError where /proc is not mounted."""
-    if at.root.endswith(mount.ROOT_STORE):
+    if at.root.endswith(paths.ROOT_STORE):
         result.kind = "root"
     else:
         result.kind = "tmpfs" if at.fstype == "tmpfs" else "btrfs" if at.fstype == "btrfs" else "native"
@@ -30,7 +31,7 @@ def describe(result: Outcome, at: Mount) -> None:
     result.read_only_below = below is not None
     shown, where = (at, VOLUME) if below is None else (below, READONLY)
     if result.kind in outcome.REAL or below is not None:
-        result.device, result.uuid = shown.source, mount.mounted_uuid(where)
+        result.device, result.uuid = shown.source, btrfs.mounted_uuid(where)
         result.degraded = "degraded" in shown.super_options.split(",")
 
 

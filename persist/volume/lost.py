@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ..boot.paths import RUN
-from . import degraded, live, outcome
+from ..files import write_atomically
+from . import degraded, live
 from .degraded import Mark
 from .live import Live
 
@@ -43,5 +44,5 @@ def mark_lost(uuid: str, devices: list[Live], known: Collection[int] = ()) -> li
         newest = max((m.block for m in devices if m.ok and m.block is not None), key=lambda b: (b.generation, b.log_root))
         mark = degraded.following(uuid, head, newest.generation, newest.log_root, mounted=True)
         degraded.write(left, mark)
-        outcome.write_atomically(GONE, f"{_shown(mark)}\n{' '.join(str(m.devid) for m in lost)}\n")
+        write_atomically(GONE, f"{_shown(mark)}\n{' '.join(str(m.devid) for m in lost)}\n")
     return fresh if left else []

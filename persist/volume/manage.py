@@ -12,7 +12,8 @@ from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError, Refusal
 from ..record import as_dict
 from ..run import run
-from . import blockdev, btrfs, format_lock, healstate, health, joining, layout, live, mountinfo, outcome, reserve, resize, scrub_service, store, swap
+from . import blockdev, btrfs, format_lock, healstate, health, joining, layout, live, mountinfo, outcome, reserve, resize, store, swap
+from . import scrub as scrubbing
 from .claim import write_claim
 from .header import Options
 from .heal import Healer, progress
@@ -46,7 +47,7 @@ def _member(uuid: str, m: Live, noted: dict[int, str]) -> dict[str, Any]:
 def scrub_status(path: str = VOLUME) -> dict[str, Any]:
     """How far the last scrub is. Raises PersistError."""
     mounted(path)
-    return {"message": scrub_service.last(run("btrfs", "scrub", "status", path, ok=(0, 1)))}
+    return {"message": scrubbing.last(run("btrfs", "scrub", "status", path, ok=(0, 1)))}
 
 
 def describe(path: str = VOLUME) -> dict[str, Any]:
@@ -177,7 +178,7 @@ def scrub(say: Say, path: str = VOLUME) -> dict[str, Any]:
     uuid = mounted(path, writable=True)
     say("reading all data of the state volume")
     try:
-        found = scrub_service.scrub(path)
+        found = scrubbing.scrub(path)
     except CommandError as e:
         raise PersistError(f"The state volume could not be scrubbed: {e.message}",
                            hint="Another scrub may be running: 'persistctl volume scrub --status'.") from e

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..record import Record
-from . import degraded, superblock
+from . import binding, degraded, superblock
 from .ancestry import Member, ancestor, later, sides
 from .degraded import UNKNOWN, Mark
 
@@ -250,6 +250,11 @@ def torn(assembly: Assembly) -> Assembly | None:
     stale = [m for m in assembly.stale if m not in behind]
     absent = max(0, assembly.absent - len(behind))
     return Assembly(tuple(use), absent, tuple(stale), assembly.split, assembly.head, tuple(_notes(absent, stale, list(assembly.split), use)))
+
+
+def look(nodes: Iterable[str], uuid: str) -> Assembly:
+    """Which members of a filesystem may be mounted together, as they are on the disks now. Mounts and changes nothing."""
+    return assemble(read(nodes, uuid), lambda member: binding.is_here(member.node, uuid))
 
 
 def read(nodes: Iterable[str], uuid: str) -> list[Member]:

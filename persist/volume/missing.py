@@ -11,9 +11,8 @@ from collections.abc import Callable
 from ..boot.config import Config
 from ..boot.ini import words
 from ..record import Record, replace
-from . import native
 from .blockdev import number_of
-from .find import BTRFS, FILESYSTEM, Candidate, Machine, Missing, Resolve, listed, matches
+from .find import BTRFS, FILESYSTEM, NATIVE, Candidate, Machine, Missing, Resolve, listed, matches
 from .layout import DATA_NAME
 from .unreadable import Unreadable
 
@@ -159,8 +158,8 @@ def _looks_like(config: Config, machine: Machine, around: Around) -> _Why | None
             return replace(why, message=f"{c.node} {called}. {why.message}", hint=f"{why.hint}{name}")
         if c.fstype == BTRFS and c.label == DATA_NAME:
             continue  # that is one, and not the one that is looked for
-        if c.fstype not in (BTRFS, *native.FILESYSTEMS):
-            return _Why(f"{c.node} {called}, and is {c.fstype}, which cannot keep state", f"Use btrfs, {', '.join(native.FILESYSTEMS)}.")
+        if c.fstype not in (BTRFS, *NATIVE):
+            return _Why(f"{c.node} {called}, and is {c.fstype}, which cannot keep state", f"Use btrfs, {', '.join(NATIVE)}.")
         what = "only a btrfs is taken by its label" if c.fstype != BTRFS else "it is taken by its label only"
         return _Why(f"{c.node} {called} and is {c.fstype}; {what}", f"To use it, put Device={how} into {CONF}.")
     return None

@@ -11,39 +11,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from .. import log
+from ..boot import paths
 from ..boot.paths import IMAGE, LOWER, VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
-from . import binding, btrfs, degraded, foreign, members, mountinfo, newmount, store, superblock
-from .btrfs import SUBVOLUMES, filesystem_uuid
+from . import btrfs, degraded, foreign, members, mountinfo, newmount, store, superblock
+from .btrfs import SUBVOLUMES
 from .find import Found
 from .members import Assembly
 from .mountinfo import Mount
 from .private import private
 from .quiet import without_udev
 
-ROOT_STORE = "/var/lib/persist/root"
 # As in packaging/initramfs-tools/persist-early, but for newmount.DATA. Access times would make each reading of state a write.
 _SUBVOLUME = f"subvol={SUBVOLUMES[0]}"
 OPTIONS = f"{newmount.DATA},noatime,{_SUBVOLUME}"
 
 
-def mounted_uuid(path: str = VOLUME) -> str:
-    """The UUID of the btrfs that is mounted at a path, '' for another filesystem."""
-    try:
-        return filesystem_uuid(path)
-    except OSError:
-        return ""  # not a btrfs: it knows no such ioctl
-
-
 def _broken(found: Found, message: str) -> PersistError:
     return PersistError(f"The state volume on {found.node} does not mount: {message}", hint="It is left as it is. See 'journalctl -b -k' and btrfs-check(8).",
                         message_id="VOLUME_BROKEN", PERSIST_DEVICE=found.node, PERSIST_UUID=found.uuid, PERSIST_REASON="broken")
-
-
-def look(found: Found) -> Assembly:
-    """Which members of the volume may be mounted together, as they are on the disks now. Mounts and changes nothing."""
-    return members.assemble(members.read(found.members, found.uuid), lambda member: binding.is_here(member.node, found.uuid))
 
 
 def _same(nodes: Iterable[str]) -> set[str]:
@@ -96,7 +83,7 @@ def _check(found: Found, assembly: Assembly, at: str) -> Mount:
     if mount is None:
         raise _broken(found, "mount(8) reported success and nothing is mounted.")
     wrong = ""
-    if mounted_uuid(at) != found.uuid.lower():
+    if btrfs.mounted_uuid(at) != found.uuid.lower():
         wrong = "another filesystem appeared in its place."
     else:
         strangers = _strangers(assembly, at)
@@ -244,7 +231,7 @@ def mount_root_directory() -> None:
 
     Raises PersistError and OSError (a read-only root).
     """
-    directory = IMAGE + ROOT_STORE
+    directory = IMAGE + paths.ROOT_STORE
     os.makedirs(directory, 0o755, exist_ok=True)
     store.make(directory)
     os.makedirs(VOLUME, 0o755, exist_ok=True)

@@ -14,11 +14,9 @@ from ..boot.paths import VOLUME
 from ..errors import CommandError, PersistError
 from ..run import run
 from . import mountinfo, network, newmount
-from .find import Found
+from .find import NATIVE, Found
 from .mountinfo import Mount
 
-# An overlay needs extended attributes and names for whiteouts in its upper.
-FILESYSTEMS = ("ext4", "ext3", "xfs", "f2fs", "bcachefs")
 _GROWING = ("ext4", "ext3", "xfs")  # what systemd-growfs(8) and the tools of these can grow while they are mounted
 # A mount with ro alone writes: it plays back the journal of a filesystem that was not unmounted.
 _UNTOUCHED = {"ext4": "ro,noload", "ext3": "ro,noload", "xfs": "ro,norecovery", "f2fs": "ro,norecovery", "bcachefs": "ro,nochanges"}
@@ -38,9 +36,9 @@ def options(config: Config, fstype: str, *, read_only: bool = False) -> str:
 def mount_native(found: Found, config: Config, *, read_only: bool = False, at: str = VOLUME) -> Mount:
     """Check and mount the filesystem, grow it into its device. Raises PersistError and OSError."""
     fields = {"PERSIST_DEVICE": found.node, "PERSIST_UUID": found.uuid, "PERSIST_REASON": "broken"}
-    if found.fstype not in FILESYSTEMS:
+    if found.fstype not in NATIVE:
         raise PersistError(f"The state volume on {found.node} is {found.fstype}, which cannot keep state.",
-                           hint=f"Use btrfs, {', '.join(FILESYSTEMS)}.", message_id="VOLUME_BROKEN", **fields)
+                           hint=f"Use btrfs, {', '.join(NATIVE)}.", message_id="VOLUME_BROKEN", **fields)
     os.makedirs(at, 0o755, exist_ok=True)
     order = [f"--property=After={' '.join(network.ORDER)}"] if config.netdev else []
     try:

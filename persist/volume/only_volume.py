@@ -8,7 +8,7 @@ import os
 from ..boot.config import Config
 from ..boot.paths import VOLUME
 from ..errors import Refusal
-from . import blockdev, known, trust, unreadable
+from . import blockdev, btrfs, known, trust, unreadable
 from .blockdev import Disk
 from .find import BTRFS, Ambiguous, Candidate, Found, Machine, Missing, decide
 from .layout import DATA_NAME
@@ -82,9 +82,7 @@ def check_alone(disks: list[Disk], volume: str, config: Config, wanted: Machine 
 
 def volume(config: Config, wanted: Machine | str | None) -> str:
     """The id of this machine's volume: of the one that is mounted, or of the one that would be; '' for none."""
-    from .mount import mounted_uuid
-
-    mounted = mounted_uuid(VOLUME)
+    mounted = btrfs.mounted_uuid(VOLUME)
     if mounted:
         return mounted
     decision = decide(config, machine_of(wanted), candidates_now())
@@ -93,6 +91,5 @@ def volume(config: Config, wanted: Machine | str | None) -> str:
 
 def is_there(config: Config, wanted: Machine | str | None) -> bool:
     """Whether there is a volume, mounted or not, on whatever filesystem."""
-    from .mount import mounted_uuid
 
-    return bool(mounted_uuid(VOLUME)) or isinstance(decide(config, machine_of(wanted), candidates_now()), Found)
+    return bool(btrfs.mounted_uuid(VOLUME)) or isinstance(decide(config, machine_of(wanted), candidates_now()), Found)

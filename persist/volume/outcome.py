@@ -10,6 +10,7 @@ import time
 from typing import Literal
 
 from ..boot.paths import MOUNT_ENTRIES, PERSISTENT, RUN
+from ..files import write_atomically
 from ..record import Record, as_dict, made
 from .root_kept import Root
 
@@ -62,15 +63,6 @@ class Outcome(Record, frozen=False):
     def because(self, reason: str, message: str, hint: str) -> None:
         """Say why this boot has no volume, or not as it should have."""
         self.reason, self.message, self.hint = reason, message, hint
-
-
-def write_atomically(path: str, text: str) -> None:
-    """Write a small file so that a reader sees the old or the new one. Raises OSError."""
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as f:
-        f.write(text)
-    os.replace(temporary, path)
 
 
 def _remove(path: str) -> None:

@@ -9,7 +9,7 @@ from .. import log
 from ..boot.config import Config
 from ..boot.facts import Facts
 from ..errors import PersistError
-from . import blockdev, candidates, ids, known, mount, outcome
+from . import blockdev, candidates, ids, known, members, outcome
 from .find import BTRFS, Ambiguous, Decision, Found, Machine, Missing, Untrusted, decide
 from .members import Assembly
 
@@ -75,7 +75,7 @@ def patience(config: Config, told: Machine, *, kept: bool) -> float:
 def _once(config: Config, told: Machine) -> _Seen:
     decision = decide(config, told, candidates.candidates())
     if isinstance(decision, Found) and decision.fstype == BTRFS:
-        return decision, mount.look(decision)
+        return decision, members.look(decision.members, decision.uuid)
     return decision, None
 
 

@@ -171,12 +171,14 @@ def _beside(loaded: Loaded, result: Outcome, *, takes_writes: bool) -> None:
     _note_known(result)
     if result.read_only or result.kind != BTRFS:
         return
+    from ..state import reopen
     from . import reserve, swap
 
     try:
         if takes_writes and reserve.is_full(VOLUME):
             # An overlay on a full volume comes up read-only, and says so nowhere but in the kernel's log.
             reserve.make_room(result.uuid)
+            reopen.say_reopened()
     except (PersistError, OSError) as e:
         log.log(log.WARNING, f"Nobody knows whether the state volume is full: {e}", "FAILED", **fields)
     try:

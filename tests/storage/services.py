@@ -18,7 +18,7 @@ def sh(text):
     subprocess.run(["sh", "-ec", text], check=True)
 sh("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /mnt; mkdir /mnt/state; " + wish.get("before", ""))
 from persist.boot.config import Config
-from persist.boot import load as loading
+from persist.boot import load as loading, paths
 from persist.volume import blockdev, claims, fallback, format_service, known, lookup, mount, mountinfo, outcome, search, service, swap, volume_service
 known.ROOT = wish.get("root", "/run/root")
 os.makedirs(known.ROOT, exist_ok=True)
@@ -33,7 +33,7 @@ def load(root, environ):
 volume_service.load = load
 fallback._has_symlinks = lambda: wish.get("symlinks", False)
 swap.enable = lambda members, config: []  # the machine's own swap space is none of a test's business
-mount.ROOT_STORE = wish.get("root_store", mount.ROOT_STORE)
+paths.ROOT_STORE = wish.get("root_store", paths.ROOT_STORE)
 every = blockdev.disks
 if wish.get("only"):
     blockdev.disks = lambda: [d for d in every() if d.node in wish["only"]]  # a machine with these disks

@@ -33,9 +33,9 @@ def load(root, problems):
     found.allow_removable = True
     return found
 config.load = load
-from persist.volume import format_lock, mount
+from persist.volume import btrfs, format_lock
 format_lock.LOCK = sys.argv[1]
-mount.mounted_uuid = lambda path: sys.argv[2]
+btrfs.mounted_uuid = lambda path: sys.argv[2]
 from persist.cli.main import main
 sys.exit(main(sys.argv[3:]))
 """

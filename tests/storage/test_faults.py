@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from persist.boot import load as loading
+from persist.boot import paths
 from persist.boot.config import Config
 from persist.boot.load import Loaded
 from persist.boot.paths import BOOTED, PRIVATE, RESCUE, VOLUME
+from persist.state import say
 from persist.state import verdict as v
-from persist.state import verify_service
-from persist.volume import fallback, health, known, mount, mountinfo, reserve, search, swap, volume_service
+from persist.volume import fallback, health, known, mountinfo, reserve, search, swap, volume_service
 
 from . import faults
 from .conftest import Make
@@ -105,15 +106,15 @@ class Machine:
             self.started += argv
             return ""
 
-        for module in (volume_service, verify_service):
+        for module in (volume_service, say):
             setattr(module, "load", load)  # noqa: B010
-        setattr(verify_service, "_environment", dict)  # noqa: B010
-        setattr(verify_service, "run", run)  # noqa: B010
-        verify_service.CONSOLE = "/dev/null"
+        setattr(say, "_environment", dict)  # noqa: B010
+        setattr(say, "run", run)  # noqa: B010
+        say.CONSOLE = "/dev/null"
         fallback._has_symlinks = lambda: False  # no stand-in is mounted, so that a second run finds the volume
         swap.enable = lambda members, config: []
         known.ROOT = "/run/root"
-        mount.ROOT_STORE = "/run/root/store"
+        paths.ROOT_STORE = "/run/root/store"
         setattr(reserve, "make_room", lambda uuid: None)  # noqa: B010  # what it spends on the disk would be spent in all boots to come
         assert search and health, "loaded before the forks"
 
@@ -170,7 +171,7 @@ def _better(truth: dict[str, bool], found: dict[str, Any]) -> list[str]:
 
 
 def _judged() -> dict[str, Any]:
-    return verify_service.current()[0].as_dict()
+    return say.current()[0].as_dict()
 
 
 def _points() -> list[str]:
@@ -206,21 +207,21 @@ def _verdict(machine: Machine, site: Site, code: int) -> str:
     machine.namespace()
     volume_service.volume_main()
     if code != KILL:
-        verify_service.main()  # online, and what it left must not stay
+        say.announce()  # online, and what it left must not stay
     sh("umount /opt/data")
     machine.started.clear()
 
     def verify() -> str:
         injected = Faults(site, code)
-        status = verify_service.main()
+        status = say.announce()
         return f"{status} {injected.struck} {'persist-online.target' in machine.started}"
 
     said = Child(verify).wait()
     wrong = [] if said in (str(KILLED), "0 True False", "1 True False") else [f"the service: {said}"]
-    if os.path.exists(verify_service.ONLINE_FLAG):
+    if os.path.exists(say.ONLINE_FLAG):
         wrong.append("the flag online is there")
-    if os.path.exists(verify_service.STATE):
-        wrong += _better(machine.truth(), json.loads(Path(verify_service.STATE).read_text(encoding="utf-8")))
+    if os.path.exists(say.STATE):
+        wrong += _better(machine.truth(), json.loads(Path(say.STATE).read_text(encoding="utf-8")))
     if said != str(KILLED) and not os.path.exists(BOOTED):
         wrong.append("the boot is not over")
     return "; ".join(wrong)
@@ -234,7 +235,7 @@ def _sites(machine: Machine, work: Callable[[], object]) -> str:
         return json.dumps(list(injected.seen))
 
     machine.namespace()
-    if work is verify_service.main:
+    if work is say.announce:
         volume_service.volume_main()
         sh("umount /opt/data")
     return Child(dry).wait()
@@ -245,7 +246,7 @@ def _half(node: str, which: int) -> str:
     machine = Machine(node)
     assert not Child(machine.fill).wait()
     wrong, count = [], 0
-    for work, one in ((volume_service.volume_main, _boot), (verify_service.main, _verdict)):
+    for work, one in ((volume_service.volume_main, _boot), (say.announce, _verdict)):
         sites = json.loads(Child(partial(_sites, machine, work)).wait())
         for number, site in enumerate(map(tuple, sites)):
             for code in faults.errors(site, number):

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from persist import files
 from persist.errors import PersistError
 from persist.record import replace
-from persist.volume import btrfs, degraded, heal_lock, heal_service, health, layout, live, lost, outcome, reserve, resize, scrub_service, swap
+from persist.volume import btrfs, degraded, heal_lock, heal_service, health, layout, live, lost, outcome, reserve, resize, scrub, scrub_service, swap
 from persist.volume.heal_loop import work
 
 from . import healing
@@ -228,10 +229,10 @@ def test_errors_that_the_kernel_counted(place: Path, make_disk: Make) -> None:
         disk.write((1 << 20) + start, bytes(length))
     v.up()
     subprocess.run(["sh", "-c", "echo 3 > /proc/sys/vm/drop_caches"], check=True)
-    found = scrub_service.scrub(v.at)
+    found = scrub.scrub(v.at)
     assert "csum=" in found.errors and not found.beyond_repair
     assert codes(v) == ["device-errors"]
-    assert scrub_service.scrub(v.at).errors == ""
+    assert scrub.scrub(v.at).errors == ""
 
 
 def _stripes(dump: str, devid: int, kind: str) -> list[tuple[int, int]]:
@@ -284,6 +285,7 @@ def test_a_volume_that_persist_did_not_make_has_no_reserve(place: Path, make_dis
 _REOPEN = """
 import json, os, subprocess, sys
 at, store = sys.argv[1], sys.argv[1] + "/.persist"
+from persist.state import reopen
 from persist.volume import mountinfo, reserve
 def mount(target, upper):
     options = f"lowerdir={target},upperdir={upper}/upper,workdir={upper}/work,index=off,metacopy=off,redirect_dir=nofollow,xino=off"
@@ -296,13 +298,13 @@ def ro():
     return "ro" in mountinfo.at(f"{image}/etc").super_options.split(",")
 before = ro()
 reserve.make_room("id", at)
-done = reserve.reopen_overlays(store)
+done = reopen.reopen_overlays(store)
 after = ro()
 with open(f"{image}/etc/new", "w") as f:
     f.write("written")
 texts = [open(f"{image}/etc/{name}").read() for name in ("below/x", "from-image")]
 assert mountinfo.at(f"{image}/etc").options == "rw,nodev,noexec,noatime", "as it was"
-print(json.dumps([before, after, done, os.listdir(f"{image}/etc"), *texts, reserve.reopen_overlays(store)]))
+print(json.dumps([before, after, done, os.listdir(f"{image}/etc"), *texts, reopen.reopen_overlays(store)]))
 """
 
 
@@ -358,7 +360,7 @@ def test_a_partition_that_was_grown_by_hand(place: Path, make_disk: Make) -> Non
 
 def test_healing_that_failed_is_said(place: Path, make_disk: Make) -> None:
     v = single(place, make_disk)
-    outcome.write_atomically(health.HEAL_FAILED, "Healing of the state volume failed: no.\n")
+    files.write_atomically(health.HEAL_FAILED, "Healing of the state volume failed: no.\n")
     assert codes(v) == ["heal-failed"]
 
 
@@ -376,7 +378,7 @@ def test_scrub_that_does_not_end_is_said(place: Path, make_disk: Make, monkeypat
     v = single(place, make_disk)
     monkeypatch.setattr(scrub_service, "VOLUME", v.at)
     monkeypatch.setattr(scrub_service, "_stopped", [15] if stopped else [])
-    monkeypatch.setattr(scrub_service, "scrub", lambda: scrub_service.parse("Status: aborted\n"))
+    monkeypatch.setattr(scrub_service, "scrub", lambda: scrub.parse("Status: aborted\n"))
     handler = signal.getsignal(signal.SIGTERM)
     try:
         assert scrub_service.scrub_main() == (0 if stopped else 1)
@@ -386,8 +388,8 @@ def test_scrub_that_does_not_end_is_said(place: Path, make_disk: Make, monkeypat
 
 
 def test_scrub_report() -> None:
-    assert scrub_service.parse("UUID: x\nStatus:   finished\nError summary:    no errors found\n").errors == ""
-    found = scrub_service.parse("Status: finished\nError summary:    csum=72\n  Corrected:      2\n  Uncorrectable:  70\n  Unverified:     0\n")
+    assert scrub.parse("UUID: x\nStatus:   finished\nError summary:    no errors found\n").errors == ""
+    found = scrub.parse("Status: finished\nError summary:    csum=72\n  Corrected:      2\n  Uncorrectable:  70\n  Unverified:     0\n")
     assert found.errors == "csum=72" and found.beyond_repair
 
 
@@ -395,7 +397,7 @@ def test_scrub_report() -> None:
                                   "Error summary: no errors found\n", "Status: finished\n"])
 def test_scrub_that_did_not_read_everything_found_nothing_out(text: str) -> None:
     with pytest.raises(PersistError):
-        scrub_service.parse(text)
+        scrub.parse(text)
 
 
 @pytest.mark.parametrize(("text", "said"), [
@@ -408,4 +410,4 @@ def test_scrub_that_did_not_read_everything_found_nothing_out(text: str) -> None
      "aborted, no errors found as far as it came; it was started Sun Nov 29"),
 ])
 def test_last_scrub(text: str, said: str) -> None:
-    assert scrub_service.last(text) == said
+    assert scrub.last(text) == said

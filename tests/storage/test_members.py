@@ -13,7 +13,7 @@ import pytest
 
 from persist.errors import CommandError, PersistError
 from persist.run import run
-from persist.volume import btrfs, degraded, live, mount, rescue
+from persist.volume import btrfs, degraded, live, members, mount, rescue
 from persist.volume.find import Found
 
 from .conftest import Make
@@ -127,7 +127,7 @@ def test_nothing_is_written_by_a_read_only_mount(pair: Volume) -> None:
     pair.pull(b)
     before = a.file.read_bytes()
     found = pair.found()
-    mount.mount_assembly(found, mount.look(found), read_only=True, at=pair.at)
+    mount.mount_assembly(found, members.look(found.members, found.uuid), read_only=True, at=pair.at)
     pair.down()
     assert a.file.read_bytes() == before
 
@@ -174,7 +174,7 @@ def test_one_that_comes_between_the_look_and_the_mount(pair: Volume) -> None:
     pair.down()
     pair.back(b)
     alone = Found(pair.data(a), pair.uuid, (pair.data(a),))
-    assembly = mount.look(alone)
+    assembly = members.look(alone.members, alone.uuid)
     tool("btrfs", "device", "scan", pair.data(b))
     mount.mount_assembly(alone, assembly, at=pair.at)
     assert [m.state for m in live.members(pair.at)] == ["ok", "missing"]
@@ -213,7 +213,7 @@ def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(pair: Volume, 
     pair.down()
     pair.back(b)
     alone = Found(pair.data(a), pair.uuid, (pair.data(a),))
-    assembly = mount.look(alone)
+    assembly = members.look(alone.members, alone.uuid)
     mounts: list[str] = []
 
     def once(*argv: str) -> str:

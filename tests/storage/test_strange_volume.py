@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from persist import files
 from persist.boot import paths
 from persist.cli import main as cli
 from persist.cli import status
 from persist.errors import PersistError
-from persist.state import verdict, verify_service, written
+from persist.state import say, verdict, written
 from persist.state.bind_entries import mount_seeded
 from persist.volume import newmount, outcome
 from persist.volume.private import keep_users_out
@@ -225,8 +226,8 @@ def test_status_tells_users_what_it_tells_root() -> None:
     assert [(e.path, e.state, e.reason) for e in found.entries] == [("/srv/app", "mounted", "")]
     with pytest.raises(PersistError, match="No verdict"):
         written.read()
-    outcome.write_atomically(verify_service.STATE, json.dumps(verify_service.document(found)))
-    assert (written.STATE, os.stat(written.STATE).st_mode & 0o777) == (verify_service.STATE, 0o644)
+    files.write_atomically(say.STATE, json.dumps(say.document(found)))
+    assert (written.STATE, os.stat(written.STATE).st_mode & 0o777) == (say.STATE, 0o644)
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from persist.boot.config import Config
-from persist.volume import btrfs, header, ids, layout, mount, mountinfo, store, superblock
+from persist.volume import btrfs, header, ids, layout, members, mount, mountinfo, store, superblock
 from persist.volume.find import Found
 from persist.volume.header import Mark
 from persist.volume.members import Assembly
@@ -68,12 +68,12 @@ class Volume:
 
     def look(self, *disks: LoopDisk) -> Assembly:
         """What would be mounted."""
-        return mount.look(self.found(*disks))
+        return members.look((found := self.found(*disks)).members, found.uuid)
 
     def up(self, *disks: LoopDisk) -> Assembly:
         """Mount it as the service does."""
         found = self.found(*disks)
-        assembly = mount.look(found)
+        assembly = members.look(found.members, found.uuid)
         mount.mount_assembly(found, assembly, at=self.at)
         return assembly
 

@@ -12,7 +12,7 @@ import pytest
 
 from persist.boot.config import Config
 from persist.errors import PersistError
-from persist.state import verify_service
+from persist.state import say
 from persist.volume import btrfs, heal_lock, heal_service, health, live, lost, mountinfo, outcome
 from persist.volume.degraded import Mark
 from persist.volume.heal_loop import Act
@@ -79,7 +79,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr(heal_lock, "LOCK", str(tmp_path / "lock"))
     monkeypatch.setattr(heal_service, "BOOTED", str(made.booted))
     monkeypatch.setattr(heal_service, "Round", Round)
-    monkeypatch.setattr(verify_service, "again", made.again)
+    monkeypatch.setattr(say, "again", made.again)
     monkeypatch.setattr(mountinfo, "at", lambda path: made.mount)
     before = signal.getsignal(signal.SIGTERM)
     yield made

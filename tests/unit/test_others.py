@@ -12,7 +12,7 @@ from persist.boot.facts import Facts
 from persist.cli import status, volume
 from persist.record import as_dict
 from persist.state.volume_reasons import read_volume
-from persist.volume import kept, mount, outcome
+from persist.volume import btrfs, kept, outcome
 from persist.volume.find import Candidate, Found, Machine, decide
 from persist.volume.mountinfo import Mount
 from persist.volume.outcome import Outcome
@@ -64,7 +64,7 @@ def test_record(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 def test_what_the_initrd_mounted(before: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Said once, by the run that looks; kept by a second one."""
     monkeypatch.setattr(kept, "from_database", lambda: [ONE, TWO])
-    monkeypatch.setattr(mount, "mounted_uuid", lambda path: U1)
+    monkeypatch.setattr(btrfs, "mounted_uuid", lambda path: U1)
     monkeypatch.setattr(outcome, "read", lambda: Outcome(kind="btrfs", uuid=U1, others=OTHERS) if before else None)
     result = Outcome()
     at = Mount(1, 1, "0:40", "/@persist-state", "/run/persist/volume", "rw", "btrfs", "/dev/vdb2", "rw")

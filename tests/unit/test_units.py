@@ -14,7 +14,7 @@ import pytest
 
 from persist.boot import paths
 from persist.boot.units import BACKLIGHT, BIND_SERVICE, BIND_UNIT, EARLY_USERS, OUR_TEMPLATES, OURS
-from persist.state import verify_service
+from persist.state import say
 from persist.volume import claims, outcome
 
 TOP = Path(__file__).resolve().parents[2]
@@ -260,7 +260,7 @@ def test_a_soft_reboot_forgets_what_speaks_of_the_boot_before() -> None:
     (line,) = [line for line in _lines(unit) if line.startswith("ExecStart=")]
     gone = set(line.split()[2:])
     assert {outcome.RECORD, outcome.BEFORE, outcome.FORMATTED, paths.MOUNT_ENTRIES, paths.PERSISTENT, paths.BOOTED, paths.STALE, paths.SEEDED,
-            verify_service.STATE, verify_service.ONLINE_FLAG} <= gone
+            say.STATE, say.ONLINE_FLAG} <= gone
     assert not {g for g in gone if paths.VOLUME.startswith(g) or paths.EARLY.startswith(g)}, "mounts, and what the initrd has mounted, are still there"
     writers = [w for u in UNITS for w in [u.name] if f"persist-service {u.stem.removeprefix('persist-').split('@')[0]}" in u.read_text()]
     after = next(line for line in _lines(unit) if line.startswith("After="))

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from persist import log
+from persist import files, log
 from persist.boot.ini import ERROR, NOTICE, Problem
 from persist.boot.load import Loaded, load
 from persist.errors import CommandError, PersistError
 from persist.lock import held
 from persist.messages import MESSAGE_IDS
+from persist.state import say as service
 from persist.state import verdict as v
-from persist.state import verify_service as service
 from persist.volume import outcome
 
 HOSTILE = "/srv/a\x1b[2J\\n\udcff\u202e"
@@ -100,9 +100,9 @@ def degraded(*messages: str) -> v.Verdict:
 
 def test_write_atomically(tmp_path: Path) -> None:
     path = tmp_path / "a/b/state.json"
-    service.write_atomically(str(path), "one\n")
+    files.write_atomically(str(path), "one\n")
     with open(path, encoding="utf-8") as reader:
-        service.write_atomically(str(path), "two\n")
+        files.write_atomically(str(path), "two\n")
         assert reader.read() == "one\n", "a reader keeps what it has opened"
     assert path.read_text() == "two\n" and os.listdir(path.parent) == ["state.json"]
 
@@ -110,7 +110,7 @@ def test_write_atomically(tmp_path: Path) -> None:
 def test_write_atomically_does_not_follow(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("theirs")
     (tmp_path / "link").symlink_to("target")
-    service.write_atomically(str(tmp_path / "link"), "ours")
+    files.write_atomically(str(tmp_path / "link"), "ours")
     assert (tmp_path / "target").read_text() == "theirs" and (tmp_path / "link").read_text() == "ours"
 
 
@@ -150,7 +150,7 @@ def test_ids_that_cannot_be_read(tmp_path: Path) -> None:
 def test_online(machine: Machine, records: Records) -> None:
     machine.issue.parent.mkdir()
     machine.issue.write_text("of an earlier run")
-    assert service.main() == 0
+    assert service.announce() == 0
     assert machine.document()["verdict"] == "online" and machine.online.read_bytes() == b""
     assert machine.started == [("systemctl", "--no-block", "start", "persist-online.target")]
     assert not machine.issue.exists() and not machine.motd.exists() and not machine.console.exists()
@@ -163,7 +163,7 @@ def test_degraded(machine: Machine, records: Records) -> None:
     machine.online.parent.mkdir()
     machine.online.touch()
     machine.found = degraded(f"{HOSTILE} is not mounted.", "And this.")
-    assert service.main() == 0
+    assert service.announce() == 0
     assert machine.document()["reasons"][0]["path"] == HOSTILE and not machine.online.exists() and machine.started == []
     line = f"Persistent state is DEGRADED: {SHOWN} is not mounted. (and 1 more) See 'persistctl status'.\n"
     assert machine.motd.read_text() == line
@@ -180,7 +180,7 @@ def test_degraded(machine: Machine, records: Records) -> None:
 ])
 def test_how_loud(machine: Machine, records: Records, word: str, name: str, priority: str, loud: bool) -> None:
     machine.found = v.Verdict(word, {"kind": "none"}, reasons=[v.Reason("missing", "No disk.")])
-    assert service.main() == 0
+    assert service.announce() == 0
     assert [(r["MESSAGE_ID"], r["PRIORITY"], r["PERSIST_REASON"]) for r in records] == [(MESSAGE_IDS[name], priority, "missing")]
     assert machine.motd.exists() == machine.issue.exists() == machine.console.exists() == loud and machine.started == []
 
@@ -188,7 +188,7 @@ def test_how_loud(machine: Machine, records: Records, word: str, name: str, prio
 def test_problems_are_said_once(machine: Machine, records: Records) -> None:
     machine.loaded.problems = [Problem(ERROR, "/etc/persist.d/a\udcff.conf:3", "Bad\x1b.", "/x"), Problem(NOTICE, "", "So so.", code="ENTRY_REFUSED")]
     machine.found = v.Verdict(v.DEGRADED, {}, reasons=[v.Reason("volume-read-only", "First."), v.Reason("registry", "/etc/persist.d/a.conf:3: Bad.")])
-    assert service.main() == 0
+    assert service.announce() == 0
     assert [(r["MESSAGE"], r["PRIORITY"], r["MESSAGE_ID"]) for r in records] == [
         ("/etc/persist.d/a\\udcff.conf:3: Bad\\x1b.", "3", MESSAGE_IDS["REGISTRY_PROBLEM"]), ("So so.", "5", MESSAGE_IDS["ENTRY_REFUSED"]),
         ("Persistent state is DEGRADED: First. (and 1 more)", "4", MESSAGE_IDS["VERDICT_DEGRADED"])]
@@ -197,7 +197,7 @@ def test_problems_are_said_once(machine: Machine, records: Records) -> None:
 
 def test_stale_early_entries(machine: Machine, records: Records) -> None:
     machine.loaded.facts.early = {"etc", "srv-my\\x2ddata", "bad\\escape"}
-    assert service.main() == 0
+    assert service.announce() == 0
     assert [r["PERSIST_PATH"] for r in records[1:]] == ["bad\\escape", "/etc", "/srv/my-data"]
     assert "update-initramfs" in records[1]["MESSAGE"]
 
@@ -210,7 +210,7 @@ def test_no_verdict(machine: Machine, records: Records, error: Exception) -> Non
     machine.online.parent.mkdir()
     machine.online.touch()
     machine.found = error
-    assert service.main() == 1
+    assert service.announce() == 1
     assert machine.document()["verdict"] == "degraded" and machine.document()["reasons"][0]["code"] == "verify-failed"
     assert not machine.online.exists() and machine.started == []
     assert records[0]["PRIORITY"] == "4" and "could not be made" in records[0]["MESSAGE"] and machine.motd.exists()
@@ -218,7 +218,7 @@ def test_no_verdict(machine: Machine, records: Records, error: Exception) -> Non
 
 def test_verdict_cannot_be_written(machine: Machine, records: Records) -> None:
     machine.state.parent.write_text("a file where the directory should be")
-    assert service.main() == 1
+    assert service.announce() == 1
     assert machine.started == [] and any("cannot be written" in r["MESSAGE"] for r in records)
     assert records[-1]["MESSAGE_ID"] == MESSAGE_IDS["VERDICT_ONLINE"], "it is at least said"
 
@@ -226,10 +226,10 @@ def test_verdict_cannot_be_written(machine: Machine, records: Records) -> None:
 @pytest.mark.parametrize("fails", ["state.json", "online"])
 def test_what_was_said_before_does_not_stay(machine: Machine, records: Records, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
     """A verdict that cannot be written leaves none, and not the one of a better moment; and the boot is over all the same."""
-    assert service.main() == 0 and machine.online.exists()
+    assert service.announce() == 0 and machine.online.exists()
     booted = Path(service.BOOTED_FLAG)
     booted.unlink()
-    whole = service.write_atomically
+    whole = files.write_atomically
 
     def write(path: str, text: str) -> None:
         if path.endswith(fails):
@@ -239,7 +239,7 @@ def test_what_was_said_before_does_not_stay(machine: Machine, records: Records, 
     monkeypatch.setattr(service, "write_atomically", write)
     if fails == "state.json":
         machine.found = degraded("One.")
-    assert service.main() == 1
+    assert service.announce() == 1
     assert not machine.state.exists() and not machine.online.exists() and booted.exists()
     assert [a for a in machine.started if "persist-online.target" in a] == [("systemctl", "--no-block", "start", "persist-online.target")]
 
@@ -248,14 +248,14 @@ def test_notices_cannot_be_written(machine: Machine, records: Records) -> None:
     machine.issue.parent.write_text("a file where the directory should be")
     machine.console.mkdir()
     machine.found = degraded("One.")
-    assert service.main() == 0
+    assert service.announce() == 0
     assert machine.motd.exists() and machine.document()["verdict"] == "degraded"
     assert [r["PRIORITY"] for r in records] == ["4", "7", "4"]
 
 
 def test_target_cannot_be_started(machine: Machine, records: Records) -> None:
     machine.systemctl = CommandError(["systemctl"], 1, "no bus")
-    assert service.main() == 1
+    assert service.announce() == 1
     assert machine.document()["verdict"] == "online" and "no bus" in records[-1]["MESSAGE"]
 
 
@@ -301,24 +301,24 @@ def test_error_with_its_fields(records: Records) -> None:
 def test_word_is_left_for_the_healer(machine: Machine, records: Records) -> None:
     """At the end of the boot, and not by the verdicts that the healer makes itself: it would never end."""
     machine.found = degraded("Nothing that a disk has to do with.")
-    assert service.main() == 0 and not machine.heal.exists()
+    assert service.announce() == 0 and not machine.heal.exists()
     machine.found = v.Verdict(v.DEGRADED, {"kind": "btrfs"}, reasons=[v.Reason("member-lost", "It went away while the machine booted.", "")])
     assert service.again() == 0 and not machine.heal.exists()
-    assert service.main() == 0 and machine.heal.exists()
+    assert service.announce() == 0 and machine.heal.exists()
     assert machine.started == []
 
 
 def test_word_is_left_where_the_volume_is_new(machine: Machine, records: Records, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """So that the serial numbers of its disks are noted while they are there."""
     monkeypatch.setattr(outcome, "FORMATTED", str(tmp_path / "formatted"))
-    assert service.main() == 0 and not machine.heal.exists()
+    assert service.announce() == 0 and not machine.heal.exists()
     (tmp_path / "formatted").write_text("11111111-1111-4111-8111-111111111111\n")
-    assert service.main() == 0 and machine.heal.exists()
+    assert service.announce() == 0 and machine.heal.exists()
 
 
 def test_again_is_quiet_until_something_changes(machine: Machine, records: Records) -> None:
     machine.found = degraded("One disk is missing.")
-    assert service.main() == 0
+    assert service.announce() == 0
     said, shown = len(records), machine.console.read_text()
     assert service.again() == 0
     assert (len(records), machine.console.read_text()) == (said, shown), "the same verdict again is no news"
@@ -347,6 +347,6 @@ def test_one_verdict_at_a_time(machine: Machine, records: Records) -> None:
 def test_verdict_without_its_lock(machine: Machine, records: Records) -> None:
     """It is made all the same, and said."""
     (machine.state.parent / "state.json.lock").mkdir(parents=True)
-    assert service.main() == 0
+    assert service.announce() == 0
     assert machine.document()["verdict"] == "online"
     assert any("without its lock" in r["MESSAGE"] for r in records)

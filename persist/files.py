@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Small files, written so that no reader sees half of one."""
+
+from __future__ import annotations
+
+import os
+
+
+def write_atomically(path: str, text: str) -> None:
+    """Write a small file so that a reader sees the old or the new one. Raises OSError."""
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(temporary, path)
