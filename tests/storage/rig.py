@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import signal
@@ -148,6 +149,8 @@ class LoopDisk:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
+        for part in glob.glob(f"{self.node}p*"):
+            tool("blockdev", "--flushbufs", part)  # it has a cache of its own, which lives as long as anybody has it open
 
     def format(self, kill_after: str = "", swap: str = "auto", kill_after_seconds: float | None = None) -> subprocess.CompletedProcess[str]:
         """Run the formatter in a process of its own, which may be killed after a step, or with all its children after a time."""
