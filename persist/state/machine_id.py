@@ -34,13 +34,20 @@ def _read(path: str) -> str:
     return text.removesuffix("\n")
 
 
-def running_id(root: str) -> str:
-    """The id that PID 1 runs under, or an empty string. ``root`` is "" or "/" on the live system."""
-    for name in ("run/machine-id", "etc/machine-id"):
-        text = _read(os.path.join(root or "/", name))
+def running_id(root: str, image: str | None = None) -> str:
+    """The id that PID 1 runs under, or an empty string. ``root`` is "" or "/" on the live system; ``image`` is where the image's /etc is, should it be
+    covered by now."""
+    for top, name in ((root, "run/machine-id"), (root if image is None else image, "etc/machine-id")):
+        text = _read(os.path.join(top or "/", name))
         if valid(text):
             return text
     return ""
+
+
+def kept_id(root: str) -> str:
+    """The id that /etc has now, or an empty string."""
+    text = _read(os.path.join(root or "/", "etc", NAME))
+    return text if valid(text) else ""
 
 
 def keep(store: Dir, scratch: Dir, root: str) -> tuple[int, str]:

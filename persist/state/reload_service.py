@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persist-reload.service: PID 1 reads its configuration again after /etc came late, and this boot's target gets its new members."""
+"""persist-reload.service: PID 1 reads its configuration again after /etc came late, this boot's target gets its new members, and the journal its place."""
 
 from __future__ import annotations
 
 from .. import log
 from ..boot.facts import Facts, gather
+from ..boot.paths import IMAGE
 from ..errors import CommandError, PersistError
 from ..run import run
+from . import machine_id
 
 # Words of kernel-command-line(7) that ask for a boot of a certain kind, whose members /etc does not add to.
 _OTHER_BOOTS = ("single", "s", "S", "1", "rescue", "emergency", "-b")
@@ -19,8 +21,26 @@ def target(facts: Facts) -> str:
     return facts.option("systemd.unit") or "default.target"
 
 
+def journal(root: str = "", image: str = IMAGE) -> None:
+    """Have journald write where journalctl(1) reads: it began under the id that PID 1 had before /etc came, unless this is the first boot.
+
+    What it has in /run until then goes to /var with the rest: a flush takes all that is there. Raises PersistError and OSError.
+    """
+    before, kept = machine_id.running_id(root, image), machine_id.kept_id(root)
+    if not before or not kept or before == kept:
+        return
+    run("systemctl", "restart", "systemd-journald.service")
+    log.log(log.NOTICE, f"/etc came late, with the machine-id {kept}: the journal goes there. PID 1 runs under {before} until the next boot.", "RELOADED")
+
+
 def main() -> int:
-    """Reload, then queue the target of this boot. Exit status 1 when the reload failed."""
+    """Reload, then queue the target of this boot. Exit status 1 when the reload failed, or the journal is out of sight."""
+    status = 0
+    try:
+        journal()
+    except (PersistError, OSError) as e:
+        log.log(log.WARNING, f"The journal of this boot is not where journalctl(1) looks, use 'journalctl --merge': {e}", "FAILED")
+        status = 1
     try:
         run("systemctl", "daemon-reload")
         again = target(gather("", {}))
@@ -30,9 +50,9 @@ def main() -> int:
                 run("systemctl", "--no-block", "--job-mode=fail", "start", again)
             except CommandError as e:
                 log.log(log.NOTICE, f"{again} was not queued again: {e}", "RELOADED")
-                return 0
+                return status
         log.log(log.NOTICE, f"The service manager has read its configuration again{', ' + again + ' is queued again' if again else ''}.", "RELOADED")
     except PersistError as e:
         log.log_error(e)
         return 1
-    return 0
+    return status
