@@ -77,11 +77,20 @@ def keep(store: Dir, scratch: Dir, root: str) -> tuple[int, str]:
     return NOTICE, f"The machine-id {running} of this boot is kept from now on."
 
 
+def _binds(path: str) -> int:
+    # PID 1's file is the machine-id of the tmpfs on /run.
+    return sum(m.mount_point == path and m.root.endswith("/machine-id") and m.fstype == "tmpfs" for m in mountinfo.mounts())
+
+
+def is_bound(root: str) -> bool:
+    """Whether PID 1 has bound a transient id over /etc/machine-id."""
+    return _binds(os.path.join(root or "/", "etc", NAME)) > 0
+
+
 def take_bind_away(root: str) -> tuple[int, str] | None:
     """Unmount PID 1's transient bind on /etc/machine-id. Returns a priority and a sentence when there was one."""
     path = os.path.join(root or "/", "etc", NAME)
-    # PID 1's file is the machine-id of the tmpfs on /run.
-    count = sum(m.mount_point == path and m.root.endswith("/machine-id") and m.fstype == "tmpfs" for m in mountinfo.mounts())
+    count = _binds(path)
     try:
         for _ in range(count):
             run("umount", "--", path)

@@ -190,6 +190,18 @@ def _beside(loaded: Loaded, result: Outcome, *, takes_writes: bool) -> None:
         log.log(log.WARNING, sentence, "FAILED", **fields)
 
 
+def _late_etc(loaded: Loaded) -> None:
+    from ..state import late_etc
+
+    try:
+        said = late_etc.give_way(loaded)
+    except (PersistError, OSError) as e:
+        log.log(log.DEBUG, f"The transient machine-id is left where it is: {e}", "MACHINE_ID_KEPT")  # the verdict says what is wrong with /etc
+        return
+    if said is not None:
+        log.log(said[0], said[1], "MACHINE_ID_KEPT")
+
+
 def _entries(loaded: Loaded, result: Outcome) -> None:
     """Entries that this service mounts itself: binds, which would be torn down with a member if they were .mount units."""
     from ..state import bind_entries, early_entries, readonly
@@ -197,6 +209,8 @@ def _entries(loaded: Loaded, result: Outcome) -> None:
     problems = early_entries.set_options(loaded)
     if loaded.plan.read_only and result.kind == "tmpfs":
         problems += readonly.prepare(loaded)
+    if result.kind in (*outcome.REAL, "tmpfs"):
+        _late_etc(loaded)
     if result.kind in (*outcome.REAL, "tmpfs") and not result.read_only:
         problems += bind_entries.mount_seeded(loaded)
     else:
