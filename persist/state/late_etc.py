@@ -6,7 +6,6 @@ from __future__ import annotations
 from ..boot.load import Loaded
 from ..boot.paths import READONLY, VOLUME
 from ..boot.plan import Planned
-from ..errors import PersistError
 from ..volume import mountinfo
 from . import machine_id, stores
 from .safepath import Dir
