@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from persist.boot import dropins, facts, ini
-from persist.boot.config import VOLUME_KEYS, Config, _volume, load, size
+from persist.boot.config import Config, load
 from persist.boot.dropins import inside
 from persist.boot.paths import PLAIN, wrong_path
 from persist.boot.registry import Registry, forbidden, parse_file
+from persist.boot.settings import VOLUME_KEYS, _volume, size
 
 
 @pytest.mark.parametrize(("cmdline", "value"), [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from persist.boot import config, paths, registry
+from persist.boot import paths, registry, settings
 from persist.cli.main import VERBS, parser
 from persist.version import VERSION
 
@@ -32,8 +32,8 @@ def text(page: str) -> str:
 
 
 def volume_keys() -> set[str]:
-    """The keys of [Volume]: what config._volume compares its argument with."""
-    tree = ast.parse(Path(config.__file__).read_text(encoding="utf-8"))
+    """The keys of [Volume]: what settings._volume compares its argument with."""
+    tree = ast.parse(Path(settings.__file__).read_text(encoding="utf-8"))
     function = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "_volume")
     return {node.comparators[0].value for node in ast.walk(function)
             if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == "key"
@@ -62,7 +62,7 @@ def test_volume_key_is_described(key: str) -> None:
     assert f"{key}=" in text("persist.conf.5")
 
 
-@pytest.mark.parametrize("word", [*config.FALLBACKS, *config.JOINS, *(f"[{s.upper()}]" for s in config.SECTIONS)])
+@pytest.mark.parametrize("word", [*settings.FALLBACKS, *settings.JOINS, *(f"[{s.upper()}]" for s in settings.SECTIONS)])
 def test_configuration_word_is_described(word: str) -> None:
     assert word in text("persist.conf.5")
 

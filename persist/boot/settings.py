@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The keys of persist.conf and what they take. Boot-safe; loaded only where there is such a file."""
+
+from .config import DEFAULT_HEADER, Config
+from .ini import ERROR, WARNING, Problem, Section, boolean, not_a_name, words
+from .paths import unsayable
+
+FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
+JOINS = ("by-id", "auto", "no")
+FORMATS = ("claimed", "blank")
+VOLUME_KEYS = ("Device", "Mount", "Fallback", "MemberTimeoutSec", "AllowRemovable", "Join", "MagicHeader", "SwapSize", "Format", "Ephemeral", "Options")
+KEYS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")  # of Device=, as in fstab(5)
+SECTIONS = ("Volume", "Seal", "Registry")  # the last two have no keys yet
+
+
+def _number(value: str) -> bool:
+    return value.isascii() and value.isdigit() and len(value) <= 18  # int() raises on thousands of digits
+
+
+def size(value: str) -> int | None:
+    """Bytes with the suffixes K, M, G, T to the base 1024; None when it is not a size."""
+    factor = 1
+    if value[-1:] in "KMGT" and value[-1:]:
+        factor = 1024 ** ("KMGT".index(value[-1]) + 1)
+        value = value[:-1]
+    return int(value) * factor if _number(value) else None
+
+
+def _spec(word: str) -> str:
+    """What is wrong with one word of Device=, or an empty string: what cannot come would be waited for at each boot."""
+    name, equals, value = word.partition("=")
+    for part in word.split(",")[1:]:
+        if part == "auto" or part[:1] == "/" or "=" in part and part.partition("=")[0] in KEYS:
+            return "looks like a list, and blanks stand between devices, not commas"
+    if word == "auto" or word.startswith("/"):
+        return ""
+    if not equals or name not in KEYS:
+        return "is not auto, nor a path, nor one of " + ", ".join([key + "=" for key in KEYS])
+    if not value:
+        return "names nothing"
+    if name == "UUID" and ([len(part) for part in value.split("-")] != [8, 4, 4, 4, 12] or value.replace("-", "").strip("0123456789abcdefABCDEF")):
+        return "is not the UUID of a filesystem; 'lsblk -f' shows it"
+    return ""
+
+
+def _volume(config: Config, key: str, value: str) -> str:
+    """Take one setting of [Volume], of VOLUME_KEYS; returns what is wrong with it, or an empty string."""
+    if key == "Device":
+        specs = words(value.replace('"', ""))
+        bad = ["'%s' %s" % (spec, _spec(spec)) for spec in specs if _spec(spec)]
+        # Where none is left nothing is found, and nothing is formatted: a mistyped name must not mean 'auto'.
+        config.device = [spec for spec in specs if not _spec(spec)] if specs else ["auto"]
+        return "; ".join(bad)
+    elif key == "Mount":
+        path = value.rstrip("/")
+        if not path.startswith("/") or "/../" in path + "/" or "//" in path or "/./" in path + "/":
+            return "must be an absolute path without '..', and not / itself"
+        what = not_a_name(path)
+        if what:
+            return "looks like %s, and must be the name of one directory" % what
+        wrong = unsayable(path)
+        if wrong:
+            return wrong
+        config.mount = path
+    elif key == "Fallback":
+        if value not in FALLBACKS:
+            return "must be one of " + ", ".join(FALLBACKS)
+        config.fallback = value
+    elif key == "MemberTimeoutSec":
+        number = value[:-1] if value.endswith("s") else value
+        if not _number(number) or int(number) > 3600:
+            return "must be whole seconds, at most 3600"
+        config.member_timeout = int(number)
+    elif key == "AllowRemovable":
+        yes = boolean(value)
+        if yes is None:
+            return "must be yes or no"
+        config.allow_removable = yes
+    elif key == "Join":
+        if value not in JOINS:
+            return "must be one of " + ", ".join(JOINS)
+        config.join = value
+    elif key == "MagicHeader":
+        headers = words(value)
+        for header in headers:
+            if not header.endswith("-please-format-me") or not header.isascii() or len(header) > 64:
+                return "must be words that end in -please-format-me, at most 64 bytes each"
+        config.magic_headers = headers or [DEFAULT_HEADER]
+    elif key == "SwapSize":
+        config.swap_size = None if value == "auto" else size(value)
+        if config.swap_size is None and value != "auto":
+            return "must be auto, 0 or a size such as 512M"
+    elif key == "Format":
+        if value not in FORMATS:
+            return "must be one of " + ", ".join(FORMATS)
+        config.format_blank = value == "blank"
+    elif key == "Ephemeral":
+        yes = boolean(value)
+        if yes is None:
+            return "must be yes or no"
+        config.ephemeral = yes
+    else:
+        if not value.isprintable() or not value.isascii() or " " in value or '"' in value or "\\" in value:
+            return "must be mount options with commas between them, without blanks and quotes"
+        options = [word for word in value.split(",") if word]
+        config.options = ",".join(options)
+        config.netdev = "_netdev" in options
+    return ""
+
+
+def take(config: Config, section: Section, problems: list[Problem]) -> None:
+    """Take all settings of one section."""
+    where = "%s:%d" % (section.file, section.line)
+    if section.name not in SECTIONS and not section.name.startswith("X-"):
+        from .near import unknown_section  # only where something is wrong
+
+        problems.append(unknown_section(section, SECTIONS))
+    if section.name not in SECTIONS:
+        return
+    if section.name == "Volume" and section.file.startswith("/etc/"):
+        problems.append(Problem(WARNING, where, "[Volume] is ignored in /etc, which may itself be kept on the volume. "
+                                                "Put it into /usr/lib/persist or /run/persist."))
+        return
+    known = VOLUME_KEYS if section.name == "Volume" else ()
+    for key, value, line in section.settings:
+        if key not in known:
+            if not key.startswith("X-"):
+                from .near import unknown_key
+
+                problems.append(unknown_key(section, key, line, known))
+            continue
+        wrong = _volume(config, key, value)
+        config.lines[key] = "%s:%d" % (section.file, line)
+        if wrong:
+            problems.append(Problem(ERROR, config.lines[key], "%s=%s: %s, ignoring." % (key, value, wrong)))
