@@ -55,12 +55,11 @@ def imported(root: Path, out: Path) -> set[str]:
 def test_imports(tmp_path: Path, entries: int) -> None:
     root = tmp_path / "root"
     found = imported(root, machine(root, entries))
-    ours = {name for name in found if name == "persist" or name.startswith("persist.")}
-    assert "persist.boot.main" in ours
-    assert all(name in ("persist", "persist.boot") or name.startswith("persist.boot.") for name in ours)
+    ours = {name for name in found if name == "boot" or name.startswith("boot.")}
+    assert "boot.main" in ours
     assert found - ours <= imports(["-c", "import os, sys, stat, errno, gc"], {}), "os, sys, stat, errno and gc, and what they bring themselves"
     if not entries:
-        assert "persist.boot.plan" not in ours and "persist.boot.registry" not in ours, "a machine without a registry pays for none"
+        assert "boot.plan" not in ours and "boot.registry" not in ours, "a machine without a registry pays for none"
 
 
 def compiled(library: Path, mode: PycInvalidationMode) -> None:
@@ -80,8 +79,8 @@ def test_what_is_installed_is_loaded_without_importlib(tmp_path: Path, entries: 
     out = machine(root, entries)
     compiled(library, PycInvalidationMode.UNCHECKED_HASH)
     found = imports([str(GENERATOR), str(out)], {**environment(root), "PERSIST_LIBRARY": str(library)})
-    lazy = {"persist.boot.near", "persist.boot.uses"} if entries else set()  # where something is wrong, and where others mount
-    assert {name for name in found if name.startswith("persist")} == {"persist", "persist.boot"} | lazy
+    lazy = {"boot.near", "boot.uses"} if entries else set()  # where something is wrong, and where others mount
+    assert {name for name in found if name.startswith(("boot", "persist"))} == {"boot"} | lazy
     again.mkdir()
     subprocess.run([str(GENERATOR), str(again)], env=environment(root), check=True, capture_output=True)
     assert written(out) == written(again) and len(written(out)) > entries > 0 or not entries
@@ -120,7 +119,7 @@ def test_imports_where_nothing_is_enabled(tmp_path: Path) -> None:
     root, out = tmp_path / "root", tmp_path / "out"
     root.mkdir()
     out.mkdir()
-    assert len([name for name in imported(root, out) if name.startswith("persist")]) <= 8
+    assert {name for name in imported(root, out) if name.startswith(("boot", "persist"))} == {"boot", "boot.main", "boot.facts", "boot.paths"}
 
 
 def test_first_line() -> None:
