@@ -18,9 +18,12 @@ def preload(*names: str) -> None:
 
     Only what importlib would take without a look at the source. It is asked for all else: a checkout, another interpreter's files, none.
     """
-    from _frozen_importlib import ModuleSpec
-    from _frozen_importlib_external import MAGIC_NUMBER
-    from marshal import loads
+    try:
+        from _frozen_importlib import ModuleSpec
+        from _frozen_importlib_external import MAGIC_NUMBER
+        from marshal import loads
+    except ImportError:
+        return  # a Python to come
 
     for name in names:
         file = "%s/__pycache__/%s.%s.pyc" % (__path__[0], name, sys.implementation.cache_tag)

@@ -105,6 +105,15 @@ def test_a_source_that_was_changed(tmp_path: Path, mode: PycInvalidationMode | N
     assert len(written(out)) > 8
 
 
+@pytest.mark.parametrize("missing", ["_frozen_importlib", "_frozen_importlib_external"])
+def test_a_python_that_names_its_parts_otherwise(tmp_path: Path, missing: str) -> None:
+    compiled(tmp_path, PycInvalidationMode.UNCHECKED_HASH)
+    code = (f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import persist.boot; there = sys.modules.pop({missing!r}); sys.modules[{missing!r}] = None\n"
+            f"persist.boot.preload('paths'); sys.modules[{missing!r}] = there\nprint('persist.boot.paths' in sys.modules)\nimport persist.boot.main")
+    done = subprocess.run([PYTHON, "-IBS", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_the_package_does_without_os() -> None:
     """It costs a millisecond, see persist/boot/__init__.py."""
     modules = ", ".join(f"persist.boot.{path.stem}" for path in (TOP / "persist/boot").glob("*.py") if path.stem != "__init__")
