@@ -11,8 +11,9 @@ from .machine import Machine
 
 def state(machine: Machine) -> dict[str, Any]:
     """The verdict of this boot, as persist-verify.service wrote it."""
-    found: dict[str, Any] = json.loads(machine.read_file("/run/persist/state.json"))
-    assert found["boot_id"] == machine.succeed("cat /proc/sys/kernel/random/boot_id").strip().replace("-", "")
+    boot, text = machine.succeed("echo $(</proc/sys/kernel/random/boot_id); cat /run/persist/state.json").split("\n", 1)
+    found: dict[str, Any] = json.loads(text)
+    assert found["boot_id"] == boot.replace("-", "")
     return found
 
 

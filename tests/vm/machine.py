@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,8 @@ from .qemu import Settings, clean
 from .storage import Storage
 
 COMMAND_SEC = 60.0
+# A look costs the guest up to 0.2 s: asked again and again it would take the machine away from what is waited for.
+POLL_SEC = (0.3, 0.5, 0.7, 1.0)
 BOOT_SEC = 300.0
 
 # What logind does when it is asked; systemctl asks logind first, and waits for it long where it cannot start.
@@ -132,8 +135,9 @@ class Machine(Storage):
         """Wait until systemd has no job left and multi-user.target is up; return "running" or "degraded"."""
         deadline = time.monotonic() + timeout
         with step(f"{self.name}: waiting for multi-user.target"):
-            while time.monotonic() < deadline:
-                state = self.execute("systemctl is-system-running")[1].strip()
+            while (left := deadline - time.monotonic()) > 0:
+                # Not asked again and again: in software emulation each time costs what a service costs to start.
+                state = self.execute("systemctl is-system-running --wait", left)[1].strip()
                 if state == "maintenance":
                     raise EmergencyMode(f"the machine is in maintenance mode\n{self.qemu.tail()}")
                 if state in ("running", "degraded"):
@@ -237,21 +241,23 @@ class Machine(Storage):
     def wait_until(self, what: str, condition: Callable[[], bool], timeout: float = COMMAND_SEC) -> None:
         """Ask CONDITION again and again until it holds."""
         deadline = time.monotonic() + timeout
+        pauses = chain(POLL_SEC, repeat(POLL_SEC[-1]))
         while not condition():
             if time.monotonic() > deadline:
                 raise CommandFailed(f"not in {timeout:g} s: {what}")
-            time.sleep(0.3)
+            time.sleep(next(pauses))
 
     def wait_until_succeeds(self, command: str, timeout: float = COMMAND_SEC) -> str:
         """Run a command until it succeeds; its standard output then."""
         deadline = time.monotonic() + timeout
+        pauses = chain(POLL_SEC, repeat(POLL_SEC[-1]))
         while True:
             result = self.run(command, max(1.0, deadline - time.monotonic()))
             if result.status == 0:
                 return result.stdout.decode(errors="replace")
             if time.monotonic() > deadline:
                 raise CommandFailed(f"no success in {timeout:g} s: {command}\n{result.text()}")
-            time.sleep(0.3)
+            time.sleep(next(pauses))
 
     def wait_for_unit(self, unit: str, timeout: float = COMMAND_SEC) -> None:
         """Wait until a unit is active; an error at once when it failed, or is inactive without a job."""

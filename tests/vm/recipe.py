@@ -95,6 +95,8 @@ BASE_SETUP = (
     "echo LANG=C.UTF-8 >/etc/default/locale",
     "rm -f /etc/ssh/ssh_host_* /etc/resolv.conf",
     "systemctl disable apt-daily.timer apt-daily-upgrade.timer e2scrub_reap.service",
+    # Python's, which systemd-binfmt.service would enter at each boot, for a second and more.
+    "rm /usr/lib/binfmt.d/python3*.conf",
 )
 
 
