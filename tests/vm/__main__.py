@@ -23,11 +23,13 @@ import pytest
 
 # Fixtures of a module: a machine that tests go back to by a snapshot.
 SHARED = ("pairs", "shared", "first_boot", "waiting")
+# The same for tests of several modules.
+SHARED_BY_MODULES = ("booted_once",)
 # The longest begin, or one worker would be left alone with them at the end: seconds on two idle cores, to be kept roughly true.
 SECONDS = {
     "mirror: pairs bookworm": 500, "mirror: pairs trixie": 300, "ordinary: writable_root": 250, "powercut: first_boot": 250, "powercut: waiting": 220,
     "volumes: a_disk_of_the_cloud": 200, "volumes: which_volume": 200, "story: machine_remembers[bookworm]": 200, "volumes: full_volume": 180,
-    "mirror: single_disk_becomes_a_mirror": 170, "story: machine_remembers[trixie]": 160, "states: filesystem_does_not_mount": 120,
+    "booted_once": 300, "story: machine_remembers[trixie]": 160,
 }
 USUAL = 60
 
@@ -65,8 +67,11 @@ class Collector:
 
 def unit_of(item: pytest.Item) -> str:
     """The name of the unit that a test belongs to."""
-    module = item.path.stem.removeprefix("test_")
     assert isinstance(item, pytest.Function)
+    for name in SHARED_BY_MODULES:
+        if name in item.fixturenames:
+            return name
+    module = item.path.stem.removeprefix("test_")
     shared = [name for name in SHARED if name in item.fixturenames]
     if not shared:
         return f"{module}: {item.name.removeprefix('test_')}"
@@ -80,7 +85,8 @@ def deal(items: Sequence[pytest.Item]) -> list[Unit]:
     units: dict[str, Unit] = {}
     for item in items:
         name = unit_of(item)
-        units.setdefault(name, Unit(name, item.path.stem)).tests.append(item.nodeid)
+        module = name if name in SHARED_BY_MODULES else item.path.stem
+        units.setdefault(name, Unit(name, module)).tests.append(item.nodeid)
     return sorted(units.values(), key=lambda unit: -SECONDS.get(unit.name, USUAL))
 
 

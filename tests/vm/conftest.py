@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from . import image as images
+from . import scene
 from .accel import QEMU
+from .checks import healthy_boot
 from .image import Image
 from .machine import Machine
 from .recipe import SUITES
@@ -122,3 +124,23 @@ def machine(request: pytest.FixtureRequest) -> Iterator[MachineFactory]:
                     one.save_artifacts(label if number == 0 else f"{label}.{number}")
             finally:
                 one.close()
+
+
+@pytest.fixture(scope="session")
+def booted_once() -> Iterator[Machine]:
+    """A machine of Debian 12 with a volume on its disk "state" of 2 GiB, kept as "booted" at the end of its first boot."""
+    with Machine(scene.story_image("bookworm"), "booted-once") as one:
+        one.add_disk("state", "2G", header=scene.HEADER)
+        one.start()
+        healthy_boot(one)
+        one.snapshot("booted")
+        yield one
+
+
+@pytest.fixture
+def after_first_boot(request: pytest.FixtureRequest, booted_once: Machine) -> Iterator[Machine]:
+    """That machine, at the end of its first boot; a test may do with it what it wants."""
+    booted_once.restore("booted")
+    yield booted_once
+    if request.node.stash.get(_reports, False):
+        booted_once.save_artifacts(request.node.name)

@@ -69,6 +69,10 @@ class Storage:
             disks.write_at(disk, 0, header)
         return disk
 
+    def disk(self, name: str) -> Disk:
+        """The disk of this name, which is plugged in."""
+        return next(one.disk for one in self._attached if one.disk.name == name)
+
     def add_disk(
         self, name: str, size: str = "2G", header: bytes = b"", *, bus: Bus = "virtio",
         read_only: bool = False,

@@ -284,12 +284,9 @@ def test_each_written_alone(pair: Machine) -> None:
     clean_shutdown(pair)
 
 
-def test_single_disk_becomes_a_mirror(machine: MachineFactory) -> None:
+def test_single_disk_becomes_a_mirror(after_first_boot: Machine) -> None:
     """A foreign claim beside a healthy volume is left alone and said; one with the volume's id joins it, live; a larger disk is grown into."""
-    one = machine(scene.story_image("bookworm"))
-    one.add_disk("state", "2G", header=scene.HEADER)
-    one.start()
-    healthy_boot(one)
+    one = after_first_boot
     written(one, "first")
     one.add_disk("foreign", "2G", header=scene.HEADER)
     one.wait_until("the foreign claim is refused", lambda: any(r["PERSIST_REASON"] == "volume-exists" for r in records(one, "CLAIM_REFUSED")))

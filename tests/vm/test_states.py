@@ -132,12 +132,10 @@ def test_bad_registry(broken_image: image.Image, machine: MachineFactory, tmp_pa
     assert "DEGRADED" in one.succeed("cat /run/issue.d/persist.issue")
 
 
-def test_filesystem_does_not_mount(machine: MachineFactory) -> None:
+def test_filesystem_does_not_mount(after_first_boot: Machine) -> None:
     """A volume with a broken tree is left as it is, and the boot goes on in memory; mended, it is back with all that it kept."""
-    one = machine(scene.story_image("bookworm"))
-    disk = one.add_disk("state", "2G", header=scene.HEADER)
-    one.start()
-    healthy_boot(one)
+    one = after_first_boot
+    disk = one.disk("state")
     one.succeed("echo kept >/home/kept && sync")
     block = int(one.succeed("btrfs inspect-internal dump-super /dev/vdb2 | awk '$1 == \"chunk_root\" {print $2}'"))
     start = int(one.succeed("cat /sys/class/block/vdb2/start")) * 512

@@ -121,12 +121,10 @@ def test_full_volume(machine: MachineFactory) -> None:
     one.crash()
 
 
-def test_words_for_one_boot(machine: MachineFactory) -> None:
+def test_words_for_one_boot(after_first_boot: Machine) -> None:
     """persist=ro shows the volume below memory and writes nothing to it."""
-    one = machine(scene.story_image("bookworm"))
-    disk = one.add_disk("state", "2G", header=scene.HEADER)
-    one.start()
-    healthy_boot(one)
+    one = after_first_boot
+    disk = one.disk("state")
     identity = one.succeed("cat /etc/machine-id")
     one.succeed("echo kept >/home/kept; echo kept >>/var/lib/demo-notes/notes.txt; rm /etc/issue.net; mkdir /home/new")
     clean_shutdown(one)
