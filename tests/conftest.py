@@ -26,4 +26,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         if took >= LEAST_SEC:
             terminalreporter.line(f"{took:8.1f}  {module}")
     rest = [took for _, took in rows if took < LEAST_SEC]
-    terminalreporter.line(f"{sum(rest):8.1f}  {len(rest)} modules of less than {LEAST_SEC:g} s each")
+    if rest:
+        terminalreporter.line(f"{sum(rest):8.1f}  {len(rest)} modules of less than {LEAST_SEC:g} s each")
