@@ -12,8 +12,8 @@ import os
 import sys
 from importlib import import_module
 
-from .errors import PersistError
-from .messages import MESSAGE_IDS
+from persist.errors import PersistError
+from persist.messages import MESSAGE_IDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ EARLY = "/run/persist/early"
 MOUNT_ENTRIES = "/run/persist/mount-entries"
 PERSISTENT = "/run/persist/persistent"
 SEEDED = "/run/persist/seeded"
-STORES = "/run/persist/stores"  # a file for each entry whose place on the volume was looked at (state/stores.py)
+STORES = "/run/persist/stores"  # a file for each entry whose place on the volume was looked at (entries/stores.py)
 READONLY = PRIVATE + "/readonly"  # the volume itself with persist=ro; VOLUME is memory then
 BELOW = STORE + "/below"  # with persist=ro: what each overlay entry has on the volume
 STALE = "/run/persist/stale"  # there where bind entries are held read-only, because the volume that is known is away

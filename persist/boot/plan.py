@@ -235,7 +235,7 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
     _early(result, facts, accepted)
     children = _children(accepted)
     ways = {p.path: _above(p, accepted) for p in result.entries if p.parent}
-    # Overlays that persist-volume.service mounts because a bind lies in them (bind_entries.py).
+    # Overlays that persist-volume.service mounts because a bind lies in them (entries/bind.py).
     again = {p.path for path, way in ways.items() if accepted[path].entry.method == "bind" for p in way}
     wants: list[str] = []
     required: list[str] = []

@@ -3,7 +3,7 @@
 
 A bind entry has no ``.mount`` fragment: PID 1 takes a mount with a fragment down, and stops what requires it, when the member of the
 volume that mountinfo names is pulled (tried with 252 and 257). What was mounted from a service stays. So persist-volume.service
-mounts what is seeded (persist/state/bind_entries.py), and persist-bind@.service the rest.
+mounts what is seeded (persist/entries/bind.py), and persist-bind@.service the rest.
 """
 
 from .facts import above

@@ -7,8 +7,8 @@ import argparse
 import sys
 from typing import Any
 
-from ..errors import PersistError
-from . import confirm, show
+from persist.cli import confirm, show
+from persist.errors import PersistError
 
 MOUNTED = "mounted"  # --join without an id
 
@@ -30,12 +30,12 @@ def add(verbs: Any) -> None:
 
 def _volume(wanted: str) -> str:
     """The volume to join. Raises PersistError."""
-    from ..boot.paths import VOLUME
-    from ..volume import ids
-    from ..volume.btrfs import mounted_uuid
+    from persist.boot.paths import VOLUME
+    from persist.system import uuids
+    from persist.system.btrfs import mounted_uuid
 
     if wanted != MOUNTED:
-        if not ids.valid(wanted.lower()):
+        if not uuids.valid(wanted.lower()):
             raise PersistError(f"'{wanted}' is not the UUID of a volume.", hint="'persistctl status' shows it.")
         return wanted.lower()
     found = mounted_uuid(VOLUME)
@@ -46,8 +46,8 @@ def _volume(wanted: str) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Claim disks."""
-    from ..volume.claim import describe, write_claims
-    from ..volume.header import Options
+    from persist.volume.format.write_claim import describe, write_claims
+    from persist.volume.ondisk.header import Options
 
     devices = list(arguments.device)
     join = arguments.join

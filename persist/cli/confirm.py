@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import show
+from persist.cli import show
 
 
 def option(sub: argparse.ArgumentParser) -> None:

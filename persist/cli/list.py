@@ -7,10 +7,10 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from . import show
+from persist.cli import show
 
 if TYPE_CHECKING:
-    from ..boot.facts import Facts
+    from persist.boot.facts import Facts
 
 
 def add(verbs: Any) -> None:
@@ -24,21 +24,21 @@ def add(verbs: Any) -> None:
 
 def _this_boot(facts: Facts) -> str:
     """What the kernel command line makes of all entries on this boot, as a sentence, '' where it says nothing of them."""
-    from ..volume import switch
+    from persist.boot import mode
 
-    word = switch.volatile_word(facts)
+    word = mode.volatile_word(facts)
     if word:
-        return f"Nothing is kept on this boot: {switch.explain(word)[0]}"
-    return f"What this boot writes is not kept: {switch.READ_ONLY[1]}" if switch.read_only(facts) else ""
+        return f"Nothing is kept on this boot: {mode.explain(word)[0]}"
+    return f"What this boot writes is not kept: {mode.READ_ONLY[1]}" if mode.read_only(facts) else ""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the entries. Exit status 1 when a file has an error."""
-    from ..boot.accept import accept
-    from ..boot.facts import gather, why_nothing
-    from ..boot.ini import ERROR, NOTICE
-    from ..boot.load import Loaded
-    from ..state.outside_state import passed_over
+    from persist.boot.accept import accept
+    from persist.boot.facts import gather, why_nothing
+    from persist.boot.ini import ERROR, NOTICE
+    from persist.boot.load import Loaded
+    from persist.verdict.outside_state import passed_over
 
     root = show.root_of(arguments)
     facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""} if root else {})

@@ -8,9 +8,9 @@ import os
 import sys
 from importlib import import_module
 
-from ..errors import PersistError
-from ..log import safe
-from ..version import VERSION
+from persist.errors import PersistError
+from persist.log import safe
+from persist.version import VERSION
 
 VERBS = ("status", "list", "plan", "verify", "preset", "claim", "volume")
 

@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import Any
 
-from . import show
+from persist.cli import show
 
 
 def add(verbs: Any) -> None:
@@ -20,9 +20,9 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan. Exit status 1 when a file has an error."""
-    from ..boot.facts import gather, why_nothing
-    from ..boot.ini import ERROR
-    from ..boot.load import Loaded
+    from persist.boot.facts import gather, why_nothing
+    from persist.boot.ini import ERROR
+    from persist.boot.load import Loaded
 
     root = show.root_of(arguments)
     facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""} if root else {})

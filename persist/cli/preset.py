@@ -9,13 +9,13 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..boot.ini import words
-from ..errors import PersistError
-from ..files import write_atomically
-from . import show
+from persist.boot.ini import words
+from persist.cli import show
+from persist.errors import PersistError
+from persist.system.files import write_atomically
 
 if TYPE_CHECKING:
-    from ..boot.load import Loaded
+    from persist.boot.load import Loaded
 
 SHIPPED = "/usr/share/persist/presets"
 REGISTRY = "/etc/persist.d"
@@ -59,7 +59,7 @@ def _without(root: str, name: str) -> str:
 
 def _declared(root: str, file: str) -> dict[str, str]:
     """The paths that a preset, or the file of what is left out, declares, each with its method; none where the file is not there."""
-    from ..boot.registry import load
+    from persist.boot.registry import load
 
     return {e.path: e.method for e in load(root, [], [file]).entries} if os.path.exists(file) else {}
 
@@ -90,7 +90,7 @@ def leave_out(root: str, name: str, unwanted: list[str]) -> None:
 
 def _not_declared(name: str, path: str, every: dict[str, str]) -> PersistError:
     """What to say of a path that a preset has no entry for."""
-    from ..boot.facts import above
+    from persist.boot.facts import above
 
     shown = show.safe(path)
     if path[:1] != "/":
@@ -188,8 +188,8 @@ def _along(root: str) -> list[str]:
 
     What somebody chose by name before, a link, a mask or ``--without``, stays as it is.
     """
-    from ..state.image import Image
-    from ..state.overlay_limits import missing_presets
+    from persist.foresee.image import Image
+    from persist.foresee.overlay_limits import missing_presets
 
     more = [(name, why) for name, why in missing_presets(_load(root), Image(root)) if name in shipped(root) and not _chosen(root, name)]
     enable(root, [name for name, _ in more], [])
@@ -207,8 +207,8 @@ def chroot(root: str) -> str:
 
 def _load(root: str) -> Loaded:
     """What the registry asks for, as if it were switched on, whatever the command line of this boot says."""
-    from ..boot.facts import gather
-    from ..boot.load import Loaded
+    from persist.boot.facts import gather
+    from persist.boot.load import Loaded
 
     facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""})
     facts.enabled = True
@@ -221,7 +221,7 @@ def _early(loaded: Loaded) -> set[str]:
 
 def _left_early(root: str, paths: set[str]) -> list[str]:
     """What to do where the initrd has entries in its table that are gone."""
-    from ..state.verdict import HOOK
+    from persist.verdict.judge import HOOK
 
     if not paths or not os.path.lexists(root + HOOK):
         return []
@@ -230,9 +230,9 @@ def _left_early(root: str, paths: set[str]) -> list[str]:
 
 def _missing(root: str, early: set[str]) -> list[str]:
     """What else must be done before the presets take effect. ``early``: the paths that the initrd had to mount before."""
-    from ..state.image import Image
-    from ..state.switch import why_off
-    from ..state.verdict import initrd_stage_missing
+    from persist.foresee.image import Image
+    from persist.foresee.switch import why_off
+    from persist.verdict.judge import initrd_stage_missing
 
     why, remedy = why_off(Image(root))
     notes = [f"{why}, so nothing is kept. {remedy}"] if why else []

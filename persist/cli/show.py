@@ -12,11 +12,11 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PersistError
-from ..log import safe as safe
+from persist.errors import PersistError
+from persist.log import safe as safe
 
 if TYPE_CHECKING:
-    from ..boot.config import Config
+    from persist.boot.config import Config
 
 COLOURS = {"online": "32", "mounted": "32", "early": "32", "linked": "32", "degraded": "33", "volatile": "31", "failed": "31", "refused": "33",
            "waiting": "33", "stale": "33"}
@@ -44,8 +44,8 @@ def root_of(arguments: argparse.Namespace) -> str:
 
 def settings() -> Config:
     """persist.conf, for a verb that gives disks away. What is wrong with it is said: a default may stand in for what was meant."""
-    from ..boot.config import load
-    from ..boot.ini import WARNING, Problem
+    from persist.boot.config import load
+    from persist.boot.ini import WARNING, Problem
 
     problems: list[Problem] = []
     found = load("", problems)

@@ -7,11 +7,11 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PersistError
-from . import show
+from persist.cli import show
+from persist.errors import PersistError
 
 if TYPE_CHECKING:
-    from ..state.verdict import Verdict
+    from persist.verdict.judge import Verdict
 
 EXIT = {"online": 0, "off": 0, "degraded": 1, "volatile": 2}
 UNITS = ("persist-setup.target", "persist-format.service", "persist-volume.service", "persist-reload.service", "persist-verify.service", "persist-heal.service")
@@ -28,7 +28,7 @@ def add(verbs: Any) -> None:
 
 def _units() -> list[tuple[str, str]]:
     """The state of our own units, or one line that says why it is not known."""
-    from ..bus import unit_states
+    from persist.system.systemd_bus import unit_states
 
     try:
         return [(name, f"{s.active} ({s.sub}){': ' + s.text if s.text else ''}") for name, s in unit_states(UNITS).items()]
@@ -51,10 +51,10 @@ def _volume(volume: dict[str, Any]) -> list[tuple[str, str]]:
     for other in volume.get("others", []):
         lines.append(("Beside", f"{other.get('device')} (UUID={other.get('uuid')}) could be a state volume, too, and is left alone"))
     if kind == "btrfs":
-        from ..volume import manage
+        from persist.volume.heal import by_hand
 
         try:
-            lines += _disks(manage.describe())
+            lines += _disks(by_hand.describe())
         except (PersistError, OSError) as e:
             lines.append(("Disks", f"not known: {e}"))
     return lines
@@ -74,10 +74,10 @@ def _state(word: str, kind: str) -> str:
 
 def _verdict() -> tuple[Verdict, dict[str, Any]]:
     if os.geteuid() != 0:
-        from ..state.written import read
+        from persist.verdict.written import read
 
         return read()
-    from ..state.say import current, document
+    from persist.verdict.say import current, document
 
     found, _ = current()
     return found, document(found)

@@ -7,11 +7,11 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PersistError
-from . import show
+from persist.cli import show
+from persist.errors import PersistError
 
 if TYPE_CHECKING:
-    from ..boot.ini import Problem
+    from persist.boot.ini import Problem
 
 _WORDS = {3: "error", 4: "warning", 5: "notice"}
 
@@ -28,11 +28,11 @@ def add(verbs: Any) -> None:
 
 def _problems(root: str, files: list[str]) -> tuple[int, list[Problem]]:
     """How many entries are in force, and everything that is wrong."""
-    from ..boot.facts import gather
-    from ..boot.ini import NOTICE, Problem
-    from ..boot.load import Loaded
-    from ..state.foresee import foresee, judge_files
-    from ..state.image import Image
+    from persist.boot.facts import gather
+    from persist.boot.ini import NOTICE, Problem
+    from persist.boot.load import Loaded
+    from persist.foresee.checks import foresee, judge_files
+    from persist.foresee.image import Image
 
     facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""} if root or files else {})
     facts.enabled = True  # the registry is judged whether or not the switch is on, which is said apart

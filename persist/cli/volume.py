@@ -6,10 +6,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from . import confirm, show
+from persist.cli import confirm, show
 
 if TYPE_CHECKING:
-    from ..boot.config import Config
+    from persist.boot.config import Config
 
 
 def add(verbs: Any) -> None:
@@ -37,7 +37,7 @@ def add(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do one action."""
-    from ..volume import manage
+    from persist.volume.heal import by_hand
 
     def progress(text: str) -> None:
         if not arguments.json:
@@ -45,20 +45,20 @@ def run(arguments: argparse.Namespace) -> int:
 
     match arguments.action:
         case "show":
-            found = manage.describe()
+            found = by_hand.describe()
             if not arguments.json:
                 _print(found, arguments.full)
         case "add":
             config = show.settings()
             if confirm.wanted(arguments) and not _agreed(arguments, config):
                 return 1
-            found = manage.add(arguments.device, progress, force=arguments.force, config=config)
+            found = by_hand.add(arguments.device, progress, force=arguments.force, config=config)
         case "remove":
-            found = manage.remove(arguments.device, progress)
+            found = by_hand.remove(arguments.device, progress)
         case "scrub":
-            found = manage.scrub_status() if arguments.status else manage.scrub(progress)
+            found = by_hand.scrub_status() if arguments.status else by_hand.scrub(progress)
         case _:
-            found = manage.grow()
+            found = by_hand.grow()
     if arguments.json:
         show.print_json(found)
     elif "message" in found:
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _agreed(arguments: argparse.Namespace, config: Config) -> bool:
-    from ..volume.claim import describe
+    from persist.volume.format.write_claim import describe
 
     lines = describe([arguments.device], config, force=arguments.force)
     return confirm.ask([f"{line}{'; WHAT IS ON IT IS LOST' if arguments.force else ''}" for line in lines], "Make it a member of the state volume?")

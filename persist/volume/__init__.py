@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The state volume: claim, format, find, mount, fall back."""
+"""The state volume: what this boot made of it, and whether what is written anywhere is kept."""

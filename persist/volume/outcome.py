@@ -9,10 +9,10 @@ import os
 import time
 from typing import Literal
 
-from ..boot.paths import MOUNT_ENTRIES, PERSISTENT, RUN
-from ..files import write_atomically
-from ..record import Record, as_dict, made
-from .root_kept import Root
+from persist.boot.paths import MOUNT_ENTRIES, PERSISTENT, RUN
+from persist.record import Record, as_dict, made
+from persist.system.files import write_atomically
+from persist.volume.root_kept import Root
 
 Kind = Literal["btrfs", "native", "tmpfs", "root", "none"]
 REAL: tuple[Kind, ...] = ("btrfs", "native")  # a volume, and not what stands in for one
@@ -25,7 +25,7 @@ FORMATTED = f"{RUN}/formatted"  # the UUID of a filesystem that this boot has ma
 class Outcome(Record, frozen=False):
     """The content of volume.json. ``reason`` is a stable code, '' when all is well; ``time`` is ISO 8601 in UTC.
 
-    ``expected``: this machine had a volume (known.py) and does without it, so what its root keeps now will be out of sight.
+    ``expected``: this machine had a volume (find/remembered.py) and does without it, so what its root keeps now will be out of sight.
     ``root``: the root filesystem for people; ``root_memory``: why what is written to it is lost at power-off (root_kept.py), '' where it is kept.
     ``memory``: the same of the volume. ``degraded``: mounted without a member. ``read_only_below``: the volume is below memory (persist=ro).
     ``rescue``: where a volume that does not mount is shown read-only, '' where nowhere. ``others``: ``device`` and

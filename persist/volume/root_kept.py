@@ -11,11 +11,11 @@ import os
 import re
 import stat
 
-from ..errors import CommandError
-from ..record import Record
-from ..run import run
-from . import mountinfo
-from .mountinfo import MEMORY, Mount
+from persist.errors import CommandError
+from persist.record import Record
+from persist.system import mountinfo
+from persist.system.mountinfo import MEMORY, Mount
+from persist.system.run import run
 
 _SYS = "/sys/dev/block"
 # systemd-volatile-root(8) mounts a tmpfs here for systemd.volatile=overlay, and takes it out of sight again.

@@ -49,7 +49,10 @@ import os
 import sys
 sys.path.insert(0, sys.argv[4])
 from persist.boot.config import Config
-from persist.volume import blockdev, claims, known, only_volume, outcome
+from persist.system import blockdev
+from persist.volume.format import claims, only_volume
+from persist.volume.find import remembered as known
+from persist.volume import outcome
 config = Config()
 config.device = sys.argv[1:3]
 config.swap_size = 384 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume import format_lock
+from persist.volume.format import format_lock
 
 from .rig import HEADER, LoopDisk, tool
 from .volumes import unmounted

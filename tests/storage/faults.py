@@ -14,8 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from persist.state import safepath
-from persist.volume import newmount
+from persist.system import newmount, safepath
 
 KILL = 0  # instead of an errno: the process ends here, as by SIGKILL
 KILLED = 137

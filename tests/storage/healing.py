@@ -8,8 +8,10 @@ import signal
 import subprocess
 from pathlib import Path
 
-from persist.volume import header, ids, layout, live, store, superblock
-from persist.volume.header import Mark, Options
+from persist.system import superblock, uuids
+from persist.volume.members import in_kernel
+from persist.volume.ondisk import header, partition_table, store
+from persist.volume.ondisk.header import Mark, Options
 
 from .conftest import Make
 from .rig import PYTHON, TOP, LoopDisk, tool
@@ -19,7 +21,7 @@ MIB = 320
 _HEAL = """
 import sys
 from persist.boot.config import Config
-from persist.volume import heal
+from persist.volume.heal import healer as heal
 config = Config()
 config.device = sys.argv[2:]
 heal.Healer(sys.argv[1], config, lambda step, text: print(step, text, flush=True)).heal()
@@ -48,16 +50,16 @@ def run_heal(v: Volume, kill_after: str = "", seconds: float | None = None) -> t
 
 def check_whole(v: Volume, count: int, text: str = "") -> None:
     """The end state: all there, mirrored, marked as healed alike, recorded, and what was written is there."""
-    devices = live.members(v.at)
+    devices = in_kernel.members(v.at)
     assert [m.state for m in devices] == ["ok"] * count, devices
     assert v.profiles() == {"data raid1", f"metadata {'raid1' if count == 2 else 'raid1c3'}", f"system {'raid1' if count == 2 else 'raid1c3'}"}
     marks = {m.mark for m in devices}
     assert len(marks) == 1 and all(m is None or m.counter == 0 for m in marks)
-    ids = sorted(tool("blkid", "-p", "-o", "value", "-s", "PART_ENTRY_UUID", m.node).strip() for m in devices)
-    assert sorted(store.read_record(v.at)["members"]) == ids
+    uuids = sorted(tool("blkid", "-p", "-o", "value", "-s", "PART_ENTRY_UUID", m.node).strip() for m in devices)
+    assert sorted(store.read_record(v.at)["members"]) == uuids
     for m in devices:
         size = int(tool("blockdev", "--getsize64", m.node))
-        assert m.size == layout.filesystem_bytes(size)
+        assert m.size == partition_table.filesystem_bytes(size)
         assert not superblock.read_at(m.node.removesuffix("p1"), 0, header.MARK_OFFSET).strip(b"\0"), "the claim is gone"
     if text:
         assert v.read("text") == text
@@ -87,7 +89,7 @@ def stale(place: Path, make: Make) -> Volume:
 
 def joiner(v: Volume, disk: LoopDisk) -> None:
     """As persist-format.service leaves a disk that is to join."""
-    mark = v.marks[str(disk.file)] = Mark(ids.new(), 0, v.uuid, 0, 1, True, "auto")
+    mark = v.marks[str(disk.file)] = Mark(uuids.new(), 0, v.uuid, 0, 1, True, "auto")
     if disk not in v.disks:
         v.disks.append(disk)
     v.divide(disk)

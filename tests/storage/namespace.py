@@ -16,7 +16,8 @@ import pytest
 
 from persist.boot.load import Loaded, load
 from persist.boot.paths import escape
-from persist.volume import mount, store
+from persist.volume.mount import btrfs_mount
+from persist.volume.ondisk import store
 
 _CLONE_NEWNS = 0x20000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,7 +32,7 @@ def _inside(test: Callable[[], None]) -> None:
     if _libc.unshare(_CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     sh("mount --make-rprivate /; for d in run srv opt; do mount -t tmpfs none /$d; done")
-    mount.bind_image()
+    btrfs_mount.bind_image()
     test()
 
 

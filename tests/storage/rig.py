@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from persist.boot.config import DEFAULT_HEADER, Config
-from persist.volume import blockdev
-from persist.volume.blockdev import Disk
+from persist.system import blockdev
+from persist.system.blockdev import Disk
 
 TOP = Path(__file__).resolve().parents[2]
 HEADER = DEFAULT_HEADER.encode()
@@ -23,8 +23,8 @@ PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.execu
 _FORMAT = """
 import json, sys
 from persist.boot.config import Config
-from persist.volume import blockdev
-from persist.volume.formatting import format_disks
+from persist.system import blockdev
+from persist.volume.format.under_lock import format_disks
 wish = json.loads(sys.argv[1])
 config = Config()
 config.device = wish["nodes"]

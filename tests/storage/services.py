@@ -19,7 +19,12 @@ def sh(text):
 sh("mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /mnt; mkdir /mnt/state; " + wish.get("before", ""))
 from persist.boot.config import Config
 from persist.boot import load as loading, paths
-from persist.volume import blockdev, claims, fallback, format_service, known, lookup, mount, mountinfo, outcome, search, service, swap, volume_service
+from persist.system import blockdev, mountinfo
+from persist.volume.format import claims
+from persist.volume.mount import fallback, lookup, btrfs_mount as mount, swap
+from persist.services import format as format_service, volume as volume_service
+from persist.volume.find import remembered as known, search
+from persist.volume import outcome
 known.ROOT = wish.get("root", "/run/root")
 os.makedirs(known.ROOT, exist_ok=True)
 config = Config()
@@ -48,9 +53,9 @@ for what in wish["do"]:
     elif what == "more":
         disks.append(blockdev.by_node(wish["more"]))
     elif what == "format_main":
-        report.append({"status": service.format_main()})
+        report.append({"status": format_service.format_main()})
     elif what == "volume":
-        status = service.volume_main()
+        status = volume_service.volume_main()
         found = json.load(open("/run/persist/volume.json"))
         at = {m.mount_point: [m.fstype, m.root, m.read_only] for m in mountinfo.mounts() if m.mount_point.startswith(("/run/persist", "/mnt/"))}
         flags = [n for n in ("mount-entries", "persistent", "formatted") if os.path.exists("/run/persist/" + n)]

@@ -73,7 +73,7 @@ def test_read_only_volume(volume: LoopDisk, early: bool) -> None:
     """On a writable root the entries stay there: an overlay with such an upper would not be mounted."""
     volume.replug("--read-only")
     before = initrd(volume, volume) if early else ""
-    held = "from persist.state import bind_entries; bind_entries.hold_stale = lambda loaded: print('held', file=sys.stderr) or []"
+    held = "from persist.entries import bind as bind_entries; bind_entries.hold_stale = lambda loaded: print('held', file=sys.stderr) or []"
     seen = services("volume", "volume", device=[volume.node], before=before, python=held)
     assert "held" in seen.log.splitlines(), "what services write on the root now would be a fork"
     for last in seen.report:

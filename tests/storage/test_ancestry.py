@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume import binding, blockdev, health, live, wipe
-from persist.volume.members import CLONED, UNDECIDED
+from persist.system import blockdev
+from persist.volume.heal import health, wipe
+from persist.volume.members import in_kernel
+from persist.volume.members.assemble import CLONED, UNDECIDED
+from persist.volume.ondisk import binding
 
 from .conftest import Make
 from .healing import MIB, check_whole, joiner, run_heal, single
@@ -93,7 +96,7 @@ def test_a_copy_of_a_single_disk_that_was_mirrored_elsewhere(place: Path, make_d
     note_of(root).write_text(v.uuid + "\n")
     before = contents(b)
     seen = services("volume", device=v.config.device, root=str(root),
-                    python=f"from persist.volume import binding; binding.machine_dmi = lambda: '{MACHINE}'")
+                    python=f"from persist.volume.ondisk import binding; binding.machine_dmi = lambda: '{MACHINE}'")
     assert contents(b) == before
     if not ours:
         assert seen.last["kind"] == "none" and seen.last["reason"] == "broken" and "nothing proves that one is only an older state" in seen.last["message"]
@@ -109,9 +112,9 @@ def test_a_copy_of_a_single_disk_that_was_mirrored_elsewhere(place: Path, make_d
     assert run_heal(v) == (0, []) and contents(b) == before
     reasons = [reason.code for reason in health.examine(v.uuid, v.at)]
     assert not reasons or reasons == ["member-split"]
-    devices = live.members(v.at)
+    devices = in_kernel.members(v.at)
     with pytest.raises(Exception, match="is not touched"):
-        wipe.erase(v.data(b), v.uuid, lambda member: live.split(member, devices))
+        wipe.erase(v.data(b), v.uuid, lambda member: in_kernel.split(member, devices))
     assert contents(b) == before
 
 

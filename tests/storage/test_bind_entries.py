@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from persist.boot import paths
+from persist.entries.bind import hold_stale, mount_seeded
 from persist.errors import PersistError
-from persist.state import bind_service, verdict
-from persist.state.bind_entries import hold_stale, mount_seeded
-from persist.state.entry_state import WELL, wrong_mount
-from persist.volume import mountinfo
+from persist.services import bind as bind_service
+from persist.system import mountinfo
+from persist.verdict import judge
+from persist.verdict.entry_state import WELL, wrong_mount
 
 from .namespace import disk, kept, kept_overlay, marker, own_machine, registry, sh
 
@@ -72,7 +73,7 @@ def test_overlays_above_are_mounted_first_and_alike() -> None:
         assert mount_seeded(loaded) == []
         assert entry_mounts() == ["/srv/top", "/srv/top/data"], "an overlay with no bind in it has a unit"
     assert (text("/srv/top/image"), text("/srv/top/changed"), text("/srv/top/data/f")) == ("image", "changed", "kept")
-    look = verdict.Look()
+    look = judge.Look()
     volume = look.mount(paths.VOLUME)
     assert volume is not None
     for planned in loaded.plan.entries:
@@ -206,7 +207,7 @@ def test_stale_entries_are_held_read_only() -> None:
     Path("/srv/allowed/x").touch()
     Path("/opt/over/x").touch()
     assert hold_stale(loaded) == [], "once"
-    states = {e.path: e.state for e in verdict.judge(loaded, verdict.read_volume() | {"expected": True}, verdict.Look()).entries}
+    states = {e.path: e.state for e in judge.judge(loaded, judge.read_volume() | {"expected": True}, judge.Look()).entries}
     assert states["/srv/data"] == "stale" and states["/srv/allowed"] == "waiting"
     sh("mount -t tmpfs none /srv/disk; mkdir /srv/disk/data")
     assert bind_service.main("srv-disk-data") == 0

@@ -12,13 +12,14 @@ import pytest
 
 from persist.boot.config import Config
 from persist.errors import PersistError, Refusal
-from persist.lock import held
-from persist.volume import claimable, format_lock, superblock
-from persist.volume.blockdev import partitions
-from persist.volume.claim import write_claims
-from persist.volume.format import write
-from persist.volume.header import Options
-from persist.volume.layout import MIB
+from persist.system import superblock
+from persist.system.blockdev import partitions
+from persist.system.lock import held
+from persist.volume.format import format_lock, may_format
+from persist.volume.format.steps import write
+from persist.volume.format.write_claim import write_claims
+from persist.volume.ondisk.header import Options
+from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
 from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set, tool
@@ -33,7 +34,8 @@ def load(root, problems):
     found.allow_removable = True
     return found
 config.load = load
-from persist.volume import btrfs, format_lock
+from persist.system import btrfs
+from persist.volume.format import format_lock
 format_lock.LOCK = sys.argv[1]
 btrfs.mounted_uuid = lambda path: sys.argv[2]
 from persist.cli.main import main
@@ -63,7 +65,7 @@ def on_a_terminal(answer: str, *argv: str) -> tuple[int, str]:
 
 
 def options(disk: LoopDisk) -> Options | None:
-    claim = claimable.read_claim(disk.disk, [HEADER.decode()])
+    claim = may_format.read_claim(disk.disk, [HEADER.decode()])
     return claim.options if claim else None
 
 
@@ -126,7 +128,7 @@ def test_the_formatter_sees_all_claims_or_none(make_disk: Make, monkeypatch: pyt
             free.append(ours)
         write(*arguments)
 
-    monkeypatch.setattr("persist.volume.claim.write", looking)
+    monkeypatch.setattr("persist.volume.format.write_claim.write", looking)
     config = disks[0].config()
     config.device = [d.node for d in disks]
     write_claims(config.device, config)
@@ -150,12 +152,12 @@ def test_bind_serial(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(disk.disk), "serial", "A B")
     write_claims([disk.node], disk.config(), bind_serial=True)
     assert options(disk) == Options(serial="A%20B")
-    claim = claimable.read_claim(disk.disk, [HEADER.decode()])
+    claim = may_format.read_claim(disk.disk, [HEADER.decode()])
     assert claim is not None
-    claimable.check_serial(disk.disk, claim)
+    may_format.check_serial(disk.disk, claim)
     monkeypatch.setattr(type(disk.disk), "serial", "A-B")
     with pytest.raises(Refusal) as caught:
-        claimable.check_serial(disk.disk, claim)
+        may_format.check_serial(disk.disk, claim)
     assert caught.value.code == "wrong-serial"
 
 
@@ -208,8 +210,8 @@ def test_a_partition(make_disk: Make, what: str, monkeypatch: pytest.MonkeyPatch
         tool("mkswap", node)
         tool("swapon", node)
     here = [disk.disk, other.disk] if what == "another disk" else [disk.disk]
-    monkeypatch.setattr("persist.volume.blockdev.disks", lambda: here)
-    monkeypatch.setattr("persist.volume.trust.why_untrusted", lambda path, attribute: "")
+    monkeypatch.setattr("persist.system.blockdev.disks", lambda: here)
+    monkeypatch.setattr("persist.volume.find.trust.why_untrusted", lambda path, attribute: "")
     with pytest.raises(Refusal) as caught:
         write_claims([node], disk.config())
     hint = caught.value.hint

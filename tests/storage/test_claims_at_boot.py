@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume import header
-from persist.volume.layout import MIB
+from persist.volume.ondisk import header
+from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
 from .rig import HEADER, LoopDisk

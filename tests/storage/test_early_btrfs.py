@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume import degraded
+from persist.volume.ondisk import degraded_mark
 
 from .conftest import Make
 from .rig import TOP, tool
@@ -128,15 +128,15 @@ def test_a_alone_then_a_stale_b(machine: Machine) -> None:
     volume.pull(b)
     alone = machine.boot(machine.write("two"))
     assert alone.noted == ["degraded", machine.node(0)] and alone.heal and "1 of its disks missing" in alone.log
-    first = degraded.read(machine.node(0), volume.uuid)
+    first = degraded_mark.read(machine.node(0), volume.uuid)
     assert first is not None and first.counter == 1
     volume.back(b)
-    before = degraded.read(machine.node(1), volume.uuid)
+    before = degraded_mark.read(machine.node(1), volume.uuid)
     back = machine.boot(READ)
     assert back.noted == ["degraded", machine.node(0)] and back.said == "two\ntw\ntwo\nimage\n"
-    second = degraded.read(machine.node(0), volume.uuid)
+    second = degraded_mark.read(machine.node(0), volume.uuid)
     assert second is not None and (second.counter, second.earlier) == (2, (first.id, *first.earlier))
-    assert degraded.read(machine.node(1), volume.uuid) == before, "the stale one is not touched"
+    assert degraded_mark.read(machine.node(1), volume.uuid) == before, "the stale one is not touched"
     assert [m.node for m in volume.look().stale] == [machine.node(1)], "the service sees it alike"
     # The stale one alone: nothing tells, and it is what the machine has.
     volume.pull(a)
@@ -152,10 +152,10 @@ def test_each_written_alone(machine: Machine, last: int) -> None:
         for _ in range(2 if text == "newer" else 1):
             assert machine.boot(machine.write(text)).noted == ["degraded", machine.node(1 - away)]
         volume.back(disks[away])
-    marks = [degraded.read(machine.node(n), volume.uuid) for n in (0, 1)]
+    marks = [degraded_mark.read(machine.node(n), volume.uuid) for n in (0, 1)]
     both = machine.boot("true")
     assert not both.noted and "leaving it to persist-volume.service" in both.log
-    assert [degraded.read(machine.node(n), volume.uuid) for n in (0, 1)] == marks, "both sides are left as they are"
+    assert [degraded_mark.read(machine.node(n), volume.uuid) for n in (0, 1)] == marks, "both sides are left as they are"
     assert volume.look().nodes == (machine.node(last),), "the service chooses the newer one"
 
 
@@ -176,7 +176,7 @@ def test_unfinished_replace(machine: Machine, make_disk: Make) -> None:
     assert sorted(m.superblock.devid for m in volume.look(volume.disks[0], third).use) == [0, 1], "the replace was over before it was stopped"
     found = machine.boot("cat /run/image/etc/from-image")
     assert found.noted == ["degraded", *sorted((machine.node(0), volume.data(third)))] and found.heal and found.said == "image\n"
-    marks = [degraded.read(n, volume.uuid) for n in (machine.node(0), volume.data(third))]
+    marks = [degraded_mark.read(n, volume.uuid) for n in (machine.node(0), volume.data(third))]
     assert marks[0] is not None and marks[0].counter == 2 and marks[0] == marks[1]
 
 
@@ -204,7 +204,7 @@ def test_data_on_one_disk_only(make_disk: Make, tmp_path: Path) -> None:
         volume.pull(volume.disks[1])
         found = machine.boot("true")
         assert found.noted == [] and not found.heal and "may need the disks that are missing" in found.log
-        mark = degraded.read(machine.node(0), volume.uuid)
+        mark = degraded_mark.read(machine.node(0), volume.uuid)
         assert mark is not None and not mark.counter, "no new one"
         volume.back(volume.disks[1])
         assert machine.boot().noted == ["plain", *sorted((machine.node(0), machine.node(1)))]

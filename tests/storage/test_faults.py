@@ -20,9 +20,14 @@ from persist.boot import paths
 from persist.boot.config import Config
 from persist.boot.load import Loaded
 from persist.boot.paths import BOOTED, PRIVATE, RESCUE, VOLUME
-from persist.state import say
-from persist.state import verdict as v
-from persist.volume import fallback, health, known, mountinfo, reserve, search, swap, volume_service
+from persist.services import volume as volume_service
+from persist.system import mountinfo
+from persist.verdict import judge as v
+from persist.verdict import say
+from persist.volume.find import remembered, search
+from persist.volume.heal import health
+from persist.volume.mount import fallback, swap
+from persist.volume.space import reserve
 
 from . import faults
 from .conftest import Make
@@ -113,7 +118,7 @@ class Machine:
         say.CONSOLE = "/dev/null"
         fallback._has_symlinks = lambda: False  # no stand-in is mounted, so that a second run finds the volume
         swap.enable = lambda members, config: []
-        known.ROOT = "/run/root"
+        remembered.ROOT = "/run/root"
         paths.ROOT_STORE = "/run/root/store"
         setattr(reserve, "make_room", lambda uuid: None)  # noqa: B010  # what it spends on the disk would be spent in all boots to come
         assert search and health, "loaded before the forks"

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from persist.volume import binding, blockdev, header, ids, layout
-from persist.volume.btrfs import SUBVOLUMES
-from persist.volume.format import STEPS
-from persist.volume.header import Mark
+from persist.system import blockdev, uuids
+from persist.system.btrfs import SUBVOLUMES
+from persist.volume.format.steps import STEPS
+from persist.volume.ondisk import binding, header, partition_table
+from persist.volume.ondisk.header import Mark
 
 from .conftest import Make
 from .rig import LoopDisk, mounts_of, tool
@@ -45,12 +46,12 @@ def end_state(disk: LoopDisk, tmp_path: Path) -> dict[str, Any]:
                 st = os.lstat(f"{directory}/{name}")
                 tree[os.path.relpath(f"{directory}/{name}", place)] = (stat.filemode(st.st_mode), st.st_uid, st.st_gid)
         record = json.loads((place / "@persist-state/.persist/volume.json").read_text())
-        ids = {p["name"]: p["uuid"].lower() for p in table["partitions"]}
+        uuids = {p["name"]: p["uuid"].lower() for p in table["partitions"]}
         assert record["uuid"] == probed[-1]["UUID"]
         assert record["profile"] == "auto"
         assert bound == binding.of_machine(disk.disk, record["uuid"])
-        assert record["members"] == [ids["persist-data"]]
-        assert record["swap"] == [i for n, i in ids.items() if n == "persist-swap"]
+        assert record["members"] == [uuids["persist-data"]]
+        assert record["swap"] == [i for n, i in uuids.items() if n == "persist-swap"]
         profiles = tool("btrfs", "filesystem", "df", place)
         slack = blockdev.partitions(disk.disk)[-1].size - _size(place)
         assert tool("btrfs", "scrub", "start", "-B", place)
@@ -74,8 +75,8 @@ def test_whole(make_disk: Make, tmp_path: Path) -> None:
     assert done.stdout.split()[:-2] == list(STEPS)
     end = end_state(disk, tmp_path)
     assert end["parts"] == [
-        ("persist-swap", layout.SWAP_TYPE, 2048, 192 * 2048),
-        ("persist-data", layout.DATA_TYPE, 193 * 2048, (BIG - 194) * 2048),
+        ("persist-swap", partition_table.SWAP_TYPE, 2048, 192 * 2048),
+        ("persist-data", partition_table.DATA_TYPE, 193 * 2048, (BIG - 194) * 2048),
     ]
     assert end["labels"] == [("swap", "persist-swap"), ("btrfs", "persist-data")]
     assert end["profiles"] == ["Data, single", "System, DUP", "Metadata, DUP", "GlobalReserve, single"]
@@ -178,7 +179,7 @@ def test_large_sectors(make_disk: Make, tmp_path: Path) -> None:
 def test_mark_of_version_1(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], step: str) -> None:
     """Begun by a version that knew one disk only, and no id of the volume: finished as that would have done."""
     disk = make_disk(BIG)
-    disk.write(header.MARK_OFFSET, Mark(ids.new(), 192).encode())
+    disk.write(header.MARK_OFFSET, Mark(uuids.new(), 192).encode())
     if step:
         assert disk.format(kill_after=step, swap="0").returncode == -9
         disk.replug()

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from persist.volume import binding, blockdev, claimable, header, superblock
-from persist.volume.format import JOIN_STEPS
-from persist.volume.header import Options
-from persist.volume.layout import MIB
+from persist.system import blockdev, superblock
+from persist.volume.format import may_format
+from persist.volume.format.steps import JOIN_STEPS
+from persist.volume.ondisk import binding, header
+from persist.volume.ondisk.header import Options
+from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
 from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set, tool
@@ -28,7 +30,9 @@ wish = json.loads(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
 os.makedirs("/run/root")
 from persist.boot.config import Config
-from persist.volume import blockdev, claims, joining, known, only_volume
+from persist.system import blockdev
+from persist.volume.format import claims, joining, only_volume
+from persist.volume.find import remembered as known
 known.ROOT = "/run/root"
 if wish["known"]:
     known.note(wish["known"])
@@ -154,7 +158,7 @@ def test_members_are_asked_for_again_and_again(make_disk: Make) -> None:
 
 # A udev that reports a disk while it is waited for.
 _UDEV = """
-from persist import udev
+from persist.system import udev
 blockdev.udev_runs = lambda: True
 blockdev.trigger = lambda *nodes: None
 claims.run = lambda *argv, **more: None
@@ -200,7 +204,7 @@ def test_a_disk_that_is_gone_is_waited_for_and_then_done_without(make_disk: Make
 def test_nobody_waits_for_members_of_a_volume_that_is_there(make_disk: Make) -> None:
     one, two = make_disk(SMALL), make_disk(SMALL)
     format_set([one, two], "label")
-    look = "from persist.volume.candidates import _by_probing; every = _by_probing(); only_volume.candidates_now = lambda: every"
+    look = "from persist.volume.find.candidates import _by_probing; every = _by_probing(); only_volume.candidates_now = lambda: every"
     python = _UDEV.replace("only_volume.candidates_now = lambda: []", look)
     for disks, codes in (([one], []), ([make_disk(SMALL, HEADER + b"\nmembers=2")], ["volume-exists"])):
         seen = service(disks, trusted=[one, two, *disks], python=python, come=[])
@@ -231,7 +235,7 @@ def test_a_set_that_became_a_volume_is_never_formatted_again(make_disk: Make, ki
     assert uuid_of(one) == uuid
     assert superblock.read(node) is None, "nothing is made on it"
     for disk in (one, two):
-        assert claimable.read_claim(disk.disk, [HEADER.decode()]) is None
+        assert may_format.read_claim(disk.disk, [HEADER.decode()]) is None
         assert binding.read(disk.node) == binding.of_machine(disk.disk, uuid)
 
 
@@ -241,7 +245,7 @@ def test_the_volume_was_mounted_and_noted_before_the_claims_were_erased(make_dis
     node = blockdev.partitions(one.disk)[-1].node
     seen = service([one, two], mount=node, known=uuid_of(one))
     assert (seen.failed, seen.refused, seen.flags) == ([0], {}, ["formatted"])
-    assert claimable.read_claim(one.disk, [HEADER.decode()]) is claimable.read_claim(two.disk, [HEADER.decode()]) is None
+    assert may_format.read_claim(one.disk, [HEADER.decode()]) is may_format.read_claim(two.disk, [HEADER.decode()]) is None
 
 
 # Joining.
@@ -252,7 +256,7 @@ def test_join(make_disk: Make, volume: LoopDisk) -> None:
     seen = service([disk], trusted=[volume, disk], joiners=(uuid, OTHER), swap_size=64 * MIB, times=2)
     assert (seen.failed, seen.refused, seen.flags) == ([0, 0], {}, ["heal"])
     assert seen.joiners == {uuid: [[disk.node, f"{disk.node}p2", False]], OTHER: []}
-    claim = claimable.read_claim(disk.disk, [HEADER.decode()])
+    claim = may_format.read_claim(disk.disk, [HEADER.decode()])
     assert claim is not None and claim.mark is not None and claim.options.join == uuid
     assert (str(claim.mark.volume), claim.mark.join, claim.mark.swap) == (uuid, True, 64)
     probed = [blockdev.probe(p.node) for p in blockdev.partitions(disk.disk)]
@@ -269,7 +273,7 @@ def test_join_killed_after(make_disk: Make, volume: LoopDisk, step: str, monkeyp
         patch.setitem(globals(), "_SCRIPT", script)
         with pytest.raises(AssertionError):
             service([disk], trusted=[volume, disk])
-    assert claimable.read_claim(disk.disk, [HEADER.decode()]) is not None
+    assert may_format.read_claim(disk.disk, [HEADER.decode()]) is not None
     disk.replug()
     seen = service([disk], trusted=[volume, disk], joiners=(uuid,))
     assert (seen.failed, seen.flags, len(seen.joiners[uuid])) == ([0], ["heal"], 1)
@@ -297,7 +301,7 @@ def test_joined_disk_is_finished(make_disk: Make, volume: LoopDisk, tmp_path: Pa
         seen = service([disk], trusted=[volume, disk], joiners=(uuid,), finish=not mounted)
         assert (seen.failed, seen.refused, seen.flags, seen.joiners) == ([0], {}, ["heal"], {uuid: [[disk.node, node, True]]})
         assert "partition table" not in seen.log
-    assert claimable.read_claim(disk.disk, [HEADER.decode()]) is None
+    assert may_format.read_claim(disk.disk, [HEADER.decode()]) is None
     assert binding.read(disk.node) == binding.of_machine(disk.disk, uuid)
     assert superblock.read(node) is not None
 
@@ -357,7 +361,7 @@ def test_blank_disk_killed(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> 
         patch.setitem(globals(), "_SCRIPT", script)
         with pytest.raises(AssertionError):
             service([], trusted=[disk], format_blank=True)
-    claim = claimable.read_claim(disk.disk, [HEADER.decode()])
+    claim = may_format.read_claim(disk.disk, [HEADER.decode()])
     assert claim is not None and claim.mark is not None
     assert service([disk]).flags == ["formatted"]
 
@@ -395,7 +399,7 @@ def test_two_at_once_make_one_volume(make_disk: Make) -> None:
     python = """
 import sys, time
 sys.stdout.flush()
-from persist.volume import only_volume
+from persist.volume.format import only_volume
 alone = only_volume.check_alone
 def check_alone(*arguments):
     found = alone(*arguments)

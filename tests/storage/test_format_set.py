@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from persist.errors import PersistError
-from persist.volume import binding, blockdev, claimable, header, superblock
-from persist.volume.btrfs import SUBVOLUMES
-from persist.volume.format import STEPS
-from persist.volume.formatting import format_disks
-from persist.volume.layout import MIB
+from persist.system import blockdev, superblock
+from persist.system.btrfs import SUBVOLUMES
+from persist.volume.format import may_format
+from persist.volume.format.steps import STEPS
+from persist.volume.format.under_lock import format_disks
+from persist.volume.ondisk import binding, header
+from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
 from .rig import HEADER, LoopDisk, format_set, tool
@@ -88,9 +90,9 @@ def test_whole(make_disk: Make, tmp_path: Path, sizes: tuple[int, ...], head: by
 
 
 def test_swap_is_shared_by_the_disks(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claimable, "memory_mib", lambda: 512)
+    monkeypatch.setattr(may_format, "memory_mib", lambda: 512)
     disk = make_disk(8192)
-    assert [claimable.new_mark(disk.disk, disk.config(), count).swap for count in (1, 2, 3, 5)] == [512, 256, 128, 0]
+    assert [may_format.new_mark(disk.disk, disk.config(), count).swap for count in (1, 2, 3, 5)] == [512, 256, 128, 0]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +135,7 @@ def test_killed_after(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], k
 
 def marked(disk: LoopDisk) -> str:
     """The volume of the mark on a disk, '' where there is none."""
-    claim = claimable.read_claim(disk.disk, [HEADER.decode()])
+    claim = may_format.read_claim(disk.disk, [HEADER.decode()])
     return str(claim.mark.volume) if claim and claim.mark else ""
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume import btrfs, live, superblock, wipe
-from persist.volume.ancestry import Member
-from persist.volume.heal import Healer
+from persist.system import btrfs, superblock
+from persist.volume.heal import wipe
+from persist.volume.heal.healer import Healer
+from persist.volume.members import in_kernel
+from persist.volume.members.ancestry import Member
 
 from .conftest import Make
 from .healing import MIB, check_whole, exchange, healing, joiner, replaced, run_heal, single, stale
@@ -106,7 +108,7 @@ def test_unmounted_within_a_replace(place: Path, make_disk: Make) -> None:
     tool("wipefs", "-a", "-f", v.data(v.disks[1]))
     Path(f"{btrfs.SYSFS}/{v.uuid}/devinfo/1/scrub_speed_max").write_text("20m", encoding="ascii")  # a replace heeds it: some seconds instead of an instant
     tool("btrfs", "replace", "start", "-f", "2", v.data(v.disks[1]), v.at)
-    live.level(live.glance(v.at))
+    in_kernel.level(in_kernel.glance(v.at))
     tool("mount", "-o", "remount,ro", v.at)  # as a shutdown does: the tool that waits for the replace keeps it from being unmounted
     v.down()
     target = superblock.read(v.data(v.disks[1]))
@@ -202,4 +204,4 @@ def test_superblock_that_is_read_while_it_is_written(place: Path, make_disk: Mak
         return read(node) if len(seen) % 2 else None
 
     monkeypatch.setattr(superblock, "read", torn)
-    assert [m.state for m in live.members(v.at)] == ["ok", "ok"] and len(seen) > 2
+    assert [m.state for m in in_kernel.members(v.at)] == ["ok", "ok"] and len(seen) > 2

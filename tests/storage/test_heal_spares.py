@@ -11,8 +11,11 @@ import pytest
 
 from persist import record
 from persist.errors import PersistError
-from persist.volume import btrfs, claim, heal, live, mountinfo, superblock, wipe
-from persist.volume.header import Options
+from persist.system import btrfs, mountinfo, superblock
+from persist.volume.format import write_claim
+from persist.volume.heal import healer, wipe
+from persist.volume.members import in_kernel
+from persist.volume.ondisk.header import Options
 
 from .conftest import Make
 from .healing import MIB, check_whole, exchange, full_and_stale, joiner, run_heal, single, split, stale
@@ -34,7 +37,7 @@ def test_split_member_is_never_touched(place: Path, make_disk: Make) -> None:
     assembly = v.look()
     assert not assembly.degraded and [m.node for m in assembly.split] == [v.data(b)]
     v.up()
-    assert v.read("text") == "new" and [m.state for m in live.members(v.at)] == ["ok", "ok"]
+    assert v.read("text") == "new" and [m.state for m in in_kernel.members(v.at)] == ["ok", "ok"]
 
 
 def test_split_member_is_given_back(place: Path, make_disk: Make) -> None:
@@ -42,8 +45,8 @@ def test_split_member_is_given_back(place: Path, make_disk: Make) -> None:
     v = split(place, make_disk)
     b = v.disks[1]
     btrfs.scan(v.data(b))
-    assert {m.node for m in live.members(v.at) if not m.ok} == {v.data(b)}
-    claim.write_claim(b.node, v.config, force=True, options=Options(join=v.uuid))
+    assert {m.node for m in in_kernel.members(v.at) if not m.ok} == {v.data(b)}
+    write_claim.write_claim(b.node, v.config, force=True, options=Options(join=v.uuid))
     joiner(v, b)
     run_heal(v)
     check_whole(v, 2, "new")
@@ -56,10 +59,10 @@ def test_no_room_at_all_is_said_and_changes_nothing(place: Path, make_disk: Make
     if smaller:
         exchange(v, make_disk(MIB - smaller, b""))
     with pytest.raises(PersistError, match="too full"):
-        heal.Healer(v.at, v.config, lambda step, text: None).heal()
+        healer.Healer(v.at, v.config, lambda step, text: None).heal()
     at = mountinfo.at(v.at)
     assert at is not None and not at.read_only
-    assert [m.state for m in live.members(v.at)] == ["ok", "missing"]
+    assert [m.state for m in in_kernel.members(v.at)] == ["ok", "missing"]
     for n in range(150):
         os.unlink(f"{v.at}/{n}")
     tool("btrfs", "filesystem", "sync", v.at)
@@ -79,7 +82,7 @@ def test_an_untrusted_stale_member_is_left_alone(place: Path, make_disk: Make) -
     v = stale(place, make_disk)
     config = v.config
     config.device = [v.disks[0].node]
-    assert heal.Healer(v.at, config, lambda step, text: None).heal() == 0
+    assert healer.Healer(v.at, config, lambda step, text: None).heal() == 0
 
 
 def test_split_member_with_a_claim_is_never_touched(place: Path, make_disk: Make) -> None:
@@ -117,9 +120,9 @@ def test_member_in_use_is_never_wiped(place: Path, make_disk: Make, monkeypatch:
     v.write("text", "new")
     node = v.data(v.disks[1])
     before = superblock.read(node)
-    read = live.glance
-    monkeypatch.setattr(live, "glance", lambda path: [record.replace(m, state="behind") if m.node == node else m for m in read(path)])
-    assert heal.Healer(v.at, v.config, lambda step, text: None).heal() == 0
+    read = in_kernel.glance
+    monkeypatch.setattr(in_kernel, "glance", lambda path: [record.replace(m, state="behind") if m.node == node else m for m in read(path)])
+    assert healer.Healer(v.at, v.config, lambda step, text: None).heal() == 0
     with pytest.raises(PersistError, match="in use"):
         wipe.erase(node, v.uuid, lambda member: False)
     assert superblock.read(node) == before and before is not None

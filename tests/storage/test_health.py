@@ -14,11 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from persist import files
 from persist.errors import PersistError
 from persist.record import replace
-from persist.volume import btrfs, degraded, heal_lock, heal_service, health, layout, live, lost, outcome, reserve, resize, scrub, scrub_service, swap
-from persist.volume.heal_loop import work
+from persist.services import heal as heal_service
+from persist.services import scrub as scrub_service
+from persist.system import btrfs, files
+from persist.volume import outcome
+from persist.volume.heal import health, lock, scrub
+from persist.volume.heal.loop import work
+from persist.volume.members import in_kernel, lost
+from persist.volume.mount import swap
+from persist.volume.ondisk import degraded_mark, partition_table
+from persist.volume.space import follow_disk, reserve
 
 from . import healing
 from .conftest import Make
@@ -34,9 +41,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(lost, "GONE", str(tmp_path / "members-gone"))
     monkeypatch.setattr(health, "HEAL_FAILED", str(tmp_path / "heal-failed"))
     monkeypatch.setattr(outcome, "HEAL", str(tmp_path / "heal"))
-    monkeypatch.setattr(heal_lock, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(lock, "LOCK", str(tmp_path / "lock"))
     # Without udev its database is asked in vain; what is there is found by probing.
-    monkeypatch.setattr("persist.volume.candidates.from_database", __import__("persist.volume.candidates", fromlist=["x"]).candidates)
+    monkeypatch.setattr("persist.volume.find.candidates.from_database", __import__("persist.volume.find.candidates", fromlist=["x"]).candidates)
     with unmounted(str(tmp_path / "volume")):
         yield tmp_path
 
@@ -114,15 +121,15 @@ def test_back_while_it_is_mounted_is_marked_once(place: Path, make_disk: Make) -
     v.pull(v.disks[1])
     v.up()
     v.back(v.disks[1])
-    before = degraded.read(v.data(v.disks[0]), v.uuid)
-    assert [m.devid for m in lost.mark_lost(v.uuid, live.members(v.at))] == [2]
-    after = degraded.read(v.data(v.disks[0]), v.uuid)
+    before = degraded_mark.read(v.data(v.disks[0]), v.uuid)
+    assert [m.devid for m in lost.mark_lost(v.uuid, in_kernel.members(v.at))] == [2]
+    after = degraded_mark.read(v.data(v.disks[0]), v.uuid)
     assert before is not None and after is not None and after.earlier[0] == before.id
-    assert lost.mark_lost(v.uuid, live.members(v.at)) == []
-    assert degraded.read(v.data(v.disks[0]), v.uuid) == after
+    assert lost.mark_lost(v.uuid, in_kernel.members(v.at)) == []
+    assert degraded_mark.read(v.data(v.disks[0]), v.uuid) == after
     assert codes(v) == ["member-stale"]
-    degraded.clear([v.data(v.disks[0])], v.uuid)
-    assert [m.devid for m in lost.mark_lost(v.uuid, live.members(v.at))] == [2], "a mark that was healed is not for the next one that goes"
+    degraded_mark.clear([v.data(v.disks[0])], v.uuid)
+    assert [m.devid for m in lost.mark_lost(v.uuid, in_kernel.members(v.at))] == [2], "a mark that was healed is not for the next one that goes"
 
 
 class Service:
@@ -173,19 +180,19 @@ def test_member_that_goes_while_another_one_is_healed_is_marked_at_once(place: P
     service = Service(v, monkeypatch)
     this = heal_service.Round(v.at, v.config, service.verdict, ours=True, patient=False)
     assert this.look() is None
-    before = degraded.read(v.data(v.disks[0]), v.uuid)
-    real = live.glance
+    before = degraded_mark.read(v.data(v.disks[0]), v.uuid)
+    real = in_kernel.glance
 
-    def glance(path: str) -> list[live.Live]:
+    def glance(path: str) -> list[in_kernel.Live]:
         return [replace(m, state="lost") if m.devid == 3 else m for m in real(path)]
 
-    monkeypatch.setattr(live, "glance", glance)
+    monkeypatch.setattr(in_kernel, "glance", glance)
     this.healer._tick()  # each second of a step
-    after = degraded.read(v.data(v.disks[0]), v.uuid)
-    assert after is not None and after.counter and after != before and degraded.read(v.data(v.disks[1]), v.uuid) == after
-    assert degraded.read(v.data(v.disks[2]), v.uuid) == before, "what is gone gets no mark"
+    after = degraded_mark.read(v.data(v.disks[0]), v.uuid)
+    assert after is not None and after.counter and after != before and degraded_mark.read(v.data(v.disks[1]), v.uuid) == after
+    assert degraded_mark.read(v.data(v.disks[2]), v.uuid) == before, "what is gone gets no mark"
     this.healer._tick()
-    assert degraded.read(v.data(v.disks[0]), v.uuid) == after, "once"
+    assert degraded_mark.read(v.data(v.disks[0]), v.uuid) == after, "once"
     assert len(service.verdicts) == 1
 
 
@@ -263,30 +270,31 @@ def test_full_and_room_again(place: Path, make_disk: Make, capsys: pytest.Captur
     subprocess.run(["rm", "-r", f"{v.at}/small"], check=True)
     tool("btrfs", "filesystem", "sync", v.at)
     assert reserve.shrink_back(v.at) > 0
-    assert codes(v) == [] and live.members(v.at)[0].size == layout.filesystem_bytes(v.disks[0].disk.size - 2 * layout.MIB)
+    assert codes(v) == [] and in_kernel.members(v.at)[0].size == partition_table.filesystem_bytes(v.disks[0].disk.size - 2 * partition_table.MIB)
     assert Path(f"{v.at}/etc-change").read_text() == "kept"
 
 
 def test_a_volume_that_persist_did_not_make_has_no_reserve(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str]) -> None:
     """It has no record, and is as large as its partition: neither was it full once, nor is it to be made smaller."""
     disk = make_disk(MIB, b"")
-    whole = (disk.disk.size - 2 * layout.MIB) // 4096 * 4096
+    whole = (disk.disk.size - 2 * partition_table.MIB) // 4096 * 4096
     v = Volume(place, [disk], whole=whole)
     v.up()
     os.unlink(f"{v.at}/.persist/volume.json")
     assert reserve.in_use(v.at) == 0 and codes(v) == []
-    assert reserve.shrink_back(v.at) == 0 and live.members(v.at)[0].size == whole
+    assert reserve.shrink_back(v.at) == 0 and in_kernel.members(v.at)[0].size == whole
     reserve.make_room(v.uuid, v.at)
     said = capsys.readouterr().err
     assert "is full." in said and "reserve" not in said
-    assert "reserve" not in resize.why_not(v.at)
+    assert "reserve" not in follow_disk.why_not(v.at)
 
 
 _REOPEN = """
 import json, os, subprocess, sys
 at, store = sys.argv[1], sys.argv[1] + "/.persist"
-from persist.state import reopen
-from persist.volume import mountinfo, reserve
+from persist.entries import reopen
+from persist.system import mountinfo
+from persist.volume.space import reserve
 def mount(target, upper):
     options = f"lowerdir={target},upperdir={upper}/upper,workdir={upper}/work,index=off,metacopy=off,redirect_dir=nofollow,xino=off"
     subprocess.run(["mount", "-t", "overlay", "-o", "nodev,noexec,noatime," + options, "overlay", target], check=True)
@@ -335,13 +343,13 @@ def bigger(disk: LoopDisk, mib: int) -> None:
 def test_disk_that_grew(place: Path, make_disk: Make) -> None:
     v = single(place, make_disk)
     v.write("text", "kept")
-    assert resize.follow(v.at) == []
+    assert follow_disk.follow(v.at) == []
     bigger(v.disks[0], 400)
-    grown = resize.follow(v.at)
-    assert [(g.node, g.after) for g in grown] == [(v.data(v.disks[0]), layout.filesystem_bytes(398 * layout.MIB))]
-    assert live.members(v.at)[0].size == grown[0].after and v.read("text") == "kept"
+    grown = follow_disk.follow(v.at)
+    assert [(g.node, g.after) for g in grown] == [(v.data(v.disks[0]), partition_table.filesystem_bytes(398 * partition_table.MIB))]
+    assert in_kernel.members(v.at)[0].size == grown[0].after and v.read("text") == "kept"
     assert "The backup GPT" not in subprocess.run(["sfdisk", "--verify", v.disks[0].node], capture_output=True, text=True).stderr
-    assert resize.follow(v.at) == []
+    assert follow_disk.follow(v.at) == []
 
 
 def test_a_partition_that_is_followed_by_another_is_left_alone(place: Path, make_disk: Make) -> None:
@@ -349,13 +357,13 @@ def test_a_partition_that_is_followed_by_another_is_left_alone(place: Path, make
     bigger(v.disks[0], 400)
     tool("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--append", v.disks[0].node, stdin="start=310MiB, size=20MiB\n")
     tool("partx", "--update", v.disks[0].node)
-    assert resize.follow(v.at) == []
+    assert follow_disk.follow(v.at) == []
 
 
 def test_a_partition_that_was_grown_by_hand(place: Path, make_disk: Make) -> None:
     v = Volume(place, [make_disk(MIB, b"")], whole=260 << 20)
     v.up()
-    assert [g.before for g in resize.follow(v.at)] == [260 << 20]
+    assert [g.before for g in follow_disk.follow(v.at)] == [260 << 20]
 
 
 def test_healing_that_failed_is_said(place: Path, make_disk: Make) -> None:

@@ -21,10 +21,15 @@ import pytest
 
 from persist.boot import paths
 from persist.boot.load import Loaded, load
+from persist.entries.bind import mount_seeded
 from persist.record import Record
-from persist.state import bind_service, seed_service, verdict
-from persist.state.bind_entries import mount_seeded
-from persist.volume import btrfs, known, mountinfo, service, store
+from persist.services import bind as bind_service
+from persist.services import seed as seed_service
+from persist.services import volume as volume_service
+from persist.system import btrfs, mountinfo
+from persist.verdict import judge
+from persist.volume.find import remembered
+from persist.volume.ondisk import store
 
 from .namespace import disk as small_disk
 from .namespace import kept, kept_overlay, marker, own_machine, registry, sh
@@ -247,7 +252,7 @@ def _image(node: str, how: str) -> Loaded:
         sh(f"umount {place}; mount --bind /run/tree {place}")
     Path("/run/persist/persist.conf").write_text(f"[Volume]\nDevice={node}\nMount=/run/state\nMemberTimeoutSec=0\n")
     Path("/run/root").mkdir()
-    known.ROOT = "/run/root"
+    remembered.ROOT = "/run/root"
     sh("mount -o remount,bind,ro /")
     return registry(ENTRIES, cmdline="persist=ro" if how == "ro" else "")
 
@@ -296,7 +301,7 @@ def _down() -> None:
         _libc.umount2(os.fsencode(mount.mount_point), 0)
 
 
-def _meet(row: Row, node: str) -> tuple[int, verdict.Verdict, str]:
+def _meet(row: Row, node: str) -> tuple[int, judge.Verdict, str]:
     """One boot. Returns the status of the service, the verdict, and what was said."""
     _sentinel()
     loaded = _image(node, row.how)
@@ -309,10 +314,10 @@ def _meet(row: Row, node: str) -> tuple[int, verdict.Verdict, str]:
         sh(f"mount -t tmpfs tmpfs {paths.VOLUME}/.persist/overlay")
     try:
         with open("/run/said", "w", encoding="utf-8", errors="backslashreplace") as said, redirect_stderr(said):
-            status = service.volume_main()
+            status = volume_service.volume_main()
             _boot(loaded)
             loaded = load("", os.environ)
-            found = verdict.judge(loaded, verdict.read_volume(), verdict.Look())
+            found = judge.judge(loaded, judge.read_volume(), judge.Look())
         looked = _looked_into()
         after = _picture()
         assert after == before, "something beside the volume was changed"
@@ -367,7 +372,7 @@ def test_an_upper_that_was_exchanged_after_the_mount_is_seen() -> None:
     _boot(loaded)
 
     def states() -> dict[str, str]:
-        return {e.path: e.reason for e in verdict.judge(loaded, {"kind": "native"}, verdict.Look()).entries}
+        return {e.path: e.reason for e in judge.judge(loaded, {"kind": "native"}, judge.Look()).entries}
 
     Path(paths.MOUNT_ENTRIES).touch()
     assert states() == {"/srv/over": "", "/srv/bind": ""}

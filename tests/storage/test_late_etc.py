@@ -7,9 +7,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from persist.entries import late_etc
 from persist.errors import PersistError
-from persist.state import late_etc
-from persist.volume import mountinfo
+from persist.system import mountinfo
 
 from .namespace import disk, kept, kept_overlay, own_machine, registry, sh
 

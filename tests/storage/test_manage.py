@@ -14,8 +14,14 @@ import pytest
 
 from persist.cli import volume as verb
 from persist.errors import PersistError, Refusal
-from persist.lock import held
-from persist.volume import blockdev, btrfs, format_lock, heal, heal_lock, health, joining, live, manage, outcome, reserve, store
+from persist.system import blockdev, btrfs
+from persist.system.lock import held
+from persist.volume import outcome
+from persist.volume.format import format_lock, joining
+from persist.volume.heal import by_hand, healer, health, lock
+from persist.volume.members import in_kernel
+from persist.volume.ondisk import store
+from persist.volume.space import reserve
 
 from .conftest import Make
 from .rig import LoopDisk
@@ -27,7 +33,7 @@ MIB = 320
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where a volume is mounted; not any more when the test ends. /run is left alone."""
-    monkeypatch.setattr(heal_lock, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(lock, "LOCK", str(tmp_path / "lock"))
     monkeypatch.setattr(outcome, "HEAL", str(tmp_path / "heal"))
     with unmounted(str(tmp_path / "volume")):
         yield tmp_path
@@ -40,7 +46,7 @@ def quiet(text: str) -> None:
 def add(v: Volume, disk: LoopDisk) -> None:
     """Add a disk as the command does."""
     v.disks.append(disk)
-    manage.add(disk.node, quiet, path=v.at, config=v.config)
+    by_hand.add(disk.node, quiet, path=v.at, config=v.config)
 
 
 def test_from_one_disk_to_three_and_back(place: Path, make_disk: Make) -> None:
@@ -52,14 +58,14 @@ def test_from_one_disk_to_three_and_back(place: Path, make_disk: Make) -> None:
     assert outcome.take_heal(), "the verdict is made anew by persist-heal.service"
     add(v, make_disk(MIB, b""))
     assert v.profiles() == {"data raid1", "metadata raid1c3", "system raid1c3"}
-    done = manage.remove(v.disks[1].node, quiet, path=v.at)
+    done = by_hand.remove(v.disks[1].node, quiet, path=v.at)
     assert "no longer a member" in done["message"]
     assert v.profiles() == {"data raid1", "metadata raid1", "system raid1"} and len(store.read_record(v.at)["members"]) == 2
-    manage.remove(v.data(v.disks[0]), quiet, path=v.at)
+    by_hand.remove(v.data(v.disks[0]), quiet, path=v.at)
     assert v.profiles() == {"data single", "metadata dup", "system dup"} and len(store.read_record(v.at)["members"]) == 1
-    assert v.read("text") == "kept" and [m.state for m in live.members(v.at)] == ["ok"]
+    assert v.read("text") == "kept" and [m.state for m in in_kernel.members(v.at)] == ["ok"]
     with pytest.raises(Refusal, match="only disk"):
-        manage.remove(v.disks[2].node, quiet, path=v.at)
+        by_hand.remove(v.disks[2].node, quiet, path=v.at)
     v.down()
     v.up(v.disks[2])
     assert v.read("text") == "kept"
@@ -92,7 +98,7 @@ def test_add_refuses_a_disk_that_is_not_blank(place: Path, make_disk: Make) -> N
     other.write(4096, b"somebody's")
     with pytest.raises(Refusal) as caught:
         add(v, other)
-    assert caught.value.code == "not-blank" and other.read(4096, 10) == b"somebody's" and len(live.members(v.at)) == 1
+    assert caught.value.code == "not-blank" and other.read(4096, 10) == b"somebody's" and len(in_kernel.members(v.at)) == 1
 
 
 def test_missing_one_is_given_up(place: Path, make_disk: Make) -> None:
@@ -101,8 +107,8 @@ def test_missing_one_is_given_up(place: Path, make_disk: Make) -> None:
     v.up()
     v.write("text", "kept")
     with pytest.raises(Refusal, match="missing"):
-        manage.remove(v.disks[0].node, quiet, path=v.at)
-    done = manage.remove("missing", quiet, path=v.at)
+        by_hand.remove(v.disks[0].node, quiet, path=v.at)
+    done = by_hand.remove("missing", quiet, path=v.at)
     assert "given up" in done["message"] and v.profiles() == {"data single", "metadata dup", "system dup"}
     v.down()
     v.back(v.disks[1])
@@ -116,27 +122,27 @@ def test_no_room(place: Path, make_disk: Make) -> None:
     Path(f"{v.at}/big").write_bytes(os.urandom(300 << 20))
     os.sync()
     with pytest.raises(Refusal, match="no room"):
-        manage.remove(v.disks[0].node, quiet, path=v.at)
+        by_hand.remove(v.disks[0].node, quiet, path=v.at)
 
 
 def test_which(place: Path, make_disk: Make) -> None:
     v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
     v.up()
     with pytest.raises(Refusal, match="No disk of the state volume is missing"):
-        manage.remove("missing", quiet, path=v.at)
+        by_hand.remove("missing", quiet, path=v.at)
     with pytest.raises(Refusal, match="not a disk of the state volume"):
-        manage.remove(make_disk(64, b"").node, quiet, path=v.at)
+        by_hand.remove(make_disk(64, b"").node, quiet, path=v.at)
     with pytest.raises(PersistError, match="no state volume"):
-        manage.describe(str(place))
+        by_hand.describe(str(place))
 
 
 def test_show_scrub_and_grow(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
     v.up()
-    found = manage.describe(v.at)
+    found = by_hand.describe(v.at)
     assert [m["state"] for m in found["members"]] == ["ok", "ok"] and found["profiles"] == {"data": ["raid1"], "metadata": ["raid1"]}
     assert found["operation"] == "none" and found["reasons"] == [] and found["layout"] == "auto" and found["scrub"]
-    monkeypatch.setattr(manage, "describe", lambda: found)
+    monkeypatch.setattr(by_hand, "describe", lambda: found)
     parser = argparse.ArgumentParser()
     verb.add(parser.add_subparsers())
     arguments = parser.parse_args(["volume", "show"])
@@ -149,10 +155,10 @@ def test_show_scrub_and_grow(place: Path, make_disk: Make, capsys: pytest.Captur
     assert arguments.run(arguments) == 0 and "GENERATION" in capsys.readouterr().out
     arguments = parser.parse_args(["volume", "show", "--json"])
     assert arguments.run(arguments) == 0 and json.loads(capsys.readouterr().out)["uuid"] == v.uuid
-    assert manage.scrub_status(v.at)["message"].startswith("never"), "btrfs(8) itself finds no errors in what nobody has read"
-    assert manage.scrub(quiet, v.at)["message"] == "All data was read and is good."
-    assert "finished" in manage.scrub_status(v.at)["message"]
-    assert "used to the end" in manage.grow(v.at)["message"]
+    assert by_hand.scrub_status(v.at)["message"].startswith("never"), "btrfs(8) itself finds no errors in what nobody has read"
+    assert by_hand.scrub(quiet, v.at)["message"] == "All data was read and is good."
+    assert "finished" in by_hand.scrub_status(v.at)["message"]
+    assert "used to the end" in by_hand.grow(v.at)["message"]
 
 
 def test_show_names_the_disk_that_is_gone(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,16 +167,16 @@ def test_show_names_the_disk_that_is_gone(place: Path, make_disk: Make, capsys: 
     v.up()
     numbers = {d.disk.sys_path: f"S3R1AL-{i}" for i, d in enumerate(v.disks)}
     monkeypatch.setattr(blockdev.Disk, "serial", property(lambda disk: numbers.get(disk.sys_path, "")))
-    heal.Healer(v.at, v.config, lambda step, text: None).note_serials()
+    healer.Healer(v.at, v.config, lambda step, text: None).note_serials()
     assert store.serials(store.read_record(v.at)) == {1: "S3R1AL-0", 2: "S3R1AL-1"}
     v.down()
     v.pull(v.disks[1])
     v.up()
-    heal.Healer(v.at, v.config, lambda step, text: None).note_serials()
-    found = manage.describe(v.at)
+    healer.Healer(v.at, v.config, lambda step, text: None).note_serials()
+    found = by_hand.describe(v.at)
     assert [(m["devid"], m["state"], m["serial"], m["errors"]) for m in found["members"]] == [(1, "ok", "S3R1AL-0", {}), (2, "missing", "S3R1AL-1", None)]
     assert "S3R1AL-1" in found["reasons"][0]["message"]
-    monkeypatch.setattr(manage, "describe", lambda: found)
+    monkeypatch.setattr(by_hand, "describe", lambda: found)
     parser = argparse.ArgumentParser()
     verb.add(parser.add_subparsers())
     arguments = parser.parse_args(["volume", "show"])
@@ -186,13 +192,13 @@ def test_what_is_not_known_is_no_number(place: Path, make_disk: Make, capsys: py
     v = Volume(place, [make_disk(MIB, b"")])
     v.up()
     monkeypatch.setattr(btrfs, "SYSFS", str(place / "nothing"))
-    device = live.Live(1, "", v.data(v.disks[0]), MIB << 20, 0, "ok")
-    monkeypatch.setattr(live, "members", lambda path: [device])
+    device = in_kernel.Live(1, "", v.data(v.disks[0]), MIB << 20, 0, "ok")
+    monkeypatch.setattr(in_kernel, "members", lambda path: [device])
     monkeypatch.setattr(health, "examine", lambda uuid, path: [])
     monkeypatch.setattr(reserve, "in_use", lambda path: 0)
-    found = manage.describe(v.at)
+    found = by_hand.describe(v.at)
     assert found["members"][0]["errors"] is None and found["operation"] == ""
-    monkeypatch.setattr(manage, "describe", lambda: found)
+    monkeypatch.setattr(by_hand, "describe", lambda: found)
     parser = argparse.ArgumentParser()
     verb.add(parser.add_subparsers())
     arguments = parser.parse_args(["volume", "show"])
@@ -202,7 +208,7 @@ def test_what_is_not_known_is_no_number(place: Path, make_disk: Make, capsys: py
 
 
 def test_grow_prints_a_line_for_each_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manage, "grow", lambda: {"message": "/dev/a: 1\n/dev/b\x1b: 2"})
+    monkeypatch.setattr(by_hand, "grow", lambda: {"message": "/dev/a: 1\n/dev/b\x1b: 2"})
     parser = argparse.ArgumentParser()
     verb.add(parser.add_subparsers())
     arguments = parser.parse_args(["volume", "grow"])

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from persist.errors import CommandError, PersistError
-from persist.run import run
-from persist.volume import btrfs, degraded, live, members, mount, rescue
-from persist.volume.find import Found
+from persist.system import btrfs
+from persist.system.run import run
+from persist.volume.find.choose import Found
+from persist.volume.members import assemble, in_kernel
+from persist.volume.mount import btrfs_mount, rescue
+from persist.volume.ondisk import degraded_mark
 
 from .conftest import Make
 from .rig import tool
@@ -32,9 +35,9 @@ def pair(make_disk: Make, tmp_path: Path) -> Iterator[Volume]:
 
 def test_both(pair: Volume) -> None:
     assert not pair.up().degraded
-    assert [(m.devid, m.state, m.node) for m in live.members(pair.at)] == [(1, "ok", pair.data(pair.disks[0])), (2, "ok", pair.data(pair.disks[1]))]
-    marks = [degraded.read(pair.data(d), pair.uuid) for d in pair.disks]
-    assert marks[0] is not None and marks[0] == marks[1] and marks[0].counter == 0 and degraded.is_whole(marks[0].id)
+    assert [(m.devid, m.state, m.node) for m in in_kernel.members(pair.at)] == [(1, "ok", pair.data(pair.disks[0])), (2, "ok", pair.data(pair.disks[1]))]
+    marks = [degraded_mark.read(pair.data(d), pair.uuid) for d in pair.disks]
+    assert marks[0] is not None and marks[0] == marks[1] and marks[0].counter == 0 and degraded_mark.is_whole(marks[0].id)
 
 
 @pytest.mark.parametrize("gone", [0, 1])
@@ -42,12 +45,12 @@ def test_one_alone(pair: Volume, gone: int) -> None:
     left = pair.disks[1 - gone]
     pair.pull(pair.disks[gone])
     assert pair.up().degraded
-    mark = degraded.read(pair.data(left), pair.uuid)
+    mark = degraded_mark.read(pair.data(left), pair.uuid)
     assert mark is not None and mark.counter == 1 and mark.earlier == ()
-    assert [m.state for m in live.members(pair.at)] == (["missing", "ok"] if gone == 0 else ["ok", "missing"])
+    assert [m.state for m in in_kernel.members(pair.at)] == (["missing", "ok"] if gone == 0 else ["ok", "missing"])
     pair.down()
     pair.up()
-    again = degraded.read(pair.data(left), pair.uuid)
+    again = degraded_mark.read(pair.data(left), pair.uuid)
     assert again is not None and again.counter == 2 and again.earlier == (mark.id,)
 
 
@@ -127,7 +130,7 @@ def test_nothing_is_written_by_a_read_only_mount(pair: Volume) -> None:
     pair.pull(b)
     before = a.file.read_bytes()
     found = pair.found()
-    mount.mount_assembly(found, members.look(found.members, found.uuid), read_only=True, at=pair.at)
+    btrfs_mount.mount_assembly(found, assemble.look(found.members, found.uuid), read_only=True, at=pair.at)
     pair.down()
     assert a.file.read_bytes() == before
 
@@ -141,7 +144,7 @@ def test_a_volume_that_cannot_be_mounted_is_not_marked(pair: Volume, make_disk: 
     with pytest.raises(PersistError) as caught:
         pair.up()
     assert caught.value.message_id == "VOLUME_BROKEN"
-    assert degraded.read(pair.data(a), pair.uuid) is None
+    assert degraded_mark.read(pair.data(a), pair.uuid) is None
 
 
 def test_three_disks(make_disk: Make, tmp_path: Path) -> None:
@@ -151,13 +154,13 @@ def test_three_disks(make_disk: Make, tmp_path: Path) -> None:
         v.pull(b)
         v.up()
         v.write("text", "without b")
-        assert {degraded.read(v.data(d), v.uuid) for d in (a, c)} == {live.head(live.members(v.at))}
+        assert {degraded_mark.read(v.data(d), v.uuid) for d in (a, c)} == {in_kernel.head(in_kernel.members(v.at))}
         v.down()
         v.pull(c)
-        before = degraded.read(v.data(a), v.uuid)
+        before = degraded_mark.read(v.data(a), v.uuid)
         with pytest.raises(PersistError, match="more disks of it are missing"):
             v.up()  # raid1 stands the loss of one
-        assert degraded.read(v.data(a), v.uuid) == before, "c would be stale although nobody wrote without it"
+        assert degraded_mark.read(v.data(a), v.uuid) == before, "c would be stale although nobody wrote without it"
         v.back(b)
         with pytest.raises(PersistError):
             v.up()  # b is no help
@@ -174,10 +177,10 @@ def test_one_that_comes_between_the_look_and_the_mount(pair: Volume) -> None:
     pair.down()
     pair.back(b)
     alone = Found(pair.data(a), pair.uuid, (pair.data(a),))
-    assembly = members.look(alone.members, alone.uuid)
+    assembly = assemble.look(alone.members, alone.uuid)
     tool("btrfs", "device", "scan", pair.data(b))
-    mount.mount_assembly(alone, assembly, at=pair.at)
-    assert [m.state for m in live.members(pair.at)] == ["ok", "missing"]
+    btrfs_mount.mount_assembly(alone, assembly, at=pair.at)
+    assert [m.state for m in in_kernel.members(pair.at)] == ["ok", "missing"]
 
 
 def test_a_namespace_that_is_made_while_the_mount_is_tried(pair: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +216,7 @@ def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(pair: Volume, 
     pair.down()
     pair.back(b)
     alone = Found(pair.data(a), pair.uuid, (pair.data(a),))
-    assembly = members.look(alone.members, alone.uuid)
+    assembly = assemble.look(alone.members, alone.uuid)
     mounts: list[str] = []
 
     def once(*argv: str) -> str:
@@ -224,9 +227,9 @@ def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(pair: Volume, 
             tool("btrfs", "device", "scan", pair.data(b))
         return run(*argv)
 
-    monkeypatch.setattr("persist.volume.mount.run", once)
+    monkeypatch.setattr("persist.volume.mount.btrfs_mount.run", once)
     with pytest.raises(PersistError, match="not again"):
-        mount.mount_assembly(alone, assembly, at=pair.at)
+        btrfs_mount.mount_assembly(alone, assembly, at=pair.at)
     assert len(mounts) == 2
     found = pair.look()
     assert [m.node for m in found.use] == [pair.data(a)] and [m.node for m in (*found.stale, *found.split)] == [pair.data(b)]
@@ -241,29 +244,29 @@ def test_power_cut_between_two_marks(make_disk: Make, tmp_path: Path, back: bool
         v.write("text", "mine")
         v.down()
         v.pull(v.disks[2])
-        degraded.write([v.data(v.disks[0])], degraded.following(v.uuid, v.look().head, v.generation(v.disks[0])))
+        degraded_mark.write([v.data(v.disks[0])], degraded_mark.following(v.uuid, v.look().head, v.generation(v.disks[0])))
         if back:
             v.back(v.disks[2])
         assert len(v.look().use) == (3 if back else 2)
         v.up()
         assert v.read("text") == "mine"
-        assert sorted(m.state for m in live.members(v.at)) == ["missing", "ok", "ok"] if not back else ["ok"] * 3
+        assert sorted(m.state for m in in_kernel.members(v.at)) == ["missing", "ok", "ok"] if not back else ["ok"] * 3
 
 
 def test_marks_are_taken_back_where_one_cannot_be_written(make_disk: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with unmounted(str(tmp_path / "volume")):
         v = Volume(tmp_path, [make_disk(MIB, b"") for _ in range(3)])
         v.pull(v.disks[2])
-        write = degraded.write
+        write = degraded_mark.write
 
-        def broken(nodes: Iterable[str], mark: degraded.Mark) -> None:
+        def broken(nodes: Iterable[str], mark: degraded_mark.Mark) -> None:
             write(list(nodes)[:1], mark)
             raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr(degraded, "write", broken)
+        monkeypatch.setattr(degraded_mark, "write", broken)
         with pytest.raises(PersistError, match="Input/output"):
             v.up()
-        assert [degraded.read(v.data(d), v.uuid) for d in v.disks[:2]] == [None, None]
+        assert [degraded_mark.read(v.data(d), v.uuid) for d in v.disks[:2]] == [None, None]
 
 
 def test_udev_does_not_look_at_those_that_are_left_out_until_they_are(pair: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +283,7 @@ def test_udev_does_not_look_at_those_that_are_left_out_until_they_are(pair: Volu
         locked.append([subprocess.run(["flock", "--shared", "--nonblock", d.node, "true"]).returncode != 0 for d in pair.disks])
         return run(*argv)
 
-    monkeypatch.setattr("persist.volume.mount.run", look)
+    monkeypatch.setattr("persist.volume.mount.btrfs_mount.run", look)
     split = pair.up().split[0].node
     assert [d.node for d in pair.disks if pair.data(d) == split] == [d.node for d, held in zip(pair.disks, locked[-1], strict=True) if held]
     assert subprocess.run(["flock", "--shared", "--nonblock", pair.disks[0].node, "true"]).returncode == 0
@@ -292,7 +295,7 @@ def test_one_that_comes_back_while_it_is_mounted(pair: Volume) -> None:
     pair.up()
     pair.write("text", "without b")
     pair.back(b)  # the kernel takes the name now and calls nothing missing
-    assert [m.state for m in live.members(pair.at)] == ["ok", "behind"]
+    assert [m.state for m in in_kernel.members(pair.at)] == ["ok", "behind"]
 
 
 def test_corrupted_superblock(pair: Volume) -> None:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from persist.boot.config import Config
-from persist.volume import native
+from persist.volume.mount import native
 
 from .conftest import Make
 from .rig import tool

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from persist.run import run
-from persist.volume import mountinfo, network
+from persist.system import mountinfo
+from persist.system.run import run
+from persist.volume.mount import netdev
 
 
 def test_netdev_is_noted(tmp_path: Path) -> None:
@@ -18,7 +19,7 @@ def test_netdev_is_noted(tmp_path: Path) -> None:
     try:
         run("mount", "-o", "remount,bind,nosuid", str(target))
         before = mountinfo.at(str(target))
-        network.note(str(target))
+        netdev.note(str(target))
         assert mountinfo.at(str(target)) == before and before is not None and "nosuid" in before.options.split(",")
         said = run("findmnt", "--mtab", "--noheadings", "--output", "OPTIONS", "--target", str(target))
         assert "_netdev" in said.strip().split(","), said

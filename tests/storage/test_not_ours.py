@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from persist.volume import blockdev
+from persist.system import blockdev
 
 from .conftest import Make
 from .rig import LoopDisk, tool

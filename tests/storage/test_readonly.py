@@ -9,11 +9,13 @@ from pathlib import Path
 
 from persist.boot import paths
 from persist.boot.load import Loaded
-from persist.state import seed_service, verdict
-from persist.state.bind_entries import mount_seeded
-from persist.state.early_entries import set_options
-from persist.state.readonly import prepare
-from persist.volume import mountinfo, store
+from persist.entries.bind import mount_seeded
+from persist.entries.early import set_options
+from persist.entries.read_only_boot import prepare
+from persist.services import seed as seed_service
+from persist.system import mountinfo
+from persist.verdict import judge
+from persist.volume.ondisk import store
 
 from .namespace import disk, kept, kept_overlay, marker, own_machine, registry, sh
 
@@ -117,7 +119,7 @@ def test_all_of_it_is_shown_and_nothing_is_written() -> None:
     assert sh(f"find {REAL} -printf '%p %m %U %G %T@ %C@ %s\\n' | sort") == before
     assert text(f"{REAL}/srv/file") == text(f"{REAL}/srv/over/bound/f") == "volume"
 
-    found = verdict.judge(loaded, verdict.read_volume() | {"kind": "tmpfs"}, verdict.Look())
+    found = judge.judge(loaded, judge.read_volume() | {"kind": "tmpfs"}, judge.Look())
     assert {e.path: (e.state, e.reason) for e in found.entries} == {
         "/srv/over": ("mounted", ""), "/srv/over/bound": ("mounted", ""), '/srv/a,b "c"': ("mounted", ""), "/srv/file": ("mounted", ""),
         "/srv/link": ("linked", ""), "/opt/new": ("mounted", "")}
@@ -185,7 +187,7 @@ mount -t overlay -o $o/srv-over-bound/upper,workdir={paths.STORE}/overlay/srv-ov
         assert set_options(loaded) == [] and prepare(loaded) == [] and mount_seeded(loaded) == []
     assert text("/srv/over/bound/f") == text(f"{paths.VOLUME}/srv/over/bound/f") == "volume"
     assert len([m for m in mountinfo.mounts("/srv/over") if m.mount_point == "/srv/over"]) == 1
-    states = {e.path: (e.state, e.reason) for e in verdict.judge(loaded, verdict.read_volume() | {"kind": "tmpfs"}, verdict.Look()).entries}
+    states = {e.path: (e.state, e.reason) for e in judge.judge(loaded, judge.read_volume() | {"kind": "tmpfs"}, judge.Look()).entries}
     assert states["/srv/over"] == states["/srv/over/bound"] == ("early", "")
 
 

@@ -14,10 +14,12 @@ import pytest
 
 from persist.boot.config import Config
 from persist.errors import PersistError, Refusal
-from persist.volume import blockdev, claimable, header
-from persist.volume.claim import write_claim
-from persist.volume.formatting import format_disks
-from persist.volume.layout import MIB
+from persist.system import blockdev
+from persist.volume.format import may_format
+from persist.volume.format.under_lock import format_disks
+from persist.volume.format.write_claim import write_claim
+from persist.volume.ondisk import header
+from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
 from .rig import HEADER, LoopDisk, tool
@@ -120,7 +122,7 @@ def test_partitions(make_disk: Make) -> None:
     with_header(disk)
     assert refused(disk) == "partitions"
     with pytest.raises(Refusal, match="is a partition"):
-        claimable.check_usable(type(disk.disk)(**(vars(disk.disk) | {"is_partition": True})))
+        may_format.check_usable(type(disk.disk)(**(vars(disk.disk) | {"is_partition": True})))
 
 
 @pytest.mark.parametrize("offset", [440, 446, 512, 4096, MIB - 1, -MIB, -1])
@@ -345,7 +347,7 @@ def test_volume_with_a_damaged_table(make_disk: Make, monkeypatch: pytest.Monkey
     disk = make_disk(300)
     disk.format(kill_after="label")
     with monkeypatch.context() as patch:
-        patch.setattr(claimable, "read_table", lambda disk: None)
+        patch.setattr(may_format, "read_table", lambda disk: None)
         assert refused(disk) == "table-damaged"
     disk.write(512, bytes(33 * 512))
     disk.write(disk.disk.size - 33 * 512, bytes(33 * 512))

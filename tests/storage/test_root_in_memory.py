@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from persist.state import verdict as v
-from persist.state.volume_reasons import volume_reasons
-from persist.volume import mountinfo, root_kept
+from persist.system import mountinfo
+from persist.verdict import judge as v
+from persist.verdict.volume_reasons import volume_reasons
+from persist.volume import root_kept
 
 from .conftest import Make
 from .namespace import own_machine, registry, sh

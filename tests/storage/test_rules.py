@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume import header
-from persist.volume.header import Options
+from persist.volume.ondisk import header
+from persist.volume.ondisk.header import Options
 
 from .conftest import Make
 from .rig import HEADER, TOP

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from persist.errors import PersistError
-from persist.state import machine_id
-from persist.state.copy import Source, copy
-from persist.state.safepath import Dir
-from persist.state.tree import Watch
+from persist.seed import machine_id
+from persist.seed.copy import Source, copy
+from persist.seed.tree import Watch
+from persist.system.safepath import Dir
 from tests.unit.test_seed_basic import ID, OTHER, Rig
 from tests.unit.test_seed_cuts import killed, snapshot
 
@@ -160,7 +160,7 @@ def test_no_space(tmp_path: Path, foreseen: bool, monkeypatch: pytest.MonkeyPatc
         rig = Rig(tmp_path, volume)
         rig.put("/small/f", "x")
         if not foreseen:
-            monkeypatch.setattr("persist.state.copy._fits", lambda *_: True)
+            monkeypatch.setattr("persist.seed.copy._fits", lambda *_: True)
         (rig.root / "data").mkdir()
         (rig.root / "data/big").write_bytes(os.urandom(200 << 20))
         with pytest.raises(PersistError, match=r"no room for /data: 1 file, 200\.0 MiB.* free") as caught:
@@ -174,7 +174,7 @@ def test_no_space(tmp_path: Path, foreseen: bool, monkeypatch: pytest.MonkeyPatc
 
 
 def test_progress_of_a_long_copy(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    from persist.state import copy as module
+    from persist.seed import copy as module
 
     said: list[str] = []
     rig.put("/data/f", "x" * 1000)
@@ -185,7 +185,7 @@ def test_progress_of_a_long_copy(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> N
         assert watch() == ""
 
     monkeypatch.setattr(module, "_cp", slow)
-    monkeypatch.setattr("persist.state.tree.FIRST_LOOK", 0.0)
+    monkeypatch.setattr("persist.seed.tree.FIRST_LOOK", 0.0)
     with Dir.at(str(rig.volume)) as volume, Dir.at(str(rig.root)) as root:
         fd = root.node("data")
         assert fd is not None

@@ -35,7 +35,7 @@ echo 'UUID=1 /srv/disk ext4 defaults' > /run/fstab
 def run(script: str) -> subprocess.CompletedProcess[str]:
     """Run the scene, then this, with seed() as a shell function for the service's program."""
     seed = f"""seed() {{ {sys.executable} -c 'import sys
-from persist.state.seed_service import main
+from persist.services.seed import main
 sys.exit(main(sys.argv[1]))' "$1"; }}
 """
     argv = ["unshare", "-m", "sh", "-c", SCENE + seed + script]

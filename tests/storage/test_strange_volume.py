@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from persist import files
 from persist.boot import paths
 from persist.cli import main as cli
 from persist.cli import status
+from persist.entries.bind import mount_seeded
 from persist.errors import PersistError
-from persist.state import say, verdict, written
-from persist.state.bind_entries import mount_seeded
-from persist.volume import newmount, outcome
-from persist.volume.private import keep_users_out
+from persist.system import files, newmount
+from persist.verdict import judge, say, written
+from persist.volume import outcome
+from persist.volume.mount.private import keep_users_out
 
 from .namespace import disk, kept, own_machine, registry
 from .rig import PYTHON, LoopDisk, tool
@@ -169,7 +169,7 @@ def test_volume_that_takes_no_writes_and_is_open_has_no_public_name(strange: Loo
 
 def test_what_the_initrd_mounted_is_protected_whatever_fails(strange: LoopDisk) -> None:
     seen = services("volume", f"findmnt -no OPTIONS {VOLUME} | grep ^rw,nosuid,nodev; test $(stat -c %a {VOLUME}) = 711", device=[strange.node],
-                    before=machine(ENTRIES, EARLY.format(node=strange.node)), python="from persist.volume import kept; kept.keep = None")
+                    before=machine(ENTRIES, EARLY.format(node=strange.node)), python="from persist.volume.mount import taken_over as kept; kept.keep = None")
     assert (seen.last["status"], seen.last["kind"], seen.last["reason"]) == (1, "btrfs", "failed")
 
 
@@ -222,7 +222,7 @@ def test_status_tells_users_what_it_tells_root() -> None:
     loaded = registry("[Path]\nPath=/srv/app\nMethod=bind\n")
     assert keep_users_out(links=False) == "" and mount_seeded(loaded) == []
     outcome.write(outcome.Outcome(kind="native", device="/dev/loop"))
-    found = verdict.judge(loaded, verdict.read_volume(), verdict.Look())
+    found = judge.judge(loaded, judge.read_volume(), judge.Look())
     assert [(e.path, e.state, e.reason) for e in found.entries] == [("/srv/app", "mounted", "")]
     with pytest.raises(PersistError, match="No verdict"):
         written.read()
@@ -236,4 +236,4 @@ def test_status_tells_users_what_it_tells_root() -> None:
     with contextlib.redirect_stdout(shown):
         assert cli.main(["status", "--json"]) == status.EXIT[found.verdict]
     assert json.loads(shown.getvalue())["entries"] == found.as_dict()["entries"]
-    assert written.read()[0] == found and found.verdict == verdict.ONLINE
+    assert written.read()[0] == found and found.verdict == judge.ONLINE

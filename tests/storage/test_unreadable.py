@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from persist.volume import binding, blockdev, superblock
-from persist.volume.layout import MIB
+from persist.system import blockdev, superblock
+from persist.volume.ondisk import binding
+from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
 from .rig import HEADER, LoopDisk, tool

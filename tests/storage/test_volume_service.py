@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume import header
+from persist.volume.ondisk import header
 
 from .conftest import Make
 from .rig import HEADER, LoopDisk, tool
@@ -63,7 +63,7 @@ def test_what_comes_beside_costs_nothing_else(volume: LoopDisk, tmp_path: Path, 
         shutil.rmtree(place / ".persist/tmp")
     tool("umount", place)
     python = """
-from persist.volume import reserve
+from persist.volume.space import reserve
 def fails(path):
     raise OSError(30, 'Read-only file system')
 reserve.is_full = fails

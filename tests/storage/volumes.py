@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from persist.boot.config import Config
-from persist.volume import btrfs, header, ids, layout, members, mount, mountinfo, store, superblock
-from persist.volume.find import Found
-from persist.volume.header import Mark
-from persist.volume.members import Assembly
+from persist.system import btrfs, mountinfo, superblock, uuids
+from persist.volume.find.choose import Found
+from persist.volume.members import assemble
+from persist.volume.members.assemble import Assembly
+from persist.volume.mount import btrfs_mount
+from persist.volume.ondisk import header, partition_table, store
+from persist.volume.ondisk.header import Mark
 
 from .rig import LoopDisk, tool
 
@@ -26,11 +29,11 @@ class Volume:
         self.at = str(top / "volume")
         os.makedirs(self.at, exist_ok=True)
         self.disks = disks
-        self.uuid = ids.new()
-        self.marks = {str(d.file): Mark(ids.new(), 0) for d in disks}
+        self.uuid = uuids.new()
+        self.marks = {str(d.file): Mark(uuids.new(), 0) for d in disks}
         for disk in disks:
             self.divide(disk)
-        data, metadata = layout.profiles("single" if profile == "single" else "auto", len(disks))
+        data, metadata = partition_table.profiles("single" if profile == "single" else "auto", len(disks))
         tool("mkfs.btrfs", "--quiet", "--force", "--nodiscard", "--uuid", self.uuid, "--label", "persist-data", "--data", data, "--metadata", metadata,
              *(self.data(d) for d in disks))
         tool("mount", "-o", "subvolid=5", self.data(disks[0]), self.at)
@@ -40,13 +43,14 @@ class Volume:
         part_ids = [self.marks[str(d.file)].data_id for d in disks]
         store.write_record(f"{self.at}/{btrfs.SUBVOLUMES[0]}", store.record(self.uuid, part_ids, []) | {"profile": profile})
         for number in range(1, len(disks) + 1):
-            tool("btrfs", "filesystem", "resize", f"{number}:{whole or layout.filesystem_bytes(os.stat(disk.file).st_size - 2 * layout.MIB)}", self.at)
+            size = whole or partition_table.filesystem_bytes(os.stat(disk.file).st_size - 2 * partition_table.MIB)
+            tool("btrfs", "filesystem", "resize", f"{number}:{size}", self.at)
         tool("umount", self.at)
 
     def divide(self, disk: LoopDisk) -> None:
         """Give a disk its partition."""
         disk.write(0, bytes(header.LENGTH))
-        tool("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk.node, stdin=layout.script(self.marks[str(disk.file)], disk.disk.mib))
+        tool("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk.node, stdin=partition_table.script(self.marks[str(disk.file)], disk.disk.mib))
         tool("partx", "--update", disk.node)
 
     @staticmethod
@@ -68,13 +72,13 @@ class Volume:
 
     def look(self, *disks: LoopDisk) -> Assembly:
         """What would be mounted."""
-        return members.look((found := self.found(*disks)).members, found.uuid)
+        return assemble.look((found := self.found(*disks)).members, found.uuid)
 
     def up(self, *disks: LoopDisk) -> Assembly:
         """Mount it as the service does."""
         found = self.found(*disks)
-        assembly = members.look(found.members, found.uuid)
-        mount.mount_assembly(found, assembly, at=self.at)
+        assembly = assemble.look(found.members, found.uuid)
+        btrfs_mount.mount_assembly(found, assembly, at=self.at)
         return assembly
 
     def down(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from persist.boot.load import load
 from persist.boot.paths import escape
-from persist.volume.mountinfo import Mount, parse
+from persist.system.mountinfo import Mount, parse
 
 SCRIPT = Path(__file__).parents[2] / "packaging/initramfs-tools/persist-early"
 KLIBC = Path("/usr/lib/klibc/bin")

@@ -200,7 +200,7 @@ def test_first_device_decides(ready: Initrd) -> None:
 
 @pytest.mark.parametrize("spec", ["/dev/sdb", "/dev/disk/by-id/stick", "UUID=0A-B", "PARTUUID=C-D"])
 def test_named_as_in_the_configuration(initrd: Initrd, spec: str) -> None:
-    """As persist/volume/find.py has it: a whole disk stands for the volume on it, ids are not case-sensitive."""
+    """As persist/volume/find/choose.py has it: a whole disk stands for the volume on it, ids are not case-sensitive."""
     initrd.disk(Disk("sdc1", "id-3", label="other", sys=UNTRUSTED["usb"].sys + "1"))
     initrd.disk(Disk("sdb1", "0a-b", sys=UNTRUSTED["usb"].sys, match=("PARTUUID=c-d",)))
     initrd.disk(Disk("vdc2", "id-2", sys="pci0/virtio3"))

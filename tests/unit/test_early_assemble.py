@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persist-early-members decides as persist/volume/members.py and find.py do: the same made-up members to both, with each shell."""
+"""persist-early-members decides as persist/volume/members/assemble.py and find/choose.py do: the same made-up members to both, with each shell."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from persist.boot.config import Config
-from persist.volume.ancestry import Member
-from persist.volume.degraded import Mark
-from persist.volume.find import Ambiguous, Candidate, Found, Machine, decide
-from persist.volume.members import Assembly, assemble
-from persist.volume.superblock import Superblock
+from persist.system.superblock import Superblock
+from persist.volume.find.choose import Ambiguous, Candidate, Found, Machine, decide
+from persist.volume.members.ancestry import Member
+from persist.volume.members.assemble import Assembly, assemble
+from persist.volume.ondisk.degraded_mark import Mark
 
 from .early_rig import SCRIPT
 
@@ -179,27 +179,27 @@ def test_copies(any_shell: str, generations: tuple[int, int, int | None], left_o
 
 def test_marks_are_read_and_written_as_the_service_does(any_shell: str, tmp_path: Path) -> None:
     """A mark of the shell for one of the service, and the other way round, at the end of a sector that is full too."""
-    from persist.volume import degraded
+    from persist.volume.ondisk import degraded_mark
 
     for count, generation, log in ((0, 8, 0), (1, 2**32 + 7, 4096), (24, 8, 30408704), (25, 8, 14 << 12), (26, 8, 15 << 12), (40, 8, 0)):
         node = tmp_path / f"member{count}"
         node.write_bytes(bytes(60000))
         before = Mark(FSID, 7, IDS[1], tuple(f"{n:016x}" for n in range(count)))
-        degraded.write([str(node)], before)
+        degraded_mark.write([str(node)], before)
         script = (_HEAD + f"""
 read_mark '{node}' {FSID} || exit 3
 head=$marks head_counter=$counter volume_id={FSID} use=' {FSID}|s|1|{generation}|{log}|2|||{node}'
 write_marks
 """)
         subprocess.run([any_shell, "-s", str(SCRIPT.parent / "persist-early-members")], input=script, text=True, check=True, timeout=60)
-        after = degraded.read(str(node), FSID)
+        after = degraded_mark.read(str(node), FSID)
         assert after is not None and after.counter == 8 and after.id not in (before.id, *before.earlier)
-        assert after.id[6:] == degraded.make_id(generation, log, whole=False)[6:] and degraded.begins_at(after.id, generation, log)
+        assert after.id[6:] == degraded_mark.make_id(generation, log, whole=False)[6:] and degraded_mark.begins_at(after.id, generation, log)
         # What the service would have written behind that id.
-        kept = degraded.parse(before.encode())
+        kept = degraded_mark.parse(before.encode())
         assert kept is not None
         expected = Mark(FSID, 8, after.id, (kept.id, *kept.earlier)).encode()
-        assert node.read_bytes()[degraded.OFFSET:] == expected + bytes(60000 - degraded.OFFSET - degraded.LENGTH)
+        assert node.read_bytes()[degraded_mark.OFFSET:] == expected + bytes(60000 - degraded_mark.OFFSET - degraded_mark.LENGTH)
 
 
 @pytest.mark.parametrize("text", [
@@ -211,12 +211,12 @@ write_marks
     b"persist-degraded 1 00000000-0000-0000-0000-000000000000 1 aaaaaaaaaaaaaaaa\n", b"* ? /\n", b"\xff\xfe" * 256, b"a" * 512,
 ])
 def test_marks_that_do_not_count(any_shell: str, text: bytes, tmp_path: Path) -> None:
-    from persist.volume import degraded
+    from persist.volume.ondisk import degraded_mark
 
     node = tmp_path / "member"
-    node.write_bytes(bytes(degraded.OFFSET) + text.ljust(degraded.LENGTH, b"\0") + bytes(4096))
-    found = degraded.read(str(node), FSID)
-    assert found is None or found.id == degraded.UNKNOWN
+    node.write_bytes(bytes(degraded_mark.OFFSET) + text.ljust(degraded_mark.LENGTH, b"\0") + bytes(4096))
+    found = degraded_mark.read(str(node), FSID)
+    assert found is None or found.id == degraded_mark.UNKNOWN
     script = _HEAD + f"once() {{ echo said; }}\nread_mark '{node}' {FSID} || exit 3\nprintf '%s|%s\\n' \"$counter\" \"$marks\"\n"
     done = subprocess.run([any_shell, "-s", str(SCRIPT.parent / "persist-early-members")], input=script, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == ("said\n" if text else "") + "|\n"

@@ -8,10 +8,10 @@ import os
 import pytest
 
 from persist.boot.paths import escape
-from persist.volume import binding, degraded
-from persist.volume.binding import Binding
-from persist.volume.degraded import Mark
-from persist.volume.header import LENGTH, MARK_OFFSET
+from persist.volume.ondisk import binding, degraded_mark
+from persist.volume.ondisk.binding import Binding
+from persist.volume.ondisk.degraded_mark import Mark
+from persist.volume.ondisk.header import LENGTH, MARK_OFFSET
 
 from .early_rig import USAGE, Disk, Initrd, needs_root
 
@@ -51,7 +51,7 @@ def test_member_missing(initrd: Initrd) -> None:
     found = pair(initrd, here="a").run()
     assert found.early == {"etc"} and len(found.ran("sleep")) == 3, "as long as the table says"
     assert found.btrfs_mounts == tried("/dev/vda2")
-    mark = degraded.parse(found.marks["vda2"].encode())
+    mark = degraded_mark.parse(found.marks["vda2"].encode())
     assert mark is not None and (mark.uuid, mark.counter, mark.earlier) == (FSID, 1, ())
     assert found.noted == ["degraded", "/dev/vda2"] and found.heal
     assert "<3>persist-early: state volume mounted degraded from /dev/vda2, 1 of its disks missing" in found.log
@@ -86,7 +86,7 @@ def test_stale_member(initrd: Initrd) -> None:
     found = pair(initrd, a={"mark": text(OLD), "generation": 20}, b={"generation": 19}).run()
     assert found.ran("btrfs")[:2] == [["device", "scan", "--forget", "/dev/vdb2"], ["device", "scan", "/dev/vda2"]]
     assert found.btrfs_mounts == tried("/dev/vda2")
-    mark = degraded.parse(found.marks["vda2"].encode())
+    mark = degraded_mark.parse(found.marks["vda2"].encode())
     assert mark is not None and (mark.counter, mark.earlier) == (2, (OLD.id,)) and found.marks["vdb2"] == "", "a stale member is not touched"
     assert "/dev/vdb2 did not see what was written last" in found.log and found.heal
 
@@ -211,7 +211,7 @@ def test_member_on_an_untrusted_bus_that_is_not_named(initrd: Initrd, spec: str)
 
 @pytest.mark.parametrize("specs", [["/dev/vda2", "/dev/sdb"], ["/dev/vda2", "PARTUUID=C-D"], [f"UUID={FSID}"]])
 def test_member_on_an_untrusted_bus_that_is_named(initrd: Initrd, specs: list[str]) -> None:
-    """One spec leads to the volume, and any may name a member: as persist/volume/find.py has it, or each boot would make a stale member of it."""
+    """One spec leads to the volume, and any may name a member: as persist/volume/find/choose.py has it, or each boot would make a stale member of it."""
     initrd.disk(Disk("vda2", FSID, devid=1, devices=2))
     initrd.disk(Disk("sdb1", FSID, devid=2, devices=2, sys="pci0/usb3/3-1/host4", match=("PARTUUID=c-d",)))
     initrd.whole("sdb")

@@ -14,9 +14,9 @@ from persist.boot.load import load
 from persist.boot.paths import IMAGE, STALE, VOLUME, escape
 from persist.cli.main import main
 from persist.record import as_dict, replace
-from persist.state import verdict as v
-from persist.state.look import Fragment
-from persist.volume.mountinfo import Mount
+from persist.system.mountinfo import Mount
+from persist.verdict import judge as v
+from persist.verdict.look import Fragment
 from persist.volume.outcome import Outcome
 
 from .test_verdict import BTRFS, IMAGE_MOUNT, ROOT, VOLUME_MOUNT, FakeLook, Scene, bind, codes, hole, overlay, scene, states

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from persist.boot import mode
 from persist.cli.main import main
-from persist.state.foresee import FORESEEN, NOT_BEFORE
-from persist.volume import foreign, members, strange, switch
+from persist.foresee.checks import FORESEEN, NOT_BEFORE
+from persist.volume.members import assemble
+from persist.volume.mount import foreign, strange
 
 VOLUME = "/run/persist/volume"
 
@@ -300,9 +302,9 @@ def _codes(module: Path) -> set[str]:
 
 def test_each_reason_of_the_verdict_is_foreseen_or_cannot_be() -> None:
     every = set().union(*(_codes(m) for m in (Path(__file__).parents[2] / "persist").rglob("*.py")))
-    every |= {members.MISSING, members.STALE, members.SPLIT, members.CLONED, members.NONE, members.REPLACING, members.UNDECIDED}
-    every |= {switch.READ_ONLY[0], foreign.CODE, strange.STRANGE, "broken", "volume-json", "volume-service"}
+    every |= {assemble.MISSING, assemble.STALE, assemble.SPLIT, assemble.CLONED, assemble.NONE, assemble.REPLACING, assemble.UNDECIDED}
+    every |= {mode.READ_ONLY[0], foreign.CODE, strange.STRANGE, "broken", "volume-json", "volume-service"}
     assert len(every) > 25
-    assert sorted(every - set(FORESEEN) - set(NOT_BEFORE)) == [], "say in persist/state/foresee.py what foresees it, or why nothing can"
+    assert sorted(every - set(FORESEEN) - set(NOT_BEFORE)) == [], "say in persist/foresee/checks.py what foresees it, or why nothing can"
     assert sorted((set(FORESEEN) | set(NOT_BEFORE)) - every) == [], "nothing gives that reason any more"
     assert not set(FORESEEN) & set(NOT_BEFORE)

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from persist.boot.facts import Facts
-from persist.volume import blockdev, claims, format_service, search, superblock
+from persist.services import format as format_service
+from persist.system import blockdev, superblock
+from persist.volume.find import search
+from persist.volume.format import claims
 
 HEAD = b"persist-please-format-me"
 

@@ -7,10 +7,12 @@ import pytest
 
 from persist.boot.config import DEFAULT_HEADER, Config
 from persist.errors import Refusal
-from persist.volume import formatset, ids, joining, layout
-from persist.volume.blockdev import Disk
-from persist.volume.formatset import Claimed, Picked
-from persist.volume.header import Claim, Layout, Mark, Options
+from persist.system import uuids
+from persist.system.blockdev import Disk
+from persist.volume.format import disk_set, joining
+from persist.volume.format.disk_set import Claimed, Picked
+from persist.volume.ondisk import partition_table as layout
+from persist.volume.ondisk.header import Claim, Layout, Mark, Options
 
 X, Y = "00000010-0000-4000-8000-000000000000", "00000020-0000-4000-8000-000000000000"
 
@@ -41,14 +43,14 @@ def others(picked: Picked) -> list[str]:
 
 
 def marks(claims: list[Claimed]) -> dict[str, Mark]:
-    return {d.sys_path: c.mark or Mark(own(d.name), 64, ids.new()) for d, c in claims}
+    return {d.sys_path: c.mark or Mark(own(d.name), 64, uuids.new()) for d, c in claims}
 
 
 def test_fresh_disks_are_one_set() -> None:
     claims = [fresh("a"), fresh("b"), fresh("c")]
-    picked = formatset.pick(claims)
+    picked = disk_set.pick(claims)
     assert (names(picked), others(picked), picked.missing, picked.layout, picked.volume) == (["a", "b", "c"], [], 0, "auto", "")
-    made = formatset.places(picked, marks(claims))
+    made = disk_set.places(picked, marks(claims))
     assert len({m.volume for m in made}) == 1
     assert [(m.index, m.count, m.join) for m in made] == [(0, 3, False), (1, 3, False), (2, 3, False)]
     assert [m.disk_id for m in made] == [own(n) for n in "abc"]
@@ -60,7 +62,7 @@ def test_fresh_disks_are_one_set() -> None:
     ([fresh("a", members=3), fresh("b", members=3)], "auto", 3), ([fresh("a", "raid1")], "raid1", 2),
 ])
 def test_opinions(claims: list[Claimed], chosen: str, wanted: int) -> None:
-    picked = formatset.pick(claims)
+    picked = disk_set.pick(claims)
     assert (picked.layout, picked.wanted, picked.missing) == (chosen, wanted, max(0, wanted - len(claims)))
 
 
@@ -69,7 +71,7 @@ def test_opinions(claims: list[Claimed], chosen: str, wanted: int) -> None:
 ])
 def test_disagreement(claims: list[Claimed]) -> None:
     with pytest.raises(Refusal, match="/dev/a, /dev/b disagree") as caught:
-        formatset.pick(claims)
+        disk_set.pick(claims)
     assert caught.value.code == "members-disagree"
 
 
@@ -79,36 +81,36 @@ def test_disagreement(claims: list[Claimed]) -> None:
     ([begun("a", X, 0, 2, members=2)], False),
 ])
 def test_enough(claims: list[Claimed], enough: bool) -> None:
-    picked = formatset.pick(claims)
+    picked = disk_set.pick(claims)
     if enough:
-        formatset.check_enough(picked)
+        disk_set.check_enough(picked)
     else:
         with pytest.raises(Refusal) as caught:
-            formatset.check_enough(picked)
+            disk_set.check_enough(picked)
         assert caught.value.code == "members-missing"
 
 
 def test_a_set_keeps_its_places() -> None:
     claims = [begun("b", X, 1, 2), begun("a", X, 0, 2), fresh("c")]
-    picked = formatset.pick(claims)
+    picked = disk_set.pick(claims)
     assert (names(picked), others(picked), picked.missing, picked.volume) == (["a", "b"], ["c"], 0, X)
-    assert formatset.places(picked, marks(claims)) == [claims[1][1].mark, claims[0][1].mark]
+    assert disk_set.places(picked, marks(claims)) == [claims[1][1].mark, claims[0][1].mark]
 
 
 def test_a_missing_place_is_filled_by_a_fresh_claim() -> None:
     claims = [begun("b", X, 1, 2, "single"), fresh("c", "raid1"), fresh("d")]
-    picked = formatset.pick(claims)
+    picked = disk_set.pick(claims)
     assert (names(picked), others(picked), picked.missing) == (["d", "b"], ["c"], 0)
-    first, second = formatset.places(picked, marks(claims))
+    first, second = disk_set.places(picked, marks(claims))
     assert (first.volume, first.index, first.count, first.layout) == (X, 0, 2, "single")
     assert second == claims[0][1].mark
 
 
 def test_a_disk_that_is_gone_is_waited_for_and_done_without_under_a_new_id() -> None:
     claims = [begun("b", X, 1, 2)]
-    picked = formatset.pick(claims)
+    picked = disk_set.pick(claims)
     assert (names(picked), picked.missing) == (["-", "b"], 1)
-    (mark,) = formatset.places(picked, marks(claims))
+    (mark,) = disk_set.places(picked, marks(claims))
     assert claims[0][1].mark is not None
     assert mark.volume not in (X, "")
     assert (mark.index, mark.count, mark.disk_id, mark.swap) == (0, 1, claims[0][1].mark.disk_id, 64)
@@ -117,36 +119,36 @@ def test_a_disk_that_is_gone_is_waited_for_and_done_without_under_a_new_id() -> 
 def test_cut_while_a_set_is_made_anew() -> None:
     """Some have the mark of the new set, some that of the old one: in either order all are taken."""
     for claims in ([begun("a", Y, 0, 2), begun("b", X, 2, 3)], [begun("b", X, 2, 3), begun("a", Y, 0, 2)]):
-        picked = formatset.pick([*claims, fresh("c")])
+        picked = disk_set.pick([*claims, fresh("c")])
         assert {"a", "b"} <= set(names(picked))
-        made = formatset.places(picked, marks([*claims, fresh("c")]))
+        made = disk_set.places(picked, marks([*claims, fresh("c")]))
         assert len({m.volume for m in made}) == 1
 
 
 def test_a_volume_that_is_there_comes_first_and_loses_nothing_but_its_claims() -> None:
     claims = [begun("a", X, 0, 2), begun("b", Y, 1, 2), fresh("c")]
-    picked = formatset.pick(claims, lambda c: c[1].mark is not None and c[1].mark.volume == Y)
+    picked = disk_set.pick(claims, lambda c: c[1].mark is not None and c[1].mark.volume == Y)
     assert picked.complete
     assert (names(picked), others(picked), picked.missing, picked.volume) == (["-", "b"], ["a", "c"], 0, Y)
-    formatset.check_enough(picked)
+    disk_set.check_enough(picked)
 
 
 def test_a_disk_of_a_volume_that_is_there_fills_no_place() -> None:
     both = lambda c: c[1].mark is not None  # noqa: E731
-    picked = formatset.pick([begun("a", X, 0, 2), begun("b", Y, 1, 2)], both)
+    picked = disk_set.pick([begun("a", X, 0, 2), begun("b", Y, 1, 2)], both)
     assert (names(picked), others(picked)) == (["a", "-"], ["b"])
 
 
 def test_the_same_place_twice() -> None:
-    picked = formatset.pick([begun("a", X, 0, 1), begun("b", X, 0, 1)])
+    picked = disk_set.pick([begun("a", X, 0, 1), begun("b", X, 0, 1)])
     assert (names(picked), others(picked)) == (["a"], ["b"])
 
 
 def test_a_mark_of_version_1_is_of_a_disk_by_itself() -> None:
     claims = [begun("a", ""), begun("b", ""), fresh("c")]
-    picked = formatset.pick(claims)
+    picked = disk_set.pick(claims)
     assert (names(picked), others(picked), picked.missing, picked.volume) == (["a"], ["b", "c"], 0, "")
-    assert formatset.places(picked, marks(claims)) == [claims[0][1].mark]
+    assert disk_set.places(picked, marks(claims)) == [claims[0][1].mark]
 
 
 @pytest.mark.parametrize(("chosen", "members", "data", "metadata"), [

@@ -7,9 +7,9 @@ import pytest
 
 from persist.boot.config import DEFAULT_HEADER
 from persist.errors import Refusal
-from persist.volume import binding, header
-from persist.volume.binding import Binding
-from persist.volume.header import Claim, Mark, Options
+from persist.volume.ondisk import binding, header
+from persist.volume.ondisk.binding import Binding
+from persist.volume.ondisk.header import Claim, Mark, Options
 
 ID = "6a1e0b54-9a3a-4f0e-8a51-2f8f2d6f6b10"
 VOLUME = "11111111-2222-4333-8444-555555555555"

@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from persist.volume.heal_loop import Act, work
+from persist.volume.heal.loop import Act, work
 
 
 class Model:

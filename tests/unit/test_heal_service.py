@@ -12,12 +12,16 @@ import pytest
 
 from persist.boot.config import Config
 from persist.errors import PersistError
-from persist.state import say
-from persist.volume import btrfs, heal_lock, heal_service, health, live, lost, mountinfo, outcome
-from persist.volume.degraded import Mark
-from persist.volume.heal_loop import Act
-from persist.volume.live import Live
-from persist.volume.mountinfo import Mount
+from persist.services import heal as heal_service
+from persist.system import btrfs, mountinfo
+from persist.system.mountinfo import Mount
+from persist.verdict import say
+from persist.volume import outcome
+from persist.volume.heal import health, lock
+from persist.volume.heal.loop import Act
+from persist.volume.members import in_kernel, lost
+from persist.volume.members.in_kernel import Live
+from persist.volume.ondisk.degraded_mark import Mark
 
 
 class Scene:
@@ -76,7 +80,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
     monkeypatch.setattr(outcome, "HEAL", str(made.word))
     monkeypatch.setattr(health, "HEAL_FAILED", str(made.failed))
-    monkeypatch.setattr(heal_lock, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(lock, "LOCK", str(tmp_path / "lock"))
     monkeypatch.setattr(heal_service, "BOOTED", str(made.booted))
     monkeypatch.setattr(heal_service, "Round", Round)
     monkeypatch.setattr(say, "again", made.again)
@@ -105,7 +109,7 @@ def test_what_failed_is_tried_again_by_hand_and_hourly_and_not_by_each_event(sce
 
 def test_who_changes_the_volume_by_hand_is_not_waited_for(scene: Scene) -> None:
     """Members that go are marked all the same; word is left when the lock is free again."""
-    with heal_lock.by_hand():
+    with lock.by_hand():
         assert heal_service.heal_main() == 0
         assert scene.ours == [False] and not scene.word.exists()
     assert scene.word.exists()
@@ -155,9 +159,9 @@ def test_a_volume_that_an_earlier_version_mounted_gets_its_first_mark(marked: bo
     devices = [Live(n, f"uuid-{n}", f"/dev/vd{n}", 1, 0, "ok", None, mark) for n in (1, 2)]
     done: list[str] = []
     monkeypatch.setattr(btrfs, "filesystem_uuid", lambda path: "uuid")
-    monkeypatch.setattr(live, "settled", lambda path: devices)
+    monkeypatch.setattr(in_kernel, "settled", lambda path: devices)
     monkeypatch.setattr(lost, "mark_lost", lambda uuid, found: [])
-    monkeypatch.setattr(live, "begin", lambda path: done.append("begin"))
-    monkeypatch.setattr(live, "level", lambda found: done.append("level"))
+    monkeypatch.setattr(in_kernel, "begin", lambda path: done.append("begin"))
+    monkeypatch.setattr(in_kernel, "level", lambda found: done.append("level"))
     heal_service.Round("/there", Config(), lambda: 0, ours=False, patient=False).look()
     assert done == ["level" if marked else "begin"]

@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from persist.record import replace
-from persist.volume import healstate, live
-from persist.volume.ancestry import Member
-from persist.volume.degraded import Mark
-from persist.volume.healplan import Spare, State, next_step
-from persist.volume.live import Live
-from persist.volume.superblock import Superblock
+from persist.system.superblock import Superblock
+from persist.volume.heal import look
+from persist.volume.heal.plan import Spare, State, next_step
+from persist.volume.members import in_kernel
+from persist.volume.members.ancestry import Member
+from persist.volume.members.in_kernel import Live
+from persist.volume.ondisk.degraded_mark import Mark
 
 FSID = "11111111-2222-4333-8444-555555555555"
 RAID1 = (frozenset({"raid1"}), frozenset({"raid1"}))
 
 
-def device(devid: int, state: live.State = "ok", size: int = 1000) -> Live:
+def device(devid: int, state: in_kernel.State = "ok", size: int = 1000) -> Live:
     return Live(devid, f"uuid{devid}", f"/dev/vd{devid}" if state != "missing" else "", size, 500, state)
 
 
@@ -100,23 +101,23 @@ def _member(generation: int, mark: Mark | None) -> Member:
 def test_who_is_split() -> None:
     first, second = Mark(FSID, 1, "a" * 16), Mark(FSID, 2, "b" * 16, ("a" * 16,))
     other = Mark(FSID, 1, "c" * 16)
-    assert not live.split(_member(9, None), _in_use(9, None)) and not live.split(_member(9, None), _in_use(9, second))
-    assert not live.split(_member(5, first), _in_use(9, second)) and not live.split(_member(5, second), _in_use(9, second))
-    assert live.split(_member(5, None), _in_use(9, None)), "older is not an ancestor"
-    assert live.split(_member(5, other), _in_use(9, second))
-    assert live.split(_member(5, other), _in_use(9, None)), "it was marked where those in use were not there"
-    assert live.split(_member(10, None), _in_use(9, second)), "it has more than those in use"
-    assert live.split(_member(5, first), [replace(device(1), state="lost")]), "nobody is there to compare it with"
+    assert not in_kernel.split(_member(9, None), _in_use(9, None)) and not in_kernel.split(_member(9, None), _in_use(9, second))
+    assert not in_kernel.split(_member(5, first), _in_use(9, second)) and not in_kernel.split(_member(5, second), _in_use(9, second))
+    assert in_kernel.split(_member(5, None), _in_use(9, None)), "older is not an ancestor"
+    assert in_kernel.split(_member(5, other), _in_use(9, second))
+    assert in_kernel.split(_member(5, other), _in_use(9, None)), "it was marked where those in use were not there"
+    assert in_kernel.split(_member(10, None), _in_use(9, second)), "it has more than those in use"
+    assert in_kernel.split(_member(5, first), [replace(device(1), state="lost")]), "nobody is there to compare it with"
 
 
 def test_a_disk_of_this_machine_is_not_wiped_for_a_strangers_sake() -> None:
     """Whatever the marks of a strange disk say: they are data."""
     devices = [*_in_use(9, Mark(FSID, 1, "a" * 16)), replace(device(2), uuid="uuid2", state="missing")]
     old = _member(5, None)
-    assert healstate.stale(devices, [old], lambda m: False) == [old]
-    assert healstate.stale(devices, [old], lambda m: True) == [old]
-    assert healstate.stale(devices, [old], lambda m: m == old) == []
-    assert healstate.stale(devices, [old, Member("/dev/vdy", old.superblock, None)], lambda m: False) == [], "of a disk and its copy neither is"
+    assert look.stale(devices, [old], lambda m: False) == [old]
+    assert look.stale(devices, [old], lambda m: True) == [old]
+    assert look.stale(devices, [old], lambda m: m == old) == []
+    assert look.stale(devices, [old, Member("/dev/vdy", old.superblock, None)], lambda m: False) == [], "of a disk and its copy neither is"
 
 
 def test_a_joined_disk_is_bound_though_another_one_is_gone() -> None:
@@ -128,6 +129,6 @@ def test_a_joined_disk_is_bound_though_another_one_is_gone() -> None:
 def test_head() -> None:
     one = replace(device(1), mark=Mark(FSID, 1, "a" * 16))
     two = replace(device(2), mark=Mark(FSID, 2, "b" * 16, ("a" * 16,)))
-    assert live.head([device(1)]) is None
-    assert live.head([one, two]) == two.mark == live.head([two, one])
-    assert live.head([one, replace(two, state="lost")]) == one.mark
+    assert in_kernel.head([device(1)]) is None
+    assert in_kernel.head([one, two]) == two.mark == in_kernel.head([two, one])
+    assert in_kernel.head([one, replace(two, state="lost")]) == one.mark

@@ -16,10 +16,12 @@ from persist.boot.facts import Facts
 from persist.boot.ini import Problem
 from persist.errors import Refusal
 from persist.record import replace
-from persist.volume import candidates, known, only_volume, search, unreadable
-from persist.volume.find import Ambiguous, Candidate, Decision, Machine, Missing, decide
-from persist.volume.missing import Around, explain
-from persist.volume.unreadable import Unreadable
+from persist.volume.find import candidates, search, unreadable
+from persist.volume.find import remembered as known
+from persist.volume.find.choose import Ambiguous, Candidate, Decision, Machine, Missing, decide
+from persist.volume.find.missing import Around, explain
+from persist.volume.find.unreadable import Unreadable
+from persist.volume.format import only_volume
 
 TOP = Path(__file__).resolve().parents[2]
 U1, U2 = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -253,10 +255,9 @@ ALONE = {
 
 def test_no_code_is_left_out() -> None:
     said: set[str] = set()
-    modules = ("find", "missing", "claims", "only_volume", "claimable", "claim", "joining", "formatset", "header", "layout", "blockdev", "formatting",
-               "partition")
-    for name in modules:
-        for node in ast.walk(ast.parse((TOP / f"persist/volume/{name}.py").read_text())):
+    rooms = ("system", "volume/ondisk", "volume/find", "volume/format")
+    for path in (path for room in rooms for path in (TOP / "persist" / room).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 at = {"Refusal": 0, "Missing": 2}.get(node.func.id, len(node.args))
                 code = node.args[at] if at < len(node.args) else None

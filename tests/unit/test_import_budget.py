@@ -228,15 +228,14 @@ def test_kernel_log(tmp_path: Path, scope: str) -> None:
     assert text.isprintable() and len(text) < 900
 
 
-@pytest.mark.parametrize("module", ["volume.volume_service", "volume.format_service", "volume.heal_service",
-                                    "state.seed_service", "state.bind_service", "state.verify_service"])
+@pytest.mark.parametrize("module", ["volume", "format", "heal", "seed", "bind", "verify"])
 def test_services_load_nothing_heavy(module: str) -> None:
     """What each boot starts, and the journal's part of it: these take longer to load than most of the services have to do."""
     heavy = {"dataclasses", "inspect", "uuid", "hashlib", "logging", "pathlib", "tempfile", "socket", "asyncio", "pyudev", "dbus_next", "argparse",
              "systemd.journal", "systemd.daemon"}
     code = (f"import sys; sys.path[:0] = [{str(TOP)!r}, '/usr/lib/python3/dist-packages']\n"
-            f"import persist.{module}\nfrom persist import log\nlog._of_systemd('journal'), log._of_systemd('daemon')\nprint(*sys.modules)")
+            f"import persist.services.{module}\nfrom persist import log\nlog._of_systemd('journal'), log._of_systemd('daemon')\nprint(*sys.modules)")
     done = subprocess.run([PYTHON, "-IBS", "-c", code], capture_output=True, text=True, check=True)
     found = set(done.stdout.split())
-    assert {f"persist.{module}", "systemd._journal", "systemd._daemon"} <= found
+    assert {f"persist.services.{module}", "systemd._journal", "systemd._daemon"} <= found
     assert not heavy & found

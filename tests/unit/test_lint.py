@@ -19,7 +19,7 @@ SPDX = "SPDX-License-Identifier: LGPL-2.1-or-later"
 # No comments: a licence's own text, formats that are read to the last byte, and Debian's changelog and source format.
 NO_COMMENTS = re.compile(r"(^COPYING$|\.json$|(^|/)(changelog|format)$|^tests/.*/(cases|golden|data)/)")
 # One module each, so that what they do to a machine can be read, and replaced in tests, in one place.
-ONLY_IN = {"subprocess": "persist/run.py", "pyudev": "persist/udev.py", "dbus_next": "persist/bus.py"}
+ONLY_IN = {"subprocess": "persist/system/run.py", "pyudev": "persist/system/udev.py", "dbus_next": "persist/system/systemd_bus.py"}
 # Where packages come from is the business of the machine that runs us: its own lists and settings decide.
 HOSTS = re.compile(
     r"https?://(?!www\.debian\.org/doc/)[\w.-]*(" + "|".join(("debian", "pypi", "python" + "hosted", "ubuntu", "fedora" + "project", "npm" + "js", "crates"))

@@ -13,8 +13,8 @@ import pytest
 from persist import log
 from persist.boot.config import Config
 from persist.errors import PersistError
-from persist.volume import search
-from persist.volume.find import Machine, Missing
+from persist.volume.find import search
+from persist.volume.find.choose import Machine, Missing
 
 
 def test_a_wait_has_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

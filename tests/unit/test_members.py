@@ -8,11 +8,12 @@ import struct
 
 import pytest
 
-from persist.volume import degraded, superblock
-from persist.volume.ancestry import Member
-from persist.volume.degraded import Mark, following
-from persist.volume.members import CLONED, MISSING, NONE, SPLIT, STALE, UNDECIDED, Assembly, assemble, torn
-from persist.volume.superblock import Superblock
+from persist.system import superblock
+from persist.system.superblock import Superblock
+from persist.volume.members.ancestry import Member
+from persist.volume.members.assemble import CLONED, MISSING, NONE, SPLIT, STALE, UNDECIDED, Assembly, assemble, torn
+from persist.volume.ondisk import degraded_mark
+from persist.volume.ondisk.degraded_mark import Mark, following
 
 FSID = "11111111-2222-4333-8444-555555555555"
 
@@ -298,8 +299,8 @@ def test_a_device_that_holds_nothing() -> None:
 def test_a_mark_that_cannot_be_understood_is_not_none() -> None:
     """None would be an ancestor of every mark."""
     sector = WHOLE.replace(b" 1 aaaa", b" 08 aaaa").ljust(512, b"\0")
-    unknown = degraded.of(sector, FSID)
-    assert degraded.parse(sector) is None and unknown is not None and degraded.of(sector, FSID.replace("1", "3")) is None
+    unknown = degraded_mark.of(sector, FSID)
+    assert degraded_mark.parse(sector) is None and unknown is not None and degraded_mark.of(sector, FSID.replace("1", "3")) is None
     a = assemble([member(1, 100, unknown), member(2, 200, mark("a"))])
     assert a.use == () and codes(a) == [UNDECIDED]
     assert shown(assemble([member(1, 100, unknown), member(2, 100, unknown)])) == ("ab", 0, "", "")
@@ -313,14 +314,14 @@ def test_whole_boots_do_not_push_out_what_a_disk_in_a_drawer_needs() -> None:
     now = following(FSID, both, 60)
     for generation in range(70, 2000, 10):
         now = following(FSID, now, generation, whole=True)
-    assert len(now.earlier) < 6 and degraded.parse(now.encode()) == now
+    assert len(now.earlier) < 6 and degraded_mark.parse(now.encode()) == now
     assert shown(assemble([member(1, 2000, now), member(2, 2000, now), away])) == ("ab", 0, "x", "")
 
 
 def test_counters_have_an_end() -> None:
-    m = Mark(FSID, degraded.COUNTER_MAX, "a" * 16, ("b" * 16,))
-    after = following(FSID, degraded.parse(m.encode()), 100)
-    assert after.counter == degraded.COUNTER_MAX and degraded.parse(after.encode()) == after and after.earlier == ("a" * 16, "b" * 16)
+    m = Mark(FSID, degraded_mark.COUNTER_MAX, "a" * 16, ("b" * 16,))
+    after = following(FSID, degraded_mark.parse(m.encode()), 100)
+    assert after.counter == degraded_mark.COUNTER_MAX and degraded_mark.parse(after.encode()) == after and after.earlier == ("a" * 16, "b" * 16)
 
 
 def test_mark_round_trip() -> None:
@@ -329,7 +330,7 @@ def test_mark_round_trip() -> None:
     assert first.counter == 1 and second.counter == 2 and second.earlier == (first.id,) and second.id != first.id
     for m in (first, second):
         data = m.encode()
-        assert len(data) == degraded.LENGTH and degraded.parse(data) == m
+        assert len(data) == degraded_mark.LENGTH and degraded_mark.parse(data) == m
     assert second.encode().startswith(f"persist-degraded 1 {FSID} 2 {second.id},{first.id}\n\0".encode())
 
 
@@ -339,7 +340,7 @@ def test_mark_forgets_the_oldest() -> None:
         m = following(FSID, m, generation)
     assert m is not None
     data = m.encode()
-    found = degraded.parse(data)
+    found = degraded_mark.parse(data)
     assert len(data) == 512 and data.count(b"\n") == 1 and found is not None and found.counter == 60
     assert len(found.earlier) > 20 and found.earlier == m.earlier[: len(found.earlier)]
 
@@ -349,7 +350,7 @@ def test_a_bound_disk_out_of_a_drawer_is_not_used_once_its_id_was_forgotten() ->
     both = following(FSID, None, 50, whole=True)
     now: Mark | None = both
     for generation in range(60, 360, 10):
-        now = degraded.parse(following(FSID, now, generation).encode())
+        now = degraded_mark.parse(following(FSID, now, generation).encode())
         a = assemble([member(1, generation + 5, now), member(2, 60, both)], lambda m: m.node == "/dev/vdb")
         assert names(a.use) == "a" and a.absent == 1 and names((*a.stale, *a.split)) == "b"
 
@@ -382,7 +383,7 @@ WHOLE = b"persist-degraded 1 " + FSID.encode() + b" 1 " + b"a" * 16 + b"\n"
     b"", bytes(512), WHOLE.replace(b"ed 1", b"ed 2"), WHOLE.replace(b"aa\n", b"a\n"), WHOLE.replace(b" 1 aa", b" 01 aa"),
     WHOLE.replace(b" 1 aa", b" 1000000000 aa"), WHOLE + b"more", WHOLE[:-1]])
 def test_no_mark(data: bytes) -> None:
-    assert degraded.parse(data) is None
+    assert degraded_mark.parse(data) is None
 
 
 def _block(**changes: bytes) -> bytes:

@@ -15,12 +15,15 @@ from typing import NamedTuple
 
 import pytest
 
-from persist.volume import degraded, healstate, live, members
-from persist.volume.ancestry import Member
-from persist.volume.degraded import Mark
-from persist.volume.live import Live
-from persist.volume.members import Assembly, assemble, torn
-from persist.volume.superblock import Superblock
+from persist.system.superblock import Superblock
+from persist.volume.heal import look
+from persist.volume.members import assemble as members
+from persist.volume.members import in_kernel
+from persist.volume.members.ancestry import Member
+from persist.volume.members.assemble import Assembly, assemble, torn
+from persist.volume.members.in_kernel import Live
+from persist.volume.ondisk import degraded_mark
+from persist.volume.ondisk.degraded_mark import Mark
 
 FSID = "11111111-2222-4333-8444-555555555555"
 LOG = 4096  # the same for all logs: nothing may hang on telling one from the other
@@ -88,10 +91,10 @@ def left(world: World) -> list[int]:
 
 
 def marked(world: World, which: list[int], *, whole: bool, only: int = 99, mounted: bool = False) -> World:
-    """As mount.py marks, and lost.py what is ``mounted``; ``only`` so many of them before a cut."""
+    """As mount/btrfs_mount.py marks, and lost.py what is ``mounted``; ``only`` so many of them before a cut."""
     newest = max((world.disks[n] for n in which), key=lambda d: (d.generation, d.log))
-    mark = degraded.following(FSID, members._head([member(world, n) for n in which]), newest.generation, newest.log, whole=whole, mounted=mounted)
-    known = degraded.parse(Mark(FSID, mark.counter, f"{world.clock:06x}{mark.id[6:]}", mark.earlier).encode())
+    mark = degraded_mark.following(FSID, members._head([member(world, n) for n in which]), newest.generation, newest.log, whole=whole, mounted=mounted)
+    known = degraded_mark.parse(Mark(FSID, mark.counter, f"{world.clock:06x}{mark.id[6:]}", mark.earlier).encode())
     order = [number_of(m) for m in members.newest_first([member(world, n) for n in which])]
     return change(world, order[:only], mark=known)._replace(clock=world.clock + 1)
 
@@ -191,15 +194,15 @@ def heal(world: World) -> World:
     outside = [member(world, n) for n in sorted(world.here) if n not in inside]
     bound = lambda m: world.disks[number_of(m)].bound  # noqa: E731
     source = world.disks[inside[0]]
-    for m in healstate.stale(devices, outside, bound):
+    for m in look.stale(devices, outside, bound):
         n = number_of(m)
-        if live.split(m, devices):
+        if in_kernel.split(m, devices):
             raise Lost(f"{m.node} would be wiped and may hold more")
         if not synced(world.disks[n]) <= source.held:
             raise Lost(f"{m.node} is wiped and holds what no other has")
         if world.disks[n].bound and not any(world.disks[i].bound for i in inside):
             raise Lost(f"{m.node} is this machine's, and wiped for a stranger's sake")
-        world = change(world, [n], held=source.held, generation=source.generation, log=source.log, mark=live.head(devices), total=source.total)
+        world = change(world, [n], held=source.held, generation=source.generation, log=source.log, mark=in_kernel.head(devices), total=source.total)
         world = world._replace(used=tuple(sorted({i for i in world.used if world.disks[i].devid != m.superblock.devid} | {n})), gone=world.gone - {n})
     now = left(world)
     if len({world.disks[n].devid for n in now}) == source.total:

@@ -11,10 +11,12 @@ from persist.boot.config import Config
 from persist.boot.facts import Facts
 from persist.cli import status, volume
 from persist.record import as_dict
-from persist.state.volume_reasons import read_volume
-from persist.volume import btrfs, kept, outcome
-from persist.volume.find import Candidate, Found, Machine, decide
-from persist.volume.mountinfo import Mount
+from persist.system import btrfs
+from persist.system.mountinfo import Mount
+from persist.verdict.volume_reasons import read_volume
+from persist.volume import outcome
+from persist.volume.find.choose import Candidate, Found, Machine, decide
+from persist.volume.mount import taken_over
 from persist.volume.outcome import Outcome
 
 U1, U2 = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -63,11 +65,11 @@ def test_record(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("before", [False, True])
 def test_what_the_initrd_mounted(before: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Said once, by the run that looks; kept by a second one."""
-    monkeypatch.setattr(kept, "from_database", lambda: [ONE, TWO])
+    monkeypatch.setattr(taken_over, "from_database", lambda: [ONE, TWO])
     monkeypatch.setattr(btrfs, "mounted_uuid", lambda path: U1)
     monkeypatch.setattr(outcome, "read", lambda: Outcome(kind="btrfs", uuid=U1, others=OTHERS) if before else None)
     result = Outcome()
     at = Mount(1, 1, "0:40", "/@persist-state", "/run/persist/volume", "rw", "btrfs", "/dev/vdb2", "rw")
-    kept.keep(Config(), Facts(), Machine(bound=lambda c: c is ONE), result, at)
+    taken_over.keep(Config(), Facts(), Machine(bound=lambda c: c is ONE), result, at)
     assert (result.others, result.reason) == (OTHERS, "")
     assert capsys.readouterr().err.count("could be a state volume, too") == (not before)

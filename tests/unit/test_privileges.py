@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from persist.state import privileges
+from persist.foresee import privileges
 from tests.unit.test_foresee import Machine
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes need root")

@@ -9,10 +9,11 @@ import pytest
 
 from persist.boot.config import Config
 from persist.errors import Refusal
-from persist.volume import binding, degraded, header, known
-from persist.volume.binding import Binding
-from persist.volume.claim import write_claims
-from persist.volume.degraded import Mark
+from persist.volume.find import remembered
+from persist.volume.format.write_claim import write_claims
+from persist.volume.ondisk import binding, degraded_mark, header
+from persist.volume.ondisk.binding import Binding
+from persist.volume.ondisk.degraded_mark import Mark
 
 VOLUME = "11111111-2222-4333-8444-555555555555"
 DISK = "99999999-8888-4777-8666-555555555555"
@@ -56,14 +57,14 @@ def test_degraded_mark_goes_on_for_ever(counter: int) -> None:
     mark = Mark(VOLUME, counter, "a" * 16, tuple(f"{n:016x}" for n in range(40)))
     for generation in (1, (1 << 32) - 1, 1 << 40):
         for _ in range(3):
-            read = degraded.of(mark.encode(), VOLUME)
+            read = degraded_mark.of(mark.encode(), VOLUME)
             assert read is not None and (read.id, read.counter) == (mark.id, mark.counter)
-            mark = degraded.following(VOLUME, read, generation, 0, whole=False)
+            mark = degraded_mark.following(VOLUME, read, generation, 0, whole=False)
             assert mark.counter >= counter
 
 
 def test_known_volume(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "ROOT", str(tmp_path))
+    monkeypatch.setattr(remembered, "ROOT", str(tmp_path))
     for uuid in (VOLUME, VOLUME.upper().replace("1", "a")):
-        known.note(uuid)
-        assert known.read() == uuid.lower(), uuid
+        remembered.note(uuid)
+        assert remembered.read() == uuid.lower(), uuid

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from persist.boot.facts import Facts
-from persist.state import reload_service
-from persist.state.reload_service import target
+from persist.services import reload as reload_service
+from persist.services.reload import target
 
 
 @pytest.mark.parametrize(("cmdline", "expected"), [

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from persist.errors import CommandError
+from persist.system.mountinfo import Mount
 from persist.volume import root_kept
-from persist.volume.mountinfo import Mount
 from persist.volume.root_kept import Root
 
 

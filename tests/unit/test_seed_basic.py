@@ -14,9 +14,9 @@ import pytest
 
 from persist.boot.paths import escape
 from persist.errors import PersistError
-from persist.state import machine_id
-from persist.state.safepath import Dir, LinkRefused
-from persist.state.seed import Result, Roots, image_version, seed
+from persist.seed import machine_id
+from persist.seed.seed import Result, Roots, image_version, seed
+from persist.system.safepath import Dir, LinkRefused
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners of files need root")
 ID, OTHER = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"

@@ -14,7 +14,7 @@ import pytest
 
 from persist.errors import PersistError
 from persist.record import replace
-from persist.state.seed_store import STEPS
+from persist.seed.store import STEPS
 
 from .test_seed_basic import ID, Rig
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from persist.boot import paths
+from persist.entries import stores
 from persist.errors import PersistError
-from persist.state import stores
-from persist.state.safepath import Dir
+from persist.system.safepath import Dir
 
 from .test_seed_basic import Rig
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from persist import run as runner
 from persist.errors import CommandError, PersistError
-from persist.state import seed as seeding
-from persist.state import tree
+from persist.seed import seed as seeding
+from persist.seed import tree
+from persist.system import run as runner
 from tests.unit.test_seed_basic import Rig
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners of files need root")

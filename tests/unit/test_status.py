@@ -10,9 +10,9 @@ import pytest
 from persist.cli import status
 from persist.cli.main import main
 from persist.record import as_dict
-from persist.state import verdict as v
-from persist.state.entry_state import EntryState
-from persist.volume import manage
+from persist.verdict import judge as v
+from persist.verdict.entry_state import EntryState
+from persist.volume.heal import by_hand
 from persist.volume.outcome import Outcome
 
 OTHER = {"device": "/dev/vdz1", "uuid": "22222222-2222-4222-8222-222222222222"}
@@ -45,7 +45,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], f
 def test_disks_space_and_scrub_come_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], profile: str,
                                           members: tuple[dict[str, Any], ...], said: str) -> None:
     """A mirror looked like one disk."""
-    monkeypatch.setattr(manage, "describe", lambda: described(profile, *members))
+    monkeypatch.setattr(by_hand, "describe", lambda: described(profile, *members))
     volume = as_dict(Outcome(kind="btrfs", device="/dev/vda2", uuid="u"))
     lines = shown(monkeypatch, capsys, v.Verdict(v.ONLINE, volume, [EntryState("/srv", "bind", "mounted", "/usr/lib/persist.d/a.conf:2")]))
     assert lines[:5] == ["Verdict: online", " Volume: btrfs /dev/vda2 u, writable", f"  Disks: {said}", "  Space: 900 MiB of 1000 MiB free",
@@ -62,7 +62,7 @@ def test_what_is_mounted_from_memory_is_not_called_mounted(monkeypatch: pytest.M
 
 
 def test_another_volume_is_in_status_and_in_volume_show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(manage, "describe", lambda: described("single", member(1, "/dev/vda2")))
+    monkeypatch.setattr(by_hand, "describe", lambda: described("single", member(1, "/dev/vda2")))
     volume = as_dict(Outcome(kind="btrfs", device="/dev/vda2", uuid="u", others=[OTHER]))
     assert f" Beside: {OTHER['device']} (UUID={OTHER['uuid']}) could be a state volume, too, and is left alone" in shown(
         monkeypatch, capsys, v.Verdict(v.ONLINE, volume))

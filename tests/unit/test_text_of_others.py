@@ -13,10 +13,11 @@ from persist.boot import config, ini, paths, registry, settings
 from persist.boot.facts import option
 from persist.boot.ini import Problem
 from persist.errors import CommandError
-from persist.run import run
-from persist.state import machine_id, seed_entry
-from persist.state.copy import _changed
-from persist.volume import blockdev, lost, mountinfo
+from persist.seed import machine_id, request
+from persist.seed.copy import _changed
+from persist.system import blockdev, mountinfo
+from persist.system.run import run
+from persist.volume.members import lost
 
 TOP = Path(__file__).resolve().parents[2]
 # What str.splitlines() takes for the end of a line beside the newline, and what universal newlines do.
@@ -63,7 +64,7 @@ def test_a_label_that_looks_like_another_property(monkeypatch: pytest.MonkeyPatc
 def test_os_release(tmp_path: Path, c: str) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/os-release").write_bytes(f'NAME="a{c}IMAGE_VERSION=forged"\nVERSION_ID=12\n'.encode())
-    assert seed_entry.image_version(str(tmp_path)) == "12"
+    assert request.image_version(str(tmp_path)) == "12"
 
 
 @pytest.mark.parametrize("c", ENDS)

@@ -14,8 +14,9 @@ import pytest
 
 from persist.boot import paths
 from persist.boot.units import BACKLIGHT, BIND_SERVICE, BIND_UNIT, EARLY_USERS, OUR_TEMPLATES, OURS
-from persist.state import say
-from persist.volume import claims, outcome
+from persist.verdict import say
+from persist.volume import outcome
+from persist.volume.format import claims
 
 TOP = Path(__file__).resolve().parents[2]
 UNITS = sorted(p for p in (TOP / "units").iterdir() if p.suffix in (".service", ".target", ".timer", ".path"))

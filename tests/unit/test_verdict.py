@@ -15,15 +15,15 @@ import pytest
 
 from persist.boot.load import load
 from persist.boot.paths import IMAGE, MOUNT_ENTRIES, STALE, STORE, VOLUME, escape, overlay_option
+from persist.entries.stores import NOT_SEEDED
 from persist.record import as_dict, replace
-from persist.state import verdict as v
-from persist.state.look import Fragment
-from persist.state.stores import NOT_SEEDED
+from persist.system.mountinfo import MEMORY, Mount, parse
+from persist.verdict import judge as v
+from persist.verdict.look import Fragment
 from persist.volume import root_kept
-from persist.volume.mountinfo import MEMORY, Mount, parse
+from persist.volume.mount.writable import Obstacle, of_mount
 from persist.volume.outcome import Outcome
 from persist.volume.root_kept import Root
-from persist.volume.writable import Obstacle, of_mount
 
 VOLUME_MOUNT = Mount(20, 1, "0:30", "/@persist-state", VOLUME, "rw,nosuid,nodev,noatime", "btrfs", "/dev/vda2", "rw,subvol=/@persist-state")
 ROOT = Mount(1, 0, "254:0", "/", "/", "ro,relatime", "ext4", "/dev/vdb", "ro")

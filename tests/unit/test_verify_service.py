@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from persist import files, log
+from persist import log
 from persist.boot.ini import ERROR, NOTICE, Problem
 from persist.boot.load import Loaded, load
 from persist.errors import CommandError, PersistError
-from persist.lock import held
 from persist.messages import MESSAGE_IDS
-from persist.state import say as service
-from persist.state import verdict as v
+from persist.system import files
+from persist.system.lock import held
+from persist.verdict import judge as v
+from persist.verdict import say as service
 from persist.volume import outcome
 
 HOSTILE = "/srv/a\x1b[2J\\n\udcff\u202e"

@@ -7,11 +7,11 @@ import pytest
 
 from persist.boot.config import Config
 from persist.record import replace
-from persist.volume.ancestry import Member
-from persist.volume.candidates import decode
-from persist.volume.degraded import Mark
-from persist.volume.find import Ambiguous, Candidate, Decision, Found, Machine, Missing, Untrusted, decide
-from persist.volume.superblock import Superblock
+from persist.system.superblock import Superblock
+from persist.volume.find.candidates import decode
+from persist.volume.find.choose import Ambiguous, Candidate, Decision, Found, Machine, Missing, Untrusted, decide
+from persist.volume.members.ancestry import Member
+from persist.volume.ondisk.degraded_mark import Mark
 
 U1, U2 = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 ONE = Candidate("/dev/vdb2", "254:18", "254:16", U1, "s1", "persist-data", "p1", "persist-data")

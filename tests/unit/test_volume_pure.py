@@ -9,8 +9,12 @@ import pytest
 
 from persist.boot.config import DEFAULT_HEADER
 from persist.errors import Refusal
-from persist.volume import claimable, header, ids, layout, mountinfo, store, trust
-from persist.volume.header import Claim, Mark
+from persist.system import mountinfo
+from persist.system import uuids as ids
+from persist.volume.find import trust
+from persist.volume.format import may_format
+from persist.volume.ondisk import header, partition_table, store
+from persist.volume.ondisk.header import Claim, Mark
 
 ID = "6a1e0b54-9a3a-4f0e-8a51-2f8f2d6f6b10"
 WORDS = [DEFAULT_HEADER, "lightwhale-please-format-me"]
@@ -84,18 +88,18 @@ def test_mark(swap: int) -> None:
     (4096, 1024, 1, 1),
 ])
 def test_swap_size(disk: int, memory: int, configured: int | None, size: int) -> None:
-    assert layout.swap_size(disk, memory, configured) == size
+    assert partition_table.swap_size(disk, memory, configured) == size
 
 
 def test_swap_size_that_does_not_fit() -> None:
     with pytest.raises(Refusal, match="leaves no room"):
-        layout.swap_size(300, 1024, 128 << 20)
+        partition_table.swap_size(300, 1024, 128 << 20)
 
 
 @pytest.mark.parametrize("disk", [256, 300, 4096, 1 << 24])
 @pytest.mark.parametrize("swap", [0, 40])
 def test_parts_fill_the_disk(disk: int, swap: int) -> None:
-    parts = layout.parts(Mark(ID, swap), disk)
+    parts = partition_table.parts(Mark(ID, swap), disk)
     assert [p.name for p in parts] == (["persist-swap"] if swap else []) + ["persist-data"]
     at = 1
     for part in parts:
@@ -106,7 +110,7 @@ def test_parts_fill_the_disk(disk: int, swap: int) -> None:
 
 def test_script() -> None:
     mark = Mark(ID, 128)
-    assert layout.script(mark, 4096) == (
+    assert partition_table.script(mark, 4096) == (
         f"label: gpt\nlabel-id: {ID}\n"
         f"start=1MiB, size=128MiB, type=0657FD6D-A4AB-43C4-84E5-0933C84B4F4F, uuid={mark.swap_id}, name=persist-swap\n"
         f"start=129MiB, size=3966MiB, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid={mark.data_id}, name=persist-data\n")
@@ -114,32 +118,32 @@ def test_script() -> None:
 
 @pytest.mark.parametrize(("size", "reserve"), [(254, 16), (1023, 64), (1024, 64), (1 << 20, 64)])
 def test_reserve(size: int, reserve: int) -> None:
-    assert size - layout.filesystem_bytes(size << 20) // layout.MIB == reserve
+    assert size - partition_table.filesystem_bytes(size << 20) // partition_table.MIB == reserve
 
 
 def table(mark: Mark, **change: Any) -> dict[str, Any]:
-    parts = [{"type": p.type, "uuid": p.id.upper(), "name": p.name} for p in layout.parts(mark, 4096)]
+    parts = [{"type": p.type, "uuid": p.id.upper(), "name": p.name} for p in partition_table.parts(mark, 4096)]
     return {"label": "gpt", "id": str(mark.disk_id).upper(), "partitions": parts} | change
 
 
 @pytest.mark.parametrize("swap", [0, 128])
 def test_table_is_ours(swap: int) -> None:
     mark = Mark(ID, swap)
-    assert claimable.judge_table(table(mark), mark, "/dev/x")
+    assert may_format.judge_table(table(mark), mark, "/dev/x")
 
 
 def test_torn_table() -> None:
     mark = Mark(ID, 128)
-    assert not claimable.judge_table(None, mark, "/dev/x")
-    assert not claimable.judge_table({"label": "dos", "id": "0x00000000", "partitions": [{"type": "ee"}]}, mark, "/dev/x")
-    assert not claimable.judge_table(table(mark, partitions=[]), mark, "/dev/x")
-    assert not claimable.judge_table(table(mark, partitions=table(mark)["partitions"][:1]), mark, "/dev/x")
+    assert not may_format.judge_table(None, mark, "/dev/x")
+    assert not may_format.judge_table({"label": "dos", "id": "0x00000000", "partitions": [{"type": "ee"}]}, mark, "/dev/x")
+    assert not may_format.judge_table(table(mark, partitions=[]), mark, "/dev/x")
+    assert not may_format.judge_table(table(mark, partitions=table(mark)["partitions"][:1]), mark, "/dev/x")
 
 
 def foreign() -> list[dict[str, Any]]:
     mark = Mark(ID, 128)
     tables = [table(mark, id=ids.new()), table(mark, label="dos"), table(mark, id=None), {"label": "dos", "partitions": [{"type": "83"}]},
-              table(mark, partitions=table(mark)["partitions"] + [{"name": "mine", "uuid": str(ID), "type": layout.DATA_TYPE}])]
+              table(mark, partitions=table(mark)["partitions"] + [{"name": "mine", "uuid": str(ID), "type": partition_table.DATA_TYPE}])]
     for key in ("type", "uuid", "name"):
         other = table(mark)
         other["partitions"][1][key] = str(ID)
@@ -152,7 +156,7 @@ def foreign() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("found", foreign())
 def test_strangers_table(found: dict[str, Any]) -> None:
     with pytest.raises(Refusal) as caught:
-        claimable.judge_table(found, Mark(ID, 128), "/dev/x")
+        may_format.judge_table(found, Mark(ID, 128), "/dev/x")
     assert caught.value.code == "foreign-table"
 
 

@@ -14,11 +14,16 @@ from typing import Any
 import pytest
 
 from persist.boot.config import Config
+from persist.entries import bind
 from persist.errors import PersistError
-from persist.state import bind_entries
-from persist.volume import missing, mountinfo, native, outcome, root_kept, search, store, strange, volume_service
-from persist.volume.find import Found, Machine, Missing
-from persist.volume.mountinfo import Mount
+from persist.services import volume as volume_service
+from persist.system import mountinfo
+from persist.system.mountinfo import Mount
+from persist.volume import outcome, root_kept
+from persist.volume.find import missing, search
+from persist.volume.find.choose import Found, Machine, Missing
+from persist.volume.mount import native, strange
+from persist.volume.ondisk import store
 from persist.volume.outcome import Outcome
 
 
@@ -85,7 +90,7 @@ def test_binds_are_held_where_the_unexpected_cost_the_volume(expected: bool, mon
     monkeypatch.setattr(mountinfo, "at", lambda path: None)
     monkeypatch.setattr(root_kept, "look", lambda: root_kept.Root("/", False, ""))
     monkeypatch.setattr(volume_service, "load", lambda *args: "loaded")
-    monkeypatch.setattr(bind_entries, "hold_stale", hold)
+    monkeypatch.setattr(bind, "hold_stale", hold)
     result = Outcome(expected=expected)
     volume_service._rescue(result, OSError(errno.EIO, "Input/output error"))
     assert held == (["loaded"] if expected else []) and result.kind == "none"

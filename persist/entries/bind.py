@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bind entries, mounted without a unit of their own: by persist-volume.service what is seeded, by persist-bind@.service the rest.
+
+The kernel's mount is made from open descriptors, each component opened by itself without following a link: whoever owns a directory
+on the volume, or above the path, could have put one there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+
+from persist.boot import paths
+from persist.boot.facts import above
+from persist.boot.load import Loaded
+from persist.boot.plan import Planned
+from persist.boot.units import lower, overlay_options
+from persist.entries import stores
+from persist.errors import PersistError
+from persist.system import mountinfo, newmount
+from persist.system.files import write_atomically
+from persist.system.safepath import Dir
+
+# Where generators and others put units that systemd ships none of: what mounts a path above an entry need not be in fstab.
+_UNITS = ("/run/systemd/generator", "/run/systemd/generator.early", "/run/systemd/generator.late", "/run/systemd/transient")
+
+
+def _error(planned: Planned, message_id: str, message: str, hint: str = "") -> PersistError:
+    return PersistError(message, hint=hint, message_id=message_id, PERSIST_PATH=planned.path, PERSIST_METHOD=planned.entry.method,
+                        PERSIST_SOURCE=planned.entry.source)
+
+
+def failure(planned: Planned, error: PersistError | OSError, what: str = "cannot be mounted from the state volume") -> PersistError:
+    """What to log about an entry that failed."""
+    if isinstance(error, PersistError):
+        return _error(planned, "ENTRY_FAILED", f"'{planned.path}' {what}: {error.message}", error.hint)
+    return _error(planned, "ENTRY_FAILED", f"'{planned.path}' {what}: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}.")
+
+
+def _kind(fd: int) -> str:
+    mode = os.fstat(fd).st_mode
+    return "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "symbolic link" if stat.S_ISLNK(mode) else "device or pipe"
+
+
+def _target(planned: Planned, kind: str) -> int:
+    """A descriptor of what an entry is mounted on, made where it is missing. Raises PersistError and OSError."""
+    with Dir.at("/") as live:
+        fd = live.node(planned.path)
+        if fd is None:
+            from persist.seed.live_path import LivePath  # rare, and heavy
+
+            LivePath(planned.path, live, paths.VOLUME, ()).mount_point(kind)
+            fd = live.node(planned.path)
+    if fd is None:
+        raise PersistError("it was removed again.")
+    there = _kind(fd)
+    if there != kind:
+        os.close(fd)
+        raise PersistError(f"the path is a {there}, and on the volume it is a {kind}.", hint="Move away what is at the path.")
+    return fd
+
+
+def mount_bind(planned: Planned) -> None:
+    """Mount the volume's content on a bind entry, unless that is done. Raises PersistError and OSError."""
+    with Dir.at(paths.VOLUME) as volume:
+        source = volume.node(planned.path)
+    if source is None:
+        raise PersistError(f"{paths.VOLUME}{planned.path} does not exist any more.", hint="Restore it, or remove its marker to seed the path again.")
+    try:
+        kind = _kind(source)
+        if kind not in ("directory", "file"):
+            raise PersistError(f"{paths.VOLUME}{planned.path} is a {kind}.", hint="Look at where it comes from.")
+        target = _target(planned, kind)
+        try:
+            if not os.path.samestat(os.fstat(source), os.fstat(target)):
+                newmount.attach(source, target, options=planned.entry.options)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+
+
+def _mount_overlay(planned: Planned, loaded: Loaded) -> bool:
+    """Mount an overlay entry, which was looked at, as its unit would. False where the unit's other conditions do not hold.
+
+    Raises PersistError and OSError.
+    """
+    read_only = loaded.plan.read_only
+    needed = [lower(planned, loaded.plan.fstab)] + ([f"{paths.BELOW}/{planned.name}"] if read_only else [])
+    if not all(map(os.path.isdir, needed)):
+        return False
+    target = _target(planned, "directory")
+    try:
+        newmount.overlay(target, overlay_options(planned, loaded.plan.fstab, read_only), planned.entry.options)
+    finally:
+        os.close(target)
+    return True
+
+
+class _Places:
+    """What is mounted where, and what is going to be: looked up once."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.at = {m.mount_point: m for m in mountinfo.mounts()}
+        self.entries = {p.path: p for p in loaded.plan.entries}
+        volume = self.at.get(paths.VOLUME)
+        self.writable = volume is not None and not volume.read_only
+        self.persistent = volume is not None and volume.fstype != "tmpfs"
+
+    def later(self, path: str) -> str:
+        """The nearest place above a path that a unit of somebody else is yet going to mount, '' for none."""
+        fstab, shipped = self.loaded.plan.fstab, self.loaded.facts.shipped
+        for parent in paths.parents(path):
+            if parent in self.entries or parent in self.at:
+                continue
+            unit = f"{paths.escape(parent)}.mount"
+            if parent in fstab or shipped.get(unit, "").endswith(" mounts it") or any(os.path.exists(f"{d}/{unit}") for d in _UNITS):
+                return parent
+        return ""
+
+
+def _needed(entries: Iterable[Planned]) -> set[str]:
+    """The paths of bind entries and of the entries above them."""
+    every = list(entries)
+    by_path = {p.path: p for p in every}
+    found = set()
+    for planned in every:
+        if planned.entry.method == "bind":
+            path = planned.path
+            while path and path not in found:
+                found.add(path)
+                path = by_path[path].parent
+    return found
+
+
+def _place(planned: Planned, places: _Places) -> bool:
+    """Bring one entry into place. False where it is not its time, or not for us. Raises PersistError and OSError."""
+    method, path = planned.entry.method, planned.path
+    if planned.mounted_early or method == "tmpfs":
+        return path in places.at
+    if above(path, places.loaded.plan.fstab) or places.later(path) or not stores.flag(planned.name):
+        return False
+    if planned.entry.required != "no" and not places.persistent:
+        return False
+    if method == "bind":
+        mount_bind(planned)
+        return True
+    # One that is there: of an earlier run, or somebody else's, which the verdict says.
+    return method == "overlay" and (path in places.at or _mount_overlay(planned, places.loaded))
+
+
+def note_stores(loaded: Loaded, methods: Iterable[str] = stores.METHODS) -> list[PersistError]:
+    """Look at the places on the volume of all entries that are seeded, those too that the initrd has mounted, and write their flags.
+
+    For persist-volume.service, before anything is mounted from there: the units of entries have a condition on their flag. An entry whose
+    place is not as it should be has no flag and is in the result. Raises OSError.
+    """
+    problems: list[PersistError] = []
+    if not os.path.isdir(paths.VOLUME):
+        return problems
+    with Dir.at(paths.VOLUME) as volume:
+        for planned in loaded.plan.entries:
+            if planned.entry.method not in methods:
+                continue
+            try:
+                if stores.seeded(volume, planned.name):
+                    stores.note(volume, planned.path, planned.name, planned.entry.method)
+            except (PersistError, OSError) as e:
+                problems.append(failure(planned, e, "is not used as it is on the state volume"))
+    return problems
+
+
+def mount_seeded(loaded: Loaded) -> list[PersistError]:
+    """Look at the places of all seeded entries; mount the binds among them that lie on the root filesystem or below entries there, and the overlays above.
+
+    For persist-volume.service, once the volume is there. What has its time later (it is not seeded, or below a mount of fstab) is left to
+    its unit. An entry that fails costs that entry and those below it: it is in the result. Raises OSError where /proc is not mounted.
+    """
+    problems = note_stores(loaded)
+    needed = _needed(loaded.plan.entries)
+    if not needed:
+        return problems
+    places = _Places(loaded)
+    if not places.writable:
+        return problems
+    ok: dict[str, bool] = {"": True}
+    for planned in loaded.plan.entries:  # parents first
+        if planned.path not in needed:
+            continue
+        ok[planned.path] = False
+        if not ok[planned.parent]:
+            continue
+        try:
+            ok[planned.path] = _place(planned, places)
+        except (PersistError, OSError) as e:
+            problems.append(failure(planned, e))
+    return problems
+
+
+def hold(planned: Planned) -> PersistError | None:
+    """Make one bind entry read-only where it is. None where there is nothing to hold, or it is held. Raises PersistError and OSError."""
+    with Dir.at("/") as live:
+        fd = live.node(planned.path)
+    if fd is None:
+        return None
+    try:
+        if _kind(fd) not in ("directory", "file"):
+            raise PersistError(f"it is a {_kind(fd)}.")
+        if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+            return None
+        # What is mounted below stays in sight, and as it is.
+        newmount.attach(fd, fd, read_only=True, recursive=True)
+    finally:
+        os.close(fd)
+    return _error(planned, "ENTRY_STALE", f"'{planned.path}' is read-only on this boot: the state volume that keeps it is away or takes no writes, and "
+                  "what was written here now would be out of sight when it is back.",
+                  f"Attach the disk of the volume, or say Stale=allow ({planned.entry.source}).")
+
+
+def hold_stale(loaded: Loaded) -> list[PersistError]:
+    """Hold each bind entry with Stale=ro read-only, on a writable root that has known a volume and boots without it, or with one that takes no writes.
+
+    The result is what to log: each entry that is held, and each that could not be. Entries below a mount of fstab are held by
+    persist-bind@.service, after that mount; it looks for /run/persist/stale. Raises OSError.
+    """
+    write_atomically(paths.STALE, "")
+    places = _Places(loaded)
+    said = []
+    for planned in loaded.plan.entries:
+        if planned.entry.method != "bind" or planned.entry.stale != "ro" or above(planned.path, loaded.plan.fstab):
+            continue
+        try:
+            later = places.later(planned.path)
+            if later:
+                raise PersistError(f"{later} is mounted only later.", hint="Mount it by fstab.")
+            held = hold(planned)
+        except (PersistError, OSError) as e:
+            held = failure(planned, e, "cannot be held read-only while the state volume is away")
+        if held is not None:
+            said.append(held)
+    return said

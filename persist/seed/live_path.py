@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The live system's side of an entry: its mount point, or the symbolic link that takes its place."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from persist.errors import PersistError
+from persist.log import notify_status
+from persist.seed.copy import Source, copy
+from persist.seed.store import Store, step
+from persist.system.safepath import Dir, rename_noreplace, split
+
+ASIDE = ".persist-orig"
+
+
+class LivePath:
+    """The path of an entry as the live system has it. ``links`` and ``mounts`` are names of the volume."""
+
+    def __init__(self, path: str, live: Dir, links: str, mounts: tuple[str, ...], otherwise: str = "") -> None:
+        self.path = path
+        self.otherwise = otherwise or ", or keep one of its parents by Method=overlay"
+        self.live = live
+        self.name = split(path)[-1]
+        self.target = links + path
+        self.targets = {self.target} | {mount + path for mount in mounts}
+
+    # ---------------------------------------------------------------------------------------------------- mount point
+
+    def check_mount_point(self, kind: str) -> None:
+        """Raise PersistError now, before anything is copied, when mount_point() is going to."""
+        here = Dir(os.dup(self.live.fd), self.live.name)
+        try:
+            for part in split(self.path)[:-1]:
+                if here.lstat(part) is None:
+                    break
+                deeper = here.sub(part)
+                here.close()
+                here = deeper
+            else:
+                part = self.name
+                if self._usable(here, kind):
+                    return
+            if here.read_only():
+                raise self._cannot(here.path(part), OSError(errno.EROFS, os.strerror(errno.EROFS)))
+        finally:
+            here.close()
+
+    def mount_point(self, kind: str) -> None:
+        """Make a directory or file to mount on, with parents, where there is none.
+
+        Raises PersistError when something else is there, or nothing can be made.
+        """
+        with self._parent() as parent:
+            if not self._usable(parent, kind):
+                try:
+                    if kind == "directory":
+                        os.mkdir(self.name, 0o755, dir_fd=parent.fd)
+                    else:
+                        parent.write(self.name, b"", 0o644)
+                except OSError as e:
+                    raise self._cannot(parent.path(self.name), e) from e
+                parent.sync()
+
+    def _usable(self, parent: Dir, kind: str) -> bool:
+        """Whether something of the right kind is there to mount on. Raises PersistError for a wrong kind."""
+        there = parent.lstat(self.name)
+        if there is None:
+            return False
+        if stat.S_ISLNK(there.st_mode):
+            raise PersistError(f"'{parent.path(self.name)}' is a symbolic link, and nothing is mounted on those.",
+                               hint="Register the path that it leads to, or use Method=symlink.")
+        if stat.S_ISDIR(there.st_mode) != (kind == "directory"):
+            raise PersistError(f"'{parent.path(self.name)}' is not a {kind}, so that no {kind} can be mounted on it.",
+                               hint="Correct Type=, or move away what is there.")
+        return True
+
+    def _parent(self) -> Dir:
+        """Open the directory that holds the path, made where missing."""
+        here = Dir(os.dup(self.live.fd), self.live.name)
+        try:
+            for part in split(self.path)[:-1]:
+                if here.lstat(part) is None:
+                    try:
+                        os.mkdir(part, 0o755, dir_fd=here.fd)
+                    except OSError as e:
+                        # Where another entry's seed just made the same one, sub() looks at what it is.
+                        if e.errno != errno.EEXIST:
+                            raise self._cannot(here.path(part), e) from e
+                    here.sync()
+                deeper = here.sub(part)
+                here.close()
+                here = deeper
+        except BaseException:
+            here.close()
+            raise
+        return here
+
+    def _cannot(self, at: str, e: OSError) -> PersistError:
+        return PersistError(
+            f"'{at}' does not exist and cannot be made: {e.strerror}.",
+            hint=f"Add '{self.path}' to the image{self.otherwise}.",
+            message_id="SEED_FAILED",
+        )
+
+    # ----------------------------------------------------------------------------------------------------------- link
+
+    def _link(self, parent: Dir) -> str | None:
+        """What kind of thing the path is: ``ours``, ``real``, or None for nothing. Another link raises."""
+        there = parent.lstat(self.name)
+        if there is None:
+            return None
+        if not stat.S_ISLNK(there.st_mode):
+            return "real"
+        target = os.readlink(self.name, dir_fd=parent.fd)
+        if os.path.normpath(os.path.join(os.path.dirname(self.path), target)) in self.targets:
+            return "ours"
+        raise PersistError(f"'{self.path}' is a symbolic link to '{target}', and not to the state volume.",
+                           hint=f"Make it a link to '{self.target}', or register the path that it leads to.")
+
+    def check(self, kind: str) -> None:
+        """Raise PersistError now, before anything is copied, when put() could not do its part."""
+        with self._parent() as parent:
+            what = self._link(parent)
+            if what == "ours":
+                return
+            if parent.read_only():
+                raise PersistError(
+                    f"'{self.path}' has to become a link into the state volume, and '{parent.name}' is read-only.",
+                    hint=f"Make it a link to '{self.target}' in the image, or use Method=bind.")
+            if what == "real":
+                if parent.lstat(self.name + ASIDE) is not None:
+                    raise PersistError(f"Both '{self.path}' and '{self.path}{ASIDE}' exist; neither is overwritten.",
+                                       hint="Look at them, and remove or rename one.")
+                there = parent.lstat(self.name)
+                if there is not None and stat.S_ISDIR(there.st_mode) != (kind == "directory"):
+                    raise PersistError(f"'{self.path}' is not a {kind}, as it is on the state volume.",
+                                       hint="Move one of them away.")
+
+    def put(self, store: Store) -> None:
+        """Make the path a link into the volume; what is there is kept as ``<path>.persist-orig``, never deleted."""
+        with self._parent() as parent:
+            if self._link(parent) == "real":
+                self._aside(parent, store)
+            if self._link(parent) is None:
+                temporary = f".{self.name}.persist-link"
+                parent.remove(temporary)
+                os.symlink(self.target, temporary, dir_fd=parent.fd)
+                rename_noreplace(parent, temporary, parent, self.name)
+                parent.sync()
+            step("linked")
+
+    def _aside(self, parent: Dir, store: Store) -> None:
+        aside = self.name + ASIDE
+        if parent.lstat(aside) is None:
+            try:
+                rename_noreplace(parent, self.name, parent, aside)
+            except OSError as e:
+                if e.errno != errno.EXDEV:
+                    raise
+                self._copy_aside(parent, store)
+        elif store.work.lstat("aside") is None:
+            raise PersistError(f"Both '{self.path}' and '{self.path}{ASIDE}' exist; neither is overwritten.",
+                               hint="Look at them, and remove or rename one.")
+        if store.work.lstat("aside") is not None:
+            # The copy aside is complete, this one is the same; a cut between these lines comes back here.
+            parent.remove(self.name)
+        parent.sync()
+        step("link-aside")
+
+    def _copy_aside(self, parent: Dir, store: Store) -> None:
+        """For a directory of a lower layer, which overlayfs does not rename: a full copy, and only then the removal.
+
+        ``aside`` in the work directory says that what is called .persist-orig is our copy and complete.
+        """
+        temporary = f".{self.name}.persist-copy"
+        parent.remove(temporary)
+        store.work.remove("aside")
+        fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
+        try:
+            kind = "directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"
+            copy(Source(fd, kind, self.path), parent, temporary, notify_status)
+        finally:
+            os.close(fd)
+        parent.sync_filesystem()
+        store.work.write("aside", b"")
+        store.work.sync()
+        step("link-aside-copied")
+        rename_noreplace(parent, temporary, parent, self.name + ASIDE)
+        parent.sync()

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The machine-id when /etc comes late: the id of the first boot becomes the id of all boots.
+
+On a read-only image PID 1 makes up a transient id, keeps it in /run/machine-id and binds that over /etc/machine-id. The
+overlay of /etc would hide the bind, show an empty file, and leave a mount at shutdown that nobody can reach.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from persist.errors import CommandError
+from persist.log import INFO, NOTICE, WARNING
+from persist.system import mountinfo
+from persist.system.run import run
+from persist.system.safepath import Dir
+
+NAME = "machine-id"
+
+
+def valid(text: str) -> bool:
+    """Whether this is a machine-id (machine-id(5)): 32 lower-case hexadecimal digits that are not all zero."""
+    return len(text) == 32 and all(c in "0123456789abcdef" for c in text) and text.strip("0") != ""
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as f:
+            text = f.read(64)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    # PID 1 writes a newline; anything else around the id makes it none.
+    return text.removesuffix("\n")
+
+
+def running_id(root: str, image: str | None = None) -> str:
+    """The id that PID 1 runs under, or an empty string. ``root`` is "" or "/" on the live system; ``image`` is where the image's /etc is, should it be
+    covered by now."""
+    for top, name in ((root, "run/machine-id"), (root if image is None else image, "etc/machine-id")):
+        text = _read(os.path.join(top or "/", name))
+        if valid(text):
+            return text
+    return ""
+
+
+def kept_id(root: str) -> str:
+    """The id that /etc has now, or an empty string."""
+    text = _read(os.path.join(root or "/", "etc", NAME))
+    return text if valid(text) else ""
+
+
+def keep(store: Dir, scratch: Dir, root: str) -> tuple[int, str]:
+    """Write the running id into a directory that will be shown as /etc, unless it has one.
+
+    ``scratch`` is a directory of the same filesystem for the temporary file, which must never be seen in /etc.
+    Returns a priority for the log and a sentence.
+    """
+    running = running_id(root)
+    there = store.lstat(NAME)
+    if there is not None and (stat.S_ISLNK(there.st_mode) or stat.S_ISDIR(there.st_mode)):
+        return WARNING, f"'{store.path(NAME)}' is not a file and was left alone; this boot's machine-id is not kept."
+    if there is not None and stat.S_ISREG(there.st_mode):
+        kept = (store.read(NAME) or b"").decode("ascii", "replace").strip()
+        if kept == running and running:
+            return INFO, f"The machine-id {running} is already kept."
+        if valid(kept):
+            return NOTICE, (f"The volume already has the machine-id {kept}; it was left alone, although this boot "
+                            f"runs under {running or 'none'}. The next boot uses it.")
+        if kept not in ("", "uninitialized"):
+            return WARNING, f"'{store.path(NAME)}' holds something that is no machine-id; it was left alone."
+    if not running:
+        return WARNING, "This boot has no valid machine-id that could be kept."
+    scratch.write(NAME, running.encode("ascii") + b"\n", 0o444)
+    os.rename(NAME, NAME, src_dir_fd=scratch.fd, dst_dir_fd=store.fd)
+    store.sync()
+    return NOTICE, f"The machine-id {running} of this boot is kept from now on."
+
+
+def _binds(path: str) -> int:
+    # PID 1's file is the machine-id of the tmpfs on /run.
+    return sum(m.mount_point == path and m.root.endswith("/machine-id") and m.fstype == "tmpfs" for m in mountinfo.mounts())
+
+
+def is_bound(root: str) -> bool:
+    """Whether PID 1 has bound a transient id over /etc/machine-id."""
+    return _binds(os.path.join(root or "/", "etc", NAME)) > 0
+
+
+def take_bind_away(root: str) -> tuple[int, str] | None:
+    """Unmount PID 1's transient bind on /etc/machine-id. Returns a priority and a sentence when there was one."""
+    path = os.path.join(root or "/", "etc", NAME)
+    count = _binds(path)
+    try:
+        for _ in range(count):
+            run("umount", "--", path)
+    except CommandError as e:
+        # The machine works nevertheless; only its shutdown will complain about a mount below /etc.
+        return WARNING, f"The transient machine-id stays mounted below /etc: {e}"
+    return (INFO, "The transient mount on /etc/machine-id was taken away.") if count else None

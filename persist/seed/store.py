@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The volume's side of seeding: the marker, and the work directory that makes every step one that can be repeated.
+
+``.persist/tmp/<escaped>/`` holds, in the order in which they appear:
+
+``tree``      what is being made, until it is renamed to its final place
+``manifest``  the list of what is in it
+``marker``    the marker to be. Marker there and tree gone means: the rename to the final place has happened
+
+All of it is synced before the rename. So the next start sees either a tree (made again from the beginning), or content
+at its final place that is known to be ours, or a finished seed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import stat
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from persist.boot.paths import escape, unescape
+from persist.errors import PersistError
+from persist.record import Record, as_dict
+from persist.seed.marker import VERSION, parse
+from persist.seed.tree import Summary
+from persist.system.safepath import Dir, rename_noreplace, split
+
+# The steps after which PERSIST_TEST_KILL_AFTER=<step> kills the process, for tests that cut the power.
+STEPS = ("store", "work", "parents", "copied", "synced", "intent", "placed", "link-aside-copied", "link-aside",
+         "linked", "machine-id", "unbound", "manifest", "marker", "done")
+
+
+_COUNTED = ("files", "directories", "others", "bytes")
+
+
+def step(name: str) -> None:
+    """Note that a step is done. With PERSIST_TEST_KILL_AFTER=<name> in the environment the process ends here."""
+    assert name in STEPS, name
+    if os.environ.get("PERSIST_TEST_KILL_AFTER") == name:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Intent(Record, frozen=False):
+    """What the marker is going to say, or says."""
+
+    path: str
+    method: str
+    type: str
+    image_version: str
+    source: str
+    adopted: bool
+    summary: Summary
+    listed: bool
+
+    def to_json(self, name: str) -> bytes:
+        """The marker's text."""
+        counted = {k: v for k, v in as_dict(self.summary).items() if k in _COUNTED}
+        record: dict[str, Any] = {
+            "version": VERSION, "path": self.path, "method": self.method, "type": self.type,
+            "image_version": self.image_version, "source": self.source, "adopted": self.adopted,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "manifest": counted | ({"list": f"{name}.manifest"} if self.listed else {}),
+        }
+        return (json.dumps(record, indent=1) + "\n").encode("ascii")
+
+    @classmethod
+    def from_json(cls, data: bytes, name: str) -> Intent:
+        """Parse a marker. Raises PersistError when it is none."""
+        try:
+            record = parse(data)
+            numbers = record["manifest"]
+            return cls(
+                path=str(record["path"]), method=str(record["method"]), type=str(record["type"]),
+                image_version=str(record["image_version"]), source=str(record["source"]),
+                adopted=bool(record["adopted"]), listed="list" in numbers,
+                summary=Summary(*(int(numbers[k]) for k in _COUNTED)),
+            )
+        except (ValueError, KeyError, TypeError) as e:
+            raise PersistError(f"'{name}' is not a marker of persist: {e!r}.",
+                               hint="Look at it, and remove it to have the path adopted as it is.") from e
+
+
+class Store:
+    """The store of one entry on the volume, locked. A context manager."""
+
+    def __init__(self, volume: str, path: str) -> None:
+        self.entry_path = path
+        self.name = escape(path)
+        self._open: list[Dir] = []
+        try:
+            self.volume = self._keep(Dir.at(volume))
+            if self.volume.read_only():
+                raise PersistError("The state volume is read-only.", hint="See why in 'journalctl -k'.")
+            self.persist = self._keep(self.volume.own(".persist"))
+            self.seeds = self._keep(self.persist.own("seed"))
+            self.tmp = self._keep(self.persist.own("tmp"))
+            self.overlays = self._keep(self.persist.own("overlay"))
+            step("store")
+            self.work = self._keep(self._locked())
+            step("work")
+        except BaseException:
+            self.close()
+            raise
+
+    def _locked(self) -> Dir:
+        """Our work directory. A second process for the same entry waits here, and then finds the marker."""
+        while True:
+            work = self.tmp.own(self.name)
+            fcntl.flock(work.fd, fcntl.LOCK_EX)
+            there, mine = self.tmp.lstat(self.name), os.fstat(work.fd)
+            if there is not None and (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
+                return work
+            work.close()  # whoever had the lock before tidied it away
+
+    def _keep(self, d: Dir) -> Dir:
+        self._open.append(d)
+        return d
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all directories, which also gives the lock back."""
+        while self._open:
+            self._open.pop().close()
+
+    def marker(self) -> Intent | None:
+        """What the marker says, or None when the entry was not seeded yet."""
+        data = self.seeds.read(self.name + ".json")
+        return None if data is None else Intent.from_json(data, self.seeds.path(self.name + ".json"))
+
+    def placed(self) -> Intent | None:
+        """What an earlier, cut attempt had already put at its final place."""
+        if self.work.lstat("tree") is not None:
+            return None
+        data = self.work.read("marker")
+        return None if data is None else Intent.from_json(data, self.work.path("marker"))
+
+    def wipe(self) -> None:
+        """Remove what a cut attempt left. The marker goes first, and for good: without a tree it means placed."""
+        self.work.remove("marker")
+        self.work.sync()
+        for name in sorted(os.listdir(self.work.fd)):
+            self.work.remove(name)
+
+    def one_at_a_time(self) -> None:
+        """Wait until no other entry is being copied, so that what is free now is free for us. Held until intend()."""
+        fcntl.flock(self.tmp.fd, fcntl.LOCK_EX)
+
+    def intend(self, intent: Intent, listing: bytes) -> None:
+        """Write down what is about to be placed, and make all of it safe."""
+        if intent.listed:
+            self.work.write("manifest", listing)
+        self.work.sync_filesystem()
+        step("synced")
+        self.work.write("marker.new", intent.to_json(self.name))
+        os.rename("marker.new", "marker", src_dir_fd=self.work.fd, dst_dir_fd=self.work.fd)
+        self.work.sync()
+        fcntl.flock(self.tmp.fd, fcntl.LOCK_UN)
+        step("intent")
+
+    def place(self, parent: Dir, name: str) -> None:
+        """Rename the tree to its final place. What is there already is never replaced: FileExistsError."""
+        rename_noreplace(self.work, "tree", parent, name)
+        parent.sync()
+        self.work.sync()
+        step("placed")
+
+    def commit(self, intent: Intent) -> None:
+        """Move manifest and marker to where they count, the marker last, and tidy up."""
+        if intent.listed and self.work.lstat("manifest") is not None:
+            os.rename("manifest", self.name + ".manifest", src_dir_fd=self.work.fd, dst_dir_fd=self.seeds.fd)
+            self.seeds.sync()
+        step("manifest")
+        os.rename("marker", self.name + ".json", src_dir_fd=self.work.fd, dst_dir_fd=self.seeds.fd)
+        self.seeds.sync()
+        step("marker")
+        self.tidy()
+        step("done")
+
+    def tidy(self) -> None:
+        """Remove the work directory with all that is in it."""
+        self.wipe()
+        os.rmdir(self.name, dir_fd=self.tmp.fd)
+
+    def parents(self, path: str, attributes: list[Dir]) -> Dir:
+        """Open the directory on the volume that holds ``path``; missing ones appear with owner and mode complete.
+
+        They take after the directory of the same path in the first of ``attributes`` that has it, else root 0755.
+        """
+        parts = split(path)[:-1]
+        here = Dir(os.dup(self.volume.fd), self.volume.name)
+        try:
+            for i, part in enumerate(parts):
+                if here.lstat(part) is None:
+                    self._parent(here, part, "/".join(parts[: i + 1]), attributes)
+                deeper = here.sub(part)
+                here.close()
+                here = deeper
+        except BaseException:
+            here.close()
+            raise
+        return here
+
+    def _parent(self, here: Dir, name: str, path: str, attributes: list[Dir]) -> None:
+        uid, gid, mode = 0, 0, 0o755
+        for root in attributes:
+            fd = root.node(path)
+            if fd is None:
+                continue
+            st = os.fstat(fd)
+            os.close(fd)
+            if stat.S_ISDIR(st.st_mode):
+                uid, gid, mode = st.st_uid, st.st_gid, stat.S_IMODE(st.st_mode)
+                break
+        self.work.remove("parent")
+        os.mkdir("parent", 0o700, dir_fd=self.work.fd)
+        os.chown("parent", uid, gid, dir_fd=self.work.fd, follow_symlinks=False)
+        os.chmod(self.work.proc("parent"), mode)
+        try:
+            rename_noreplace(self.work, "parent", here, name)
+            here.sync()
+        except FileExistsError:
+            # The seed of a sibling entry was faster. Its directory took after the same one.
+            self.work.remove("parent")
+
+    def kept_below(self) -> list[str]:
+        """Paths on the volume that other entries below this one have their content at."""
+        found = []
+        for name in sorted(os.listdir(self.seeds.fd)):
+            if name.endswith(".json"):
+                try:
+                    path = unescape(name.removesuffix(".json"))
+                except ValueError:
+                    continue  # no name that we gave
+                if path.startswith(self.entry_path + "/"):
+                    found.append(path)
+        return found
+
+
+def only_leads_to(top: Dir, name: str, path: str, kept: list[str]) -> bool:
+    """Whether a directory on the volume holds nothing but the way to other entries' content, and empty directories."""
+    with top.sub(name) as here:
+        for child in os.listdir(here.fd):
+            at = f"{path}/{child}"
+            if at in kept:
+                continue
+            there = here.lstat(child)
+            if there is None or not stat.S_ISDIR(there.st_mode) or not only_leads_to(here, child, at, kept):
+                return False
+    return True
+
+
+def remove_empty(top: Dir, name: str) -> None:
+    """Remove a directory that holds nothing but empty directories; anything else makes rmdir(2) fail."""
+    with top.sub(name) as here:
+        for child in os.listdir(here.fd):
+            remove_empty(here, child)
+    os.rmdir(name, dir_fd=top.fd)
+
+
+def explain(e: Exception, what: str) -> PersistError:
+    """An error that nothing knew better about, as a sentence, with the error as its cause."""
+    text, hint = f"{what}: {type(e).__name__}: {e}", "Please report this."
+    if isinstance(e, OSError):
+        text = f"{what}: {e.strerror or e}{f' ({e.filename!r})' if e.filename else ''}."
+        hint = {
+            errno.ENOSPC: "The state volume is full.", errno.EDQUOT: "A quota of the state volume is used up.",
+            errno.EROFS: "The filesystem is read-only.", errno.EIO: "The disk has errors; see 'journalctl -k'.",
+        }.get(e.errno or 0, "")
+    error = PersistError("; ".join([text, *getattr(e, "__notes__", [])]), hint=hint)
+    error.__cause__ = e
+    return error

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What persist-bind@.service runs: mount one bind entry, on the boot that seeds it or after the mount of fstab that it lies in."""
+
+from __future__ import annotations
+
+import os
+
+from persist.boot import paths
+from persist.boot.load import load
+from persist.boot.plan import Planned
+from persist.entries import stores
+from persist.entries.bind import failure, hold, mount_bind
+from persist.errors import PersistError
+from persist.log import DEBUG, ERR, log, log_error
+
+
+def _why_not(planned: Planned) -> str:
+    """Why a bind entry is not mounted on this boot, or ''. The conditions of units above no mount of fstab say the same."""
+    if not os.path.exists(paths.MOUNT_ENTRIES):
+        return "there is no state volume that it could be mounted from"
+    if planned.entry.required != "no" and not os.path.exists(paths.PERSISTENT):
+        return "what is written on this boot is lost, and Required= says that it must not be"
+    return "" if stores.flag(planned.name) else "it was not seeded, or its place on the volume is not as it should be"
+
+
+def _bind(planned: Planned, *, net: bool) -> int:
+    why_not = _why_not(planned)
+    fields = {"PERSIST_PATH": planned.path, "PERSIST_METHOD": "bind", "PERSIST_SOURCE": planned.entry.source}
+    if not why_not:
+        mount_bind(planned)
+        if net:
+            from persist.volume.mount import netdev
+
+            netdev.note(planned.path)
+        return 0
+    if planned.entry.stale == "ro" and os.path.exists(paths.STALE):
+        held = hold(planned)
+        if held is not None:
+            log_error(held)
+    if planned.entry.required == "no":
+        log(DEBUG, f"'{planned.path}' is not mounted: {why_not}.", "FALLBACK", **fields)
+        return 0
+    log(ERR, f"'{planned.path}' is not mounted: {why_not}.", "ENTRY_FAILED", **fields)
+    return 1
+
+
+def main(escaped_name: str) -> int:
+    """Mount the bind entry with this escaped path; returns the exit status of the service."""
+    plan = load("", os.environ).plan
+    for planned in plan.entries:
+        if planned.name == escaped_name and planned.entry.method == "bind":
+            break
+    else:
+        log(ERR, f"No entry of the registry with Method=bind has the name '{escaped_name}'. Its file was changed or removed since PID 1 was "
+            "started; try 'systemctl daemon-reload'.", "ENTRY_FAILED")
+        return 1
+    try:
+        return _bind(planned, net=plan.net)
+    except (PersistError, OSError) as e:
+        log_error(failure(planned, e))
+        return 1

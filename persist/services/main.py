@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""``persist-service STEP [NAME]``: what the units start. Each step loads only what it needs."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+# Step: the module of this room, its function, and whether it takes the name of an instance.
+STEPS = {
+    "format": ("format", "format_main", False),
+    "volume": ("volume", "volume_main", False),
+    "seed": ("seed", "main", True),
+    "bind": ("bind", "main", True),
+    "reload": ("reload", "main", False),
+    "verify": ("verify", "main", False),
+    "heal": ("heal", "heal_main", False),
+    "scrub": ("scrub", "scrub_main", False),
+    "early-table": ("early_table", "main", False),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run one step and return its exit status; 2 for a call that is wrong."""
+    module, function, named = STEPS.get(argv[0] if argv else "", ("", "", False))
+    if not module or len(argv) != 1 + named:
+        steps = ", ".join(f"{step} NAME" if takes_name else step for step, (_, _, takes_name) in STEPS.items())
+        print(f"persist-service: expected one of {steps}", file=sys.stderr)
+        return 2
+    status = getattr(import_module(f"persist.services.{module}"), function)(*argv[1:])
+    assert isinstance(status, int)
+    return status

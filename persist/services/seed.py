@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What persist-seed@.service runs: find the entry of an instance name, seed it, log what happened."""
+
+from __future__ import annotations
+
+import os
+
+from persist.boot.facts import above
+from persist.boot.load import Loaded, load
+from persist.boot.paths import MOUNT_ENTRIES, SEEDED, VOLUME
+from persist.entries import stores
+from persist.errors import PersistError
+from persist.log import DEBUG, INFO, NOTICE, log, log_error
+from persist.record import Record
+from persist.seed.seed import Entry, Result, Roots, image_version, seed
+from persist.seed.store import explain
+from persist.system.safepath import Dir
+
+
+class _Found(Record):
+    """An entry at the path that its unit has: without the image's aliases (/var/run is /run)."""
+
+    path: str
+    method: str
+    type: str
+    user: str
+    group: str
+    mode: str
+    seed_from: str
+    source: str
+    below_mount: bool
+
+
+def find(loaded: Loaded, escaped_name: str) -> Entry:
+    """The entry whose unit has this instance name. Raises PersistError when there is none.
+
+    The same plan as the generator's says so; entries that it refused are not seeded. What is wrong with other
+    entries is not said here; the verdict says it.
+    """
+    for planned in loaded.plan.entries:
+        if planned.name == escaped_name:
+            e = planned.entry
+            return _Found(planned.path, e.method, e.type, e.user, e.group, e.mode, e.seed_from, e.source,
+                          above(planned.path, loaded.facts.fstab) != "")
+    raise PersistError(
+        f"No entry of the registry has the name '{escaped_name}'.",
+        hint="Its file was changed or removed since PID 1 was started; try 'systemctl daemon-reload'.",
+        message_id="SEED_FAILED",
+    )
+
+
+def _report(entry: Entry, result: Result) -> None:
+    fields = {"PERSIST_PATH": entry.path, "PERSIST_METHOD": entry.method, "PERSIST_SOURCE": entry.source}
+    for note in result.notes:
+        log(note.priority, note.text, note.message_id, **fields)
+    how = {
+        "present": "was seeded before",
+        "adopted": "was already on the state volume",
+        "empty": "begins empty",
+        "seeded": f"was seeded from {result.source}: {result.summary}" if result.source else "is ready for changes",
+    }[result.state]
+    log(INFO if result.state == "present" else NOTICE, f"'{entry.path}' {how}.", "SEED_DONE", **fields)
+
+
+def _note(entry: Entry, name: str) -> None:
+    """Have the entry mounted: what was seeded is as it should be, and what is there from before, or was adopted, is looked at. Raises PersistError."""
+    try:
+        with Dir.at(VOLUME) as volume:
+            stores.note(volume, entry.path, name, entry.method)
+    except (PersistError, OSError) as e:
+        error = e if isinstance(e, PersistError) else explain(e, f"The flag of '{entry.path}' cannot be written")
+        raise PersistError(f"'{entry.path}' is not used as it is on the state volume: {error.message}", hint=error.hint, message_id="ENTRY_FAILED",
+                           PERSIST_PATH=entry.path, PERSIST_METHOD=entry.method, PERSIST_SOURCE=entry.source) from e
+
+
+def _say_seeded(name: str) -> None:
+    """For the verdict: an entry that the initrd should mount comes late on the boot that seeds it, and only then. Raises PersistError."""
+    try:
+        os.makedirs(SEEDED, 0o755, exist_ok=True)
+        with open(f"{SEEDED}/{name}", "w", encoding="ascii"):
+            pass
+    except OSError as e:
+        raise PersistError(f"The flag of a seed cannot be written: {e}", message_id="SEED_FAILED") from e
+
+
+def main(escaped_name: str) -> int:
+    """Seed the entry with this escaped path; returns the exit status of the service."""
+    try:
+        loaded = load("", os.environ)
+        entry = find(loaded, escaped_name)
+        if entry.method not in ("overlay", "bind", "symlink"):
+            return 0
+        if entry.method != "symlink" and not os.path.lexists(MOUNT_ENTRIES):
+            # The mount units want their seeds whether they mount or not; PID 1's machine-id has to stay where it is.
+            log(DEBUG, f"'{entry.path}' is not seeded: overlays and binds are not mounted on this boot.", "FALLBACK",
+                PERSIST_PATH=entry.path, PERSIST_METHOD=entry.method)
+            return 0
+        if not os.path.ismount(VOLUME):
+            raise PersistError(f"No state volume is mounted at {VOLUME}.", message_id="SEED_FAILED",
+                               hint="See 'systemctl status persist-volume.service'.", PERSIST_PATH=entry.path)
+        _report(entry, seed(entry, Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))))
+        _note(entry, escaped_name)
+        _say_seeded(escaped_name)
+    except PersistError as e:
+        e.message = "; ".join([e.message, *getattr(e, "__notes__", [])])
+        log_error(e)
+        return 1
+    return 0

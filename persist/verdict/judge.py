@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The verdict: the wish (the plan) beside what the machine shows. Looks only; writes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from persist.boot import paths
+from persist.boot.facts import Facts
+from persist.boot.ini import ERROR
+from persist.boot.load import Loaded
+from persist.boot.plan import why_nothing
+from persist.reason import Reason as Reason
+from persist.record import Record, as_dict, made
+from persist.verdict import remedies
+from persist.verdict.entry_state import EntryState, Here, entry_state, oddities
+from persist.verdict.look import Look as Look
+from persist.verdict.outside_state import off, outside
+from persist.verdict.volume_reasons import DEGRADED as DEGRADED
+from persist.verdict.volume_reasons import OFF as OFF
+from persist.verdict.volume_reasons import ONLINE as ONLINE
+from persist.verdict.volume_reasons import VOLATILE as VOLATILE
+from persist.verdict.volume_reasons import expected_volume, unprotected, volume_gone, volume_reasons
+from persist.verdict.volume_reasons import read_volume as read_volume
+from persist.volume.outcome import REAL
+
+HOOK = "/usr/share/initramfs-tools/hooks/persist"  # of the stage in the initrd
+
+
+class Verdict(Record, frozen=False):
+    """What a boot achieved; ``volume`` is what persist-volume.service wrote. ``notices`` are worth a word and cost nothing."""
+
+    verdict: str
+    volume: dict[str, Any]
+    entries: list[EntryState] = made(list)
+    reasons: list[Reason] = made(list)
+    notices: list[Reason] = made(list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form of state.json; ``device`` stands at the top for scripts that want nothing else."""
+        return {
+            "version": 1,
+            "verdict": self.verdict,
+            "device": self.volume.get("device", ""),
+            "volume": self.volume,
+            "entries": [as_dict(e) for e in self.entries],
+            "reasons": [as_dict(r) for r in self.reasons],
+            "notices": [as_dict(r) for r in self.notices],
+        }
+
+
+def _off(loaded: Loaded) -> str:
+    """Why nothing was asked of persist on this boot, '' where something was."""
+    why = why_nothing(loaded.facts)
+    if not why and not loaded.registry.entries and not any(p.level <= ERROR for p in loaded.problems):
+        why = "the registry has no entries"
+    return why
+
+
+def _still_mounted(volume: dict[str, Any], look: Look, why: str) -> Verdict | None:
+    """Paths that the volume covers although nothing is asked of persist: an initrd from before, or a switch turned off while it runs."""
+    covered = sorted(m.mount_point for m in look.every if m.upper.startswith(f"{paths.STORE}/overlay/"))
+    if not covered:
+        return None
+    return Verdict(DEGRADED, volume, reasons=[Reason(
+        "still-mounted", f"{why} Yet {' '.join(covered)} still shows what the state volume keeps.",
+        "Boot once with persist=off, make the same change there, and run 'update-initramfs -u'.")])
+
+
+def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[Reason] = ()) -> Verdict:
+    """Compare the plan with the machine. ``health`` is what is wrong with the volume itself (volume/heal/health.py)."""
+    why = _off(loaded)
+    if why:
+        reason = Reason("off", f"persist does nothing on this boot: {why}.")
+        found = _still_mounted(volume, look, reason.message) or Verdict(OFF, {"kind": "none"}, reasons=[reason])
+        found.entries = off(loaded, why)
+        return found
+    at = look.mount(paths.VOLUME)
+    kind = str(volume.get("kind", "none"))
+    protected = look.read_only(at) if kind in (*REAL, "root") and at is not None else None
+    if protected is not None:
+        # A filesystem with errors turns read-only long after it was mounted, and a subvolume may be set so at any time.
+        words = {} if volume.get("reason") else {"reason": protected.code, "message": protected.message, "hint": protected.hint}
+        volume = volume | {"read_only": True} | words
+    word, reasons = volume_reasons(volume, expected_volume(loaded))
+    gone = volume_gone(kind, at)
+    if gone is not None:
+        word, reasons = VOLATILE, [gone]
+        kind = "none" if at is None else "tmpfs"
+    open_volume = unprotected(at) if kind != "none" else None
+    if open_volume is not None:
+        reasons.append(open_volume)
+    reasons += health
+    if kind in REAL and volume.get("read_only") and not look.exists(paths.MOUNT_ENTRIES):
+        kind = "root"  # beside a volume that took no writes, entries were left to the root filesystem
+    here = Here(look, at, kind, loaded.config.mount)
+    entries = [entry_state(planned, here) for planned in loaded.plan.entries]
+    for planned, e in zip(loaded.plan.entries, entries, strict=True):
+        if e.state in ("mounted", "early"):
+            reasons += oddities(planned, look, kind)
+    entries += outside(loaded, look)
+    for e in entries:
+        if e.state == "failed":
+            reasons.append(Reason("entry-failed", f"{e.path} {e.reason}.", e.hint if e.source in e.hint else f"{e.hint} Declared in {e.source}.", e.path))
+    for problem in loaded.problems:
+        if problem.level <= ERROR:
+            reasons.append(Reason("registry", str(problem), remedies.correct(problem), problem.path))
+    notices = [Reason("elsewhere", f"{e.path} is left alone: {e.reason}.", "", e.path) for e in entries if e.state == "elsewhere" and e.method != "tmpfs"]
+    if word == ONLINE and reasons:
+        word = DEGRADED
+    return Verdict(word, volume, entries, reasons, notices)
+
+
+def stale_early(loaded: Loaded) -> list[str]:
+    """Store names that the initrd mounted although the registry no longer asks for them early."""
+    wanted = {p.name for p in loaded.plan.entries if p.early}
+    return sorted(loaded.facts.early - wanted)
+
+
+def initrd_stage_missing(loaded: Loaded, facts: Facts) -> str:
+    """What to do where early entries have no initrd stage, or ''."""
+    early = [p.path for p in loaded.plan.entries if p.early]
+    if not early or os.path.lexists(facts.root + HOOK):
+        return ""
+    return (f"{' '.join(early)} must be there before PID 1, and no initrd stage is installed: each boot would run under another machine-id "
+            "than the file says. Install persist-initramfs-tools.")

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The members of the volume while it is mounted. Looks only.
+
+The kernel goes on with a device that was pulled out as if nothing were, and takes the name of one that came back for the device itself: what
+is true is on the disks (superblocks) and in sysfs (what is open), not in ``btrfs filesystem show``.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Literal
+
+from persist import log
+from persist.errors import Refusal
+from persist.record import Record, replace
+from persist.system import blockdev, btrfs, superblock
+from persist.system.superblock import Superblock
+from persist.volume.members.ancestry import Member, ancestor
+from persist.volume.ondisk import degraded_mark
+from persist.volume.ondisk.degraded_mark import Mark
+
+State = Literal["ok", "missing", "lost", "behind"]
+_TORN = 0.02  # seconds until a superblock is read again that made no sense
+_PAUSE = 0.5  # seconds between two looks at members whose superblocks differ: the kernel may be writing them
+
+
+class Live(Record):
+    """One device of the mounted volume; sizes in bytes.
+
+    ``state``: ``missing`` from the mount on, ``lost`` since (pulled out, or it does not answer), ``behind``: it is there and was not written with the
+    others, because it was away. ``node`` is '' where there is none.
+    """
+
+    devid: int
+    uuid: str
+    node: str
+    size: int
+    used: int
+    state: State
+    block: Superblock | None = None
+    mark: Mark | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether what is written reaches it."""
+        return self.state == "ok"
+
+
+def is_open(uuid: str, node: str) -> bool:
+    """Whether the kernel has this very device open for the filesystem: one that came back under the name of a dead one has another place in sysfs."""
+    try:
+        disk = blockdev.by_node(node)
+    except Refusal:
+        return False
+    link = f"{btrfs.SYSFS}/{uuid}/devices/{os.path.basename(disk.sys_path)}"
+    return os.path.exists(link) and os.path.realpath(link) == os.path.realpath(disk.sys_path)
+
+
+def _superblock(uuid: str, device: btrfs.Device) -> Superblock | None:
+    """The superblock of a device in use, None where it is not its own any more.
+
+    The kernel writes it without minding who reads: one look may see half of the old and half of the new one. It takes less than the pause.
+    """
+    for pause in (_TORN, _TORN, 0):
+        found = superblock.read(device.node)
+        if found is not None:
+            return found if found.fsid == uuid and found.devid == device.devid else None
+        if not os.path.exists(device.node):
+            return None
+        time.sleep(pause)
+    return None
+
+
+def _look(uuid: str, device: btrfs.Device) -> Live:
+    state: State = "ok"
+    block, mark = None, None
+    if device.missing or not device.node:
+        state = "missing"
+    else:
+        block = _superblock(uuid, device)
+        try:
+            mark = degraded_mark.read(device.node, uuid)
+        except OSError:
+            block = None
+        if block is None:
+            state = "lost"
+        elif not is_open(uuid, device.node):
+            state = "behind"
+    return Live(device.devid, device.uuid, device.node, device.size, device.used, state, block, mark)
+
+
+def _generation(member: Live) -> int:
+    return member.block.generation if member.block is not None else 0
+
+
+def glance(path: str) -> list[Live]:
+    """As members(), without telling who is behind the others while it is open."""
+    uuid = btrfs.filesystem_uuid(path)
+    return [_look(uuid, d) for d in btrfs.devices(path)]
+
+
+def members(path: str) -> list[Live]:
+    """The devices of the volume that is mounted at a path, by devid. Raises OSError.
+
+    Costs some milliseconds; where superblocks differ a commit and a moment more.
+    """
+    found = glance(path)
+    newest = max((_generation(m) for m in found), default=0)
+    if all(_generation(m) == newest for m in found if m.ok):
+        return found
+    btrfs.sync(path)
+    time.sleep(_PAUSE)
+    # Whoever is still older than the newest was then has not been written since.
+    return [replace(m, state="behind") if m.ok and _generation(m) < newest else m for m in glance(path)]
+
+
+def settled(path: str) -> list[Live]:
+    """As members(); where one went away, after a commit without it: whatever generation it comes back with is then older than the mark says."""
+    devices = members(path)
+    if all(m.ok for m in devices if m.devid):
+        return devices
+    try:
+        btrfs.sync(path)
+    except OSError as e:
+        log.log(log.DEBUG, f"{path} cannot be synced: {e}", "FAILED", PERSIST_PATH=path)  # the mark is written all the more
+    return members(path)
+
+
+def head(found: Iterable[Live]) -> Mark | None:
+    """The mark that the members in use carry: the newest one, should one have been written to some of them only."""
+    marks = [m.mark for m in found if m.ok and m.mark is not None]
+    newest = [m for m in marks if not any(m.id in other.earlier for other in marks)]
+    return max(newest, key=lambda m: (m.counter, m.id), default=None)
+
+
+def newest_first(found: Iterable[Live]) -> list[str]:
+    """The nodes of members in use, in the order in which a new mark is written to them."""
+    blocks = [(m.block, m.node) for m in found if m.ok and m.block is not None]
+    return [node for _, node in sorted(blocks, key=lambda b: (b[0].generation, b[0].log_root), reverse=True)]
+
+
+def split(member: Member, found: Iterable[Live]) -> bool:
+    """Whether a member that is not in use may hold what those in use (among ``found``) never had; such a one is never touched. Pure."""
+    every = list(found)
+    used = max((m for m in every if m.ok and m.block is not None), key=_generation, default=None)
+    if used is None or used.block is None:
+        return True
+    return not ancestor(member, Member(used.node, used.block, head(every)))
+
+
+def level(every: list[Live]) -> None:
+    """Bring the mark of those in use onto each of them: the target of a replace, and a new device, whoever began with it. Raises OSError."""
+    mark = head(every)
+    if mark is not None:
+        degraded_mark.write((m.node for m in every if m.ok and (m.mark is None or m.mark.id != mark.id)), mark)
+
+
+def begin(path: str) -> None:
+    """Give a mounted volume, all of whose several members are there, a stretch of history of its own, as before a mount. Raises OSError."""
+    every = glance(path)
+    blocks = [m.block for m in every if m.ok and m.block is not None]
+    if len(blocks) < 2 or len(blocks) < len(every):
+        return
+    newest = max(blocks, key=lambda b: (b.generation, b.log_root))
+    mark = degraded_mark.following(newest.fsid, head(every), newest.generation, newest.log_root, whole=True, mounted=True)
+    degraded_mark.begin(newest_first(every), mark)

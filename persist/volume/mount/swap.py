@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Switch on the volume's own swap space: by the partition ids in volume.json, never by label, and only on the volume's own disks."""
+
+from __future__ import annotations
+
+from persist.boot.config import Config
+from persist.errors import CommandError, Refusal
+from persist.system import blockdev
+from persist.system.run import run
+from persist.volume.ondisk import store
+
+
+def own_swap(members: list[str], ids: list[str]) -> list[str]:
+    """Nodes of the swap partitions with these PARTUUIDs on the disks of these members. A volume must not name another disk's.
+
+    Raises Refusal (a member is gone) and CommandError.
+    """
+    found: list[str] = []
+    for disk in {d.sys_path: d for d in (blockdev.whole(blockdev.by_node(m)) for m in members)}.values():
+        for part in blockdev.partitions(disk):
+            probed = blockdev.probe(part.node)
+            if probed.get("TYPE") == "swap" and probed.get("PART_ENTRY_UUID", "").lower() in ids:
+                found.append(part.node)
+    return found
+
+
+def enable(members: list[str], config: Config) -> list[str]:
+    """Switch on what is not on yet. Returns what went wrong, one sentence each. Raises OSError where the volume cannot be read."""
+    if config.netdev:
+        return []  # no order keeps the network until the last page has come back (tried: the swap space outlived it)
+    ids = store.swap_ids(store.read_record())
+    if not ids:
+        return []
+    try:
+        on = {blockdev.by_node(n).device for n in blockdev.swaps() if n.startswith("/dev/")}
+        nodes = own_swap(members, ids)
+    except (CommandError, Refusal) as e:
+        return [f"The swap space of the state volume is not used: {e.message}"]
+    wrong = [] if nodes else ["The swap space of the state volume was not found on its disk."]
+    for node in nodes:
+        try:
+            if blockdev.by_node(node).device not in on:
+                run("swapon", node)
+        except (CommandError, Refusal) as e:
+            wrong.append(f"The swap space on {node} is not used: {e.message}")
+    return wrong

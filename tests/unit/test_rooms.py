@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The rooms of the package: which may import which, and how full they may be. docs/architecture.md, "Rooms"."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+ROOMS = ("", "boot", "system", "volume", "volume.ondisk", "volume.members", "volume.find", "volume.format", "volume.mount", "volume.space", "volume.heal",
+         "seed", "entries", "verdict", "foresee", "services", "cli")
+MOST = 14  # modules in a room
+FULL = {"boot": 19}  # TODO: the next step of issue 9
+MODULES = {".".join(p.relative_to(TOP).with_suffix("").parts): p for p in sorted((TOP / "persist").rglob("*.py"))}
+
+
+def room(module: str) -> str:
+    """The room in which a module lies, without 'persist.'; '' for the top."""
+    return module.removesuffix(".__init__").removeprefix("persist").strip(".") if module.endswith(".__init__") else \
+        module.rpartition(".")[0].removeprefix("persist").strip(".")
+
+
+def imports(module: str, path: Path) -> set[str]:
+    """The modules of ours that a module imports, also within functions and for types only."""
+    package = module.rpartition(".")[0].split(".")
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names if a.name.split(".")[0] == "persist"}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*package[:len(package) - node.level + 1], *((node.module,) if node.module else ())]) if node.level else node.module or ""
+            if base.split(".")[0] == "persist":
+                found |= {name if (name := f"{base}.{a.name}") in MODULES else base for a in node.names}
+    return found
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.endswith("__init__")])
+def test_imports_go_one_way(module: str) -> None:
+    for other in imports(module, MODULES[module]):
+        where = room(other) if other in MODULES else room(f"{other}.__init__")
+        assert ROOMS.index(where) <= ROOMS.index(room(module)), f"{module} imports {other}"
+
+
+def test_every_room_is_known_and_has_space() -> None:
+    count = {name: sum(room(m) == name and not m.endswith("__init__") for m in MODULES) for name in {room(m) for m in MODULES}}
+    assert set(count) == set(ROOMS)
+    assert {name: n for name, n in count.items() if n > FULL.get(name, MOST)} == {}
+
+
+def test_the_document_has_the_same_order() -> None:
+    text = (TOP / "docs/architecture.md").read_text(encoding="utf-8").split("## Rooms")[1]
+    assert re.findall(r"^    persist/([\w/]*?)/? +\S", text, re.MULTILINE) == [name.replace(".", "/") for name in ROOMS]
