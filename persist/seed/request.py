@@ -17,7 +17,7 @@ from persist.seed.tree import Summary
 from persist.system.safepath import Dir, node_in_root
 
 
-class Entry(Protocol):
+class SeedRequest(Protocol):
     """What seeding has to know of an entry of the registry; persist.boot.registry has the real ones."""
 
     @property
@@ -86,7 +86,7 @@ def image_version(root: str) -> str:
     return found.get("IMAGE_VERSION") or found.get("VERSION_ID") or found.get("BUILD_ID") or ""
 
 
-def owner_of(entry: Entry) -> tuple[int, int, int | None]:
+def owner_of(entry: SeedRequest) -> tuple[int, int, int | None]:
     """User=, Group= and Mode= as numbers; -1 and None leave what is there. Raises PersistError for unknown names."""
     try:
         uid, gid = number(entry.user) if entry.user else -1, number(entry.group) if entry.group else -1
@@ -113,7 +113,7 @@ def apply_owner(owner: tuple[int, int, int | None], parent: Dir, name: str) -> N
         os.chmod(parent.proc(name), mode)
 
 
-def given_source(entry: Entry, live: Dir, root: str) -> int | None:
+def given_source(entry: SeedRequest, live: Dir, root: str) -> int | None:
     """A descriptor of what SeedFrom= leads to, links of the image followed. Raises PersistError where that is the running system's."""
     fd = node_in_root(live, entry.seed_from)
     if fd is not None:

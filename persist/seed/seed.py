@@ -17,15 +17,15 @@ from persist.log import NOTICE, WARNING, notify_status
 from persist.seed import machine_id
 from persist.seed.copy import Source, copy, copy_attributes
 from persist.seed.live_path import LivePath
-from persist.seed.request import Entry, Note, Result, Roots, apply_owner, given_source, image_version, owner_of
+from persist.seed.request import Note, Result, Roots, SeedRequest, apply_owner, given_source, image_version, owner_of
 from persist.seed.store import Intent, Store, explain, only_leads_to, remove_empty, step
 from persist.seed.tree import Summary, manifest
 from persist.system.safepath import Dir, split
 
-__all__ = ["Entry", "Note", "Result", "Roots", "image_version", "seed"]
+__all__ = ["SeedRequest", "Note", "Result", "Roots", "image_version", "seed"]
 
 
-def seed(entry: Entry, roots: Roots, say: Callable[[str], None] = notify_status) -> Result:
+def seed(entry: SeedRequest, roots: Roots, say: Callable[[str], None] = notify_status) -> Result:
     """Bring one entry onto the volume, once. Killed at any instant, the next call completes what was begun.
 
     Raises PersistError; then there is no marker, and nothing that was on the volume before has changed.
@@ -48,7 +48,7 @@ class _Seeding:
     """One attempt at one entry, all directories open."""
 
     def __init__(
-        self, entry: Entry, roots: Roots, store: Store, live: Dir, image: Dir, say: Callable[[str], None]
+        self, entry: SeedRequest, roots: Roots, store: Store, live: Dir, image: Dir, say: Callable[[str], None]
     ) -> None:
         self.entry, self.roots, self.store, self.live, self.image, self.say = entry, roots, store, live, image, say
         self.result = Result("seeded")

@@ -23,10 +23,10 @@ from persist.system.run import run
 from persist.volume import outcome
 from persist.volume.heal import health
 from persist.volume.heal.healer import Healer
-from persist.volume.heal.lock import alone
+from persist.volume.heal.lock import heal_lock
 from persist.volume.heal.loop import Act, work
 from persist.volume.members import in_kernel, lost
-from persist.volume.members.in_kernel import Live
+from persist.volume.members.in_kernel import LiveDevice
 from persist.volume.mount import swap
 from persist.volume.space import follow_disk, reserve
 
@@ -97,12 +97,12 @@ class Round:
         self._steps += 1
         log.log(log.INFO, f"Healing the state volume: {text}.", "HEAL_STEP", PERSIST_UUID=self.uuid, PERSIST_STEP=step)
 
-    def _say_lost(self, gone: list[Live]) -> None:
+    def _say_lost(self, gone: list[LiveDevice]) -> None:
         for m in gone:
             log.log(log.WARNING, f"{m.node} of the state volume went away while it was in use. The volume goes on with the others.", "MEMBER_LOST",
                     PERSIST_DEVICE=m.node, PERSIST_UUID=self.uuid, PERSIST_REASON=f"member-{m.state}")
 
-    def _watch(self, gone: list[Live]) -> None:
+    def _watch(self, gone: list[LiveDevice]) -> None:
         """While a step takes long: what happens to the volume is in the verdict all the same. After the step it is looked at again in any case."""
         self._say_lost(gone)
         if outcome.take_heal() or gone:
@@ -187,7 +187,7 @@ def _run(asked: bool, verdict: Callable[[], int]) -> int:
     """One run on a volume that is mounted writable; exit status 1 when healing failed. ``asked``: by word, and neither hourly nor by hand."""
     this: Round | None = None
     try:
-        with alone(wait=False) as ours:
+        with heal_lock(wait=False) as ours:
             this = Round(VOLUME, load("", []), verdict, ours=ours, patient=asked)
             work(outcome.take_heal, outcome.heal_noted, this.look, this.verdict)
         log.notify_status("The state volume is healed as far as its disks allow")

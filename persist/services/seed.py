@@ -12,7 +12,7 @@ from persist.entries import stores
 from persist.errors import PersistError
 from persist.log import DEBUG, INFO, NOTICE, log, log_error
 from persist.record import Record
-from persist.seed.seed import Entry, Result, Roots, image_version, seed
+from persist.seed.seed import Result, Roots, SeedRequest, image_version, seed
 from persist.seed.store import explain
 from persist.system.safepath import Dir
 
@@ -31,7 +31,7 @@ class _Found(Record):
     below_mount: bool
 
 
-def find(loaded: Loaded, escaped_name: str) -> Entry:
+def find(loaded: Loaded, escaped_name: str) -> SeedRequest:
     """The entry whose unit has this instance name. Raises PersistError when there is none.
 
     The same plan as the generator's says so; entries that it refused are not seeded. What is wrong with other
@@ -49,7 +49,7 @@ def find(loaded: Loaded, escaped_name: str) -> Entry:
     )
 
 
-def _report(entry: Entry, result: Result) -> None:
+def _report(entry: SeedRequest, result: Result) -> None:
     fields = {"PERSIST_PATH": entry.path, "PERSIST_METHOD": entry.method, "PERSIST_SOURCE": entry.source}
     for note in result.notes:
         log(note.priority, note.text, note.message_id, **fields)
@@ -62,7 +62,7 @@ def _report(entry: Entry, result: Result) -> None:
     log(INFO if result.state == "present" else NOTICE, f"'{entry.path}' {how}.", "SEED_DONE", **fields)
 
 
-def _note(entry: Entry, name: str) -> None:
+def _note(entry: SeedRequest, name: str) -> None:
     """Have the entry mounted: what was seeded is as it should be, and what is there from before, or was adopted, is looked at. Raises PersistError."""
     try:
         with Dir.at(VOLUME) as volume:

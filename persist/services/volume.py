@@ -17,7 +17,7 @@ from persist.system.mountinfo import Mount
 from persist.system.run import run
 from persist.volume import outcome, root_kept
 from persist.volume.find import remembered
-from persist.volume.find.choose import BTRFS, Found, Machine
+from persist.volume.find.choose import BTRFS, Found, Known
 from persist.volume.find.search import what_is_known
 from persist.volume.members import in_kernel
 from persist.volume.members.assemble import Assembly
@@ -128,7 +128,7 @@ def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: Per
     result.because(strange.STRANGE if error.message_id == "VOLUME_STRANGE" else "broken", message, error.hint)
 
 
-def _find_and_mount(config: Config, told: Machine, result: Outcome, *, enabled: bool) -> None:
+def _find_and_mount(config: Config, told: Known, result: Outcome, *, enabled: bool) -> None:
     """Fill in the result where the volume could be mounted, and the reason where not. ``enabled``: the master switch is on."""
     seen = lookup.find(config, told, result, may_format=enabled)
     if seen is None:
@@ -142,7 +142,7 @@ def _find_and_mount(config: Config, told: Machine, result: Outcome, *, enabled: 
         _broken(result, *seen, e)
 
 
-def _read_only_below(config: Config, told: Machine, result: Outcome) -> None:
+def _read_only_below(config: Config, told: Known, result: Outcome) -> None:
     """persist=ro: the volume read-only, and memory above it."""
     result.because(*mode.READ_ONLY)
     seen = lookup.find(config, told, result, may_format=False)

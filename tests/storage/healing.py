@@ -11,7 +11,7 @@ from pathlib import Path
 from persist.system import superblock, uuids
 from persist.volume.members import in_kernel
 from persist.volume.ondisk import header, partition_table, store
-from persist.volume.ondisk.header import Mark, Options
+from persist.volume.ondisk.header import FormatMark, Options
 
 from .conftest import Make
 from .rig import PYTHON, TOP, LoopDisk, tool
@@ -89,7 +89,7 @@ def stale(place: Path, make: Make) -> Volume:
 
 def joiner(v: Volume, disk: LoopDisk) -> None:
     """As persist-format.service leaves a disk that is to join."""
-    mark = v.marks[str(disk.file)] = Mark(uuids.new(), 0, v.uuid, 0, 1, True, "auto")
+    mark = v.marks[str(disk.file)] = FormatMark(uuids.new(), 0, v.uuid, 0, 1, True, "auto")
     if disk not in v.disks:
         v.disks.append(disk)
     v.divide(disk)

@@ -16,7 +16,7 @@ from persist.system import blockdev, uuids
 from persist.system.btrfs import SUBVOLUMES
 from persist.volume.format.steps import STEPS
 from persist.volume.ondisk import binding, header, partition_table
-from persist.volume.ondisk.header import Mark
+from persist.volume.ondisk.header import FormatMark
 
 from .conftest import Make
 from .rig import LoopDisk, mounts_of, tool
@@ -179,7 +179,7 @@ def test_large_sectors(make_disk: Make, tmp_path: Path) -> None:
 def test_mark_of_version_1(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], step: str) -> None:
     """Begun by a version that knew one disk only, and no id of the volume: finished as that would have done."""
     disk = make_disk(BIG)
-    disk.write(header.MARK_OFFSET, Mark(uuids.new(), 192).encode())
+    disk.write(header.MARK_OFFSET, FormatMark(uuids.new(), 192).encode())
     if step:
         assert disk.format(kill_after=step, swap="0").returncode == -9
         disk.replug()

@@ -183,7 +183,7 @@ def test_member_that_goes_while_another_one_is_healed_is_marked_at_once(place: P
     before = degraded_mark.read(v.data(v.disks[0]), v.uuid)
     real = in_kernel.glance
 
-    def glance(path: str) -> list[in_kernel.Live]:
+    def glance(path: str) -> list[in_kernel.LiveDevice]:
         return [replace(m, state="lost") if m.devid == 3 else m for m in real(path)]
 
     monkeypatch.setattr(in_kernel, "glance", glance)

@@ -192,7 +192,7 @@ def test_what_is_not_known_is_no_number(place: Path, make_disk: Make, capsys: py
     v = Volume(place, [make_disk(MIB, b"")])
     v.up()
     monkeypatch.setattr(btrfs, "SYSFS", str(place / "nothing"))
-    device = in_kernel.Live(1, "", v.data(v.disks[0]), MIB << 20, 0, "ok")
+    device = in_kernel.LiveDevice(1, "", v.data(v.disks[0]), MIB << 20, 0, "ok")
     monkeypatch.setattr(in_kernel, "members", lambda path: [device])
     monkeypatch.setattr(health, "examine", lambda uuid, path: [])
     monkeypatch.setattr(reserve, "in_use", lambda path: 0)

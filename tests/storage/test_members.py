@@ -259,7 +259,7 @@ def test_marks_are_taken_back_where_one_cannot_be_written(make_disk: Make, tmp_p
         v.pull(v.disks[2])
         write = degraded_mark.write
 
-        def broken(nodes: Iterable[str], mark: degraded_mark.Mark) -> None:
+        def broken(nodes: Iterable[str], mark: degraded_mark.DegradedMark) -> None:
             write(list(nodes)[:1], mark)
             raise OSError(5, "Input/output error")
 

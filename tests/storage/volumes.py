@@ -17,7 +17,7 @@ from persist.volume.members import assemble
 from persist.volume.members.assemble import Assembly
 from persist.volume.mount import btrfs_mount
 from persist.volume.ondisk import header, partition_table, store
-from persist.volume.ondisk.header import Mark
+from persist.volume.ondisk.header import FormatMark
 
 from .rig import LoopDisk, tool
 
@@ -30,7 +30,7 @@ class Volume:
         os.makedirs(self.at, exist_ok=True)
         self.disks = disks
         self.uuid = uuids.new()
-        self.marks = {str(d.file): Mark(uuids.new(), 0) for d in disks}
+        self.marks = {str(d.file): FormatMark(uuids.new(), 0) for d in disks}
         for disk in disks:
             self.divide(disk)
         data, metadata = partition_table.profiles("single" if profile == "single" else "auto", len(disks))

@@ -12,10 +12,10 @@ import pytest
 
 from persist.boot.config import Config
 from persist.system.superblock import Superblock
-from persist.volume.find.choose import Ambiguous, Candidate, Found, Machine, decide
+from persist.volume.find.choose import Ambiguous, Candidate, Found, Known, decide
 from persist.volume.members.ancestry import Member
 from persist.volume.members.assemble import Assembly, assemble
-from persist.volume.ondisk.degraded_mark import Mark
+from persist.volume.ondisk.degraded_mark import DegradedMark
 
 from .early_rig import SCRIPT
 
@@ -64,17 +64,17 @@ def by_python(assembly: Assembly) -> list[str]:
             str(assembly.absent), ",".join((head.id, *head.earlier)) if head else "", "yes" if assembly.heal else "", str(assembly.awaited)]
 
 
-def member(node: str, devid: int, generation: int = 8, devices: int = 2, log: int = 0, mark: Mark | None = None, sub: str = "") -> Member:
+def member(node: str, devid: int, generation: int = 8, devices: int = 2, log: int = 0, mark: DegradedMark | None = None, sub: str = "") -> Member:
     """A member; its device number is its devid unless told."""
     return Member(node, Superblock(FSID, devid, sub or f"sub-{devid}", 1 << 30, devices, generation, log, "persist-data"), mark)
 
 
-def history(chance: random.Random) -> list[Mark | None]:
+def history(chance: random.Random) -> list[DegradedMark | None]:
     """Marks as mounts without a member leave them: each either goes on from an earlier one or was made by a side that knows none of them."""
-    marks: list[Mark] = []
+    marks: list[DegradedMark] = []
     for name in chance.sample(IDS, chance.randint(0, 4)):
         before = chance.choice([None, *marks])
-        marks.append(Mark(FSID, before.counter + 1 if before else chance.randint(0, 2), name, (before.id, *before.earlier) if before else ()))
+        marks.append(DegradedMark(FSID, before.counter + 1 if before else chance.randint(0, 2), name, (before.id, *before.earlier) if before else ()))
     return [None, *marks]
 
 
@@ -120,8 +120,8 @@ def test_decides_as_the_service_does(any_shell: str) -> None:
     assert len(kinds) >= 8 and 100 < left < 1000, "the cases are all alike"
 
 
-A, B = Mark(FSID, 1, "a" * 16), Mark(FSID, 1, "b" * 16)
-A2 = Mark(FSID, 2, "c" * 16, (A.id,))
+A, B = DegradedMark(FSID, 1, "a" * 16), DegradedMark(FSID, 1, "b" * 16)
+A2 = DegradedMark(FSID, 2, "c" * 16, (A.id,))
 
 
 @pytest.mark.parametrize("name, case, used, stale, split, absent", [
@@ -171,7 +171,7 @@ def test_copies(any_shell: str, generations: tuple[int, int, int | None], left_o
     assert (shown[0], shown[4]) == ("" if left_out else "problem", left_out or "")
     known = {m.node: m for m in case}
     every = [Candidate(m.node, str(n), "0:0", FSID, m.superblock.device_uuid, "persist-data") for n, m in enumerate(case)]
-    decision = decide(Config(), Machine(member=lambda c: known[c.node]), every)
+    decision = decide(Config(), Known(member=lambda c: known[c.node]), every)
     assert isinstance(decision, Found if left_out else Ambiguous)
     if isinstance(decision, Found):
         assert decision.forget == (left_out,) and set(shown[1].split()) == set(decision.members)
@@ -184,7 +184,7 @@ def test_marks_are_read_and_written_as_the_service_does(any_shell: str, tmp_path
     for count, generation, log in ((0, 8, 0), (1, 2**32 + 7, 4096), (24, 8, 30408704), (25, 8, 14 << 12), (26, 8, 15 << 12), (40, 8, 0)):
         node = tmp_path / f"member{count}"
         node.write_bytes(bytes(60000))
-        before = Mark(FSID, 7, IDS[1], tuple(f"{n:016x}" for n in range(count)))
+        before = DegradedMark(FSID, 7, IDS[1], tuple(f"{n:016x}" for n in range(count)))
         degraded_mark.write([str(node)], before)
         script = (_HEAD + f"""
 read_mark '{node}' {FSID} || exit 3
@@ -198,7 +198,7 @@ write_marks
         # What the service would have written behind that id.
         kept = degraded_mark.parse(before.encode())
         assert kept is not None
-        expected = Mark(FSID, 8, after.id, (kept.id, *kept.earlier)).encode()
+        expected = DegradedMark(FSID, 8, after.id, (kept.id, *kept.earlier)).encode()
         assert node.read_bytes()[degraded_mark.OFFSET:] == expected + bytes(60000 - degraded_mark.OFFSET - degraded_mark.LENGTH)
 
 

@@ -10,7 +10,7 @@ import pytest
 from persist.boot.paths import escape
 from persist.volume.ondisk import binding, degraded_mark
 from persist.volume.ondisk.binding import Binding
-from persist.volume.ondisk.degraded_mark import Mark
+from persist.volume.ondisk.degraded_mark import DegradedMark
 from persist.volume.ondisk.header import LENGTH, MARK_OFFSET
 
 from .early_rig import USAGE, Disk, Initrd, needs_root
@@ -21,7 +21,7 @@ FSID = "d4a78f8d-0060-41ae-b69d-b3998ea7fb19"
 OTHER = "11111111-2222-3333-4444-555555555555"
 PLAIN = "noatime,subvol=@persist-state"
 MACHINE = "0a0b0c0d-1111-2222-3333-444444444444"
-OLD = Mark(FSID, 1, "a" * 16)
+OLD = DegradedMark(FSID, 1, "a" * 16)
 
 
 def tried(node: str) -> list[list[str]]:
@@ -29,7 +29,7 @@ def tried(node: str) -> list[list[str]]:
     return [[options + PLAIN, node, "/run/persist/volume"] for options in ("ro,rescue=nologreplay,degraded,", "degraded,")]
 
 
-def text(mark: Mark) -> str:
+def text(mark: DegradedMark) -> str:
     return mark.encode().rstrip(b"\0").decode()
 
 
@@ -92,7 +92,7 @@ def test_stale_member(initrd: Initrd) -> None:
 
 
 @pytest.mark.parametrize("a, b", [
-    ({"mark": text(OLD), "generation": 20}, {"generation": 99, "mark": text(Mark(FSID, 3, "b" * 16))}),
+    ({"mark": text(OLD), "generation": 20}, {"generation": 99, "mark": text(DegradedMark(FSID, 3, "b" * 16))}),
     ({"mark": text(OLD), "generation": 20}, {"generation": 99}),
     ({"generation": 20}, {"generation": 99}),
     ({"devices": 1, "generation": 20}, {"generation": 99}),
@@ -133,7 +133,7 @@ def test_unfinished_replace_of_a_member_that_is_here(initrd: Initrd) -> None:
 
 
 def test_unusable_mark(initrd: Initrd) -> None:
-    found = pair(initrd, a={"mark": "persist-degraded 9 whatever\n"}, b={"mark": text(Mark(OTHER, 1, "c" * 16))}).run()
+    found = pair(initrd, a={"mark": "persist-degraded 9 whatever\n"}, b={"mark": text(DegradedMark(OTHER, 1, "c" * 16))}).run()
     assert found.noted[0] == "plain"
     assert "the degraded mark of /dev/vda2 cannot be understood" in found.log and "the degraded mark of /dev/vdb2 is of another filesystem" in found.log
 

@@ -12,7 +12,7 @@ from persist.system.blockdev import Disk
 from persist.volume.format import disk_set, joining
 from persist.volume.format.disk_set import Claimed, Picked
 from persist.volume.ondisk import partition_table as layout
-from persist.volume.ondisk.header import Claim, Layout, Mark, Options
+from persist.volume.ondisk.header import Claim, FormatMark, Layout, Options
 
 X, Y = "00000010-0000-4000-8000-000000000000", "00000020-0000-4000-8000-000000000000"
 
@@ -31,7 +31,7 @@ def own(name: str) -> str:
 
 
 def begun(name: str, volume: str, index: int = 0, count: int = 1, layout: Layout = "auto", members: int = 0) -> Claimed:
-    return disk(name), Claim(DEFAULT_HEADER, Mark(own(name), 64, volume, index, count, False, layout), Options("", members))
+    return disk(name), Claim(DEFAULT_HEADER, FormatMark(own(name), 64, volume, index, count, False, layout), Options("", members))
 
 
 def names(picked: Picked) -> list[str]:
@@ -42,8 +42,8 @@ def others(picked: Picked) -> list[str]:
     return [d.name for d, _ in picked.others]
 
 
-def marks(claims: list[Claimed]) -> dict[str, Mark]:
-    return {d.sys_path: c.mark or Mark(own(d.name), 64, uuids.new()) for d, c in claims}
+def marks(claims: list[Claimed]) -> dict[str, FormatMark]:
+    return {d.sys_path: c.mark or FormatMark(own(d.name), 64, uuids.new()) for d, c in claims}
 
 
 def test_fresh_disks_are_one_set() -> None:

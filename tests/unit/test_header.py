@@ -9,7 +9,7 @@ from persist.boot.config import DEFAULT_HEADER
 from persist.errors import Refusal
 from persist.volume.ondisk import binding, header
 from persist.volume.ondisk.binding import Binding
-from persist.volume.ondisk.header import Claim, Mark, Options
+from persist.volume.ondisk.header import Claim, FormatMark, Options
 
 ID = "6a1e0b54-9a3a-4f0e-8a51-2f8f2d6f6b10"
 VOLUME = "11111111-2222-4333-8444-555555555555"
@@ -70,10 +70,10 @@ def test_the_longest_header_fits() -> None:
 
 
 @pytest.mark.parametrize("mark", [
-    Mark(ID, 0, VOLUME), Mark(ID, 8192, VOLUME, 1, 2, False, "raid1"), Mark(ID, 192, VOLUME, 0, 1, True),
-    Mark(ID, 999999999, VOLUME, 998, 999, False, "single"), Mark(ID, 64),
+    FormatMark(ID, 0, VOLUME), FormatMark(ID, 8192, VOLUME, 1, 2, False, "raid1"), FormatMark(ID, 192, VOLUME, 0, 1, True),
+    FormatMark(ID, 999999999, VOLUME, 998, 999, False, "single"), FormatMark(ID, 64),
 ])
-def test_mark(mark: Mark) -> None:
+def test_mark(mark: FormatMark) -> None:
     data = header.encode(DEFAULT_HEADER, Options("single", 64, "s" * 64, str(VOLUME)))[: header.MARK_OFFSET] + mark.encode()
     assert len(data) == header.LENGTH
     found = parsed(data)
@@ -98,8 +98,8 @@ def test_bad_marks(mark: str, code: str) -> None:
 
 def test_join() -> None:
     assert Claim(DEFAULT_HEADER).join == ""
-    assert Claim(DEFAULT_HEADER, Mark(ID, 0, VOLUME)).join == ""
-    assert Claim(DEFAULT_HEADER, Mark(ID, 0, VOLUME, join=True)).join == str(VOLUME)
+    assert Claim(DEFAULT_HEADER, FormatMark(ID, 0, VOLUME)).join == ""
+    assert Claim(DEFAULT_HEADER, FormatMark(ID, 0, VOLUME, join=True)).join == str(VOLUME)
     assert Claim(DEFAULT_HEADER, None, Options(join=str(VOLUME))).join == str(VOLUME)
 
 

@@ -20,8 +20,8 @@ from persist.volume import outcome
 from persist.volume.heal import health, lock
 from persist.volume.heal.loop import Act
 from persist.volume.members import in_kernel, lost
-from persist.volume.members.in_kernel import Live
-from persist.volume.ondisk.degraded_mark import Mark
+from persist.volume.members.in_kernel import LiveDevice
+from persist.volume.ondisk.degraded_mark import DegradedMark
 
 
 class Scene:
@@ -155,8 +155,8 @@ def test_a_stop_is_no_failure(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("marked", [False, True])
 def test_a_volume_that_an_earlier_version_mounted_gets_its_first_mark(marked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """At an upgrade without a restart nobody else would write one."""
-    mark = Mark("uuid", 0, "a" * 16) if marked else None
-    devices = [Live(n, f"uuid-{n}", f"/dev/vd{n}", 1, 0, "ok", None, mark) for n in (1, 2)]
+    mark = DegradedMark("uuid", 0, "a" * 16) if marked else None
+    devices = [LiveDevice(n, f"uuid-{n}", f"/dev/vd{n}", 1, 0, "ok", None, mark) for n in (1, 2)]
     done: list[str] = []
     monkeypatch.setattr(btrfs, "filesystem_uuid", lambda path: "uuid")
     monkeypatch.setattr(in_kernel, "settled", lambda path: devices)

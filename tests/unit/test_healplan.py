@@ -9,15 +9,15 @@ from persist.volume.heal import look
 from persist.volume.heal.plan import Spare, State, next_step
 from persist.volume.members import in_kernel
 from persist.volume.members.ancestry import Member
-from persist.volume.members.in_kernel import Live
-from persist.volume.ondisk.degraded_mark import Mark
+from persist.volume.members.in_kernel import LiveDevice
+from persist.volume.ondisk.degraded_mark import DegradedMark
 
 FSID = "11111111-2222-4333-8444-555555555555"
 RAID1 = (frozenset({"raid1"}), frozenset({"raid1"}))
 
 
-def device(devid: int, state: in_kernel.State = "ok", size: int = 1000) -> Live:
-    return Live(devid, f"uuid{devid}", f"/dev/vd{devid}" if state != "missing" else "", size, 500, state)
+def device(devid: int, state: in_kernel.State = "ok", size: int = 1000) -> LiveDevice:
+    return LiveDevice(devid, f"uuid{devid}", f"/dev/vd{devid}" if state != "missing" else "", size, 500, state)
 
 
 WHOLE = State((device(1), device(2)), part_ids={1: "p1", 2: "p2"}, recorded=("p1", "p2"), profiles=RAID1, wanted=("raid1", "raid1"))
@@ -90,17 +90,17 @@ def test_a_volume_that_persist_did_not_make_keeps_its_profiles() -> None:
     assert step(replace(WHOLE, wanted=None, profiles=(frozenset({"raid0"}), frozenset({"raid1"})))) is None
 
 
-def _in_use(generation: int, mark: Mark | None) -> list[Live]:
+def _in_use(generation: int, mark: DegradedMark | None) -> list[LiveDevice]:
     return [replace(device(1), mark=mark, block=Superblock(FSID, 1, "uuid1", 1, 2, generation, 0, "persist-data"))]
 
 
-def _member(generation: int, mark: Mark | None) -> Member:
+def _member(generation: int, mark: DegradedMark | None) -> Member:
     return Member("/dev/vdx", Superblock(FSID, 2, "uuid2", 1, 2, generation, 0, "persist-data"), mark)
 
 
 def test_who_is_split() -> None:
-    first, second = Mark(FSID, 1, "a" * 16), Mark(FSID, 2, "b" * 16, ("a" * 16,))
-    other = Mark(FSID, 1, "c" * 16)
+    first, second = DegradedMark(FSID, 1, "a" * 16), DegradedMark(FSID, 2, "b" * 16, ("a" * 16,))
+    other = DegradedMark(FSID, 1, "c" * 16)
     assert not in_kernel.split(_member(9, None), _in_use(9, None)) and not in_kernel.split(_member(9, None), _in_use(9, second))
     assert not in_kernel.split(_member(5, first), _in_use(9, second)) and not in_kernel.split(_member(5, second), _in_use(9, second))
     assert in_kernel.split(_member(5, None), _in_use(9, None)), "older is not an ancestor"
@@ -112,7 +112,7 @@ def test_who_is_split() -> None:
 
 def test_a_disk_of_this_machine_is_not_wiped_for_a_strangers_sake() -> None:
     """Whatever the marks of a strange disk say: they are data."""
-    devices = [*_in_use(9, Mark(FSID, 1, "a" * 16)), replace(device(2), uuid="uuid2", state="missing")]
+    devices = [*_in_use(9, DegradedMark(FSID, 1, "a" * 16)), replace(device(2), uuid="uuid2", state="missing")]
     old = _member(5, None)
     assert look.stale(devices, [old], lambda m: False) == [old]
     assert look.stale(devices, [old], lambda m: True) == [old]
@@ -127,8 +127,8 @@ def test_a_joined_disk_is_bound_though_another_one_is_gone() -> None:
 
 
 def test_head() -> None:
-    one = replace(device(1), mark=Mark(FSID, 1, "a" * 16))
-    two = replace(device(2), mark=Mark(FSID, 2, "b" * 16, ("a" * 16,)))
+    one = replace(device(1), mark=DegradedMark(FSID, 1, "a" * 16))
+    two = replace(device(2), mark=DegradedMark(FSID, 2, "b" * 16, ("a" * 16,)))
     assert in_kernel.head([device(1)]) is None
     assert in_kernel.head([one, two]) == two.mark == in_kernel.head([two, one])
     assert in_kernel.head([one, replace(two, state="lost")]) == one.mark

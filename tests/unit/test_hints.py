@@ -18,7 +18,7 @@ from persist.errors import Refusal
 from persist.record import replace
 from persist.volume.find import candidates, search, unreadable
 from persist.volume.find import remembered as known
-from persist.volume.find.choose import Ambiguous, Candidate, Decision, Machine, Missing, decide
+from persist.volume.find.choose import Ambiguous, Candidate, Decision, Known, Missing, decide
 from persist.volume.find.missing import Around, explain
 from persist.volume.find.unreadable import Unreadable
 from persist.volume.format import only_volume
@@ -46,7 +46,7 @@ def told(*every: Candidate, device: str = "auto", named: str = "", known: str = 
     config = Config()
     config.device = device.split()
     config.allow_removable = removable
-    machine = Machine(named, known, wrong=wrong)
+    machine = Known(named, known, wrong=wrong)
 
     def resolve(path: str) -> str:
         return PATHS.get(path, "") if any(c.node == path for c in every) else ""
@@ -160,7 +160,7 @@ def refusal(*every: Candidate, named: str = "", wrong: str = "", known_: str = "
     monkeypatch.setattr(unreadable, "find", lambda config: list(lost))
     monkeypatch.setattr(known, "read", lambda: note)
     with pytest.raises(Refusal) as caught:
-        only_volume.check_alone([], "", config, Machine(named, known_, wrong=wrong), list(every))
+        only_volume.check_alone([], "", config, Known(named, known_, wrong=wrong), list(every))
     found: Refusal = caught.value
     return found
 
@@ -224,7 +224,7 @@ def test_a_name_that_leads_nowhere(value: str, device: list[str] | int, problem:
     config = load(str(tmp_path), problems)
     assert (len(config.device) if isinstance(device, int) else config.device) == device
     assert [problem in str(p) for p in problems] == ([True] if problem else [])
-    assert (search.patience(config, Machine(), kept=False) == 0) == (not config.device)
+    assert (search.patience(config, Known(), kept=False) == 0) == (not config.device)
 
 
 def test_what_cannot_come_is_not_looked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_what_cannot_come_is_not_looked_for_twice(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(candidates, "candidates", look)
     monkeypatch.setattr(candidates, "everything", lambda: [OURS])
     monkeypatch.setattr(unreadable, "find", lambda config: [])
-    machine = Machine(wrong="LABEL=persist-data")
+    machine = Known(wrong="LABEL=persist-data")
     decision, assembly = search.search(Config(), machine, search.patience(Config(), machine, kept=False))
     assert isinstance(decision, Missing) and decision.code == "not-a-uuid" and assembly is None
     assert looks == [1] and f"persist.volume={U1}" in decision.hint

@@ -14,7 +14,7 @@ from persist import log
 from persist.boot.config import Config
 from persist.errors import PersistError
 from persist.volume.find import search
-from persist.volume.find.choose import Machine, Missing
+from persist.volume.find.choose import Known, Missing
 
 
 def test_a_wait_has_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,7 +27,7 @@ def test_a_wait_has_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert manager.recv(4096) == rb"STATUS=at work\nWATCHDOG=1"
         monkeypatch.setattr(search, "_once", lambda config, told: (Missing("", ""), None))
         monkeypatch.setattr(search, "_wait", lambda config, told, timeout, last, enough: last)
-        search.search(Config(), Machine(), 1200.0)
+        search.search(Config(), Known(), 1200.0)
         assert manager.recv(4096) == b"STATUS=Waiting up to 1200 s for the state volume\nEXTEND_TIMEOUT_USEC=1500000000"
 
 

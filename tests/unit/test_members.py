@@ -13,18 +13,18 @@ from persist.system.superblock import Superblock
 from persist.volume.members.ancestry import Member
 from persist.volume.members.assemble import CLONED, MISSING, NONE, SPLIT, STALE, UNDECIDED, Assembly, assemble, torn
 from persist.volume.ondisk import degraded_mark
-from persist.volume.ondisk.degraded_mark import Mark, following
+from persist.volume.ondisk.degraded_mark import DegradedMark, following
 
 FSID = "11111111-2222-4333-8444-555555555555"
 
 
-def member(devid: int, generation: int = 100, mark: Mark | None = None, *, of: int = 2, log: int = 0, node: str = "") -> Member:
+def member(devid: int, generation: int = 100, mark: DegradedMark | None = None, *, of: int = 2, log: int = 0, node: str = "") -> Member:
     block = Superblock(FSID, devid, f"00000000-0000-4000-8000-{devid:012d}", 1 << 30, of, generation, log, "persist-data")
     return Member(node or f"/dev/vd{'rabcdef'[devid]}", block, mark)
 
 
-def mark(identity: str, *earlier: str) -> Mark:
-    return Mark(FSID, len(earlier) + 1, identity * 16, tuple(e * 16 for e in earlier))
+def mark(identity: str, *earlier: str) -> DegradedMark:
+    return DegradedMark(FSID, len(earlier) + 1, identity * 16, tuple(e * 16 for e in earlier))
 
 
 def names(members: tuple[Member, ...]) -> str:
@@ -176,7 +176,7 @@ def test_a_cut_within_the_writing_of_superblocks() -> None:
 
 
 @pytest.mark.parametrize("before", [None, mark("a")])
-def test_a_cut_within_the_writing_of_marks(before: Mark | None) -> None:
+def test_a_cut_within_the_writing_of_marks(before: DegradedMark | None) -> None:
     """Three disks, one is away. Only the first of the others got the new mark: alone it does not mount."""
     new = mark("b", *([] if before is None else ["a"]))
     a = torn(assemble([member(1, 100, new, of=3), member(2, 100, before, of=3)]))
@@ -282,7 +282,7 @@ def test_a_cut_between_two_marks() -> None:
 def test_a_restored_backup_of_a_member() -> None:
     """Its mark is not among those that are remembered: nothing says what became of it since."""
     old = following(FSID, None, 50, whole=True)
-    now: Mark | None = old
+    now: DegradedMark | None = old
     for generation in range(60, 100, 10):
         now = following(FSID, now, generation, whole=True)
     restored = following(FSID, old, 55, whole=True)
@@ -319,7 +319,7 @@ def test_whole_boots_do_not_push_out_what_a_disk_in_a_drawer_needs() -> None:
 
 
 def test_counters_have_an_end() -> None:
-    m = Mark(FSID, degraded_mark.COUNTER_MAX, "a" * 16, ("b" * 16,))
+    m = DegradedMark(FSID, degraded_mark.COUNTER_MAX, "a" * 16, ("b" * 16,))
     after = following(FSID, degraded_mark.parse(m.encode()), 100)
     assert after.counter == degraded_mark.COUNTER_MAX and degraded_mark.parse(after.encode()) == after and after.earlier == ("a" * 16, "b" * 16)
 
@@ -348,7 +348,7 @@ def test_mark_forgets_the_oldest() -> None:
 def test_a_bound_disk_out_of_a_drawer_is_not_used_once_its_id_was_forgotten() -> None:
     """B is bound to this machine, A joined by hand and was then used alone for a month."""
     both = following(FSID, None, 50, whole=True)
-    now: Mark | None = both
+    now: DegradedMark | None = both
     for generation in range(60, 360, 10):
         now = degraded_mark.parse(following(FSID, now, generation).encode())
         a = assemble([member(1, generation + 5, now), member(2, 60, both)], lambda m: m.node == "/dev/vdb")

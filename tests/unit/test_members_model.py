@@ -21,9 +21,9 @@ from persist.volume.members import assemble as members
 from persist.volume.members import in_kernel
 from persist.volume.members.ancestry import Member
 from persist.volume.members.assemble import Assembly, assemble, torn
-from persist.volume.members.in_kernel import Live
+from persist.volume.members.in_kernel import LiveDevice
 from persist.volume.ondisk import degraded_mark
-from persist.volume.ondisk.degraded_mark import Mark
+from persist.volume.ondisk.degraded_mark import DegradedMark
 
 FSID = "11111111-2222-4333-8444-555555555555"
 LOG = 4096  # the same for all logs: nothing may hang on telling one from the other
@@ -36,7 +36,7 @@ class Device(NamedTuple):
     generation: int
     total: int
     log: int = 0
-    mark: Mark | None = None
+    mark: DegradedMark | None = None
     held: frozenset[int] = frozenset()
     empty: bool = False
     bound: bool = False
@@ -94,7 +94,7 @@ def marked(world: World, which: list[int], *, whole: bool, only: int = 99, mount
     """As mount/btrfs_mount.py marks, and lost.py what is ``mounted``; ``only`` so many of them before a cut."""
     newest = max((world.disks[n] for n in which), key=lambda d: (d.generation, d.log))
     mark = degraded_mark.following(FSID, members._head([member(world, n) for n in which]), newest.generation, newest.log, whole=whole, mounted=mounted)
-    known = degraded_mark.parse(Mark(FSID, mark.counter, f"{world.clock:06x}{mark.id[6:]}", mark.earlier).encode())
+    known = degraded_mark.parse(DegradedMark(FSID, mark.counter, f"{world.clock:06x}{mark.id[6:]}", mark.earlier).encode())
     order = [number_of(m) for m in members.newest_first([member(world, n) for n in which])]
     return change(world, order[:only], mark=known)._replace(clock=world.clock + 1)
 
@@ -173,17 +173,17 @@ def boot(world: World, here: frozenset[int], cut: bool = False) -> World | None:
     return world._replace(used=tuple(use))
 
 
-def as_live(world: World) -> list[Live]:
+def as_live(world: World) -> list[LiveDevice]:
     """What live.members() would find."""
     count = world.disks[world.used[0]].total
     found = []
     for devid in range(1, count + 1):
         mine = next((n for n in world.used if world.disks[n].devid == devid), None)
         if mine is None:
-            found.append(Live(devid, f"uuid-{devid}", "", 1, 0, "missing"))
+            found.append(LiveDevice(devid, f"uuid-{devid}", "", 1, 0, "missing"))
         else:
             m = member(world, mine)
-            found.append(Live(devid, f"uuid-{devid}", m.node, 1, 0, "lost" if mine in world.gone else "ok", m.superblock, m.mark))
+            found.append(LiveDevice(devid, f"uuid-{devid}", m.node, 1, 0, "lost" if mine in world.gone else "ok", m.superblock, m.mark))
     return found
 
 
@@ -288,7 +288,7 @@ def renamed(world: World) -> World:
 
     disks = []
     for d in world.disks:
-        mark = d.mark and Mark(FSID, min(d.mark.counter, 1), identity(d.mark.id), tuple(map(identity, d.mark.earlier)))
+        mark = d.mark and DegradedMark(FSID, min(d.mark.counter, 1), identity(d.mark.id), tuple(map(identity, d.mark.earlier)))
         disks.append(d._replace(mark=mark, held=commits(d.held)))
     return world._replace(disks=tuple(disks), clock=len(names) + 1)
 

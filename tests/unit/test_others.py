@@ -15,7 +15,7 @@ from persist.system import btrfs
 from persist.system.mountinfo import Mount
 from persist.verdict.volume_reasons import read_volume
 from persist.volume import outcome
-from persist.volume.find.choose import Candidate, Found, Machine, decide
+from persist.volume.find.choose import Candidate, Found, Known, decide
 from persist.volume.mount import taken_over
 from persist.volume.outcome import Outcome
 
@@ -33,7 +33,7 @@ LINE = f"/dev/vdc2 (UUID={U2}) could be a state volume, too, and is left alone"
     ((ONE, Candidate("/dev/vdd2", "1:2", "1:0", U1, "s3", "persist-data")), ()),
 ])
 def test_which(every: tuple[Candidate, ...], others: tuple[tuple[str, str], ...]) -> None:
-    found = decide(Config(), Machine(bound=lambda c: c is ONE), every, lambda path: "")
+    found = decide(Config(), Known(bound=lambda c: c is ONE), every, lambda path: "")
     assert isinstance(found, Found) and (found.uuid, found.others) == (U1, others)
 
 
@@ -70,6 +70,6 @@ def test_what_the_initrd_mounted(before: bool, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(outcome, "read", lambda: Outcome(kind="btrfs", uuid=U1, others=OTHERS) if before else None)
     result = Outcome()
     at = Mount(1, 1, "0:40", "/@persist-state", "/run/persist/volume", "rw", "btrfs", "/dev/vdb2", "rw")
-    taken_over.keep(Config(), Facts(), Machine(bound=lambda c: c is ONE), result, at)
+    taken_over.keep(Config(), Facts(), Known(bound=lambda c: c is ONE), result, at)
     assert (result.others, result.reason) == (OTHERS, "")
     assert capsys.readouterr().err.count("could be a state volume, too") == (not before)

@@ -13,7 +13,7 @@ from persist.volume.find import remembered
 from persist.volume.format.write_claim import write_claims
 from persist.volume.ondisk import binding, degraded_mark, header
 from persist.volume.ondisk.binding import Binding
-from persist.volume.ondisk.degraded_mark import Mark
+from persist.volume.ondisk.degraded_mark import DegradedMark
 
 VOLUME = "11111111-2222-4333-8444-555555555555"
 DISK = "99999999-8888-4777-8666-555555555555"
@@ -33,7 +33,7 @@ def test_binding(serial: str) -> None:
 @pytest.mark.parametrize(("swap", "place"), itertools.product([0, 1, 999_999_999], [(0, 1), (0, LAST), (LAST - 1, LAST)]))
 def test_format_mark(swap: int, place: tuple[int, int]) -> None:
     for join, layout in itertools.product([False, True], header.LAYOUTS):
-        mark = header.Mark(DISK, swap, VOLUME, *place, join, layout)
+        mark = header.FormatMark(DISK, swap, VOLUME, *place, join, layout)
         found = header.parse(header.encode(WORD)[: header.MARK_OFFSET] + mark.encode(), [WORD])
         assert found is not None and found.mark == mark
 
@@ -54,7 +54,7 @@ def test_no_header_says_more_disks_than_its_reader_takes() -> None:
 @pytest.mark.parametrize("counter", [0, 1, 9, 10, 99_999_999, 999_999_999])
 def test_degraded_mark_goes_on_for_ever(counter: int) -> None:
     """However often a member was away, the next mark can be read, and counts no less than the one before."""
-    mark = Mark(VOLUME, counter, "a" * 16, tuple(f"{n:016x}" for n in range(40)))
+    mark = DegradedMark(VOLUME, counter, "a" * 16, tuple(f"{n:016x}" for n in range(40)))
     for generation in (1, (1 << 32) - 1, 1 << 40):
         for _ in range(3):
             read = degraded_mark.of(mark.encode(), VOLUME)

@@ -9,9 +9,9 @@ from persist.boot.config import Config
 from persist.record import replace
 from persist.system.superblock import Superblock
 from persist.volume.find.candidates import decode
-from persist.volume.find.choose import Ambiguous, Candidate, Decision, Found, Machine, Missing, Untrusted, decide
+from persist.volume.find.choose import Ambiguous, Candidate, Decision, Found, Known, Missing, Untrusted, decide
 from persist.volume.members.ancestry import Member
-from persist.volume.ondisk.degraded_mark import Mark
+from persist.volume.ondisk.degraded_mark import DegradedMark
 
 U1, U2 = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 ONE = Candidate("/dev/vdb2", "254:18", "254:16", U1, "s1", "persist-data", "p1", "persist-data")
@@ -23,7 +23,7 @@ PATHS = {"/dev/vdb": "254:16", "/dev/vdb2": "254:18", "/dev/disk/by-id/two": "25
 
 def _member(c: Candidate, generation: int) -> Member | None:
     """As all are written by one kernel."""
-    return Member(c.node, Superblock(c.uuid, 1, c.uuid_sub, 1, 2, generation, 0, c.label), Mark(c.uuid, 0, "a" * 16)) if generation else None
+    return Member(c.node, Superblock(c.uuid, 1, c.uuid_sub, 1, 2, generation, 0, c.label), DegradedMark(c.uuid, 0, "a" * 16)) if generation else None
 
 
 def ask(*every: Candidate, device: str = "auto", wanted: str = "", known: str = "", removable: bool = False,
@@ -31,7 +31,7 @@ def ask(*every: Candidate, device: str = "auto", wanted: str = "", known: str = 
     config = Config()
     config.device = device.split()
     config.allow_removable = removable
-    machine = Machine(wanted, known, lambda c: c.node in bound, lambda c: _member(c, (generations or {}).get(c.node, 0)))
+    machine = Known(wanted, known, lambda c: c.node in bound, lambda c: _member(c, (generations or {}).get(c.node, 0)))
     return decide(config, machine, every, lambda path: PATHS.get(path, ""))
 
 

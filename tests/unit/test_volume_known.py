@@ -17,7 +17,7 @@ from persist.system import newmount
 from persist.system.mountinfo import Mount
 from persist.volume import outcome
 from persist.volume.find import remembered
-from persist.volume.find.choose import Machine
+from persist.volume.find.choose import Known
 from persist.volume.mount import taken_over
 from persist.volume.outcome import Outcome
 
@@ -125,7 +125,7 @@ def test_a_volume_that_is_no_btrfs_is_not_forgotten(note: Path, monkeypatch: pyt
     remembered.note(UUID)
     monkeypatch.setattr(outcome, "read", lambda: Outcome(kind="native", device="/dev/vdb", uuid=UUID))
     result = Outcome()
-    taken_over.keep(Config(), Facts(), Machine(), result, Mount(1, 1, "254:16", "/", "/run/persist/volume", "rw", "ext4", "/dev/vdb", "rw"))
+    taken_over.keep(Config(), Facts(), Known(), result, Mount(1, 1, "254:16", "/", "/run/persist/volume", "rw", "ext4", "/dev/vdb", "rw"))
     assert (result.kind, result.uuid) == ("native", UUID)
     volume_service._note_known(result)
     assert remembered.read() == UUID and note.exists()

@@ -14,7 +14,7 @@ from persist.system import uuids as ids
 from persist.volume.find import trust
 from persist.volume.format import may_format
 from persist.volume.ondisk import header, partition_table, store
-from persist.volume.ondisk.header import Claim, Mark
+from persist.volume.ondisk.header import Claim, FormatMark
 
 ID = "6a1e0b54-9a3a-4f0e-8a51-2f8f2d6f6b10"
 WORDS = [DEFAULT_HEADER, "lightwhale-please-format-me"]
@@ -67,11 +67,11 @@ def test_bytes_behind_boot_code_are_not_ours() -> None:
 
 @pytest.mark.parametrize("swap", [0, 192, 8192])
 def test_mark(swap: int) -> None:
-    mark = Mark(ID, swap)
+    mark = FormatMark(ID, swap)
     data = header.encode(DEFAULT_HEADER)[: header.MARK_OFFSET] + mark.encode()
     assert len(data) == header.LENGTH
     assert header.parse(data, WORDS) == Claim(DEFAULT_HEADER, mark)
-    assert len({ID, mark.swap_id, mark.data_id}) == 3 and mark.data_id == Mark(ID, 0).data_id
+    assert len({ID, mark.swap_id, mark.data_id}) == 3 and mark.data_id == FormatMark(ID, 0).data_id
 
 
 @pytest.mark.parametrize(("disk", "memory", "configured", "size"), [
@@ -99,7 +99,7 @@ def test_swap_size_that_does_not_fit() -> None:
 @pytest.mark.parametrize("disk", [256, 300, 4096, 1 << 24])
 @pytest.mark.parametrize("swap", [0, 40])
 def test_parts_fill_the_disk(disk: int, swap: int) -> None:
-    parts = partition_table.parts(Mark(ID, swap), disk)
+    parts = partition_table.parts(FormatMark(ID, swap), disk)
     assert [p.name for p in parts] == (["persist-swap"] if swap else []) + ["persist-data"]
     at = 1
     for part in parts:
@@ -109,7 +109,7 @@ def test_parts_fill_the_disk(disk: int, swap: int) -> None:
 
 
 def test_script() -> None:
-    mark = Mark(ID, 128)
+    mark = FormatMark(ID, 128)
     assert partition_table.script(mark, 4096) == (
         f"label: gpt\nlabel-id: {ID}\n"
         f"start=1MiB, size=128MiB, type=0657FD6D-A4AB-43C4-84E5-0933C84B4F4F, uuid={mark.swap_id}, name=persist-swap\n"
@@ -121,19 +121,19 @@ def test_reserve(size: int, reserve: int) -> None:
     assert size - partition_table.filesystem_bytes(size << 20) // partition_table.MIB == reserve
 
 
-def table(mark: Mark, **change: Any) -> dict[str, Any]:
+def table(mark: FormatMark, **change: Any) -> dict[str, Any]:
     parts = [{"type": p.type, "uuid": p.id.upper(), "name": p.name} for p in partition_table.parts(mark, 4096)]
     return {"label": "gpt", "id": str(mark.disk_id).upper(), "partitions": parts} | change
 
 
 @pytest.mark.parametrize("swap", [0, 128])
 def test_table_is_ours(swap: int) -> None:
-    mark = Mark(ID, swap)
+    mark = FormatMark(ID, swap)
     assert may_format.judge_table(table(mark), mark, "/dev/x")
 
 
 def test_torn_table() -> None:
-    mark = Mark(ID, 128)
+    mark = FormatMark(ID, 128)
     assert not may_format.judge_table(None, mark, "/dev/x")
     assert not may_format.judge_table({"label": "dos", "id": "0x00000000", "partitions": [{"type": "ee"}]}, mark, "/dev/x")
     assert not may_format.judge_table(table(mark, partitions=[]), mark, "/dev/x")
@@ -141,7 +141,7 @@ def test_torn_table() -> None:
 
 
 def foreign() -> list[dict[str, Any]]:
-    mark = Mark(ID, 128)
+    mark = FormatMark(ID, 128)
     tables = [table(mark, id=ids.new()), table(mark, label="dos"), table(mark, id=None), {"label": "dos", "partitions": [{"type": "83"}]},
               table(mark, partitions=table(mark)["partitions"] + [{"name": "mine", "uuid": str(ID), "type": partition_table.DATA_TYPE}])]
     for key in ("type", "uuid", "name"):
@@ -156,7 +156,7 @@ def foreign() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("found", foreign())
 def test_strangers_table(found: dict[str, Any]) -> None:
     with pytest.raises(Refusal) as caught:
-        may_format.judge_table(found, Mark(ID, 128), "/dev/x")
+        may_format.judge_table(found, FormatMark(ID, 128), "/dev/x")
     assert caught.value.code == "foreign-table"
 
 

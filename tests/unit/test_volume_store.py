@@ -21,7 +21,7 @@ from persist.system import mountinfo
 from persist.system.mountinfo import Mount
 from persist.volume import outcome, root_kept
 from persist.volume.find import missing, search
-from persist.volume.find.choose import Found, Machine, Missing
+from persist.volume.find.choose import Found, Known, Missing
 from persist.volume.mount import native, strange
 from persist.volume.ondisk import store
 from persist.volume.outcome import Outcome
@@ -75,7 +75,7 @@ def test_a_strange_volume_that_was_put_down_is_missed(monkeypatch: pytest.Monkey
     monkeypatch.setattr(strange, "run", lambda *args: "")
     for known in ("", "11111111-2222-4333-8444-555555555555"):
         result = Outcome(kind="btrfs")
-        strange.put_down(result, Machine(known=known))
+        strange.put_down(result, Known(known=known))
         assert (result.kind, result.expected) == ("none", bool(known))
 
 
@@ -104,7 +104,7 @@ def test_a_hint_that_cannot_be_made_does_not_cost_the_decision(monkeypatch: pyte
 
     monkeypatch.setattr(missing, "gather", gather)
     monkeypatch.setattr(search, "_once", lambda config, told: (missing_one, None))
-    assert search.search(Config(), Machine(), 0.0) == (missing_one, None)
+    assert search.search(Config(), Known(), 0.0) == (missing_one, None)
 
 
 def test_record(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def listed(nodes: Iterable[str]) -> str:
     return " and ".join(nodes)
 
 
-class Machine(Record):
+class Known(Record):
     """What a machine knows of its volume beside the configuration.
 
     ``named``: an id that somebody gave for this boot (persist.volume=), which must be it; ``wrong``: what stands there and is no id. ``known``: the
@@ -116,7 +116,7 @@ class Machine(Record):
     source: str = ""
 
 
-def decide(config: Config, machine: Machine, every: Iterable[Candidate], resolve: Resolve = number_of) -> Decision:
+def decide(config: Config, machine: Known, every: Iterable[Candidate], resolve: Resolve = number_of) -> Decision:
     """Choose among all filesystems of the machine.
 
     The specs of Device= count in their order, the first that leads to anything decides. A spec that names something lifts the rule of
@@ -167,7 +167,7 @@ def _others(chosen: Found, config: Config, every: list[Candidate], resolve: Reso
     return tuple((node, uuid) for uuid, node in found.items())
 
 
-def _choose(usable: list[Candidate], allowed: list[Candidate], pool: list[Candidate], machine: Machine) -> Decision:
+def _choose(usable: list[Candidate], allowed: list[Candidate], pool: list[Candidate], machine: Known) -> Decision:
     """One filesystem of those that a spec led to, with all its members on disks that are ``allowed``: trusted, or named by any spec."""
     ids = sorted({c.uuid for c in usable})
     if len(ids) > 1:
@@ -206,7 +206,7 @@ def _cloned(nodes: tuple[str, ...], uuid: str, fstype: str = BTRFS) -> Ambiguous
     return Ambiguous("cloned-disk", nodes, f"{listed(nodes)} are copies of one filesystem (UUID={uuid}). None of them is used.", f"Detach the copy.{how}")
 
 
-def _clones(members: list[Candidate], machine: Machine) -> list[Candidate] | None:
+def _clones(members: list[Candidate], machine: Known) -> list[Candidate] | None:
     """Devices that are there twice and of which only one goes with the other members; None where nothing tells which.
 
     A disk that was replaced while it was away comes back with the ids of the one in its place: what it holds is an older state of another member's, or was

@@ -12,7 +12,7 @@ from persist.boot.config import Config
 from persist.boot.ini import words
 from persist.record import Record, replace
 from persist.system.blockdev import number_of
-from persist.volume.find.choose import BTRFS, FILESYSTEM, NATIVE, Candidate, Machine, Missing, Resolve, listed, matches
+from persist.volume.find.choose import BTRFS, FILESYSTEM, NATIVE, Candidate, Known, Missing, Resolve, listed, matches
 from persist.volume.find.unreadable import Unreadable
 from persist.volume.ondisk.partition_table import DATA_NAME
 
@@ -57,7 +57,7 @@ def gather(config: Config) -> Around:
     return Around(tuple(candidates.everything()), tuple(unreadable.find(config)), _crypttab(), candidates.held)
 
 
-def _claim_helps(config: Config, machine: Machine) -> bool:
+def _claim_helps(config: Config, machine: Known) -> bool:
     """Whether a disk that is claimed now would become the volume."""
     return not machine.named and not machine.known and bool({"auto", f"LABEL={DATA_NAME}", f"PARTLABEL={DATA_NAME}"} & set(config.device))
 
@@ -80,7 +80,7 @@ def _how_to_open(c: Candidate) -> _Why | None:
     return None
 
 
-def _no_filesystem(c: Candidate, config: Config, machine: Machine, around: Around) -> _Why:
+def _no_filesystem(c: Candidate, config: Config, machine: Known, around: Around) -> _Why:
     """What is wrong with a device that has no filesystem, and is to be the volume."""
     closed = _how_to_open(c)
     if closed is not None:
@@ -99,7 +99,7 @@ def _no_filesystem(c: Candidate, config: Config, machine: Machine, around: Aroun
     return _Why(f"{c.node} has no filesystem", f"Where it is blank, 'persistctl claim {c.node}' has it formatted.")
 
 
-def _by_path(spec: str, config: Config, machine: Machine, around: Around, resolve: Resolve) -> _Why | None:
+def _by_path(spec: str, config: Config, machine: Known, around: Around, resolve: Resolve) -> _Why | None:
     """Why a path in Device= leads to no volume; None where there is nothing of this name, and nothing that could be it."""
     number = resolve(spec)
     if number:
@@ -128,7 +128,7 @@ def _by_path(spec: str, config: Config, machine: Machine, around: Around, resolv
     return None
 
 
-def _by_id(spec: str, config: Config, machine: Machine, around: Around, resolve: Resolve) -> _Why | None:
+def _by_id(spec: str, config: Config, machine: Known, around: Around, resolve: Resolve) -> _Why | None:
     """Why an id or a label in Device= leads to no volume."""
     for c in around.every:
         if c.usage != FILESYSTEM and matches(spec, c, resolve):
@@ -145,7 +145,7 @@ def _closed(around: Around) -> _Why | None:
     return _Why(f"It may be in what is not open yet: {listed(c.node for c in closed)}", how.hint if how is not None else "", True)
 
 
-def _looks_like(config: Config, machine: Machine, around: Around) -> _Why | None:
+def _looks_like(config: Config, machine: Known, around: Around) -> _Why | None:
     """Something that has the label or the name of a volume, and is none to the word 'auto'."""
     for c in around.every:
         if DATA_NAME not in (c.label, c.part_label) or (c.untrusted and not config.allow_removable):
@@ -170,7 +170,7 @@ def _one_disk(around: Around) -> bool:
     return len({c.disk_device for c in around.every if not c.untrusted}) == 1
 
 
-def _specs(config: Config, machine: Machine, around: Around, resolve: Resolve) -> list[_Why]:
+def _specs(config: Config, machine: Known, around: Around, resolve: Resolve) -> list[_Why]:
     found = []
     for spec in config.device:
         if spec != "auto":
@@ -186,7 +186,7 @@ def _right_form(around: Around) -> str:
     return " ".join(f"{node} has persist.volume={uuid}." for uuid, node in ours.items())
 
 
-def explain(missing: Missing, config: Config, machine: Machine, around: Around, resolve: Resolve = number_of) -> Missing:
+def explain(missing: Missing, config: Config, machine: Known, around: Around, resolve: Resolve = number_of) -> Missing:
     """The same, with what the machine shows. Pure."""
     if missing.code == "not-a-uuid":
         return replace(missing, hint=f"{missing.hint} {_right_form(around)}".rstrip())

@@ -12,7 +12,7 @@ from persist.errors import PersistError
 from persist.system import blockdev, uuids
 from persist.volume import outcome
 from persist.volume.find import candidates, remembered
-from persist.volume.find.choose import BTRFS, Ambiguous, Decision, Found, Machine, Missing, Untrusted, decide
+from persist.volume.find.choose import BTRFS, Ambiguous, Decision, Found, Known, Missing, Untrusted, decide
 from persist.volume.members import assemble
 from persist.volume.members.assemble import Assembly
 
@@ -51,7 +51,7 @@ def _noted() -> str:
         return ""
 
 
-def what_is_known(machine: Facts) -> Machine:
+def what_is_known(machine: Facts) -> Known:
     """What this machine knows of its volume, from the command line, a credential, and the note on a writable root."""
     asked = an_id(machine.option("persist.volume") or "")
     told = _credential()
@@ -60,10 +60,10 @@ def what_is_known(machine: Facts) -> Machine:
     if made and source == remembered.PATH:
         known_ = made  # what this boot has made takes the place of what is noted
     named = uuids.valid(asked)
-    return Machine(asked if named else "", known_, candidates.bound_here, candidates.member, "" if named else asked, source if known_ else "")
+    return Known(asked if named else "", known_, candidates.bound_here, candidates.member, "" if named else asked, source if known_ else "")
 
 
-def patience(config: Config, told: Machine, *, kept: bool) -> float:
+def patience(config: Config, told: Known, *, kept: bool) -> float:
     """For how many seconds a volume that is not there is waited for: MemberTimeoutSec= where somebody said that there is one.
 
     ``kept``: the root filesystem keeps what is written.
@@ -75,14 +75,14 @@ def patience(config: Config, told: Machine, *, kept: bool) -> float:
     return 0.0 if kept else SHORT_WAIT
 
 
-def _once(config: Config, told: Machine) -> _Seen:
+def _once(config: Config, told: Known) -> _Seen:
     decision = decide(config, told, candidates.candidates())
     if isinstance(decision, Found) and decision.fstype == BTRFS:
         return decision, assemble.look(decision.members, decision.uuid)
     return decision, None
 
 
-def _wait(config: Config, told: Machine, timeout: float, last: _Seen, enough: Callable[[Decision, Assembly | None], bool]) -> _Seen:
+def _wait(config: Config, told: Known, timeout: float, last: _Seen, enough: Callable[[Decision, Assembly | None], bool]) -> _Seen:
     """Look again after each event of a disk until it is enough, or the time is over."""
     if not blockdev.udev_runs():
         return last
@@ -96,7 +96,7 @@ def _wait(config: Config, told: Machine, timeout: float, last: _Seen, enough: Ca
     return wait_for(look, timeout) or last
 
 
-def search(config: Config, told: Machine, timeout: float) -> _Seen:
+def search(config: Config, told: Known, timeout: float) -> _Seen:
     """The volume, and how its members stand where it is a btrfs.
 
     Waits ``timeout`` seconds for a volume, and then MemberTimeoutSec= for members that nobody has seen. What is missing is explained by what is here.

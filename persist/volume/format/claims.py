@@ -15,7 +15,7 @@ from persist.system.blockdev import Disk
 from persist.system.run import run
 from persist.volume import outcome
 from persist.volume.find import remembered
-from persist.volume.find.choose import Candidate, Machine
+from persist.volume.find.choose import Candidate, Known
 from persist.volume.format import disk_set, format_lock, may_format, only_volume, refusals
 from persist.volume.format.disk_set import Claimed, Picked
 from persist.volume.format.under_lock import format_disks
@@ -144,7 +144,7 @@ def _wait(every: list[Disk], config: Config, claims: list[Claimed]) -> list[Clai
     return wait_for(look, config.member_timeout) or last
 
 
-def _make(news: list[Claimed], config: Config, wanted: Machine | str | None, blank: bool = False) -> int:
+def _make(news: list[Claimed], config: Config, wanted: Known | str | None, blank: bool = False) -> int:
     """Make a volume of disks that do not join one; those that must not become one are refused. Returns how many failed unexpectedly."""
     disks = [d for d, _ in news]
     every = only_volume.candidates_now()
@@ -207,7 +207,7 @@ def _join(joins: list[Claimed], volume: str, config: Config) -> tuple[int, int]:
     return ready, failed
 
 
-def format_claimed(every: list[Disk], config: Config, wanted: Machine | str | None) -> int:
+def format_claimed(every: list[Disk], config: Config, wanted: Known | str | None) -> int:
     """Make a volume of the claimed disks of ``every``, or prepare them to join the one that is there; refuse the others.
 
     ``wanted`` is what the machine knows of its volume, or the id that persist.volume= names. Where nothing is claimed and Format=blank says so, a
@@ -218,7 +218,7 @@ def format_claimed(every: list[Disk], config: Config, wanted: Machine | str | No
         return _format_claimed(every, config, wanted)
 
 
-def _format_claimed(every: list[Disk], config: Config, wanted: Machine | str | None) -> int:
+def _format_claimed(every: list[Disk], config: Config, wanted: Known | str | None) -> int:
     claims = claimed(every, config.magic_headers)
     failed = ready = 0
     made = False

@@ -9,7 +9,7 @@ from persist.errors import Refusal
 from persist.record import Record
 from persist.system import uuids
 from persist.system.blockdev import Disk
-from persist.volume.ondisk.header import Claim, Layout, Mark
+from persist.volume.ondisk.header import Claim, FormatMark, Layout
 
 Claimed = tuple[Disk, Claim]
 
@@ -60,7 +60,7 @@ def _fresh(claims: list[Claimed]) -> Picked:
     return Picked(tuple(claims), (), layout, "", _wanted(claims, layout))
 
 
-def _volume(mark: Mark | None) -> str:
+def _volume(mark: FormatMark | None) -> str:
     return mark.volume if mark is not None else ""
 
 
@@ -108,7 +108,7 @@ def check_enough(picked: Picked) -> None:
                       hint="Attach the missing ones, or claim those that are here again without members= and layout=raid1.")
 
 
-def places(picked: Picked, marks: dict[str, Mark]) -> list[Mark]:
+def places(picked: Picked, marks: dict[str, FormatMark]) -> list[FormatMark]:
     """The mark that each disk of the set has to carry, in their order. ``marks`` are those that it has, or would begin with, by its place in sysfs.
 
     The set of a volume that was begun is kept while all its places are filled; else it is one of what is here, under a new id: a member that
@@ -121,5 +121,5 @@ def places(picked: Picked, marks: dict[str, Mark]) -> list[Mark]:
     found = []
     for index, (disk, _) in enumerate(here):
         mark = marks[disk.sys_path]
-        found.append(Mark(mark.disk_id, mark.swap, volume, index, len(here), False, picked.layout))
+        found.append(FormatMark(mark.disk_id, mark.swap, volume, index, len(here), False, picked.layout))
     return found

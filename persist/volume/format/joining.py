@@ -10,10 +10,10 @@ from persist.record import Record, replace
 from persist.system import blockdev, superblock
 from persist.system.blockdev import Disk
 from persist.volume.format import may_format
-from persist.volume.format.steps import Member, Status, Steps, require_tools
+from persist.volume.format.steps import Formatting, LockedDisk, Status, require_tools
 from persist.volume.format.under_lock import locked, trigger
 from persist.volume.ondisk import partition_table
-from persist.volume.ondisk.header import Claim, Mark
+from persist.volume.ondisk.header import Claim, FormatMark
 
 
 class Joiner(Record):
@@ -21,7 +21,7 @@ class Joiner(Record):
 
     disk: Disk
     node: str
-    mark: Mark
+    mark: FormatMark
     member: bool = False
 
 
@@ -57,7 +57,7 @@ def prepare(disk: Disk, volume: str, config: Config, status: Status) -> bool:
         if progress == "complete":
             raise Refusal("volume-exists", "It is a state volume of its own already.", hint="Erase it with 'persistctl claim --force --join'.")
         mark = replace(mark, volume=volume, index=0, count=1, join=True, layout="auto")
-        Steps([Member(disk, locks[disk.sys_path], claim.mark, mark, progress, claim.word)], status).join()
+        Formatting([LockedDisk(disk, locks[disk.sys_path], claim.mark, mark, progress, claim.word)], status).join()
     trigger([disk])
     return True
 
@@ -107,6 +107,6 @@ def finish(joiner: Joiner, config: Config) -> None:
             return
         if claim.mark != joiner.mark:
             raise PersistError(f"{joiner.disk.node} has another claim now.", hint="It was exchanged or claimed again.", PERSIST_DEVICE=joiner.disk.node)
-        member = Member(joiner.disk, locks[joiner.disk.sys_path], claim.mark, joiner.mark, "joined", claim.word)
+        member = LockedDisk(joiner.disk, locks[joiner.disk.sys_path], claim.mark, joiner.mark, "joined", claim.word)
         member.erase(joiner.mark.volume)
     trigger([joiner.disk])

@@ -17,7 +17,7 @@ from persist.system.run import run
 from persist.volume.find import trust
 from persist.volume.format import not_whole_disk
 from persist.volume.ondisk import binding, header, partition_table
-from persist.volume.ondisk.header import Claim, Mark
+from persist.volume.ondisk.header import Claim, FormatMark
 from persist.volume.ondisk.partition_table import DATA_NAME, MIB, SWAP_NAME
 
 Progress = Literal["blank", "fresh", "begun", "ready", "joined", "complete"]
@@ -109,7 +109,7 @@ def _zero(disk: Disk, *places: tuple[int, int], skip: int = 0) -> None:
         raise Refusal("not-blank", f"{disk.node} has data at byte {at}.", hint=_ERASE)
 
 
-def check_blank(disk: Disk, mark: Mark, *, skip: int = header.LENGTH) -> None:
+def check_blank(disk: Disk, mark: FormatMark, *, skip: int = header.LENGTH) -> None:
     """Raise Refusal unless a disk is blank but for its first ``skip`` bytes.
 
     Blank: no partition, no signature anywhere (wipefs's full probe, which knows a backup GPT at the end and RAID metadata), zeros in the
@@ -184,7 +184,7 @@ def read_table(disk: Disk) -> dict[str, Any] | None:
     return table if isinstance(table, dict) else None
 
 
-def judge_table(table: dict[str, Any] | None, mark: Mark, node: str) -> bool:
+def judge_table(table: dict[str, Any] | None, mark: FormatMark, node: str) -> bool:
     """Whether a table is the one that we write, whole; False for none or a torn one. Pure. Raises Refusal for a stranger's.
 
     Ours: the disk id of the mark, and of each partition the type, the name and the id. Torn: only the protective MBR is there.
@@ -219,7 +219,7 @@ def flush(disk: Disk) -> None:
         os.close(fd)
 
 
-def check_begun(disk: Disk, mark: Mark) -> Progress:
+def check_begun(disk: Disk, mark: FormatMark) -> Progress:
     """Raise Refusal unless a disk that carries our mark holds nothing but what formatting wrote; return how far it came.
 
     complete: the volume of the mark, with its label.
@@ -259,12 +259,12 @@ def memory_mib() -> int:
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB)
 
 
-def new_mark(disk: Disk, config: Config, count: int = 1) -> Mark:
+def new_mark(disk: Disk, config: Config, count: int = 1) -> FormatMark:
     """What formatting this disk now would begin with, as one of ``count``. Raises Refusal where SwapSize= does not fit."""
-    return Mark(uuids.new(), partition_table.swap_size(disk.mib, memory_mib() // count, config.swap_size), uuids.new(), count=count)
+    return FormatMark(uuids.new(), partition_table.swap_size(disk.mib, memory_mib() // count, config.swap_size), uuids.new(), count=count)
 
 
-def check(disk: Disk, claim: Claim | None, config: Config, count: int = 1) -> tuple[Progress, Mark]:
+def check(disk: Disk, claim: Claim | None, config: Config, count: int = 1) -> tuple[Progress, FormatMark]:
     """Raise Refusal unless this claimed disk may be formatted, or go on being formatted; without a claim it must be blank from its first byte.
 
     Returns how far formatting came and the mark, a new one for a fresh disk of ``count``. Whoever acts on it holds the disk's lock.
@@ -292,7 +292,7 @@ def check(disk: Disk, claim: Claim | None, config: Config, count: int = 1) -> tu
     return "blank" if claim is None else "fresh", mark
 
 
-def is_member(disk: Disk, mark: Mark) -> bool:
+def is_member(disk: Disk, mark: FormatMark) -> bool:
     """Whether the kernel uses a partition of a disk in the mounted volume of its mark: being made a member, or one already."""
     try:
         used = os.listdir(f"/sys/fs/btrfs/{mark.volume}/devices")

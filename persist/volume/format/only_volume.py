@@ -11,12 +11,12 @@ from persist.errors import Refusal
 from persist.system import blockdev, btrfs
 from persist.system.blockdev import Disk
 from persist.volume.find import remembered, trust, unreadable
-from persist.volume.find.choose import BTRFS, Ambiguous, Candidate, Found, Machine, Missing, decide
+from persist.volume.find.choose import BTRFS, Ambiguous, Candidate, Found, Known, Missing, decide
 from persist.volume.ondisk.partition_table import DATA_NAME
 
 
-def machine_of(wanted: Machine | str | None) -> Machine:
-    return wanted if isinstance(wanted, Machine) else Machine(named=wanted or "")
+def machine_of(wanted: Known | str | None) -> Known:
+    return wanted if isinstance(wanted, Known) else Known(named=wanted or "")
 
 
 def candidates_now() -> list[Candidate]:
@@ -48,7 +48,7 @@ def _replaces(disks: list[Disk], config: Config) -> bool:
     return config.ephemeral and bool(disks) and all(trust.names_node(config, os.stat(d.node).st_rdev) for d in disks)
 
 
-def check_alone(disks: list[Disk], volume: str, config: Config, wanted: Machine | str | None, every: list[Candidate] | None = None) -> None:
+def check_alone(disks: list[Disk], volume: str, config: Config, wanted: Known | str | None, every: list[Candidate] | None = None) -> None:
     """Raise Refusal where disks may not become the volume because there is one, or a certain one is expected.
 
     ``volume``: the id of the set that was begun on them, '' for none. Raises OSError where the root filesystem's note of its volume cannot be read.
@@ -58,7 +58,7 @@ def check_alone(disks: list[Disk], volume: str, config: Config, wanted: Machine 
     own = {d.device for d in disks}
     here = {c.uuid.lower() for c in every if c.disk_device in own} | {volume}
     # Not by what is known: another filesystem with our label is reason enough to keep off.
-    decision = decide(config, Machine(named=machine.named, wrong=machine.wrong), [c for c in every if c.disk_device not in own and c.uuid.lower() != volume])
+    decision = decide(config, Known(named=machine.named, wrong=machine.wrong), [c for c in every if c.disk_device not in own and c.uuid.lower() != volume])
     if isinstance(decision, Found | Ambiguous):
         nodes = decision.node if isinstance(decision, Found) else ", ".join(decision.nodes)
         raise Refusal("volume-exists", f"This machine has a state volume already ({nodes}).", hint=_beside(decision, volume, config))
@@ -81,7 +81,7 @@ def check_alone(disks: list[Disk], volume: str, config: Config, wanted: Machine 
                       hint="Attach it, or take the credential persist.volume away to begin anew.")
 
 
-def volume(config: Config, wanted: Machine | str | None) -> str:
+def volume(config: Config, wanted: Known | str | None) -> str:
     """The id of this machine's volume: of the one that is mounted, or of the one that would be; '' for none."""
     mounted = btrfs.mounted_uuid(VOLUME)
     if mounted:
@@ -90,7 +90,7 @@ def volume(config: Config, wanted: Machine | str | None) -> str:
     return decision.uuid.lower() if isinstance(decision, Found) and decision.fstype == "btrfs" else ""
 
 
-def is_there(config: Config, wanted: Machine | str | None) -> bool:
+def is_there(config: Config, wanted: Known | str | None) -> bool:
     """Whether there is a volume, mounted or not, on whatever filesystem."""
 
     return bool(btrfs.mounted_uuid(VOLUME)) or isinstance(decide(config, machine_of(wanted), candidates_now()), Found)

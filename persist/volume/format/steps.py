@@ -26,7 +26,7 @@ from persist.system.run import ENVIRONMENT, run
 from persist.volume.format import fill
 from persist.volume.format.may_format import UNFINISHED, Progress, flush
 from persist.volume.ondisk import binding, header, partition_table
-from persist.volume.ondisk.header import Mark
+from persist.volume.ondisk.header import FormatMark
 from persist.volume.ondisk.partition_table import DATA_NAME, SWAP_NAME
 
 STEPS = ("mark", "partition", "mkfs", "subvolumes", "label", "erase")
@@ -67,10 +67,10 @@ def write(disk: Disk, data: bytes, offset: int) -> None:
         os.close(fd)
 
 
-class Member:
+class LockedDisk:
     """One disk under its lock; a method for each step that is of this disk alone."""
 
-    def __init__(self, disk: Disk, fd: int, old: Mark | None, mark: Mark, progress: Progress, word: str) -> None:
+    def __init__(self, disk: Disk, fd: int, old: FormatMark | None, mark: FormatMark, progress: Progress, word: str) -> None:
         self.disk = disk
         self.fd = fd  # holds the lock; read-only
         self.old = old  # what is on the disk
@@ -138,14 +138,14 @@ class Member:
         write(self.disk, bytes(header.MARK_OFFSET) + binding.encode(binding.of_machine(self.disk, volume)), 0)
 
 
-class Steps:
+class Formatting:
     """The steps over all disks of a set (or one that joins), by their index.
 
     Each step brings what it does to the media, the caches of the drives included: write() and partition() by fsync(2), as mkswap(8) and mkfs.btrfs(8)
     do themselves, the ioctls of fill.py by a commit.
     """
 
-    def __init__(self, members: list[Member], status: Status) -> None:
+    def __init__(self, members: list[LockedDisk], status: Status) -> None:
         self.members = members
         self.status = status
         self.mark = members[0].mark
@@ -161,7 +161,7 @@ class Steps:
         if os.environ.get(KILL, "").split(":")[0] == name:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def on_each(self, name: str, do: Callable[[Member], None], text: str) -> None:
+    def on_each(self, name: str, do: Callable[[LockedDisk], None], text: str) -> None:
         """Do one step on every disk."""
         self._begin(name, text)
         step, _, index = os.environ.get(KILL, "").partition(":")
@@ -233,14 +233,14 @@ class Steps:
     def prepare(self) -> None:
         """What a new disk of a volume gets, whether it begins one or joins it."""
         if any(m.old != m.mark for m in self.members):
-            self.on_each("mark", Member.write_mark, "taking the disk" if len(self.members) == 1 else "taking the disks")
+            self.on_each("mark", LockedDisk.write_mark, "taking the disk" if len(self.members) == 1 else "taking the disks")
         self._check_apart()
-        self.on_each("partition", Member.partition, "writing the partition table")
+        self.on_each("partition", LockedDisk.partition, "writing the partition table")
 
     def join(self) -> None:
         """What is done to a disk that joins, before the filesystem takes it."""
         self.prepare()
-        self.on_each("mkswap", Member.mkswap, "making swap space" if self.mark.swap else "no swap space")
+        self.on_each("mkswap", LockedDisk.mkswap, "making swap space" if self.mark.swap else "no swap space")
 
     def _finish_label(self) -> None:
         """A cut while the label was written may have left it on some members only: then the others would look as if they had been away."""

@@ -15,8 +15,8 @@ from persist.system.parallel import attempt
 from persist.volume.format import disk_set, may_format
 from persist.volume.format.disk_set import Claimed, Picked
 from persist.volume.format.may_format import Progress
-from persist.volume.format.steps import Formatted, Member, Status, Steps, require_tools
-from persist.volume.ondisk.header import Claim, Mark
+from persist.volume.format.steps import Formatted, Formatting, LockedDisk, Status, require_tools
+from persist.volume.ondisk.header import Claim, FormatMark
 
 Refuse = Callable[[Disk, Refusal], None]
 
@@ -53,7 +53,7 @@ def raise_refusal(disk: Disk, refusal: Refusal) -> None:
 class _Seen:
     """A claimed disk that was looked at under its lock."""
 
-    def __init__(self, disk: Disk, claim: Claim, on_disk: Mark | None, progress: Progress, mark: Mark) -> None:
+    def __init__(self, disk: Disk, claim: Claim, on_disk: FormatMark | None, progress: Progress, mark: FormatMark) -> None:
         self.disk, self.claim, self.on_disk, self.progress, self.mark = disk, claim, on_disk, progress, mark
 
 
@@ -103,7 +103,7 @@ def format_disks(disks: list[Disk], config: Config, status: Status, *, refuse: R
         members = []
         for (disk, claim), mark in zip(picked.disks, wanted, strict=True):
             one = at[disk.sys_path]
-            members.append(Member(disk, locks[disk.sys_path], one.on_disk, mark, one.progress, claim.word))
-        done = Steps(members, status).all(picked.complete)
+            members.append(LockedDisk(disk, locks[disk.sys_path], one.on_disk, mark, one.progress, claim.word))
+        done = Formatting(members, status).all(picked.complete)
     trigger(list(done.disks))
     return done

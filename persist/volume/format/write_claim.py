@@ -17,12 +17,12 @@ from persist.volume.format import format_lock, may_format, refusals
 from persist.volume.format.steps import write
 from persist.volume.format.under_lock import locked, trigger
 from persist.volume.ondisk import binding, header, partition_table
-from persist.volume.ondisk.header import Mark, Options
+from persist.volume.ondisk.header import FormatMark, Options
 
 LOCK_TIMEOUT = 10  # seconds; somebody is waiting at a terminal
 
 
-def _erase(disk: Disk, mark: Mark) -> None:
+def _erase(disk: Disk, mark: FormatMark) -> None:
     """Make a disk blank as claimable.check_blank() has it: signatures, first and last MiB, and where our partitions could bring something back."""
     parts = [p.node for p in blockdev.partitions(disk)]
     # A member of our own volume that was left out: the kernel must not mix in what it remembers of it.
@@ -55,7 +55,7 @@ def _only_claimed(disk: Disk, config: Config) -> bool:
     return any(head.startswith(word.encode("ascii")) for word in config.magic_headers) and not head[header.MARK_OFFSET :].strip(b"\0")
 
 
-def _check(disks: list[Disk], config: Config, force: bool, bind_serial: bool) -> list[Mark]:
+def _check(disks: list[Disk], config: Config, force: bool, bind_serial: bool) -> list[FormatMark]:
     """Raise Refusal unless all of these may be claimed, with their locks held. Returns what formatting each would begin with."""
     marks = []
     for disk in disks:
@@ -69,7 +69,7 @@ def _check(disks: list[Disk], config: Config, force: bool, bind_serial: bool) ->
     return marks
 
 
-def _claim(disks: list[Disk], marks: list[Mark], config: Config, options: Options, force: bool, bind_serial: bool) -> None:
+def _claim(disks: list[Disk], marks: list[FormatMark], config: Config, options: Options, force: bool, bind_serial: bool) -> None:
     """Write to disks that were checked, with their locks held."""
     for disk, mark in zip(disks, marks, strict=True):
         if force:

@@ -21,7 +21,7 @@ from persist.volume.heal import scrub as scrubbing
 from persist.volume.heal.healer import Healer, progress
 from persist.volume.heal.lock import by_hand
 from persist.volume.members import in_kernel
-from persist.volume.members.in_kernel import Live
+from persist.volume.members.in_kernel import LiveDevice
 from persist.volume.mount import swap
 from persist.volume.ondisk import partition_table, store
 from persist.volume.ondisk.header import Options
@@ -40,12 +40,12 @@ def mounted(path: str, *, writable: bool = False) -> str:
     return btrfs.filesystem_uuid(path)
 
 
-def _serial(m: Live, noted: dict[int, str]) -> str:
+def _serial(m: LiveDevice, noted: dict[int, str]) -> str:
     """The serial number of a disk, of one that is not there as it was noted; '' where nobody knows it."""
     return (blockdev.whole(blockdev.by_node(m.node)).serial if m.ok else "") or noted.get(m.devid, "")
 
 
-def _member(uuid: str, m: Live, noted: dict[int, str]) -> dict[str, Any]:
+def _member(uuid: str, m: LiveDevice, noted: dict[int, str]) -> dict[str, Any]:
     mark = {"counter": m.mark.counter, "id": m.mark.id} if m.mark is not None else None
     return {"devid": m.devid, "node": m.node, "serial": _serial(m, noted), "state": m.state, "size": m.size, "allocated": m.used,
             "generation": m.block.generation if m.block else None, "mark": mark, "errors": health.errors(uuid, m.devid) if m.ok else None}
@@ -103,7 +103,7 @@ def add(node: str, say: Say, *, force: bool = False, path: str = VOLUME, config:
     return {"device": node, "uuid": uuid, "message": f"{node} is a member of the state volume now."}
 
 
-def _chosen(devices: list[Live], name: str) -> Live:
+def _chosen(devices: list[LiveDevice], name: str) -> LiveDevice:
     """The device that somebody means. Raises Refusal."""
     if name == "missing":
         gone = [m for m in devices if not m.ok and m.devid]
@@ -119,7 +119,7 @@ def _chosen(devices: list[Live], name: str) -> Live:
     raise Refusal("not-a-member", f"{name} is not a disk of the state volume.", hint="See 'persistctl volume show'.")
 
 
-def _check_removal(devices: list[Live], chosen: Live, path: str) -> None:
+def _check_removal(devices: list[LiveDevice], chosen: LiveDevice, path: str) -> None:
     """Raise Refusal where nothing would be left, another one is gone, or the others have no room."""
     left = [m for m in devices if m.devid and m.devid != chosen.devid]
     if any(not m.ok for m in left):

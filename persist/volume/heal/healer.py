@@ -25,13 +25,13 @@ from persist.volume.format.joining import Joiner
 from persist.volume.heal import look, wipe
 from persist.volume.heal.plan import Spare, State, Step, next_step
 from persist.volume.members import in_kernel
-from persist.volume.members.in_kernel import Live
+from persist.volume.members.in_kernel import LiveDevice
 from persist.volume.members.lost import mark_lost
 from persist.volume.ondisk import degraded_mark, partition_table, store
 from persist.volume.space import reserve
 
 Status = Callable[[str, str], None]
-Watch = Callable[[list[Live]], None]
+Watch = Callable[[list[LiveDevice]], None]
 _CHUNK = 1 << 30  # as large a chunk of data gets, on a small device a tenth of it
 _USAGES = (0, 20, 50)  # percent; as reserve.py has it
 _FULL = "Remove what is not needed, then 'systemctl start persist-heal.service'. Until then it has no second copy."

@@ -11,7 +11,7 @@ from persist.reason import Reason
 from persist.system import blockdev, btrfs
 from persist.volume.find import candidates
 from persist.volume.members import ancestry, assemble, in_kernel
-from persist.volume.members.in_kernel import Live
+from persist.volume.members.in_kernel import LiveDevice
 from persist.volume.ondisk import store
 from persist.volume.space import reserve
 
@@ -27,18 +27,18 @@ def _split(node: str) -> Reason:
                   "Save what you need of it, then give it back with 'persistctl claim --force --join', or detach it.")
 
 
-def _is_split(m: Live, devices: list[Live]) -> bool:
+def _is_split(m: LiveDevice, devices: list[LiveDevice]) -> bool:
     """Whether a device that udev has told the kernel about after the mount may hold what those in use never had."""
     return m.block is not None and in_kernel.split(ancestry.Member(m.node, m.block, m.mark), devices)
 
 
-def _gone(m: Live, noted: dict[int, str]) -> str:
+def _gone(m: LiveDevice, noted: dict[int, str]) -> str:
     """A member that is not there, by what was noted of it when it was: somebody has to find it among others."""
     serial = noted.get(m.devid, "")
     return f" (serial number {serial})" if serial else ""
 
 
-def _members(devices: list[Live], busy: str, noted: dict[int, str]) -> list[Reason]:
+def _members(devices: list[LiveDevice], busy: str, noted: dict[int, str]) -> list[Reason]:
     found = []
     shown = " and ".join(m.node for m in devices if m.ok and m.devid)
     for m in devices:
@@ -62,7 +62,7 @@ def _members(devices: list[Live], busy: str, noted: dict[int, str]) -> list[Reas
     return found
 
 
-def _outsiders(uuid: str, devices: list[Live]) -> list[Reason]:
+def _outsiders(uuid: str, devices: list[LiveDevice]) -> list[Reason]:
     """Members of this filesystem that are attached and left out."""
     known = {blockdev.number_of(m.node) for m in devices if m.node}
     found = []
@@ -92,7 +92,7 @@ def errors(uuid: str, devid: int) -> dict[str, int] | None:
     return {name: n for name, n in numbers.items() if n} if numbers else None
 
 
-def _errors(uuid: str, devices: list[Live], path: str) -> list[Reason]:
+def _errors(uuid: str, devices: list[LiveDevice], path: str) -> list[Reason]:
     found = []
     for m in devices:
         counted = errors(uuid, m.devid) if m.ok else {}
@@ -114,7 +114,7 @@ def low(free: int, total: int) -> bool:
     return free < max(_LOW_LEAST, min(total // _LOW_SHARE, _LOW_BYTES))
 
 
-def metadata_low(uuid: str, devices: list[Live]) -> bool:
+def metadata_low(uuid: str, devices: list[LiveDevice]) -> bool:
     """Whether metadata has neither room nor a place for another chunk: the volume can be full of it with much space free."""
     total, used, reserved = (_number(uuid, n) for n in ("metadata/total_bytes", "metadata/bytes_used", "global_rsv_size"))
     if not total or total - used - reserved >= max(total // _LOW_SHARE, _CHUNK // 8):
@@ -123,7 +123,7 @@ def metadata_low(uuid: str, devices: list[Live]) -> bool:
     return sum(m.size - m.used >= _CHUNK for m in devices if m.ok and m.devid) < copies
 
 
-def _space(uuid: str, devices: list[Live], path: str) -> list[Reason]:
+def _space(uuid: str, devices: list[LiveDevice], path: str) -> list[Reason]:
     found = []
     hint = "Remove what is not needed, or give it another disk with 'persistctl claim --join DEVICE'. 'persistctl volume show' has the numbers."
     space = os.statvfs(path)

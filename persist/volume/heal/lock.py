@@ -13,7 +13,7 @@ from persist.volume import outcome
 LOCK = f"{RUN}/heal.lock"
 
 
-def alone(*, wait: bool = True) -> AbstractContextManager[bool]:
+def heal_lock(*, wait: bool = True) -> AbstractContextManager[bool]:
     """Hold the lock; waits for whoever has it, or yields False without ``wait``. Raises OSError."""
     return held(LOCK, wait=wait)
 
@@ -23,7 +23,7 @@ def by_hand() -> Iterator[None]:
     """Hold the lock for a change that somebody asked for, and leave word when it is free again: the verdict is to be made anew, and what happened
     to the volume meanwhile to be looked at. Raises OSError."""
     try:
-        with alone():
+        with heal_lock():
             yield
     finally:
         outcome.note_heal()

@@ -11,13 +11,13 @@ from persist.errors import Refusal
 from persist.system import blockdev, btrfs
 from persist.system.run import run
 from persist.volume.find import candidates, trust
-from persist.volume.find.choose import Found, Machine, decide
+from persist.volume.find.choose import Found, Known, decide
 from persist.volume.format import joining, may_format
 from persist.volume.format.joining import Joiner
 from persist.volume.heal.plan import Spare, State
 from persist.volume.members import assemble, in_kernel
 from persist.volume.members.ancestry import Member
-from persist.volume.members.in_kernel import Live
+from persist.volume.members.in_kernel import LiveDevice
 from persist.volume.ondisk import binding, partition_table, store
 from persist.volume.ondisk.header import LAYOUTS, Layout
 from persist.volume.ondisk.partition_table import DATA_NAME
@@ -50,7 +50,7 @@ def part_id(node: str) -> str:
 def _trusted(uuid: str, config: Config) -> list[str]:
     """The members of this filesystem that may be used: those that finding would take, and those that Device= names by their path."""
     every = [c for c in candidates.candidates() if c.uuid.lower() == uuid]
-    decision = decide(config, Machine(named=uuid, member=candidates.member), every)
+    decision = decide(config, Known(named=uuid, member=candidates.member), every)
     found = set(decision.members) if isinstance(decision, Found) else set()
     found |= {c.node for c in every if not c.untrusted or config.allow_removable or trust.names_node(config, *_numbers(c.node, c.disk_node))}
     return sorted(found)
@@ -60,7 +60,7 @@ def _numbers(*nodes: str) -> list[int]:
     return [os.stat(n).st_rdev for n in nodes if n and os.path.exists(n)]
 
 
-def outsiders(uuid: str, devices: list[Live], config: Config) -> list[Member]:
+def outsiders(uuid: str, devices: list[LiveDevice], config: Config) -> list[Member]:
     """Members of this filesystem on trusted disks that are not in use. Raises CommandError and OSError.
 
     One that is behind and that the kernel has open all the same (its writes failed for a while) is in use.
@@ -73,7 +73,7 @@ def _bound(member: Member) -> bool:
     return binding.is_here(member.node, member.superblock.fsid)
 
 
-def stale(devices: list[Live], others: list[Member], bound: Callable[[Member], bool] = _bound) -> list[Member]:
+def stale(devices: list[LiveDevice], others: list[Member], bound: Callable[[Member], bool] = _bound) -> list[Member]:
     """Those of the members not in use that were a device which is gone now, and hold nothing that is not on those in use.
 
     One whose disk is ``bound`` to this machine is not wiped for the sake of others that are not.
@@ -105,12 +105,12 @@ def _wiped(ids: tuple[str, ...], used: set[str], config: Config) -> list[Spare]:
     return found
 
 
-def _unsplit(uuid: str, devices: list[Live], ready: list[Joiner]) -> list[Joiner]:
+def _unsplit(uuid: str, devices: list[LiveDevice], ready: list[Joiner]) -> list[Joiner]:
     """Without those that have been members, until a stop came before their claim was erased, and were written alone since."""
     return [j for j in ready if not any(in_kernel.split(m, devices) for m in assemble.read([j.node], uuid))]
 
 
-def _spares(uuid: str, devices: list[Live], ids: tuple[str, ...], ready: list[Joiner], config: Config) -> list[Spare]:
+def _spares(uuid: str, devices: list[LiveDevice], ids: tuple[str, ...], ready: list[Joiner], config: Config) -> list[Spare]:
     found = []
     used = {blockdev.number_of(m.node) for m in devices if m.ok}
     if any(not m.ok for m in devices):

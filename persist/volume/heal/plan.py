@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Literal
 
 from persist.record import Record, made
-from persist.volume.members.in_kernel import Live
+from persist.volume.members.in_kernel import LiveDevice
 
 Kind = Literal["wait", "resume", "cancel", "replace", "add", "remove", "record", "balance", "clear", "finish"]
 
@@ -32,7 +32,7 @@ class State(Record):
     one for each that has a mark. ``joined`` are nodes whose claim is still to be erased.
     """
 
-    devices: tuple[Live, ...]
+    devices: tuple[LiveDevice, ...]
     operation: str = "none"
     suspended: bool = False
     spares: tuple[Spare, ...] = ()
@@ -53,11 +53,11 @@ class Step(Record):
     text: str = ""
 
 
-def _fits(spare: Spare, gone: Live) -> bool:
+def _fits(spare: Spare, gone: LiveDevice) -> bool:
     return spare.size >= gone.size
 
 
-def _for_gone(state: State, gone: list[Live], present: list[Live]) -> Step | None:
+def _for_gone(state: State, gone: list[LiveDevice], present: list[LiveDevice]) -> Step | None:
     """What to put in the place of a device that is gone."""
     ids = {m.devid for m in gone}
     own = [s for s in state.spares if s.devid in ids]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from persist.record import Record
 from persist.system.superblock import Superblock
 from persist.volume.ondisk import degraded_mark
-from persist.volume.ondisk.degraded_mark import Mark
+from persist.volume.ondisk.degraded_mark import DegradedMark
 
 
 class Member(Record):
@@ -21,7 +21,7 @@ class Member(Record):
 
     node: str
     superblock: Superblock
-    mark: Mark | None = None
+    mark: DegradedMark | None = None
 
 
 def _level(one: Superblock, other: Superblock) -> bool:
@@ -29,7 +29,7 @@ def _level(one: Superblock, other: Superblock) -> bool:
     return (one.generation, one.num_devices, one.root) == (other.generation, other.num_devices, other.root)
 
 
-def _marks(member: Member) -> Iterator[Mark | None]:
+def _marks(member: Member) -> Iterator[DegradedMark | None]:
     """Its mark; and the one before it, where nothing was written under it: a cut between the marks of two members leaves the new one on the first only."""
     mark = member.mark
     yield mark
@@ -38,7 +38,7 @@ def _marks(member: Member) -> Iterator[Mark | None]:
         yield mark
 
 
-def _precedes(older: Superblock, mark: Mark | None, other: Member) -> bool:
+def _precedes(older: Superblock, mark: DegradedMark | None, other: Member) -> bool:
     block = other.superblock
     if mark is None and other.mark is None:
         return _level(older, block)  # it proves little, and is all there is to go by: persist has not mounted them yet

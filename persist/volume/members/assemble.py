@@ -14,7 +14,7 @@ from persist.record import Record
 from persist.system import superblock
 from persist.volume.members.ancestry import Member, ancestor, later, sides
 from persist.volume.ondisk import binding, degraded_mark
-from persist.volume.ondisk.degraded_mark import UNKNOWN, Mark
+from persist.volume.ondisk.degraded_mark import UNKNOWN, DegradedMark
 
 MISSING, STALE, SPLIT, CLONED, NONE = "member-missing", "member-stale", "member-split", "cloned-disk", "no-member"
 UNDECIDED = "member-undecided"
@@ -47,7 +47,7 @@ class Assembly(Record):
     absent: int
     stale: tuple[Member, ...]
     split: tuple[Member, ...]
-    head: Mark | None
+    head: DegradedMark | None
     notes: tuple[Note, ...]
 
     @property
@@ -84,7 +84,7 @@ def newest_first(members: Iterable[Member]) -> list[Member]:
     return sorted(members, key=lambda m: (m.superblock.generation, m.superblock.log_root), reverse=True)
 
 
-def _same(one: Mark | None, other: Mark | None) -> bool:
+def _same(one: DegradedMark | None, other: DegradedMark | None) -> bool:
     return one is other if one is None or other is None else one.id == other.id
 
 
@@ -97,7 +97,7 @@ def _rank(side: list[Member]) -> tuple[int, int, str]:
     return (_newest(side), mark.counter, mark.id) if mark is not None else (_newest(side), 0, "")
 
 
-def _head(side: list[Member]) -> Mark | None:
+def _head(side: list[Member]) -> DegradedMark | None:
     """The newest mark of members that hold the same: not all carry it where a cut came between two."""
     marks = [m.mark for m in side if m.mark is not None]
     newest = [m for m in marks if not any(m.id in other.earlier for other in marks)]
@@ -181,7 +181,7 @@ def _cloned(copies: list[Member]) -> Note:
                 tuple(m.node for m in copies))
 
 
-def _nobody(note: Note, head: Mark | None = None) -> Assembly:
+def _nobody(note: Note, head: DegradedMark | None = None) -> Assembly:
     return Assembly((), 0, (), (), head, (note,))
 
 

@@ -19,14 +19,14 @@ from persist.system import blockdev, btrfs, superblock
 from persist.system.superblock import Superblock
 from persist.volume.members.ancestry import Member, ancestor
 from persist.volume.ondisk import degraded_mark
-from persist.volume.ondisk.degraded_mark import Mark
+from persist.volume.ondisk.degraded_mark import DegradedMark
 
 State = Literal["ok", "missing", "lost", "behind"]
 _TORN = 0.02  # seconds until a superblock is read again that made no sense
 _PAUSE = 0.5  # seconds between two looks at members whose superblocks differ: the kernel may be writing them
 
 
-class Live(Record):
+class LiveDevice(Record):
     """One device of the mounted volume; sizes in bytes.
 
     ``state``: ``missing`` from the mount on, ``lost`` since (pulled out, or it does not answer), ``behind``: it is there and was not written with the
@@ -40,7 +40,7 @@ class Live(Record):
     used: int
     state: State
     block: Superblock | None = None
-    mark: Mark | None = None
+    mark: DegradedMark | None = None
 
     @property
     def ok(self) -> bool:
@@ -73,7 +73,7 @@ def _superblock(uuid: str, device: btrfs.Device) -> Superblock | None:
     return None
 
 
-def _look(uuid: str, device: btrfs.Device) -> Live:
+def _look(uuid: str, device: btrfs.Device) -> LiveDevice:
     state: State = "ok"
     block, mark = None, None
     if device.missing or not device.node:
@@ -88,20 +88,20 @@ def _look(uuid: str, device: btrfs.Device) -> Live:
             state = "lost"
         elif not is_open(uuid, device.node):
             state = "behind"
-    return Live(device.devid, device.uuid, device.node, device.size, device.used, state, block, mark)
+    return LiveDevice(device.devid, device.uuid, device.node, device.size, device.used, state, block, mark)
 
 
-def _generation(member: Live) -> int:
+def _generation(member: LiveDevice) -> int:
     return member.block.generation if member.block is not None else 0
 
 
-def glance(path: str) -> list[Live]:
+def glance(path: str) -> list[LiveDevice]:
     """As members(), without telling who is behind the others while it is open."""
     uuid = btrfs.filesystem_uuid(path)
     return [_look(uuid, d) for d in btrfs.devices(path)]
 
 
-def members(path: str) -> list[Live]:
+def members(path: str) -> list[LiveDevice]:
     """The devices of the volume that is mounted at a path, by devid. Raises OSError.
 
     Costs some milliseconds; where superblocks differ a commit and a moment more.
@@ -116,7 +116,7 @@ def members(path: str) -> list[Live]:
     return [replace(m, state="behind") if m.ok and _generation(m) < newest else m for m in glance(path)]
 
 
-def settled(path: str) -> list[Live]:
+def settled(path: str) -> list[LiveDevice]:
     """As members(); where one went away, after a commit without it: whatever generation it comes back with is then older than the mark says."""
     devices = members(path)
     if all(m.ok for m in devices if m.devid):
@@ -128,20 +128,20 @@ def settled(path: str) -> list[Live]:
     return members(path)
 
 
-def head(found: Iterable[Live]) -> Mark | None:
+def head(found: Iterable[LiveDevice]) -> DegradedMark | None:
     """The mark that the members in use carry: the newest one, should one have been written to some of them only."""
     marks = [m.mark for m in found if m.ok and m.mark is not None]
     newest = [m for m in marks if not any(m.id in other.earlier for other in marks)]
     return max(newest, key=lambda m: (m.counter, m.id), default=None)
 
 
-def newest_first(found: Iterable[Live]) -> list[str]:
+def newest_first(found: Iterable[LiveDevice]) -> list[str]:
     """The nodes of members in use, in the order in which a new mark is written to them."""
     blocks = [(m.block, m.node) for m in found if m.ok and m.block is not None]
     return [node for _, node in sorted(blocks, key=lambda b: (b[0].generation, b[0].log_root), reverse=True)]
 
 
-def split(member: Member, found: Iterable[Live]) -> bool:
+def split(member: Member, found: Iterable[LiveDevice]) -> bool:
     """Whether a member that is not in use may hold what those in use (among ``found``) never had; such a one is never touched. Pure."""
     every = list(found)
     used = max((m for m in every if m.ok and m.block is not None), key=_generation, default=None)
@@ -150,7 +150,7 @@ def split(member: Member, found: Iterable[Live]) -> bool:
     return not ancestor(member, Member(used.node, used.block, head(every)))
 
 
-def level(every: list[Live]) -> None:
+def level(every: list[LiveDevice]) -> None:
     """Bring the mark of those in use onto each of them: the target of a replace, and a new device, whoever began with it. Raises OSError."""
     mark = head(every)
     if mark is not None:

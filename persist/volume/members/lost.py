@@ -8,19 +8,19 @@ from collections.abc import Collection
 from persist.boot.paths import RUN
 from persist.system.files import write_atomically
 from persist.volume.members import in_kernel
-from persist.volume.members.in_kernel import Live
+from persist.volume.members.in_kernel import LiveDevice
 from persist.volume.ondisk import degraded_mark
-from persist.volume.ondisk.degraded_mark import Mark
+from persist.volume.ondisk.degraded_mark import DegradedMark
 
 GONE = f"{RUN}/members-gone"  # a mark, and the devids that it was written for
 
 
-def _shown(mark: Mark | None) -> str:
+def _shown(mark: DegradedMark | None) -> str:
     # Healed, it has the same id and another counter: it is not for the next one that goes.
     return f"{mark.uuid} {mark.id} {mark.counter}" if mark is not None else ""
 
 
-def _noted(mark: Mark | None) -> set[int]:
+def _noted(mark: DegradedMark | None) -> set[int]:
     try:
         with open(GONE, encoding="ascii") as f:
             first, _, second = f.read().partition("\n")
@@ -29,7 +29,7 @@ def _noted(mark: Mark | None) -> set[int]:
     return {int(w) for w in second.strip().split(" ") if w.isascii() and w.isdigit()} if first == _shown(mark) else set()
 
 
-def mark_lost(uuid: str, devices: list[Live], known: Collection[int] = ()) -> list[Live]:
+def mark_lost(uuid: str, devices: list[LiveDevice], known: Collection[int] = ()) -> list[LiveDevice]:
     """Mark those that are left, at once, for members that went away since the mount; returns those. Raises OSError.
 
     ``known``: devids of members that were gone before, and of the one that is being replaced, whose superblock is written anew.

@@ -187,7 +187,7 @@ def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) 
         raise _broken(found, f"{e}.") from e
 
 
-def _next_mark(found: Found, assembly: Assembly, *, whole: bool) -> tuple[list[str], degraded_mark.Mark]:
+def _next_mark(found: Found, assembly: Assembly, *, whole: bool) -> tuple[list[str], degraded_mark.DegradedMark]:
     """A new mark for those that are used, and the order in which it is written."""
     order = assemble.newest_first(assembly.use)
     newest = order[0].superblock

@@ -8,7 +8,7 @@ from persist.boot.config import Config
 from persist.record import replace
 from persist.volume import outcome
 from persist.volume.find import remembered
-from persist.volume.find.choose import Ambiguous, Found, Machine, Missing, Untrusted
+from persist.volume.find.choose import Ambiguous, Found, Known, Missing, Untrusted
 from persist.volume.find.search import patience, search
 from persist.volume.format import may_format as claimable
 from persist.volume.members.assemble import Assembly
@@ -31,7 +31,7 @@ def _say(decision: Missing | Ambiguous | Untrusted, loud: bool) -> None:
             log.log(log.WARNING, message, "VOLUME_UNTRUSTED", PERSIST_DEVICE=" ".join(decision.nodes), **fields)
 
 
-def _known_is_missing(config: Config, result: Outcome, told: Machine, found: Missing) -> Missing:
+def _known_is_missing(config: Config, result: Outcome, told: Known, found: Missing) -> Missing:
     message = f"The state volume of this machine (UUID={told.known}) was not found"
     if result.root_kept and fallback.policy(config, result) != "tmpfs":
         message += "; what is written now goes to the root filesystem and is hidden when the volume is back"
@@ -41,7 +41,7 @@ def _known_is_missing(config: Config, result: Outcome, told: Machine, found: Mis
     return Missing(f"{message}.", f"Attach its disk. To begin anew without it, {anew} and restart the machine.", "known-volume-missing")
 
 
-def _blank_takes_over(config: Config, told: Machine) -> bool:
+def _blank_takes_over(config: Config, told: Known) -> bool:
     """Whether a blank disk is formatted without waiting for a volume first: none is known, or the known one is lost by contract."""
     return config.format_blank and not told.named and (not told.known or config.ephemeral) and claimable.blank_is_here(config)
 
@@ -54,7 +54,7 @@ def say_others(found: Found, result: Outcome) -> None:
                 "VOLUME_OTHERS", PERSIST_DEVICE=node, PERSIST_UUID=uuid)
 
 
-def find(config: Config, told: Machine, result: Outcome, *, may_format: bool) -> tuple[Found, Assembly | None] | None:
+def find(config: Config, told: Known, result: Outcome, *, may_format: bool) -> tuple[Found, Assembly | None] | None:
     """The volume, or None and the reason in the result. ``may_format``: a blank disk may be made one (Format=blank)."""
     result.expected = bool(told.known)
     timeout = patience(config, told, kept=result.root_kept)

@@ -8,7 +8,7 @@ from persist.boot.paths import READONLY, VOLUME
 from persist.errors import PersistError
 from persist.system.run import run
 from persist.volume import outcome
-from persist.volume.find.choose import Machine
+from persist.volume.find.choose import Known
 from persist.volume.ondisk import store
 from persist.volume.outcome import Outcome
 
@@ -31,7 +31,7 @@ def check(at: str, device: str, uuid: str) -> None:
         log.log(log.WARNING, note, "FAILED", **fields)
 
 
-def put_down(result: Outcome, told: Machine) -> None:
+def put_down(result: Outcome, told: Known) -> None:
     """Let go of a volume that the initrd, or an earlier run, has mounted and that must not be used; the result says why. Raises PersistError.
 
     Where the machine was ``told`` of a volume it does without it then.

@@ -14,7 +14,7 @@ from persist.system import btrfs, mountinfo
 from persist.system.mountinfo import Mount
 from persist.volume import outcome
 from persist.volume.find.candidates import from_database
-from persist.volume.find.choose import Found, Machine, decide
+from persist.volume.find.choose import Found, Known, decide
 from persist.volume.members import in_kernel
 from persist.volume.mount import lookup
 from persist.volume.outcome import Outcome
@@ -46,7 +46,7 @@ def early_entries() -> bool:
         return False
 
 
-def _second_opinion(config: Config, machine: Facts, told: Machine, result: Outcome) -> tuple[str, str]:
+def _second_opinion(config: Config, machine: Facts, told: Known, result: Outcome) -> tuple[str, str]:
     """Why what the initrd mounted would not be chosen now, and what to do about it; '' and '' where it would, or nobody knows.
 
     The table in the initrd is as old as the initrd, and sees only the disks that were there first.
@@ -77,7 +77,7 @@ def _begin(result: Outcome) -> None:
                 PERSIST_UUID=result.uuid)
 
 
-def keep(config: Config, machine: Facts, told: Machine, result: Outcome, at: Mount) -> None:
+def keep(config: Config, machine: Facts, told: Known, result: Outcome, at: Mount) -> None:
     """Take over what is mounted, and say where the initrd chose what we would not. Raises OSError."""
     describe(result, at)
     before = outcome.read()

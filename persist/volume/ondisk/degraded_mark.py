@@ -28,7 +28,7 @@ _AHEAD = 2  # commits that the kernel may make of a mounted volume while a mark 
 _FULL = 25  # earlier ids; where there are so many, the first ones may be gone
 
 
-class Mark(Record):
+class DegradedMark(Record):
     """``uuid`` of the filesystem, its own random ``id``, and the ids of the marks that were there before, newest first.
 
     ``counter``: how many times it was mounted without a member since it was last whole, 0 where it has been healed.
@@ -55,22 +55,22 @@ class Mark(Record):
         """Whether ids from before the oldest one may have been left out."""
         return len(self.earlier) >= _FULL
 
-    def before(self) -> Mark | None:
+    def before(self) -> DegradedMark | None:
         """The mark that this one was written over."""
-        return Mark(self.uuid, self.counter, self.earlier[0], self.earlier[1:]) if self.earlier else None
+        return DegradedMark(self.uuid, self.counter, self.earlier[0], self.earlier[1:]) if self.earlier else None
 
-    def healed(self) -> Mark:
+    def healed(self) -> DegradedMark:
         """The same after healing."""
-        return Mark(self.uuid, 0, self.id, self.earlier)
+        return DegradedMark(self.uuid, 0, self.id, self.earlier)
 
 
-def parse(data: bytes) -> Mark | None:
+def parse(data: bytes) -> DegradedMark | None:
     """The mark in a sector, None where there is none that can be understood."""
     found = re.fullmatch(_FORM, data[:LENGTH])
     if found is None:
         return None
     first, *earlier = found[3].decode("ascii").split(",")
-    return Mark(found[1].decode("ascii"), int(found[2]), first, tuple(earlier))
+    return DegradedMark(found[1].decode("ascii"), int(found[2]), first, tuple(earlier))
 
 
 def _log_digit(log_root: int) -> int:
@@ -106,7 +106,7 @@ def is_whole(identity: str) -> bool:
     return identity != UNKNOWN and bool(int(identity[6], 16) & _WHOLE)
 
 
-def _line(mark: Mark, generation: int, log_root: int) -> tuple[str, ...]:
+def _line(mark: DegradedMark, generation: int, log_root: int) -> tuple[str, ...]:
     """The ids before the next mark. One that all members had, and that all of them exchanged for another and were written since, is nobody's any more;
     the oldest stays."""
     ids = (mark.id, *mark.earlier)
@@ -121,7 +121,7 @@ def _line(mark: Mark, generation: int, log_root: int) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def following(uuid: str, before: Mark | None, generation: int, log_root: int = 0, *, whole: bool = False, mounted: bool = False) -> Mark:
+def following(uuid: str, before: DegradedMark | None, generation: int, log_root: int = 0, *, whole: bool = False, mounted: bool = False) -> DegradedMark:
     """A new mark for a filesystem that was marked ``before``, or not, and whose superblocks say this. ``whole``: all members are there.
 
     ``mounted``: the kernel goes on writing meanwhile. What it commits before the mark is on the next member is no reason to call that one split.
@@ -129,21 +129,21 @@ def following(uuid: str, before: Mark | None, generation: int, log_root: int = 0
     fresh = make_id(generation, log_root, whole=whole, mounted=mounted)
     counter = before.counter if before is not None else 0
     earlier = _line(before, generation, log_root) if before is not None and before.id != UNKNOWN else ()
-    return Mark(uuid.lower(), counter if whole else min(counter + 1, COUNTER_MAX), fresh, earlier)
+    return DegradedMark(uuid.lower(), counter if whole else min(counter + 1, COUNTER_MAX), fresh, earlier)
 
 
-def of(data: bytes, uuid: str) -> Mark | None:
+def of(data: bytes, uuid: str) -> DegradedMark | None:
     """The mark in the sector of a member of this filesystem; None for none, and for one of another filesystem that was here before.
 
     One that cannot be understood is not none, which would be an ancestor of every other: its id is UNKNOWN.
     """
     found = parse(data)
     if found is None and data.startswith(_MAGIC) and f" {uuid.lower()} ".encode("ascii") in data:
-        return Mark(uuid.lower(), 0, UNKNOWN)
+        return DegradedMark(uuid.lower(), 0, UNKNOWN)
     return found if found is not None and found.uuid == uuid.lower() else None
 
 
-def read(node: str, uuid: str) -> Mark | None:
+def read(node: str, uuid: str) -> DegradedMark | None:
     """The mark of a member of this filesystem, as of() has it. Raises OSError."""
     return of(read_at(node, OFFSET, LENGTH), uuid)
 
@@ -160,13 +160,13 @@ def _write(node: str, data: bytes) -> None:
         os.close(fd)
 
 
-def write(nodes: Iterable[str], mark: Mark) -> None:
+def write(nodes: Iterable[str], mark: DegradedMark) -> None:
     """Bring a mark onto each of these members, flushed. Raises OSError."""
     for node in nodes:
         _write(node, mark.encode())
 
 
-def begin(nodes: Iterable[str], mark: Mark) -> None:
+def begin(nodes: Iterable[str], mark: DegradedMark) -> None:
     """As write(), of all or none: those without it would look as if they had been away. Raises OSError."""
     before = {}
     try:

@@ -35,7 +35,7 @@ def text(raw: str) -> str:
     return "".join(pieces)[:_TEXT_MAX]
 
 
-class Mark(Record):
+class FormatMark(Record):
     """What was decided when formatting began. ``swap`` is the size of the swap partition in MiB, 0 for none.
 
     ``volume`` is the UUID that the filesystem has or gets, '' in a mark of version 1, which is of a disk by itself. ``index`` of ``count`` is the
@@ -88,7 +88,7 @@ class Claim(Record):
     """A valid header: its magic word, its options, and the mark where formatting has begun."""
 
     word: str
-    mark: Mark | None = None
+    mark: FormatMark | None = None
     options: Options = Options()
 
     @property
@@ -124,15 +124,15 @@ def _unknown() -> Refusal:
     return Refusal("header-unknown", "There is something unknown behind its magic header.", hint="Zero the first MiB of the disk, then run 'persistctl claim'.")
 
 
-def _mark(data: bytes) -> Mark | None:
+def _mark(data: bytes) -> FormatMark | None:
     if not data.strip(b"\0"):
         return None
     old = re.fullmatch(_MARK_1, data)
     if old is not None:
-        return Mark(_id(old[1]), int(old[2]))
+        return FormatMark(_id(old[1]), int(old[2]))
     found = re.fullmatch(_MARK_2, data)
     if found is not None:
-        mark = Mark(_id(found[1]), int(found[2]), _id(found[3]), int(found[4]), int(found[5]), found[6] == b"join",
+        mark = FormatMark(_id(found[1]), int(found[2]), _id(found[3]), int(found[4]), int(found[5]), found[6] == b"join",
                     next(name for name in LAYOUTS if name == found[7].decode("ascii")))
         if mark.index >= mark.count:
             raise _unknown()

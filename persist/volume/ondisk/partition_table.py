@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from persist.errors import Refusal
 from persist.record import Record
-from persist.volume.ondisk.header import Layout, Mark
+from persist.volume.ondisk.header import FormatMark, Layout
 
 MIB = 1 << 20
 MIN_DISK = 256  # what Lightwhale's users and issue 3 ask for; mkfs.btrfs itself needs 109 MiB
@@ -51,7 +51,7 @@ def swap_size(disk: int, memory: int, configured: int | None) -> int:
     return size if size >= SWAP_MIN else 0
 
 
-def parts(mark: Mark, disk: int) -> list[Part]:
+def parts(mark: FormatMark, disk: int) -> list[Part]:
     """The partitions of a disk of ``disk`` MiB, swap first: data can then grow when the disk does."""
     at = FIRST
     found = []
@@ -62,7 +62,7 @@ def parts(mark: Mark, disk: int) -> list[Part]:
     return found
 
 
-def script(mark: Mark, disk: int) -> str:
+def script(mark: FormatMark, disk: int) -> str:
     """The script for sfdisk(8). All ids are given, so that doing it again gives the same bytes."""
     lines = ["label: gpt", f"label-id: {mark.disk_id}"]
     lines += [f"start={p.start}MiB, size={p.size}MiB, type={p.type}, uuid={p.id}, name={p.name}" for p in parts(mark, disk)]
