@@ -23,6 +23,19 @@ READONLY = PRIVATE + "/readonly"  # the volume itself with persist=ro; VOLUME is
 BELOW = STORE + "/below"  # with persist=ro: what each overlay entry has on the volume
 STALE = "/run/persist/stale"  # there where bind entries are held read-only, because the volume that is known is away
 BOOTED = "/run/persist/booted"
+# What services tell one another; docs/architecture.md, "What is under /run/persist", says who writes what.
+STATE = "/run/persist/state.json"  # the verdict
+STATE_LOCK = STATE + ".lock"
+ONLINE = "/run/persist/online"
+RECORD = "/run/persist/volume.json"  # what persist-volume.service came to
+HEAL = "/run/persist/heal"  # word for persist-heal.service: persist-heal.path starts it where this is there
+HEAL_LOCK = "/run/persist/heal.lock"
+HEAL_FAILED = "/run/persist/heal-failed"  # the message of a healing that could not go on, and a line for that service
+MEMBERS_GONE = "/run/persist/members-gone"  # a mark, and the devids that it was written for
+FORMAT = "/run/persist/format"  # left by 65-persist.rules, awaited by persist-format.path
+FORMAT_LOCK = "/run/persist/format.lock"
+FORMATTED = "/run/persist/formatted"  # the UUID of a filesystem that this boot has made: udev may still be busy with it
+REFUSED = "/run/persist/refused"
 
 GENERATOR = "persist-generator"
 UNIT_NAME_MAX = 255  # unit-name.h; also NAME_MAX, the store uses the same names

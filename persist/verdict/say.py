@@ -20,8 +20,8 @@ from persist.system.run import run
 from persist.verdict import judge as v
 from persist.volume.outcome import formatted, note_heal
 
-STATE = f"{paths.RUN}/state.json"
-ONLINE_FLAG = f"{paths.RUN}/online"
+STATE = paths.STATE
+ONLINE_FLAG = paths.ONLINE
 BOOTED_FLAG = paths.BOOTED
 CONSOLE = "/dev/console"
 NOTICES = ("/run/issue.d/persist.issue", "/run/motd.d/persist")
@@ -208,7 +208,7 @@ def _announce(*, quiet: bool) -> int:
     with ExitStack() as stack:
         try:
             # Not side by side: who looked first and wrote last would leave an old verdict.
-            stack.enter_context(held(f"{STATE}.lock"))
+            stack.enter_context(held(paths.STATE_LOCK))
         except OSError as e:
             log.log(log.WARNING, f"The verdict is made without its lock: {e}", "FAILED")
         return _announce_alone(quiet)

@@ -26,13 +26,13 @@ def _no_record(reason: str, message: str) -> dict[str, Any]:
 
 
 def _unreadable(why: object) -> dict[str, Any]:
-    return _no_record("volume-json", f"{paths.RUN}/volume.json cannot be read: {why}.")
+    return _no_record("volume-json", f"{paths.RECORD} cannot be read: {why}.")
 
 
 def read_volume(root: str = "") -> dict[str, Any]:
     """What persist-volume.service wrote, with all the keys of an Outcome; kind ``none`` where it wrote nothing that can be read. Raises OSError."""
     try:
-        with open(f"{root}{paths.RUN}/volume.json", encoding="utf-8") as f:
+        with open(f"{root}{paths.RECORD}", encoding="utf-8") as f:
             found = json.load(f)
     except FileNotFoundError:
         return _no_record("volume-service", "persist-volume.service has not run to its end.")

@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from persist.boot.paths import RUN
+from persist.boot import paths
 from persist.errors import PersistError
 from persist.reason import Reason
 from persist.verdict.entry_state import EntryState
 from persist.verdict.judge import Verdict
 
-STATE = f"{RUN}/state.json"
+STATE = paths.STATE
 
 
 def read(path: str = STATE) -> tuple[Verdict, dict[str, Any]]:

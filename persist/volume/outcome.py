@@ -9,17 +9,18 @@ import os
 import time
 from typing import Literal
 
-from persist.boot.paths import MOUNT_ENTRIES, PERSISTENT, RUN
+from persist.boot import paths
+from persist.boot.paths import MOUNT_ENTRIES, PERSISTENT
 from persist.record import Record, as_dict, made
 from persist.system.files import write_atomically
 from persist.volume.root_kept import Root
 
 Kind = Literal["btrfs", "native", "tmpfs", "root", "none"]
 REAL: tuple[Kind, ...] = ("btrfs", "native")  # a volume, and not what stands in for one
-RECORD = f"{RUN}/volume.json"
+RECORD = paths.RECORD
 BEFORE = f"{RECORD}.before"  # the record of an earlier run while another one goes on: nobody shall believe it then
-HEAL = f"{RUN}/heal"  # word for persist-heal.service: persist-heal.path starts it where this is there
-FORMATTED = f"{RUN}/formatted"  # the UUID of a filesystem that this boot has made: udev may still be busy with it
+HEAL = paths.HEAL
+FORMATTED = paths.FORMATTED
 
 
 class Outcome(Record, frozen=False):

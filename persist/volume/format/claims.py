@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 
 from persist import log
+from persist.boot import paths
 from persist.boot.config import Config
-from persist.boot.paths import RUN
 from persist.errors import CommandError, PersistError, Refusal
 from persist.system import blockdev
 from persist.system.blockdev import Disk
@@ -22,7 +22,7 @@ from persist.volume.format.under_lock import format_disks
 from persist.volume.ondisk.header import Claim
 from persist.volume.ondisk.partition_table import DATA_NAME
 
-WORD = f"{RUN}/format"  # left by 65-persist.rules, awaited by persist-format.path
+WORD = paths.FORMAT
 TAGS = "/run/udev/tags/persist-claim"  # named in persist-format.service too
 # What a disk or a header that comes later may change: said again each time, and not remembered.
 _PASSING = ("members-missing", "members-disagree", "join-missing", "volume-unreadable")

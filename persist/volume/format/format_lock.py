@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from persist.boot.paths import RUN
+from persist.boot import paths
 from persist.errors import PersistError
 from persist.system.lock import held
 
-LOCK = f"{RUN}/format.lock"
+LOCK = paths.FORMAT_LOCK
 PATIENCE = 10.0  # seconds; somebody is waiting at a terminal
 
 

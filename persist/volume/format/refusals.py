@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 
-from persist.boot.paths import RUN
+from persist.boot import paths
 from persist.errors import Refusal
 from persist.system.blockdev import Disk
 
-DIRECTORY = f"{RUN}/refused"
+DIRECTORY = paths.REFUSED
 _LOOK = 1 << 20
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 
-from persist.boot.paths import RUN, VOLUME
+from persist.boot import paths
+from persist.boot.paths import VOLUME
 from persist.errors import PersistError
 from persist.reason import Reason
 from persist.system import blockdev, btrfs
@@ -15,7 +16,7 @@ from persist.volume.members.in_kernel import LiveDevice
 from persist.volume.ondisk import store
 from persist.volume.space import reserve
 
-HEAL_FAILED = f"{RUN}/heal-failed"  # the message of a healing that could not go on, and a line for that service
+HEAL_FAILED = paths.HEAL_FAILED
 _LOW_SHARE, _LOW_BYTES, _LOW_LEAST = 20, 1 << 30, 16 << 20  # low: less than a twentieth, and less than 1 GiB; or less than 16 MiB
 _CHUNK = 32 << 20  # as much in one piece is needed on a device for another chunk of metadata
 _COPIES = {"single": 1, "dup": 1, "raid1": 2, "raid1c3": 3, "raid1c4": 4}

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from persist.boot.paths import RUN
+from persist.boot import paths
 from persist.system.lock import held
 from persist.volume import outcome
 
-LOCK = f"{RUN}/heal.lock"
+LOCK = paths.HEAL_LOCK
 
 
 def heal_lock(*, wait: bool = True) -> AbstractContextManager[bool]:

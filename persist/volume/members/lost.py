@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from persist.boot.paths import RUN
+from persist.boot import paths
 from persist.system.files import write_atomically
 from persist.volume.members import in_kernel
 from persist.volume.members.in_kernel import LiveDevice
 from persist.volume.ondisk import degraded_mark
 from persist.volume.ondisk.degraded_mark import DegradedMark
 
-GONE = f"{RUN}/members-gone"  # a mark, and the devids that it was written for
+GONE = paths.MEMBERS_GONE
 
 
 def _shown(mark: DegradedMark | None) -> str:
