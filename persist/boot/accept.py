@@ -126,7 +126,7 @@ def _outside(planned: Planned, config: "Config", facts: "Facts", accepted: dict[
         if wrong:
             return "refused", wrong
     if config.netdev:
-        from . import net
+        from .rare import net
 
         wrong = net.refusal(planned, facts)
         if wrong:

@@ -56,12 +56,12 @@ def load(root: str, problems: list[Problem]) -> Config:
         data = read(path, shown, problems, root)
         before = len(problems)
         if data:
-            from .settings import take  # most machines have no such file
+            from .rare.settings import take  # most machines have no such file
 
             for section in parse(data, shown, problems, "[Volume]"):
                 take(config, section, problems)
         if len(problems) > before:
-            from .near import at_most  # only where something is wrong
+            from .rare.near import at_most  # only where something is wrong
 
             at_most(problems, before, shown)
     return config

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from .config import Config
     from .facts import Facts
+    from .rare.uses import Use
     from .registry import Registry
-    from .uses import Use
 
 EARLY_BY_DEFAULT = ("/etc", "/etc/systemd", "/etc/systemd/system")
 
@@ -165,7 +165,7 @@ def _circles(accepted: dict[str, Planned], facts: "Facts") -> set[tuple[str, str
     asked = [(p, service) for p in accepted.values() for service in p.entry.services if service.endswith((".mount", ".swap")) or service == "swap.target"]
     if not asked:
         return set()
-    from .rounds import rounds  # such a Services= is rare
+    from .rare.rounds import rounds  # such a Services= is rare
 
     return rounds(accepted, facts, asked)
 
@@ -255,7 +255,7 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
         if entry.services:
             _services(result, planned, circles)
     if _others(facts, accepted):
-        from .uses import order
+        from .rare.uses import order
 
         order(result, config, facts)
     if backlight:
@@ -266,7 +266,7 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
         result.files["local-fs.target.d/" + DROPIN] = FIRST_LINE + "[Unit]\nRequires=" + "\nRequires=".join(required) + "\n"
     # Last, so that a generator that dies half-way has wanted nothing.
     if result.net:
-        from . import net
+        from .rare import net
 
         memory = [p.unit for p in result.entries if p.entry.method == "tmpfs"]
         result.files.update(net.files([unit for unit in wants if unit not in memory]))

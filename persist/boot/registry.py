@@ -119,14 +119,14 @@ def _known(section: Section, key: str, line: int, problems: list[Problem], path:
     if key in _KEYS[section.name]:
         return True
     if not key.startswith("X-"):
-        from .near import unknown_key  # only where something is wrong
+        from .rare.near import unknown_key  # only where something is wrong
 
         problems.append(unknown_key(section, key, line, _KEYS[section.name], path))
     return False
 
 
 def _instead(value: str) -> str:
-    from .near import instead  # only where something is wrong
+    from .rare.near import instead  # only where something is wrong
 
     return instead(value)
 
@@ -196,7 +196,7 @@ def _set(entry: Entry, key: str, value: str) -> str:
             return "must be ro or allow"
         entry.stale = value
     elif key == "Options":
-        from . import flags  # rare
+        from .rare import flags  # rare
 
         try:
             entry.options = flags.added(entry.options, value)
@@ -273,7 +273,7 @@ def parse_file(data: bytes, file: str, registry: Registry, problems: list[Proble
     before = len(problems)
     _sections(data, file, registry, problems)
     if len(problems) > before:
-        from .near import at_most  # only where something is wrong
+        from .rare.near import at_most  # only where something is wrong
 
         at_most(problems, before, file)
 
@@ -287,7 +287,7 @@ def _sections(data: bytes, file: str, registry: Registry, problems: list[Problem
             continue
         if section.name not in _KEYS:
             if not section.name.startswith("X-"):
-                from .near import unknown_section  # only where something is wrong
+                from .rare.near import unknown_section  # only where something is wrong
 
                 problems.append(unknown_section(section, _KEYS))
             continue

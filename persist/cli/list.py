@@ -24,7 +24,7 @@ def add(verbs: Any) -> None:
 
 def _this_boot(facts: Facts) -> str:
     """What the kernel command line makes of all entries on this boot, as a sentence, '' where it says nothing of them."""
-    from persist.boot import mode
+    from persist.volume import mode
 
     word = mode.volatile_word(facts)
     if word:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from persist.boot.facts import above
 from persist.boot.ini import NOTICE, Problem
 from persist.boot.load import Loaded
-from persist.boot.near import did_you_mean
+from persist.boot.rare.near import did_you_mean
 from persist.foresee.image import Image
 
 

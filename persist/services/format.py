@@ -7,13 +7,14 @@ import os
 from contextlib import suppress
 
 from persist import log
-from persist.boot import facts, mode
+from persist.boot import facts
 from persist.boot.config import Config, load
 from persist.boot.facts import Facts
 from persist.errors import PersistError
 from persist.system import blockdev, superblock
 from persist.system.blockdev import Disk
 from persist.system.run import run
+from persist.volume import mode
 from persist.volume.format import claims
 from persist.volume.format.claims import format_claimed
 from persist.volume.ondisk import header

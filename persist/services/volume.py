@@ -7,7 +7,6 @@ import errno
 import os
 
 from persist import log
-from persist.boot import mode
 from persist.boot.config import Config
 from persist.boot.load import Loaded, load
 from persist.boot.paths import READONLY, RESCUE, VOLUME
@@ -15,7 +14,7 @@ from persist.errors import PersistError
 from persist.system import mountinfo
 from persist.system.mountinfo import Mount
 from persist.system.run import run
-from persist.volume import outcome, root_kept
+from persist.volume import mode, outcome, root_kept
 from persist.volume.find import remembered
 from persist.volume.find.choose import BTRFS, Found, Known
 from persist.volume.find.search import what_is_known

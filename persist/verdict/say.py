@@ -21,6 +21,7 @@ from persist.verdict import judge as v
 from persist.volume.outcome import formatted, note_heal
 
 STATE = paths.STATE
+LOCK = paths.STATE_LOCK
 ONLINE_FLAG = paths.ONLINE
 BOOTED_FLAG = paths.BOOTED
 CONSOLE = "/dev/console"
@@ -208,7 +209,7 @@ def _announce(*, quiet: bool) -> int:
     with ExitStack() as stack:
         try:
             # Not side by side: who looked first and wrote last would leave an old verdict.
-            stack.enter_context(held(paths.STATE_LOCK))
+            stack.enter_context(held(LOCK))
         except OSError as e:
             log.log(log.WARNING, f"The verdict is made without its lock: {e}", "FAILED")
         return _announce_alone(quiet)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from persist.system import btrfs
 from persist.volume.ondisk import degraded_mark
 
 from .conftest import Make
@@ -170,6 +171,7 @@ def test_unfinished_replace(machine: Machine, make_disk: Make) -> None:
     volume.down()
     volume.pull(b)
     volume.up()
+    Path(f"{btrfs.SYSFS}/{volume.uuid}/devinfo/1/scrub_speed_max").write_text("20m", encoding="ascii")  # a replace heeds it: some seconds instead of an instant
     tool("btrfs", "replace", "start", "-f", "2", volume.data(third), volume.at)
     tool("mount", "-o", "remount,ro", volume.at)  # the kernel suspends it, as an unmount would
     tool("sh", "-c", f"i=0; until umount {volume.at} 2>/dev/null; do sleep 0.05; i=$((i + 1)); [ $i -lt 100 ]; done")

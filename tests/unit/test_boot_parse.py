@@ -15,8 +15,8 @@ from persist.boot import dropins, facts, ini
 from persist.boot.config import Config, load
 from persist.boot.dropins import inside
 from persist.boot.paths import PLAIN, wrong_path
+from persist.boot.rare.settings import VOLUME_KEYS, _volume, size
 from persist.boot.registry import Registry, forbidden, parse_file
-from persist.boot.settings import VOLUME_KEYS, _volume, size
 
 
 @pytest.mark.parametrize(("cmdline", "value"), [

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from persist.boot import mode
 from persist.cli.main import main
 from persist.foresee.checks import FORESEEN, NOT_BEFORE
+from persist.volume import mode
 from persist.volume.members import assemble
 from persist.volume.mount import foreign, strange
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from persist.boot import paths, registry, settings
+from persist.boot import paths, registry
+from persist.boot.rare import settings
 from persist.cli.main import VERBS, parser
 from persist.version import VERSION
 

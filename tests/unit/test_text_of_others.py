@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from persist.boot import config, ini, paths, registry, settings
+from persist.boot import config, ini, paths, registry
 from persist.boot.facts import option
 from persist.boot.ini import Problem
+from persist.boot.rare import settings
 from persist.errors import CommandError
 from persist.seed import machine_id, request
 from persist.seed.copy import _changed

@@ -60,6 +60,7 @@ class Machine:
         self.found: v.Verdict | Exception = v.Verdict(v.ONLINE, {"kind": "btrfs", "device": "/dev/vda2"})
         self.systemctl: Exception | None = None
         monkeypatch.setattr(service, "STATE", str(self.state))
+        monkeypatch.setattr(service, "LOCK", f"{self.state}.lock")
         monkeypatch.setattr(service, "ONLINE_FLAG", str(self.online))
         self.heal = base / "run/heal"
         monkeypatch.setattr(outcome, "HEAL", str(self.heal))

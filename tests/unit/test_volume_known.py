@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from persist.boot import mode
 from persist.boot.config import Config
 from persist.boot.facts import Facts
 from persist.services import volume as volume_service
 from persist.system import newmount
 from persist.system.mountinfo import Mount
-from persist.volume import outcome
+from persist.volume import mode, outcome
 from persist.volume.find import remembered
 from persist.volume.find.choose import Known
 from persist.volume.mount import taken_over

@@ -157,7 +157,7 @@ def test_no_fifo_stops_us(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    names = {"RUN": "", "RECORD": "/volume.json", "BEFORE": "/volume.json.before", "MOUNT_ENTRIES": "/mount-entries",
+    names = {"RECORD": "/volume.json", "BEFORE": "/volume.json.before", "MOUNT_ENTRIES": "/mount-entries",
              "PERSISTENT": "/persistent", "FORMATTED": "/formatted"}
     for name, value in names.items():
         monkeypatch.setattr(outcome, name, f"{tmp_path}{value}")

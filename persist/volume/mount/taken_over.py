@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 
 from persist import log
-from persist.boot import mode, paths
+from persist.boot import paths
 from persist.boot.config import Config
 from persist.boot.facts import Facts
 from persist.boot.paths import EARLY, READONLY, VOLUME
 from persist.system import btrfs, mountinfo
 from persist.system.mountinfo import Mount
-from persist.volume import outcome
+from persist.volume import mode, outcome
 from persist.volume.find.candidates import from_database
 from persist.volume.find.choose import Found, Known, decide
 from persist.volume.members import in_kernel

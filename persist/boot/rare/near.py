@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which known word was meant by one that is not known. Boot-safe; loaded only where something is wrong."""
 
-from .ini import WARNING, Problem, not_a_name
+from ..ini import WARNING, Problem, not_a_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .ini import Section
+    from ..ini import Section
 
 _FARTHEST = 2  # letters that may be wrong, missing, too many or exchanged; of a short word fewer
 _LONGEST = 40

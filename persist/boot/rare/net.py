@@ -5,13 +5,13 @@ The network comes after sysinit.target, and that after local-fs.target. So an en
 are told to wait for it; whatever has to be there before is refused, because PID 1 would break the cycle by dropping one of the units.
 """
 
-from .facts import Facts
-from .paths import parents, unescape
-from .units import BACKLIGHT, DROPIN, EARLY_USERS, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, serves
+from ..facts import Facts
+from ..paths import parents, unescape
+from ..units import BACKLIGHT, DROPIN, EARLY_USERS, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, serves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .plan import Planned
+    from ..plan import Planned
 
 _NEEDED_EARLY = ("/etc", "/root", "/tmp", "/usr/local", "/var", "/var/cache", "/var/lib", "/var/log", "/var/tmp", *RELOAD)
 _WHY = ", and the volume comes with the network (_netdev)"

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Services= that name mounts and swap space, and would make a circle with what is mounted first anyway. Boot-safe; loaded only where one does."""
 
-from .facts import above
-from .paths import escape, unescape
+from ..facts import above
+from ..paths import escape, unescape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .accept import Planned
-    from .facts import Facts
+    from ..accept import Planned
+    from ..facts import Facts
 
 _SWAP = "swap.target"
 

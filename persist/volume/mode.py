@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``persist=`` on the kernel command line. 'off' is a condition in the units; persist-early has the same rule in shell."""
 
-from .facts import Facts
+from __future__ import annotations
+
+from persist.boot.facts import Facts
 
 _NORMAL = ("", "on", "off")
 _READ_ONLY = "ro"

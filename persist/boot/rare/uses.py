@@ -6,18 +6,18 @@ have none (units.py), nor is an overlay's lowerdir= looked at. So a line of fsta
 it waits for us and requires nothing of ours, and nothing of ours ever waits for what it would wait for itself.
 """
 
-from .facts import above, resolve
-from .ini import WARNING, Problem
-from .paths import VOLUME, escape, unescape
-from .units import BEFORE_NET, BEFORE_US, DROPIN, FIRST_LINE, NET_UNIT, VOLUME_UNIT
+from ..facts import above, resolve
+from ..ini import WARNING, Problem
+from ..paths import VOLUME, escape, unescape
+from ..units import BEFORE_NET, BEFORE_US, DROPIN, FIRST_LINE, NET_UNIT, VOLUME_UNIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .accept import Planned
-    from .config import Config
-    from .facts import Facts
-    from .fstab import Line
-    from .plan import Plan
+    from ..accept import Planned
+    from ..config import Config
+    from ..facts import Facts
+    from ..fstab import Line
+    from ..plan import Plan
 
 # Mounted before anything of ours, or by PID 1 itself; what lies below may come late.
 _NEVER = ("/", "/usr", "/proc", "/sys", "/dev", "/run")
@@ -129,7 +129,7 @@ class _Looking:
 
     def shipped(self) -> None:
         """The same for mount units that are shipped, of which only the name is known."""
-        from .fstab import Line
+        from ..fstab import Line
 
         below = {}
         for unit, why in self.facts.shipped.items():

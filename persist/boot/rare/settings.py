@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The keys of persist.conf and what they take. Boot-safe; loaded only where there is such a file."""
 
-from .config import DEFAULT_HEADER, Config
-from .ini import ERROR, WARNING, Problem, Section, boolean, not_a_name, words
-from .paths import unsayable
+from ..config import DEFAULT_HEADER, Config
+from ..ini import ERROR, WARNING, Problem, Section, boolean, not_a_name, words
+from ..paths import unsayable
 
 FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
 JOINS = ("by-id", "auto", "no")
