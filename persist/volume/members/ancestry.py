@@ -30,29 +30,30 @@ def _level(one: Superblock, other: Superblock) -> bool:
 
 
 def _marks(member: Member) -> Iterator[DegradedMark | None]:
-    """Its mark; and the one before it, where nothing was written under it: a cut between the marks of two members leaves the new one on the first only."""
-    mark = member.mark
+    """Its mark; and the one before it, where nothing was written to it under that: a cut came between the marks of two members, or before the first
+    commit."""
+    mark, state = member.mark, (member.superblock.generation, member.superblock.log_root)
     yield mark
-    while mark is not None and degraded_mark.begins_at(mark.id, member.superblock.generation, member.superblock.log_root):
+    while mark is not None and degraded_mark.nothing_since(mark, *state):
         mark = mark.before()
         yield mark
 
 
-def _precedes(older: Superblock, mark: DegradedMark | None, other: Member) -> bool:
+def _precedes(older: Superblock, mark: DegradedMark | None, other: Member, theirs: DegradedMark | None) -> bool:
     block = other.superblock
-    if mark is None and other.mark is None:
+    if mark is None and theirs is None:
         return _level(older, block)  # it proves little, and is all there is to go by: persist has not mounted them yet
-    if other.mark is None or degraded_mark.UNKNOWN in (other.mark.id, mark.id if mark is not None else ""):
-        return mark == other.mark and _level(older, block)
-    if mark is not None and mark.id == other.mark.id:
+    if theirs is None or degraded_mark.UNKNOWN in (theirs.id, mark.id if mark is not None else ""):
+        return mark == theirs and _level(older, block)
+    if mark is not None and mark.id == theirs.id:
         # The same log, or an older state of it: what differs was never acknowledged, unless a disk was pulled within one transaction (docs/volume.md).
         return older.generation < block.generation or (_level(older, block) and (not older.log_root or bool(block.log_root)))
-    line = (other.mark.id, *other.mark.earlier)
+    line = degraded_mark.effective(theirs, block.generation, block.log_root)
     if mark is None:
-        follower = "" if other.mark.full else line[-1]
+        at = len(line) if other.mark is not None and not other.mark.full else 0
     else:
-        follower = line[line.index(mark.id) - 1] if mark.id in line else ""
-    return bool(follower) and degraded_mark.began_after(follower, older.generation, older.log_root)
+        at = line.index(mark.id) if mark.id in line else 0
+    return at > 0 and degraded_mark.began_after(line[at - 1], older.generation, older.log_root)
 
 
 def ancestor(older: Member, other: Member) -> bool:
@@ -63,7 +64,7 @@ def ancestor(older: Member, other: Member) -> bool:
         return False  # it was never a mirror's: nobody else had what was written to it
     if older.superblock.generation > other.superblock.generation:
         return False
-    return any(_precedes(older.superblock, mark, other) for mark in _marks(older))
+    return any(_precedes(older.superblock, mark, other, theirs) for mark in _marks(older) for theirs in _marks(other))
 
 
 def later(older: Member, other: Member) -> bool:

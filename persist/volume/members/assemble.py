@@ -120,7 +120,7 @@ def _chosen(apart: list[list[Member]], bound: Callable[[Member], bool]) -> list[
     if len(own) == 1 and not {m.superblock.devid for m in own[0]} & {m.superblock.devid for m in others} and not _left_behind(own[0], others):
         return own[0]
     # A mark that was written over another one is the later of the two: what the other side has beyond it was written before.
-    last = [side for side in apart if not any(later(m, o) for m in side for other in apart for o in other)]
+    last = [side for side in apart if not any(later(m, o) for m in side for other in apart if other is not side for o in other)]
     if all(m.superblock.num_devices > 1 for side in apart for m in side) and all(m.mark is not None and m.mark.id != UNKNOWN for side in last for m in side):
         return max(last, key=_rank)  # by their marks they are this volume's, and each was written without the others
     return None
@@ -142,7 +142,8 @@ def _lagging(current: list[Member], targets: list[Member]) -> list[Member]:
     level = [m for m in (*targets, *current) if m.superblock.generation == newest]
     lowest = min(level, key=lambda m: m.superblock.devid)
     # Of equal generation the kernel takes the superblock of the lowest devid, and would not see what the others have synced.
-    if not lowest.superblock.log_root and any(m.superblock.log_root for m in level):
+    # What no chunk lies on is alone in having a log only where the machine stopped before anybody was told of it.
+    if not lowest.superblock.log_root and any(m.superblock.log_root for m in level if not m.superblock.empty):
         behind += [m for m in level if not m.superblock.log_root]
     return behind
 
@@ -238,7 +239,8 @@ def torn(assembly: Assembly) -> Assembly | None:
     newest = max((m.superblock for m in assembly.use), key=lambda s: s.generation)
     ready = [m for m in (*assembly.use, *assembly.stale) if m.superblock.devid]
     # Whoever else may have been written under this mark, and is not here. Enough of them, and the others were away while something was synced.
-    with_mark = newest.num_devices - (assembly.head is not None and not degraded_mark.is_whole(assembly.head.id))
+    healed = any(_same(m.mark, assembly.head) and m.mark is not None and not m.mark.counter for m in ready)
+    with_mark = newest.num_devices - (assembly.head is not None and not degraded_mark.is_whole(assembly.head.id) and not healed)
     unseen = max(0, with_mark - sum(_same(m.mark, assembly.head) for m in ready))
     never_synced = sum(m in assembly.use for m in ready) + unseen < newest.num_devices - 1
     behind = [m for m in ready if m in assembly.stale and (

@@ -92,6 +92,28 @@ def begins_at(identity: str, generation: int, log_root: int) -> bool:
     return identity != UNKNOWN and _beginning(identity) == (generation & 0xFFFFFFFF, _log_digit(log_root))
 
 
+def effective(mark: DegradedMark, generation: int, log_root: int) -> tuple[str, ...]:
+    """The ids of the stretches that a member with this mark and superblock went through, newest first.
+
+    Left out are those that began at a state which it never came to: it was mounted with one that was newer, by a superblock or a log (members.torn(),
+    or a disk that was pulled), and a cut came before the first commit. It got nothing but the mark.
+    """
+    found = []
+    now, log = generation & 0xFFFFFFFF, _log_digit(log_root)
+    for one in (mark.id, *mark.earlier):
+        then = _beginning(one)
+        if then[0] == now + 1 or (then[0] == now and then[1] and not log):
+            continue
+        found.append(one)
+        now, log = then
+    return tuple(found)
+
+
+def nothing_since(mark: DegradedMark, generation: int, log_root: int) -> bool:
+    """Whether nothing was written under a mark to what shows this."""
+    return mark.id != UNKNOWN and (begins_at(mark.id, generation, log_root) or mark.id not in effective(mark, generation, log_root))
+
+
 def began_after(identity: str, generation: int, log_root: int) -> bool:
     """Whether a mark was written beside this state or a later one of the same stretch. True of nearly all ids of earlier versions, which say nothing."""
     then, log = _beginning(identity)
@@ -110,10 +132,11 @@ def _line(mark: DegradedMark, generation: int, log_root: int) -> tuple[str, ...]
     """The ids before the next mark. One that all members had, and that all of them exchanged for another and were written since, is nobody's any more;
     the oldest stays."""
     ids = (mark.id, *mark.earlier)
+    real = effective(mark, generation, log_root)
     kept = []
     then = (generation & 0xFFFFFFFF, _log_digit(log_root))
     for n, one in enumerate(ids):
-        written = n > 0 and _beginning(ids[n - 1]) != then
+        written = n > 0 and ids[n - 1] in real and _beginning(ids[n - 1]) != then
         if n > 0:
             then = _beginning(ids[n - 1])
         if not (written and n < len(ids) - 1 and is_whole(one) and is_whole(ids[n - 1])):
