@@ -87,7 +87,7 @@ test-install: deb ## install and purge the packages in fresh Debian 12 and 13 sy
 
 # Tests
 
-.PHONY: test test-deps test-unit test-generator test-storage test-vm test-harness test-powercut lint bench demo
+.PHONY: test test-deps test-unit test-model test-generator test-storage test-vm test-harness test-powercut lint bench demo
 test: test-deps ## install what the tests need and run all layers (as root)
 	@packaging/run-tests
 
@@ -96,6 +96,9 @@ test-deps:
 
 test-unit: ## parsers, plan, refusals, lint rules of our own
 	$(PYTEST) tests/unit
+
+test-model: ## what happens to two and three members with raw copies, in every order of six steps; 'make test' goes less far with copies
+	PERSIST_TEST_MODEL_STEPS=6 $(PYTEST) tests/unit/test_members_model.py
 
 test-generator: ## golden cases of the generator
 	$(PYTEST) tests/generator
