@@ -80,12 +80,18 @@ with open("/home/full/data", "wb") as f, contextlib.suppress(OSError):
     while True:
         f.write(os.urandom(1 << 20)); f.flush(); os.fsync(f.fileno())
 def full():
-    try:
-        os.mkdir("/run/persist/volume/.persist/tmp/probe")
-    except OSError as e:
-        return e.errno == errno.ENOSPC
-    os.rmdir("/run/persist/volume/.persist/tmp/probe")
-    return False
+    # Also after one more commit, and through the overlay: what a commit frees can be used only after it.
+    for place in ("/run/persist/volume/.persist/tmp/probe", "/home/probe") * 2:
+        try:
+            os.mkdir(place)
+        except OSError as e:
+            if e.errno != errno.ENOSPC:
+                raise
+        else:
+            os.rmdir(place)
+            return False
+        subprocess.run(["btrfs", "filesystem", "sync", "/run/persist/volume"])
+    return True
 while not full():
     for make in (lambda name: os.symlink("x" * 3000, name), os.mkdir):
         with contextlib.suppress(OSError):
