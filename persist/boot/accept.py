@@ -106,10 +106,12 @@ def _outside(planned: Planned, config: "Config", facts: "Facts", accepted: dict[
         return "refused", wrong
     if path in facts.fstab:
         return "elsewhere", "%s mounts it" % facts.fstab[path]
-    shipped = facts.shipped.get(planned.name + ".mount")
-    if shipped:
-        # A masked unit cannot be ours either; where it is memory that was asked for, the path may do without.
-        return "elsewhere" if shipped.endswith(" mounts it") or entry.method == "tmpfs" else "refused", shipped
+    unit = planned.name + ".mount"
+    if unit in facts.shipped:
+        return "elsewhere", facts.shipped[unit] + " mounts it"
+    if unit in facts.masked:
+        # It cannot be ours either; where it is memory that was asked for, the path may do without.
+        return "elsewhere" if entry.method == "tmpfs" else "refused", facts.masked[unit] + " masks its mount unit"
     if entry.method == "image":
         over = above(path, gone)
         if len(over) > len(parent):

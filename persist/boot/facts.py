@@ -7,7 +7,7 @@ Each input can be put elsewhere for tests, with the variables that systemd's own
 
 import posix as os  # see __init__.py
 
-from .paths import DIRECTORIES, EARLY, READ
+from .paths import DIRECTORIES, EARLY, READ, unescape
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import (collections.abc costs 2 ms)
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _BLANKS = " \t\r\n"  # PID 1's; it knows no blank of Unicode
 class Facts:
     """A record of the machine. ``root`` is '' for the running system."""
 
-    __slots__ = ("root", "cmdline", "in_initrd", "container", "user_scope", "enabled", "fstab", "lines", "network", "shipped", "early",
+    __slots__ = ("root", "cmdline", "in_initrd", "container", "user_scope", "enabled", "fstab", "lines", "network", "shipped", "masked", "early",
                  "aliases", "links", "broken", "mounted_below")
 
     def __init__(self) -> None:
@@ -43,7 +43,8 @@ class Facts:
         self.fstab: dict[str, str] = {}  # where others mount -> what says so: fstab, and all else that systemd-fstab-generator reads
         self.lines: list[Line] = []  # the same with all that they say, and swap space
         self.network: set[str] = set()  # where they mount with the network
-        self.shipped: dict[str, str] = {}  # name of a mount unit -> why its path is taken, '' where it is not
+        self.shipped: dict[str, str] = {}  # name of a mount unit of somebody else -> its file
+        self.masked: dict[str, str] = {}  # name of a mount unit that PID 1 would not take from us -> the link that masks it
         self.early: set[str] = set()
         self.aliases: dict[str, str] = {}  # entry path -> the path without the image's links among its parents
         self.links: dict[str, str] = {}  # entry path -> target, where the last component is itself a symbolic link
@@ -141,8 +142,10 @@ def enabled(root: str) -> bool:
     return False
 
 
-def _shipped(root: str) -> dict[str, str]:
-    units: dict[str, str] = {}
+def _shipped(facts: Facts) -> None:
+    """Fill in ``shipped`` and ``masked``."""
+    root = facts.root
+    seen: set[str] = set()
     for base in UNIT_DIRECTORIES:
         if base == "/lib/systemd/system" and _target(root + "/lib"):
             continue  # merged /usr: seen already
@@ -151,14 +154,25 @@ def _shipped(root: str) -> dict[str, str]:
         except OSError:
             continue  # a directory that is not there ships nothing
         for name in [name for name in names if name[-6:] == ".mount"]:
-            if name not in units:
+            if name not in seen:
+                seen.add(name)
                 unit = base + "/" + name
                 if _target(root + unit) != "/dev/null":
-                    units[name] = unit + " mounts it"
-                else:
+                    facts.shipped[name] = unit
+                elif not base.startswith(("/usr/", "/lib/")):
                     # PID 1 looks for units in /etc and /run before it looks at ours, and in /usr afterwards.
-                    units[name] = "" if base.startswith(("/usr/", "/lib/")) else unit + " masks its mount unit"
-    return units
+                    facts.masked[name] = unit
+
+
+def mounted_by_units(facts: Facts) -> dict[str, str]:
+    """The mount units that are shipped, and where each mounts, which is all that is known of it: its name says it."""
+    found = {}
+    for unit in facts.shipped:
+        try:
+            found[unit] = unescape(unit[: -len(".mount")])
+        except ValueError:
+            continue  # no path of ours has such a name
+    return found
 
 
 def any_fragments(root: str) -> bool:
@@ -233,7 +247,7 @@ def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]
         if target:
             facts.links[path] = target
     fstab.read(facts, environ.get("SYSTEMD_FSTAB") or inside(root + "/etc/fstab", root), known)
-    facts.shipped = _shipped(root)
+    _shipped(facts)
     try:
         facts.early = set(os.listdir(root + EARLY))
     except OSError:

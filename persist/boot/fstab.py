@@ -94,7 +94,8 @@ def _command_line(facts: Facts) -> "Iterable[Line]":
             yield Line("tmpfs", "/var", "tmpfs", "", "systemd.volatile=state" + _LINE)  # where nothing else mounts it
 
 
-def _take(facts: Facts, line: Line, known: dict[str, str]) -> None:
+def _take(facts: Facts, line: Line, known: dict[str, str], again: bool = True) -> None:
+    """``again``: whether it counts where a line before it mounts something there, too."""
     if "\0" in line.where + line.what or len(line.where) > PATH_MAX or len(line.what) > PATH_MAX:
         return
     if line.fstype == "swap":
@@ -106,7 +107,7 @@ def _take(facts: Facts, line: Line, known: dict[str, str]) -> None:
             line.where = resolve(facts.root, line.where, known) or "/"
         except OSError:
             line.where = line.where.rstrip("/") or "/"  # a loop of links: nothing can be mounted there
-        if line.where in facts.fstab and line.source.endswith(_LINE):
+        if not again and line.where in facts.fstab:
             return
         facts.fstab[line.where] = line.source
         if line.network():
@@ -124,4 +125,4 @@ def read(facts: Facts, path: str, known: dict[str, str]) -> None:
         _take(facts, line, known)
     if "systemd." in cmdline or "mount.usr" in cmdline or "mount_usr" in cmdline or "ostree" in cmdline:
         for line in _command_line(facts):
-            _take(facts, line, known)
+            _take(facts, line, known, again=False)

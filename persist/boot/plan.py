@@ -210,7 +210,7 @@ def _others(facts: "Facts", accepted: dict[str, Planned]) -> bool:
     for line in facts.lines:
         if line.where != "/" and (line.what[:5] != "/dev/" or line.where) or "-mounts-for=" in line.options:
             return True
-    return bool(facts.shipped or "/var" in accepted) and any([p.entry.method == "bind" for p in accepted.values()])
+    return bool(facts.shipped or facts.masked or "/var" in accepted) and any([p.entry.method == "bind" for p in accepted.values()])
 
 
 def _target(name: str, wants: list[str]) -> tuple[str, str]:

@@ -116,7 +116,7 @@ class _Places:
             if parent in self.entries or parent in self.at:
                 continue
             unit = f"{paths.escape(parent)}.mount"
-            if parent in fstab or shipped.get(unit, "").endswith(" mounts it") or any(os.path.exists(f"{d}/{unit}") for d in _UNITS):
+            if parent in fstab or unit in shipped or any(os.path.exists(f"{d}/{unit}") for d in _UNITS):
                 return parent
         return ""
 

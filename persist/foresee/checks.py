@@ -132,7 +132,7 @@ def _mounted_by(loaded: Loaded, image: Image, path: str) -> tuple[str, list[str]
         line = next((text for number, text in image.lines(file) if str(number) == wanted), "")
         fields = words(line)
         return (fields[2] if len(fields) > 2 else ""), (fields[3].split(",") if len(fields) > 3 else [])
-    unit = loaded.facts.shipped.get(f"{paths.escape(path)}.mount", "").removesuffix(" mounts it")
+    unit = loaded.facts.shipped.get(f"{paths.escape(path)}.mount", "")
     says = dict(text.split("=", 1) for _, text in image.lines(unit) if "=" in text) if unit else {}
     return says.get("Type", ""), says.get("Options", "").split(",")
 

@@ -251,7 +251,7 @@ def test_one_disk_by_two_ways(make_disk: Make) -> None:
         steps: list[str] = []
         for _ in range(2):
             with pytest.raises(PersistError, match="the same disk"):
-                format_disks([blockdev.by_node(disk.node), blockdev.by_node(other)], config, lambda step, text: steps.append(step))
+                format_disks([blockdev.by_node(disk.node), blockdev.by_node(other)], config, lambda step, nodes, text: steps.append(step))
         assert steps == ["mark", "mark"]
     finally:
         tool("losetup", "--detach", other)

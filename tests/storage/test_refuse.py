@@ -36,7 +36,7 @@ def refused(disk: LoopDisk, config: Config | None = None) -> str:
     before = digest(disk)
     steps: list[str] = []
     with pytest.raises(Refusal) as caught:
-        format_disks([disk.disk], config or disk.config(), lambda step, text: steps.append(step))
+        format_disks([disk.disk], config or disk.config(), lambda step, nodes, text: steps.append(step))
     assert steps == []
     assert digest(disk) == before
     assert caught.value.message and caught.value.hint
@@ -150,7 +150,7 @@ def test_no_header(make_disk: Make) -> None:
     for head in (b"", HEADER[:-1], b" " + HEADER):
         disk = make_disk(300, head)
         before = digest(disk)
-        assert format_disks([disk.disk], disk.config(), lambda step, text: None) is None
+        assert format_disks([disk.disk], disk.config(), lambda step, nodes, text: None) is None
         assert digest(disk) == before
 
 
@@ -221,7 +221,7 @@ def test_trust(make_disk: Make) -> None:
     assert refused(disk, other) == "not-named"
     yes = Config()
     yes.allow_removable = True
-    assert format_disks([disk.disk], yes, lambda step, text: None) is not None
+    assert format_disks([disk.disk], yes, lambda step, nodes, text: None) is not None
 
 
 def test_swap_too_large(make_disk: Make) -> None:

@@ -5,8 +5,8 @@ The network comes after sysinit.target, and that after local-fs.target. So an en
 are told to wait for it; whatever has to be there before is refused, because PID 1 would break the cycle by dropping one of the units.
 """
 
-from ..facts import Facts
-from ..paths import parents, unescape
+from ..facts import Facts, mounted_by_units
+from ..paths import parents
 from ..units import BACKLIGHT, DROPIN, EARLY_USERS, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, serves
 
 TYPE_CHECKING = False
@@ -21,15 +21,8 @@ def _mounted_below(facts: Facts) -> dict[str, str]:
     """For each directory that others mount something below, fstab and the units that are shipped, the first such path."""
     if facts.mounted_below is not None:
         return facts.mounted_below
-    found = list(facts.fstab)
-    for unit, why in facts.shipped.items():
-        if why.endswith(" mounts it"):
-            try:
-                found.append(unescape(unit[: -len(".mount")]))
-            except ValueError:
-                continue  # no path of ours has such a name
     below: dict[str, str] = {}
-    for mounted in sorted(found):
+    for mounted in sorted([*facts.fstab, *mounted_by_units(facts).values()]):
         for parent in parents(mounted):
             below.setdefault(parent, mounted)
     facts.mounted_below = below

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Services= that name mounts and swap space, and would make a circle with what is mounted first anyway. Boot-safe; loaded only where one does."""
 
-from ..facts import above
-from ..paths import escape, unescape
+from ..facts import above, mounted_by_units
+from ..paths import escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,14 +14,7 @@ _SWAP = "swap.target"
 
 def _mounts(facts: "Facts") -> set[str]:
     """Where others mount: by fstab, and by units that are shipped."""
-    found = set(facts.fstab)
-    for unit, why in facts.shipped.items():
-        if why.endswith(" mounts it"):
-            try:
-                found.add(unescape(unit[: -len(".mount")]))
-            except ValueError:
-                continue  # no path of ours has such a name
-    return found
+    return {*facts.fstab, *mounted_by_units(facts).values()}
 
 
 def _waits(accepted: "dict[str, Planned]", facts: "Facts") -> dict[str, list[str]]:

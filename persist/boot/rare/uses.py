@@ -6,9 +6,9 @@ have none (units.py), nor is an overlay's lowerdir= looked at. So a line of fsta
 it waits for us and requires nothing of ours, and nothing of ours ever waits for what it would wait for itself.
 """
 
-from ..facts import above, resolve
+from ..facts import above, mounted_by_units, resolve
 from ..ini import WARNING, Problem
-from ..paths import VOLUME, escape, unescape
+from ..paths import VOLUME, escape
 from ..units import BEFORE_NET, BEFORE_US, DROPIN, FIRST_LINE, NET_UNIT, VOLUME_UNIT
 
 TYPE_CHECKING = False
@@ -131,13 +131,7 @@ class _Looking:
         """The same for mount units that are shipped, of which only the name is known."""
         from ..fstab import Line
 
-        below = {}
-        for unit, why in self.facts.shipped.items():
-            if why.endswith(" mounts it"):
-                try:
-                    below[unit] = unescape(unit[: -len(".mount")])
-                except ValueError:
-                    continue  # no path of ours has such a name
+        below = mounted_by_units(self.facts)
         if "/var" in self.entries and "/var/tmp" not in self.facts.fstab:
             below.setdefault("var-tmp.mount", "/var/tmp")  # of systemd-gpt-auto-generator, perhaps
         for unit, path in below.items():

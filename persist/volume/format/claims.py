@@ -18,6 +18,7 @@ from persist.volume.find import remembered
 from persist.volume.find.choose import Candidate, Known
 from persist.volume.format import disk_set, format_lock, may_format, only_volume, refusals
 from persist.volume.format.disk_set import Claimed, Picked
+from persist.volume.format.steps import Status
 from persist.volume.format.under_lock import format_disks
 from persist.volume.ondisk.header import Claim
 from persist.volume.ondisk.partition_table import DATA_NAME
@@ -93,16 +94,16 @@ def claimed(every: list[Disk], words: list[str]) -> list[Claimed]:
     return sorted(found, key=lambda pair: (pair[1].mark is None, pair[0].serial, pair[0].sys_path))
 
 
-def _status(shown: str, what: str) -> Callable[[str, str], None]:
+def _status(shown: str, what: str) -> Status:
     begun: list[str] = []
 
-    def status(step: str, text: str) -> None:
-        nodes = text.split(": ", 1)[0].replace(",", "")
+    def status(step: str, nodes: tuple[str, ...], text: str) -> None:
         if not begun:
-            log.log(log.NOTICE, f"{shown} {what}", "CLAIM_FOUND", PERSIST_DEVICE=nodes)
+            log.log(log.NOTICE, f"{shown} {what}", "CLAIM_FOUND", PERSIST_DEVICE=" ".join(nodes))
             begun.append(step)
-        log.notify_status(f"Formatting {text}")
-        log.log(log.NOTICE, f"Formatting {text}", "FORMAT_STEP", PERSIST_DEVICE=nodes, PERSIST_STEP=step)
+        said = f"Formatting {', '.join(nodes)}: {text}"
+        log.notify_status(said)
+        log.log(log.NOTICE, said, "FORMAT_STEP", PERSIST_DEVICE=" ".join(nodes), PERSIST_STEP=step)
 
     return status
 

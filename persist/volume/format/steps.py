@@ -34,7 +34,7 @@ JOIN_STEPS = ("mark", "partition", "mkswap")
 TOOLS = ("sfdisk", "partx", "mkswap", "mkfs.btrfs", "wipefs", "blkid")
 KILL = "PERSIST_TEST_KILL_AFTER"
 
-Status = Callable[[str, str], None]
+Status = Callable[[str, tuple[str, ...], str], None]  # step, disks, and what is done to them
 
 
 class Formatted(Record):
@@ -149,13 +149,13 @@ class Formatting:
         self.members = members
         self.status = status
         self.mark = members[0].mark
-        self.shown = ", ".join(m.disk.node for m in members)
+        self.disks = tuple(m.disk.node for m in members)
         self.volume = self.mark.volume  # the filesystem, as soon as there is one
 
     def _begin(self, name: str, text: str) -> None:
         for member in self.members:
             member.check_same()
-        self.status(name, f"{self.shown}: {text}")
+        self.status(name, self.disks, text)
 
     def _end(self, name: str) -> None:
         if os.environ.get(KILL, "").split(":")[0] == name:
@@ -228,7 +228,8 @@ class Formatting:
         for member in self.members if len(self.members) > 1 else ():
             flush(member.disk)
             if superblock.read_at(member.disk.node, header.MARK_OFFSET, header.LENGTH - header.MARK_OFFSET) != member.mark.encode():
-                raise PersistError(f"{member.disk.node} and another of {self.shown} are the same disk.", hint="Set up multipathd, or detach one of its ways.")
+                raise PersistError(f"{member.disk.node} and another of {', '.join(self.disks)} are the same disk.",
+                                   hint="Set up multipathd, or detach one of its ways.")
 
     def prepare(self) -> None:
         """What a new disk of a volume gets, whether it begins one or joins it."""

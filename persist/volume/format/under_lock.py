@@ -84,7 +84,7 @@ def format_disks(disks: list[Disk], config: Config, status: Status, *, refuse: R
 
     ``refuse(disk, refusal)`` is called for a disk that must not be formatted; the others go on without it. ``alone`` raises Refusal where this set
     must not become a volume. ``there`` is as for formatset.pick(), beside what is on the disks themselves. ``blank``: without a claim a disk
-    that is blank from its first byte is taken too. ``status(step, text)`` is called as each step begins. Which disks were used is in the result.
+    that is blank from its first byte is taken too. ``status(step, nodes, text)`` is called as each step begins. Which disks were used is in the result.
 
     Raises Refusal (nothing was changed), PersistError and OSError; after those the claims are still there, and the next start goes on.
     """

@@ -92,7 +92,7 @@ def add(node: str, say: Say, *, force: bool = False, path: str = VOLUME, config:
     with by_hand():
         # persist-format.service may have done this already, where udev told it of the claim.
         with format_lock.alone():
-            joining.prepare(blockdev.by_node(node), uuid, config, lambda step, text: say(text))
+            joining.prepare(blockdev.by_node(node), uuid, config, lambda step, nodes, text: say(f"{', '.join(nodes)}: {text}"))
         _healer(path, config, say).heal()
     number = blockdev.by_node(node)
     names = {p.device for p in blockdev.partitions(number)}
