@@ -3,8 +3,7 @@
 
 from .facts import above
 from .ini import DEBUG, ERROR, NOTICE, Problem
-from .paths import ENTRY_NAME_MAX, escape, wrong_path
-from .registry import forbidden, wrong_unit
+from .paths import ENTRY_NAME_MAX, escape, forbidden, wrong_path, wrong_unit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

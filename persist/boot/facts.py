@@ -7,7 +7,7 @@ Each input can be put elsewhere for tests, with the variables that systemd's own
 
 import posix as os  # see __init__.py
 
-from .paths import DIRECTORIES, EARLY, READ, unescape
+from .paths import DIRECTORIES, EARLY, READ
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import (collections.abc costs 2 ms)
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def content(path: str) -> bytes:
         os.close(fd)
 
 
-def _target(path: str) -> str:
+def link_target(path: str) -> str:
     try:
         return os.readlink(path)
     except OSError:
@@ -134,45 +134,12 @@ def enabled(root: str) -> bool:
                 break
     for wants in ENABLED:
         for base in UNIT_DIRECTORIES[:4]:
-            target = _target(root + base + "/" + wants + "/persist-setup.target")
+            target = link_target(root + base + "/" + wants + "/persist-setup.target")
             if target == "/dev/null":
                 break
             if target:
                 return True
     return False
-
-
-def _shipped(facts: Facts) -> None:
-    """Fill in ``shipped`` and ``masked``."""
-    root = facts.root
-    seen: set[str] = set()
-    for base in UNIT_DIRECTORIES:
-        if base == "/lib/systemd/system" and _target(root + "/lib"):
-            continue  # merged /usr: seen already
-        try:
-            names = os.listdir(root + base)
-        except OSError:
-            continue  # a directory that is not there ships nothing
-        for name in [name for name in names if name[-6:] == ".mount"]:
-            if name not in seen:
-                seen.add(name)
-                unit = base + "/" + name
-                if _target(root + unit) != "/dev/null":
-                    facts.shipped[name] = unit
-                elif not base.startswith(("/usr/", "/lib/")):
-                    # PID 1 looks for units in /etc and /run before it looks at ours, and in /usr afterwards.
-                    facts.masked[name] = unit
-
-
-def mounted_by_units(facts: Facts) -> dict[str, str]:
-    """The mount units that are shipped, and where each mounts, which is all that is known of it: its name says it."""
-    found = {}
-    for unit in facts.shipped:
-        try:
-            found[unit] = unescape(unit[: -len(".mount")])
-        except ValueError:
-            continue  # no path of ours has such a name
-    return found
 
 
 def any_fragments(root: str) -> bool:
@@ -247,7 +214,7 @@ def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]
         if target:
             facts.links[path] = target
     fstab.read(facts, environ.get("SYSTEMD_FSTAB") or inside(root + "/etc/fstab", root), known)
-    _shipped(facts)
+    fstab.read_units(facts)
     try:
         facts.early = set(os.listdir(root + EARLY))
     except OSError:

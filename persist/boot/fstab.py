@@ -5,9 +5,11 @@ Its units and ours are written at the same time into one directory. So whatever 
 (systemd-fstab-generator(8), read at 252 and 257; ``systemd.mount-extra=``, ``systemd.swap-extra=`` and the credential since 254).
 """
 
-from .facts import Facts, content, resolve, words
+import posix as os  # see __init__.py
+
+from .facts import UNIT_DIRECTORIES, Facts, content, link_target, resolve, words
 from .ini import boolean
-from .paths import escape
+from .paths import escape, unescape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,3 +128,36 @@ def read(facts: Facts, path: str, known: dict[str, str]) -> None:
     if "systemd." in cmdline or "mount.usr" in cmdline or "mount_usr" in cmdline or "ostree" in cmdline:
         for line in _command_line(facts):
             _take(facts, line, known, again=False)
+
+
+def read_units(facts: Facts) -> None:
+    """Fill in ``shipped`` and ``masked``."""
+    root = facts.root
+    seen: set[str] = set()
+    for base in UNIT_DIRECTORIES:
+        if base == "/lib/systemd/system" and link_target(root + "/lib"):
+            continue  # merged /usr: seen already
+        try:
+            names = os.listdir(root + base)
+        except OSError:
+            continue  # a directory that is not there ships nothing
+        for name in [name for name in names if name[-6:] == ".mount"]:
+            if name not in seen:
+                seen.add(name)
+                unit = base + "/" + name
+                if link_target(root + unit) != "/dev/null":
+                    facts.shipped[name] = unit
+                elif not base.startswith(("/usr/", "/lib/")):
+                    # PID 1 looks for units in /etc and /run before it looks at ours, and in /usr afterwards.
+                    facts.masked[name] = unit
+
+
+def mounted_by_units(facts: Facts) -> dict[str, str]:
+    """The mount units that are shipped, and where each mounts, which is all that is known of it: its name says it."""
+    found = {}
+    for unit in facts.shipped:
+        try:
+            found[unit] = unescape(unit[: -len(".mount")])
+        except ValueError:
+            continue  # no path of ours has such a name
+    return found

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 MAX_LINE = 1 << 16  # of characters, with all its continuations: five hundred names of units and more
 
+DIGITS = "0123456789"
 _BLANKS = " \t\r"  # systemd's, less the newline: no other blank that Unicode knows ends or begins a value
 
 ERROR, WARNING, NOTICE, DEBUG = 3, 4, 5, 7
@@ -177,3 +178,18 @@ def boolean(value: str) -> bool | None:
     if low in ("0", "no", "n", "false", "f", "off"):
         return False
     return None
+
+
+def number(value: str) -> int | None:
+    """A user's or group's number: ASCII digits, at most 4294967294, for the one above it means "as it is" to chown(2). None for anything else."""
+    value = value.lstrip("0") or value[:1]
+    if not value or value.strip(DIGITS) or len(value) > 10 or int(value) > 0xFFFFFFFE:
+        return None
+    return int(value)
+
+
+def is_owner(value: str) -> bool:
+    """Whether a text is the name or the number of a user or a group."""
+    if not value.strip(DIGITS):
+        return number(value) is not None
+    return bool(value) and value.isascii() and all(c.isalnum() or c in "_-.$" for c in value) and value[0] != "-"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Where things are, and systemd's escaping of paths. Boot-safe."""
+"""Where things are, systemd's escaping of paths, and which paths persist takes. Boot-safe."""
 
 import posix as os  # see __init__.py
 
@@ -36,6 +36,14 @@ FORMAT = "/run/persist/format"  # left by 65-persist.rules, awaited by persist-f
 FORMAT_LOCK = "/run/persist/format.lock"
 FORMATTED = "/run/persist/formatted"  # the UUID of a filesystem that this boot has made: udev may still be busy with it
 REFUSED = "/run/persist/refused"
+
+# Hierarchies that are the kernel's, the boot loader's or the image's (but for /usr/local).
+_REFUSED = {"/usr": "image", "/proc": "running system", "/sys": "running system", "/dev": "running system", "/run": "running system",
+            "/boot": "boot loader", "/efi": "boot loader"}
+RUNNING = ("/proc", "/sys", "/dev", "/run")
+
+_UNIT_TYPES = ("service", "socket", "target", "mount", "automount", "swap", "timer", "path", "slice", "scope", "device")
+_UNIT_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:-_.\\@"
 
 GENERATOR = "persist-generator"
 UNIT_NAME_MAX = 255  # unit-name.h; also NAME_MAX, the store uses the same names
@@ -163,3 +171,36 @@ def parents(path: str) -> list[str]:
         out.append(path)
         at = path.rfind("/")
     return out
+
+
+def wrong_unit(path: str, method: str) -> str:
+    """Why a path cannot be what a mount unit of a method mounts, or an empty string.
+
+    PID 1 runs mount(8) for it as a service's command line: it puts the values of variables there, and takes ``$$`` for one dollar sign
+    (exec_command, systemd 252 and 257). Where= must be the unit's name, so nothing can be doubled. Binds and links have no mount unit.
+    """
+    if method in ("overlay", "image", "tmpfs") and "$" in path:
+        return "PID 1 would expand the dollar sign in its path"
+    return "mount(8) cannot overlay a path with a comma or a double quote" if method == "overlay" and ("," in path or '"' in path) else ""
+
+
+def wrong_source(path: str) -> str:
+    """Why nothing is seeded from a normalised path, or an empty string. Files there have no end, or make the reader wait."""
+    top = "/" + path.split("/", 2)[1]
+    return "is below %s, which belongs to the running system: nothing there is a file to copy" % top if top in RUNNING else ""
+
+
+def forbidden(path: str, mount: str = "/mnt/state") -> str:
+    """Why persist will not take a normalised path, or an empty string (docs/architecture.md)."""
+    top = "/" + path.split("/", 2)[1]
+    if top in _REFUSED and not (path + "/").startswith("/usr/local/"):
+        return "%s belongs to the %s" % (top, _REFUSED[top])
+    if path == mount or path.startswith(mount + "/") or mount.startswith(path + "/"):
+        return "%s is the state volume" % mount
+    return ""
+
+
+def is_unit_name(name: str) -> bool:
+    """Whether a text is the name of a unit that can have a drop-in directory."""
+    stem, _, suffix = name.rpartition(".")
+    return bool(stem) and suffix in _UNIT_TYPES and all([c in _UNIT_CHARACTERS for c in name]) and len(name) <= UNIT_NAME_MAX - len(".d")

@@ -2,29 +2,22 @@
 """The registry: persist.d/*.conf to entries. One bad line costs that line, one bad entry costs that entry. Boot-safe."""
 
 from .dropins import fragments, read
-from .ini import DEBUG, ERROR, NOTICE, Problem, Section, boolean, not_a_name, parse, unquote, words
-from .paths import ENTRY_NAME_MAX, UNIT_NAME_MAX, escape, wrong_path
+from .ini import DEBUG, DIGITS, ERROR, NOTICE, Problem, Section, boolean, is_owner, not_a_name, parse, unquote, words
+from .paths import ENTRY_NAME_MAX, escape, is_unit_name, wrong_path, wrong_source, wrong_unit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    Parser = Callable[["Entry", str], str]
 
 METHODS = ("overlay", "bind", "symlink", "image", "tmpfs", "none")
-PATH_KEYS = ("Path", "Method", "Type", "User", "Group", "Mode", "SeedFrom", "Required", "Services", "Stale", "Snapshot", "Early", "Options")
 IDENTITY_KEYS = ("Path", "Action", "RegeneratedBy", "Class")
 MIGRATION_KEYS = ("Id", "Path", "Services", "Exec", "When", "Downgrade")
 LINK_KEYS = ("Path", "Target")
 ACTIONS = ("remove", "truncate", "empty-dir", "write", "run", "report")
-_KEYS = {"Path": PATH_KEYS, "Identity": IDENTITY_KEYS, "Migration": MIGRATION_KEYS, "Link": LINK_KEYS}
 
-# Hierarchies that are the kernel's, the boot loader's or the image's (but for /usr/local).
-_REFUSED = {"/usr": "image", "/proc": "running system", "/sys": "running system", "/dev": "running system", "/run": "running system",
-            "/boot": "boot loader", "/efi": "boot loader"}
-RUNNING = ("/proc", "/sys", "/dev", "/run")
 OPTIONS = "nosuid,nodev"  # what nobody asked otherwise for: a volume is data
-_DIGITS = "0123456789"
-_UNIT_TYPES = ("service", "socket", "target", "mount", "automount", "swap", "timer", "path", "slice", "scope", "device")
-_UNIT_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:-_.\\@"
 
 
 class Entry:
@@ -77,17 +70,6 @@ class Registry:
         self.refused: list[Problem] = []
 
 
-def wrong_unit(path: str, method: str) -> str:
-    """Why a path cannot be what a mount unit of a method mounts, or an empty string.
-
-    PID 1 runs mount(8) for it as a service's command line: it puts the values of variables there, and takes ``$$`` for one dollar sign
-    (exec_command, systemd 252 and 257). Where= must be the unit's name, so nothing can be doubled. Binds and links have no mount unit.
-    """
-    if method in ("overlay", "image", "tmpfs") and "$" in path:
-        return "PID 1 would expand the dollar sign in its path"
-    return "mount(8) cannot overlay a path with a comma or a double quote" if method == "overlay" and ("," in path or '"' in path) else ""
-
-
 def _path_value(value: str) -> str:
     """The path that Path= or SeedFrom= names. Raises ValueError."""
     if value[:1] == '"':
@@ -96,22 +78,6 @@ def _path_value(value: str) -> str:
     if what:
         raise ValueError("this looks like %s and would be taken for the name of one path (in double quotes it is one)" % what)
     return value
-
-
-def wrong_source(path: str) -> str:
-    """Why nothing is seeded from a normalised path, or an empty string. Files there have no end, or make the reader wait."""
-    top = "/" + path.split("/", 2)[1]
-    return "is below %s, which belongs to the running system: nothing there is a file to copy" % top if top in RUNNING else ""
-
-
-def forbidden(path: str, mount: str = "/mnt/state") -> str:
-    """Why persist will not take a normalised path, or an empty string (docs/architecture.md)."""
-    top = "/" + path.split("/", 2)[1]
-    if top in _REFUSED and not (path + "/").startswith("/usr/local/"):
-        return "%s belongs to the %s" % (top, _REFUSED[top])
-    if path == mount or path.startswith(mount + "/") or mount.startswith(path + "/"):
-        return "%s is the state volume" % mount
-    return ""
 
 
 def _known(section: Section, key: str, line: int, problems: list[Problem], path: str = "") -> bool:
@@ -131,86 +97,87 @@ def _instead(value: str) -> str:
     return instead(value)
 
 
-def _mode(value: str) -> bool:
-    return 3 <= len(value) <= 4 and all(c in "01234567" for c in value)
+def _choice(attribute: str, choices: "tuple[str, ...]", wrong: str) -> "Parser":
+    def parse(entry: Entry, value: str) -> str:
+        if value not in choices:
+            return wrong
+        setattr(entry, attribute, value)
+        return ""
+
+    return parse
 
 
-def number(value: str) -> int | None:
-    """A user's or group's number: ASCII digits, at most 4294967294, for the one above it means "as it is" to chown(2). None for anything else."""
-    value = value.lstrip("0") or value[:1]
-    if not value or value.strip(_DIGITS) or len(value) > 10 or int(value) > 0xFFFFFFFE:
-        return None
-    return int(value)
+def _owner(attribute: str) -> "Parser":
+    def parse(entry: Entry, value: str) -> str:
+        if not is_owner(value):
+            return "is not the name or number of a " + attribute + ("" if value.strip(DIGITS) else " (at most 4294967294)")
+        setattr(entry, attribute, value)
+        return ""
+
+    return parse
 
 
-def _name(value: str) -> bool:
-    if not value.strip(_DIGITS):
-        return number(value) is not None
-    return bool(value) and value.isascii() and all(c.isalnum() or c in "_-.$" for c in value) and value[0] != "-"
-
-
-def _unit(name: str) -> bool:
-    """Whether a text is the name of a unit that can have a drop-in directory."""
-    stem, _, suffix = name.rpartition(".")
-    return bool(stem) and suffix in _UNIT_TYPES and all([c in _UNIT_CHARACTERS for c in name]) and len(name) <= UNIT_NAME_MAX - len(".d")
-
-
-def _set(entry: Entry, key: str, value: str) -> str:
-    """Take one setting; returns what is wrong with it, or an empty string."""
-    if key == "Method":
-        if value not in METHODS:
-            return "must be one of " + ", ".join(METHODS)
-        entry.method = value
-    elif key == "Type":
-        if value not in ("directory", "file"):
-            return "must be directory or file"
-        entry.type = value
-    elif key in ("User", "Group"):
-        if not _name(value):
-            return "is not the name or number of a " + key.lower() + ("" if value.strip(_DIGITS) else " (at most 4294967294)")
-        if key == "User":
-            entry.user = value
-        else:
-            entry.group = value
-    elif key == "Mode":
-        if not _mode(value):
-            return "must be three or four octal digits"
-        entry.mode = value
-    elif key == "SeedFrom":
-        try:
-            entry.seed_from = _path_value(value)
-        except ValueError as e:
-            return "cannot be taken: %s" % e
-        return wrong_path(entry.seed_from) or wrong_source(entry.seed_from)
-    elif key == "Required":
-        if value not in ("no", "service", "boot"):
-            return "must be no, service or boot"
-        entry.required = value
-    elif key == "Services":
-        for unit in words(value):
-            if not _unit(unit):
-                return "'%s' is not the full name of a unit, such as foo.service%s" % (unit, "; blanks stand between units, not commas" if "," in unit else "")
-            entry.services.append(unit)
-    elif key == "Stale":
-        if value not in ("ro", "allow"):
-            return "must be ro or allow"
-        entry.stale = value
-    elif key == "Options":
-        from .rare import flags  # rare
-
-        try:
-            entry.options = flags.added(entry.options, value)
-        except ValueError as e:
-            return str(e)
-    else:
+def _yes_or_no(attribute: str) -> "Parser":
+    def parse(entry: Entry, value: str) -> str:
         yes = boolean(value)
         if yes is None:
             return "must be yes or no"
-        if key == "Snapshot":
-            entry.snapshot = yes
-        else:
-            entry.early = yes
+        setattr(entry, attribute, yes)
+        return ""
+
+    return parse
+
+
+def _mode(entry: Entry, value: str) -> str:
+    if not 3 <= len(value) <= 4 or value.strip("01234567"):
+        return "must be three or four octal digits"
+    entry.mode = value
     return ""
+
+
+def _seed_from(entry: Entry, value: str) -> str:
+    try:
+        entry.seed_from = _path_value(value)
+    except ValueError as e:
+        return "cannot be taken: %s" % e
+    return wrong_path(entry.seed_from) or wrong_source(entry.seed_from)
+
+
+def _services(entry: Entry, value: str) -> str:
+    for unit in words(value):
+        if not is_unit_name(unit):
+            return "'%s' is not the full name of a unit, such as foo.service%s" % (unit, "; blanks stand between units, not commas" if "," in unit else "")
+        entry.services.append(unit)
+    return ""
+
+
+def _options(entry: Entry, value: str) -> str:
+    from .rare import flags  # rare
+
+    try:
+        entry.options = flags.added(entry.options, value)
+    except ValueError as e:
+        return str(e)
+    return ""
+
+
+# Each takes one setting of an entry, and returns what is wrong with it, or an empty string. The defaults are Entry's own, the page is persist.d(5).
+_PARSERS: "dict[str, Parser]" = {
+    "Method": _choice("method", METHODS, "must be one of " + ", ".join(METHODS)),
+    "Type": _choice("type", ("directory", "file"), "must be directory or file"),
+    "User": _owner("user"),
+    "Group": _owner("group"),
+    "Mode": _mode,
+    "SeedFrom": _seed_from,
+    "Required": _choice("required", ("no", "service", "boot"), "must be no, service or boot"),
+    "Services": _services,
+    "Stale": _choice("stale", ("ro", "allow"), "must be ro or allow"),
+    "Snapshot": _yes_or_no("snapshot"),
+    "Early": _yes_or_no("early"),
+    "Options": _options,
+}
+PATH_KEYS = ("Path", *_PARSERS)
+_KEYS = {"Path": PATH_KEYS, "Identity": IDENTITY_KEYS, "Migration": MIGRATION_KEYS, "Link": LINK_KEYS}
 
 
 def _entry(section: Section, problems: list[Problem]) -> Entry | None:
@@ -249,7 +216,7 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
     for key, value, line in settings:
         if key == "Path" or (key not in PATH_KEYS and not _known(section, key, line, problems, path)):
             continue
-        wrong = _set(entry, key, value)
+        wrong = _PARSERS[key](entry, value)
         if wrong:
             problems.append(Problem(ERROR, "%s:%d" % (section.file, line), "%s=%s %s, the entry for %s is ignored.%s"
                                     % (key, value, wrong, path, _instead(value) if key == "SeedFrom" else ""), path))

@@ -9,8 +9,8 @@ import pwd
 import stat
 from typing import Protocol
 
-from persist.boot.paths import IMAGE, LOWER, VOLUME
-from persist.boot.registry import number, wrong_source
+from persist.boot.ini import number
+from persist.boot.paths import IMAGE, LOWER, VOLUME, wrong_source
 from persist.errors import PersistError
 from persist.record import Record, made
 from persist.seed.tree import Summary

@@ -10,14 +10,14 @@ import os
 import stat
 from collections.abc import Callable
 
-from persist.boot import paths
 from persist.boot.paths import escape, parents
 from persist.errors import PersistError
 from persist.log import NOTICE, WARNING, notify_status
 from persist.seed import machine_id
 from persist.seed.copy import Source, copy, copy_attributes
 from persist.seed.live_path import LivePath
-from persist.seed.request import Note, Result, Roots, SeedRequest, apply_owner, given_source, image_version, owner_of
+from persist.seed.request import Note, Result, Roots, SeedRequest, apply_owner, image_version, owner_of
+from persist.seed.source import Sources
 from persist.seed.store import Intent, Store, explain, only_leads_to, remove_empty, step
 from persist.seed.tree import Summary, manifest
 from persist.system.safepath import Dir, split
@@ -86,7 +86,7 @@ class _Seeding:
     # ---------------------------------------------------------------------------------------------- bind and symlink
 
     def _tree(self) -> None:
-        source = self._source()
+        source = Sources(self.entry, self.roots, self.live, self.image, self.store.volume, self.note).find()
         try:
             self._tree_from(source)
         finally:
@@ -126,63 +126,6 @@ class _Seeding:
                 with parent.sub(name) as etc:
                     self._machine_id(etc)
             store.commit(intent)
-
-    def _source(self) -> Source | None:
-        """What the path shows now, else SeedFrom=, else the image; an empty one gives way to SeedFrom=."""
-        entry = self.entry
-        link = entry.method == "symlink"
-        live = self._usable(self.live.node(entry.path), entry.path, link_is_none=link)
-        if link and live is None:
-            live = self._root_store()
-        if live is not None and (not entry.seed_from or not live.empty()):
-            return live
-        if entry.seed_from:
-            given = self._usable(given_source(entry, self.live, self.roots.root), f"{entry.seed_from} (SeedFrom=)")
-            if given is not None:
-                if live is not None:
-                    os.close(live.fd)
-                return given
-            self.note(WARNING, "SEED_SOURCE_MISSING", f"SeedFrom={entry.seed_from} does not exist.")
-        if live is not None:
-            return live
-        if link:
-            return self._usable(self.live.node(entry.path + ".persist-orig"), entry.path + ".persist-orig")
-        if entry.below_mount:
-            return None  # the image has at most something there that the mount hides
-        return self._usable(self.image.node(entry.path), f"{entry.path} of the image")
-
-    def _root_store(self) -> Source | None:
-        """What boots without a volume kept on the root filesystem: the path was, or is, our link to it."""
-
-        try:
-            # Not Dir.sub(): links of the root filesystem count here as they did when the store was mounted.
-            kept = Dir.at(self.roots.image + paths.ROOT_STORE)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        with kept:
-            if os.path.samestat(os.fstat(kept.fd), os.fstat(self.store.volume.fd)):
-                return None
-            return self._usable(kept.node(self.entry.path), paths.ROOT_STORE + self.entry.path)
-
-    def _usable(self, fd: int | None, label: str, *, link_is_none: bool = False) -> Source | None:
-        """A source from a descriptor. Raises PersistError for what cannot be kept, or is not of the entry's type."""
-        if fd is None:
-            return None
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISLNK(mode) and link_is_none:
-            os.close(fd)
-            return None
-        kind = "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else ""
-        if kind and kind == (self.entry.type or kind):
-            return Source(fd, kind, label)
-        os.close(fd)
-        if stat.S_ISLNK(mode):
-            raise PersistError(f"'{label}' is a symbolic link.", hint="Register the path that it leads to.")
-        if not kind:
-            raise PersistError(f"'{label}' is neither a directory nor a regular file.",
-                               hint="Register the directory that it is in.")
-        raise PersistError(f"'{label}' is a {kind}, and the entry says Type={self.entry.type}.",
-                           hint=f"Correct Type= in {self.entry.source}.")
 
     def _copy(self, source: Source | None, kind: str) -> Intent:
         """Make the tree in the work directory, complete and synced."""

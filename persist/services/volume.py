@@ -196,40 +196,9 @@ def _beside(loaded: Loaded, result: Outcome, *, takes_writes: bool) -> None:
         log.log(log.WARNING, sentence, "FAILED", **fields)
 
 
-def _late_etc(loaded: Loaded) -> None:
-    from persist.entries import late_etc
-
-    try:
-        said = late_etc.give_way(loaded)
-    except (PersistError, OSError) as e:
-        log.log(log.DEBUG, f"The transient machine-id is left where it is: {e}", "MACHINE_ID_KEPT")  # the verdict says what is wrong with /etc
-        return
-    if said is not None:
-        log.log(said[0], said[1], "MACHINE_ID_KEPT")
-
-
-def _entries(loaded: Loaded, result: Outcome) -> None:
-    """Entries that this service mounts itself: binds, which would be torn down with a member if they were .mount units."""
-    from persist.entries import bind, early, read_only_boot
-
-    problems = early.set_options(loaded)
-    if loaded.plan.read_only and result.kind == "tmpfs":
-        problems += read_only_boot.prepare(loaded)
-    if result.kind in (*outcome.REAL, "tmpfs"):
-        _late_etc(loaded)
-    if result.kind in (*outcome.REAL, "tmpfs") and not result.read_only:
-        problems += bind.mount_seeded(loaded)
-    else:
-        if result.kind == "root" and not result.read_only:
-            problems += bind.note_stores(loaded, ("symlink",))
-        if not result.root_read_only and (result.expected or result.read_only):
-            problems += bind.hold_stale(loaded)
-    for problem in problems:
-        log.log_error(problem)
-
-
 def _run(result: Outcome) -> int:
     from persist.entries import stores
+    from persist.entries.bring_up import bring_up
 
     stores.clear()
     loaded = load("", os.environ)  # the verdict says what is wrong with it
@@ -261,7 +230,11 @@ def _run(result: Outcome) -> int:
         status = fallback.fall_back(config, result)
     if result.kind != "none":
         _beside(loaded, result, takes_writes=takes_writes)
-    _entries(loaded, result)
+    problems, said = bring_up(loaded, result)
+    if said is not None:
+        log.log(said[0], said[1], "MACHINE_ID_KEPT")
+    for problem in problems:
+        log.log_error(problem)
     if config.netdev and result.kind in outcome.REAL:
         from persist.volume.mount import netdev
 

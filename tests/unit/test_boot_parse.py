@@ -14,9 +14,9 @@ import pytest
 from persist.boot import dropins, facts, ini
 from persist.boot.config import Config, load
 from persist.boot.dropins import inside
-from persist.boot.paths import PLAIN, wrong_path
-from persist.boot.rare.settings import VOLUME_KEYS, _volume, size
-from persist.boot.registry import Registry, forbidden, parse_file
+from persist.boot.paths import PLAIN, forbidden, wrong_path
+from persist.boot.rare.settings import VOLUME, size
+from persist.boot.registry import Registry, parse_file
 
 
 @pytest.mark.parametrize(("cmdline", "value"), [
@@ -245,5 +245,5 @@ def test_what_is_said_of_persist_conf(tmp_path: Path, text: str, said: str) -> N
 
 
 def test_each_known_key_is_one_that_is_taken() -> None:
-    for key in VOLUME_KEYS:
-        assert _volume(Config(), key, "\x07") or key == "MagicHeader", key
+    for key, parse in VOLUME.items():
+        assert parse(Config(), "\x07") or key == "MagicHeader", key

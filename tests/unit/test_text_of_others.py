@@ -107,7 +107,7 @@ def test_characters_that_no_path_may_have(tmp_path: Path, c: str) -> None:
         registry.parse_file(f"[Path]\nPath=/srv/a{c}b\n[Path]\nPath=/srv/c\nSeedFrom=/x{c}y\n".encode(), "f", found, problems)
         assert (found.entries, [p.where for p in problems]) == ([], ["f:2", "f:5"])
         conf = config.Config()
-        assert settings._volume(conf, "Mount", f"/mnt/a{c}b") and conf.mount == "/mnt/state"
+        assert settings.VOLUME["Mount"](conf, f"/mnt/a{c}b") and conf.mount == "/mnt/state"
 
 
 @pytest.mark.parametrize("path", ["/srv/a\xa0b", "/srv/\u3000", "/srv/\u00fc\u0663", "/srv/e\u0301", "/srv/\u202eb"])

@@ -5,7 +5,8 @@ The network comes after sysinit.target, and that after local-fs.target. So an en
 are told to wait for it; whatever has to be there before is refused, because PID 1 would break the cycle by dropping one of the units.
 """
 
-from ..facts import Facts, mounted_by_units
+from ..facts import Facts
+from ..fstab import mounted_by_units
 from ..paths import parents
 from ..units import BACKLIGHT, DROPIN, EARLY_USERS, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, serves
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Services= that name mounts and swap space, and would make a circle with what is mounted first anyway. Boot-safe; loaded only where one does."""
 
-from ..facts import above, mounted_by_units
+from ..facts import above
+from ..fstab import mounted_by_units
 from ..paths import escape
 
 TYPE_CHECKING = False

@@ -5,10 +5,15 @@ from ..config import DEFAULT_HEADER, Config
 from ..ini import ERROR, WARNING, Problem, Section, boolean, not_a_name, words
 from ..paths import unsayable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Parser = Callable[[Config, str], str]
+
 FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
 JOINS = ("by-id", "auto", "no")
 FORMATS = ("claimed", "blank")
-VOLUME_KEYS = ("Device", "Mount", "Fallback", "MemberTimeoutSec", "AllowRemovable", "Join", "MagicHeader", "SwapSize", "Format", "Ephemeral", "Options")
 KEYS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")  # of Device=, as in fstab(5)
 SECTIONS = ("Volume", "Seal", "Registry")  # the last two have no keys yet
 
@@ -43,69 +48,100 @@ def _spec(word: str) -> str:
     return ""
 
 
-def _volume(config: Config, key: str, value: str) -> str:
-    """Take one setting of [Volume], of VOLUME_KEYS; returns what is wrong with it, or an empty string."""
-    if key == "Device":
-        specs = words(value.replace('"', ""))
-        bad = ["'%s' %s" % (spec, _spec(spec)) for spec in specs if _spec(spec)]
-        # Where none is left nothing is found, and nothing is formatted: a mistyped name must not mean 'auto'.
-        config.device = [spec for spec in specs if not _spec(spec)] if specs else ["auto"]
-        return "; ".join(bad)
-    elif key == "Mount":
-        path = value.rstrip("/")
-        if not path.startswith("/") or "/../" in path + "/" or "//" in path or "/./" in path + "/":
-            return "must be an absolute path without '..', and not / itself"
-        what = not_a_name(path)
-        if what:
-            return "looks like %s, and must be the name of one directory" % what
-        wrong = unsayable(path)
-        if wrong:
-            return wrong
+def _choice(attribute: str, choices: "tuple[str, ...]") -> "Parser":
+    def parse(config: Config, value: str) -> str:
+        if value not in choices:
+            return "must be one of " + ", ".join(choices)
+        setattr(config, attribute, value)
+        return ""
+
+    return parse
+
+
+def _yes_or_no(attribute: str) -> "Parser":
+    def parse(config: Config, value: str) -> str:
+        yes = boolean(value)
+        if yes is None:
+            return "must be yes or no"
+        setattr(config, attribute, yes)
+        return ""
+
+    return parse
+
+
+def _device(config: Config, value: str) -> str:
+    specs = words(value.replace('"', ""))
+    bad = ["'%s' %s" % (spec, _spec(spec)) for spec in specs if _spec(spec)]
+    # Where none is left nothing is found, and nothing is formatted: a mistyped name must not mean 'auto'.
+    config.device = [spec for spec in specs if not _spec(spec)] if specs else ["auto"]
+    return "; ".join(bad)
+
+
+def _mount(config: Config, value: str) -> str:
+    path = value.rstrip("/")
+    if not path.startswith("/") or "/../" in path + "/" or "//" in path or "/./" in path + "/":
+        return "must be an absolute path without '..', and not / itself"
+    what = not_a_name(path)
+    if what:
+        return "looks like %s, and must be the name of one directory" % what
+    wrong = unsayable(path)
+    if not wrong:
         config.mount = path
-    elif key == "Fallback":
-        if value not in FALLBACKS:
-            return "must be one of " + ", ".join(FALLBACKS)
-        config.fallback = value
-    elif key == "MemberTimeoutSec":
-        number = value[:-1] if value.endswith("s") else value
-        if not _number(number) or int(number) > 3600:
-            return "must be whole seconds, at most 3600"
-        config.member_timeout = int(number)
-    elif key == "AllowRemovable":
-        yes = boolean(value)
-        if yes is None:
-            return "must be yes or no"
-        config.allow_removable = yes
-    elif key == "Join":
-        if value not in JOINS:
-            return "must be one of " + ", ".join(JOINS)
-        config.join = value
-    elif key == "MagicHeader":
-        headers = words(value)
-        for header in headers:
-            if not header.endswith("-please-format-me") or not header.isascii() or len(header) > 64:
-                return "must be words that end in -please-format-me, at most 64 bytes each"
-        config.magic_headers = headers or [DEFAULT_HEADER]
-    elif key == "SwapSize":
-        config.swap_size = None if value == "auto" else size(value)
-        if config.swap_size is None and value != "auto":
-            return "must be auto, 0 or a size such as 512M"
-    elif key == "Format":
-        if value not in FORMATS:
-            return "must be one of " + ", ".join(FORMATS)
-        config.format_blank = value == "blank"
-    elif key == "Ephemeral":
-        yes = boolean(value)
-        if yes is None:
-            return "must be yes or no"
-        config.ephemeral = yes
-    else:
-        if not value.isprintable() or not value.isascii() or " " in value or '"' in value or "\\" in value:
-            return "must be mount options with commas between them, without blanks and quotes"
-        options = [word for word in value.split(",") if word]
-        config.options = ",".join(options)
-        config.netdev = "_netdev" in options
+    return wrong
+
+
+def _member_timeout(config: Config, value: str) -> str:
+    number = value[:-1] if value.endswith("s") else value
+    if not _number(number) or int(number) > 3600:
+        return "must be whole seconds, at most 3600"
+    config.member_timeout = int(number)
     return ""
+
+
+def _magic_header(config: Config, value: str) -> str:
+    headers = words(value)
+    for header in headers:
+        if not header.endswith("-please-format-me") or not header.isascii() or len(header) > 64:
+            return "must be words that end in -please-format-me, at most 64 bytes each"
+    config.magic_headers = headers or [DEFAULT_HEADER]
+    return ""
+
+
+def _swap_size(config: Config, value: str) -> str:
+    config.swap_size = None if value == "auto" else size(value)
+    return "must be auto, 0 or a size such as 512M" if config.swap_size is None and value != "auto" else ""
+
+
+def _format(config: Config, value: str) -> str:
+    if value not in FORMATS:
+        return "must be one of " + ", ".join(FORMATS)
+    config.format_blank = value == "blank"
+    return ""
+
+
+def _options(config: Config, value: str) -> str:
+    if not value.isprintable() or not value.isascii() or " " in value or '"' in value or "\\" in value:
+        return "must be mount options with commas between them, without blanks and quotes"
+    options = [word for word in value.split(",") if word]
+    config.options = ",".join(options)
+    config.netdev = "_netdev" in options
+    return ""
+
+
+# Each takes one setting, and returns what is wrong with it, or an empty string. The defaults are Config's own, the page is persist.conf(5).
+VOLUME: "dict[str, Parser]" = {
+    "Device": _device,
+    "Mount": _mount,
+    "Fallback": _choice("fallback", FALLBACKS),
+    "MemberTimeoutSec": _member_timeout,
+    "AllowRemovable": _yes_or_no("allow_removable"),
+    "Join": _choice("join", JOINS),
+    "MagicHeader": _magic_header,
+    "SwapSize": _swap_size,
+    "Format": _format,
+    "Ephemeral": _yes_or_no("ephemeral"),
+    "Options": _options,
+}
 
 
 def take(config: Config, section: Section, problems: list[Problem]) -> None:
@@ -121,7 +157,7 @@ def take(config: Config, section: Section, problems: list[Problem]) -> None:
         problems.append(Problem(WARNING, where, "[Volume] is ignored in /etc, which may itself be kept on the volume. "
                                                 "Put it into /usr/lib/persist or /run/persist."))
         return
-    known = VOLUME_KEYS if section.name == "Volume" else ()
+    known = tuple(VOLUME) if section.name == "Volume" else ()
     for key, value, line in section.settings:
         if key not in known:
             if not key.startswith("X-"):
@@ -129,7 +165,7 @@ def take(config: Config, section: Section, problems: list[Problem]) -> None:
 
                 problems.append(unknown_key(section, key, line, known))
             continue
-        wrong = _volume(config, key, value)
+        wrong = VOLUME[key](config, value)
         config.lines[key] = "%s:%d" % (section.file, line)
         if wrong:
             problems.append(Problem(ERROR, config.lines[key], "%s=%s: %s, ignoring." % (key, value, wrong)))

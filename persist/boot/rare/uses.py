@@ -6,7 +6,8 @@ have none (units.py), nor is an overlay's lowerdir= looked at. So a line of fsta
 it waits for us and requires nothing of ours, and nothing of ours ever waits for what it would wait for itself.
 """
 
-from ..facts import above, mounted_by_units, resolve
+from ..facts import above, resolve
+from ..fstab import mounted_by_units
 from ..ini import WARNING, Problem
 from ..paths import VOLUME, escape
 from ..units import BEFORE_NET, BEFORE_US, DROPIN, FIRST_LINE, NET_UNIT, VOLUME_UNIT

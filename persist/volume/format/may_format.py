@@ -254,14 +254,9 @@ def check_begun(disk: Disk, mark: FormatMark) -> Progress:
     return "begun"
 
 
-def memory_mib() -> int:
-    """The machine's memory in MiB."""
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB)
-
-
 def new_mark(disk: Disk, config: Config, count: int = 1) -> FormatMark:
     """What formatting this disk now would begin with, as one of ``count``. Raises Refusal where SwapSize= does not fit."""
-    return FormatMark(uuids.new(), partition_table.swap_size(disk.mib, memory_mib() // count, config.swap_size), uuids.new(), count=count)
+    return FormatMark(uuids.new(), partition_table.swap_size(disk.mib, partition_table.memory_mib() // count, config.swap_size), uuids.new(), count=count)
 
 
 def check(disk: Disk, claim: Claim | None, config: Config, count: int = 1) -> tuple[Progress, FormatMark]:

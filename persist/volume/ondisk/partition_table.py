@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from persist.errors import Refusal
 from persist.record import Record
 from persist.volume.ondisk.header import FormatMark, Layout
@@ -85,3 +87,8 @@ def profiles(layout: Layout, members: int) -> tuple[str, str]:
     if layout == "single":
         return "single", "raid1"
     return "raid1", "raid1" if members == 2 else "raid1c3"
+
+
+def memory_mib() -> int:
+    """The machine's memory in MiB."""
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB)
