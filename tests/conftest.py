@@ -1,14 +1,28 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every layer has: at the end, the time of each module, so that growth is seen."""
+"""What every layer has: at the end, the time of each module, so that growth is seen; and with PERSIST_TEST_STRICT=1 no test that is left out."""
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from typing import Any
 
 import pytest
 
 LEAST_SEC = 1.0
+# What the kernel of the machine that tests may lack, and no package brings.
+OF_THE_KERNEL = ("no device-mapper in this kernel",)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """`make test` sets PERSIST_TEST_STRICT=1: it has installed all that the tests need, so whoever skips hides something."""
+    report = (yield).get_result()
+    if not report.skipped or os.environ.get("PERSIST_TEST_STRICT") != "1" or not isinstance(report.longrepr, tuple):
+        return
+    reason = report.longrepr[2].removeprefix("Skipped: ")
+    if reason not in OF_THE_KERNEL:
+        report.outcome, report.longrepr = "failed", f"{item.nodeid} was left out: {reason}"
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

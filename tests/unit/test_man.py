@@ -105,6 +105,7 @@ def test_page_has_the_version_and_is_sound(page: Path) -> None:
     assert f'"persist {VERSION}"' in source
     for other, section in re.findall(r"^\.BR (persist[\w.\\-]*) \((\d)\)", source, re.MULTILINE):
         assert (MAN / f"{other.replace(chr(92), '')}.{section}").is_file()
-    if shutil.which("groff"):
-        done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", page], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
+    if not shutil.which("groff"):
+        pytest.skip("no groff")
+    done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", page], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
