@@ -56,7 +56,7 @@ def records(machine: Machine, name: str) -> list[dict[str, Any]]:
     """The journal records of this boot with one of our MESSAGE_IDs."""
     from persist.messages import MESSAGE_IDS
 
-    out = machine.execute(f"journalctl -b -q -o json MESSAGE_ID={MESSAGE_IDS[name]}")[1]
+    out = machine.execute(f"journalctl --sync; journalctl -b -q -o json MESSAGE_ID={MESSAGE_IDS[name]}")[1]
     return [json.loads(line) for line in out.splitlines()]
 
 
