@@ -17,7 +17,7 @@ from persist.system.btrfs import SUBVOLUMES
 from persist.volume.format import may_format
 from persist.volume.format.steps import STEPS
 from persist.volume.format.under_lock import format_disks
-from persist.volume.ondisk import binding, header
+from persist.volume.ondisk import binding, header, partition_table
 from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
@@ -90,7 +90,7 @@ def test_whole(make_disk: Make, tmp_path: Path, sizes: tuple[int, ...], head: by
 
 
 def test_swap_is_shared_by_the_disks(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(may_format, "memory_mib", lambda: 512)
+    monkeypatch.setattr(partition_table, "memory_mib", lambda: 512)
     disk = make_disk(8192)
     assert [may_format.new_mark(disk.disk, disk.config(), count).swap for count in (1, 2, 3, 5)] == [512, 256, 128, 0]
 
