@@ -90,6 +90,8 @@ def check_boot(w: World, disks: Sequence[int], decision: Decision, rules: Rules,
             full = [n for n in disks if not w.disks[n].empty]
             newest = sum(all(not w.every[n] & ~w.every[m] for n in full) for m in disks)
             check(newest < w.disks[disks[0]].total - 1, "does not mount, and enough is here")
+            one_mark = len({d.mark and d.mark.ids for d in w.disks}) == 1
+            check(not one_mark or len({w.disks[n].devid for n in full}) < w.disks[full[0]].total, "does not mount, and all are here under one mark")
         return False
     base = disks[decision.base]
     for k in decision.use:
