@@ -98,7 +98,9 @@ def check_boot(w: World, disks: Sequence[int], decision: Decision, rules: Rules,
         check(within(w, disks[k], base), "mounted together, and one holds what the other has not")
     for k, n in enumerate(disks):
         stranger = w.disks[base].bound and not w.disks[n].bound
-        check(k in decision.use or w.disks[n].empty or stranger or within(w, n, base) or not less(w, base, n), "an ancestor is used beside what came of it")
+        # Of what was written alone on both sides, too, and not synced on the one, either may be used.
+        apart = stranger or any(w.every[disks[i]] & ~w.every[n] for i in decision.use)
+        check(k in decision.use or apart or within(w, n, base) or not less(w, base, n), "an ancestor is used beside what came of it")
     for k in decision.stale:
         check(within(w, disks[k], base), "called stale, and holds what those in use have not")
     check(not alike or not decision.split, "an ancestor is not known as one")
