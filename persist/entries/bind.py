@@ -121,13 +121,13 @@ class _Places:
         return ""
 
 
-def _needed(entries: Iterable[Planned]) -> set[str]:
-    """The paths of bind entries and of the entries above them."""
+def _needed(entries: Iterable[Planned], ours: Iterable[str]) -> set[str]:
+    """The paths of bind entries, of those in ``ours``, and of the entries above them."""
     every = list(entries)
     by_path = {p.path: p for p in every}
     found = set()
     for planned in every:
-        if planned.entry.method == "bind":
+        if planned.entry.method == "bind" or planned.path in ours:
             path = planned.path
             while path and path not in found:
                 found.add(path)
@@ -172,14 +172,15 @@ def note_stores(loaded: Loaded, methods: Iterable[str] = stores.METHODS) -> list
     return problems
 
 
-def mount_seeded(loaded: Loaded) -> list[PersistError]:
+def mount_seeded(loaded: Loaded, ours: Iterable[str] = ()) -> list[PersistError]:
     """Look at the places of all seeded entries; mount the binds among them that lie on the root filesystem or below entries there, and the overlays above.
 
     For persist-volume.service, once the volume is there. What has its time later (it is not seeded, or below a mount of fstab) is left to
-    its unit. An entry that fails costs that entry and those below it: it is in the result. Raises OSError where /proc is not mounted.
+    its unit. ``ours``: overlays that have no unit (as_seeded.py).
+    An entry that fails costs that entry and those below it: it is in the result. Raises OSError where /proc is not mounted.
     """
     problems = note_stores(loaded)
-    needed = _needed(loaded.plan.entries)
+    needed = _needed(loaded.plan.entries, ours)
     if not needed:
         return problems
     places = _Places(loaded)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from persist.boot.load import Loaded
-from persist.entries import bind, early, late_etc, read_only_boot
+from persist.entries import as_seeded, bind, early, late_etc, read_only_boot
 from persist.errors import PersistError
 from persist.log import DEBUG
 from persist.volume import outcome
@@ -24,13 +24,14 @@ def bring_up(loaded: Loaded, result: Outcome) -> tuple[list[PersistError], tuple
     Returns what went wrong, each with one entry, and what was done about the machine-id: a priority and a sentence.
     """
     said = None
+    settled = as_seeded.settle(loaded)
     problems = early.set_options(loaded)
     if loaded.plan.read_only and result.kind == "tmpfs":
         problems += read_only_boot.prepare(loaded)
     if result.kind in (*outcome.REAL, "tmpfs"):
         said = _late_etc(loaded)
     if result.kind in (*outcome.REAL, "tmpfs") and not result.read_only:
-        problems += bind.mount_seeded(loaded)
+        problems += bind.mount_seeded(loaded, settled)
     else:
         if result.kind == "root" and not result.read_only:
             problems += bind.note_stores(loaded, ("symlink",))

@@ -84,9 +84,14 @@ def clear() -> None:
             os.unlink(f"{paths.STORES}/{name}")
 
 
+def seeded_for(volume: Dir, name: str) -> str:
+    """The method that an entry was seeded for, '' where it was not, or no marker says. Raises PersistError and OSError as seeded()."""
+    return str((_marker(volume, name) or {}).get("method") or "")
+
+
 def check_method(volume: Dir, path: str, name: str, method: str) -> None:
     """Raise PersistError where an entry was seeded for a method that keeps its content elsewhere: what it keeps would be out of sight."""
-    found = str((_marker(volume, name) or {}).get("method") or method)
+    found = seeded_for(volume, name) or method
     if (found == "overlay") != (method == "overlay"):
         at = f".persist/overlay/{name}/upper" if found == "overlay" else path[1:]
         raise PersistError(f"'{path}' was seeded for Method={found}, and is Method={method} now; nothing was converted. "

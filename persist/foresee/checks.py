@@ -178,7 +178,7 @@ _ROOT = "what the root filesystem is mounted from is seen when the machine boots
 NOT_BEFORE: dict[str, str] = {
     **dict.fromkeys(("missing", "no-volume", "closed", "not-a-volume", "unreadable", "untrusted", "duplicate-label", "cloned-disk", "other-volume",
                      "known-volume-missing", "broken", "strange-store", "no-member", "member-missing", "member-stale", "member-split", "member-undecided",
-                     "replace-unfinished", "initrd-disagrees", "hides", "gpt"), _DISKS),
+                     "replace-unfinished", "initrd-disagrees", "hides", "gpt", "method"), _DISKS),
     **dict.fromkeys(("volatile", "read-only", "not-a-uuid"), _WORDS),
     **dict.fromkeys(("root-in-memory", "volume-in-memory"), _ROOT),
     **dict.fromkeys(("failed", "verify-failed", "volume-gone", "volume-service", "volume-json", "volume-options", "volume-read-only", "still-mounted",

@@ -8,7 +8,7 @@ import os
 from persist.boot import paths
 from persist.boot.load import load
 from persist.boot.plan import Planned
-from persist.entries import stores
+from persist.entries import as_seeded, stores
 from persist.entries.bind import failure, hold, mount_bind
 from persist.errors import PersistError
 from persist.log import DEBUG, ERR, log, log_error
@@ -46,8 +46,11 @@ def _bind(planned: Planned, *, net: bool) -> int:
 
 def main(escaped_name: str) -> int:
     """Mount the bind entry with this escaped path; returns the exit status of the service."""
-    plan = load("", os.environ).plan
+    loaded = load("", os.environ)
+    plan, settled = loaded.plan, as_seeded.settle(loaded)
     for planned in plan.entries:
+        if planned.name == escaped_name and planned.path in settled:
+            return 0  # persist-volume.service mounts it, as what it was seeded as, or has said why not
         if planned.name == escaped_name and planned.entry.method == "bind":
             break
     else:

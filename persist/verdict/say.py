@@ -13,6 +13,7 @@ from typing import Any
 from persist import log
 from persist.boot import paths
 from persist.boot.load import Loaded, load
+from persist.entries import as_seeded
 from persist.errors import PersistError
 from persist.system.files import write_atomically
 from persist.system.lock import held
@@ -80,7 +81,7 @@ def _journal(found: v.Verdict, loaded: Loaded | None) -> None:
         if problem.code != "ENTRY_ELSEWHERE":  # the verdict has looked, and says more
             log.log(problem.level, str(problem), problem.code, PERSIST_SOURCE=problem.where, PERSIST_PATH=problem.path)
     for notice in found.notices:
-        log.log(log.NOTICE, notice.message, "ENTRY_ELSEWHERE", PERSIST_PATH=notice.path,
+        log.log(log.NOTICE, notice.message, "ENTRY_ADOPTED" if notice.code == "method" else "ENTRY_ELSEWHERE", PERSIST_PATH=notice.path,
                 PERSIST_SOURCE=next((e.source for e in found.entries if e.path == notice.path), ""))
     log.log(_PRIORITIES[found.verdict], summary(found), _MESSAGES[found.verdict], PERSIST_VERDICT=found.verdict,
             PERSIST_DEVICE=str(found.volume.get("device", "")), PERSIST_REASON=found.reasons[0].code if found.reasons else "")
@@ -127,8 +128,12 @@ def _health(volume: dict[str, Any], look: v.Look) -> list[v.Reason]:
 def current() -> tuple[v.Verdict, Loaded]:
     """The verdict of this moment."""
     loaded = load("", _environment())
+    settled = as_seeded.settle(loaded)
     volume, look = v.read_volume(), v.Look()
-    return v.judge(loaded, volume, look, _health(volume, look)), loaded
+    found = v.judge(loaded, volume, look, _health(volume, look))
+    found.notices += [v.Reason("method", f"{path} was seeded for Method=overlay and stays one, although its entry says Method=bind now.", "", path)
+                      for path in settled]
+    return found, loaded
 
 
 def document(found: v.Verdict) -> dict[str, Any]:

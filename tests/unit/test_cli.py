@@ -204,7 +204,7 @@ def test_whole_system_keeps_the_stores_of_containers_in_a_way_that_works(image: 
     assert "/var/lib/docker would lie" not in capsys.readouterr().out
     assert main(["plan", "--json", "--root", root]) == 0
     files = json.loads(capsys.readouterr().out)["files"]
-    assert {"persist-bind@var-lib-docker.service", "home.mount", "var.mount"} <= set(files)
+    assert {"persist-bind@var-lib-docker.service", "persist-bind@home.service", "var.mount"} <= set(files)
 
 
 @pytest.mark.parametrize("choice", ["--without", "mask"])

@@ -107,7 +107,7 @@ def generated(root: Path) -> list[str]:
 
 def test_the_generated_units_are_the_ones_meant(generated: list[str]) -> None:
     bound = ["persist-bind@srv-data.service", "persist-bind@opt-state-token.service"]
-    for expected in ("etc.mount", "var.mount", "home.mount", "tmp.mount", *bound):
+    for expected in ("etc.mount", "var.mount", "persist-bind@home.service", "tmp.mount", *bound):
         if not (SYSTEM_UNITS / expected).exists():
             assert expected in generated
 
