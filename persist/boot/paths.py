@@ -7,7 +7,6 @@ DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib")  # of configuration
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # whatever is there instead of a file: no harm, no waiting
 
 VOLUME = "/run/persist/volume"
-RUN = "/run/persist"
 PRIVATE = "/run/persist/private"  # 0700: a second way to a file is none of a user's business, its parents or its mode may have been closed since
 LOWER = PRIVATE + "/lower"
 IMAGE = PRIVATE + "/image"

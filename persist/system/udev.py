@@ -38,14 +38,6 @@ def block_devices() -> Iterator[BlockDevice]:
             yield BlockDevice(device)
 
 
-def block_device(node: str) -> BlockDevice:
-    """The device behind a node such as /dev/vdb. Raises OSError when there is none."""
-    try:
-        return BlockDevice(pyudev.Devices.from_device_file(pyudev.Context(), node))
-    except pyudev.DeviceNotFoundError as e:
-        raise OSError(f"'{node}' is not a device that udev knows") from e
-
-
 def wait_for(look: Callable[[], Found | None], timeout: float) -> Found | None:
     """Call ``look`` now and after each event of a block device until it finds something or ``timeout`` seconds are over."""
     deadline = time.monotonic() + timeout

@@ -28,6 +28,10 @@ BOOTED_FLAG = paths.BOOTED
 CONSOLE = "/dev/console"
 NOTICES = ("/run/issue.d/persist.issue", "/run/motd.d/persist")
 _MESSAGES = {v.ONLINE: "VERDICT_ONLINE", v.DEGRADED: "VERDICT_DEGRADED", v.VOLATILE: "VERDICT_VOLATILE", v.OFF: "VERDICT_OFF"}
+# Of reasons by their code, so that a filter on a MESSAGE_ID sees the verdict's word, too. Nobody but the verdict says those of _OWN.
+_OWN = {"device-errors": "DEVICE_ERRORS", "space-low": "SPACE_LOW", "metadata-low": "SPACE_LOW"}
+_REASONS = _OWN | {"member-missing": "MEMBER_MISSING", "member-stale": "MEMBER_STALE", "member-split": "MEMBER_SPLIT", "member-lost": "MEMBER_LOST",
+                   "reserve-used": "SPACE_RESERVE", "heal-failed": "HEAL_FAILED", "entry-failed": "ENTRY_FAILED"}
 _PRIORITIES = {v.ONLINE: log.NOTICE, v.DEGRADED: log.WARNING, v.VOLATILE: log.ERR, v.OFF: log.NOTICE}
 
 
@@ -85,9 +89,10 @@ def _journal(found: v.Verdict, loaded: Loaded | None) -> None:
                 PERSIST_SOURCE=next((e.source for e in found.entries if e.path == notice.path), ""))
     log.log(_PRIORITIES[found.verdict], summary(found), _MESSAGES[found.verdict], PERSIST_VERDICT=found.verdict,
             PERSIST_DEVICE=str(found.volume.get("device", "")), PERSIST_REASON=found.reasons[0].code if found.reasons else "")
-    for reason in found.reasons[1:]:
-        if reason.code != "registry":
-            log.log(log.WARNING, f"{reason.message} {reason.hint}".rstrip(), "FAILED", PERSIST_PATH=reason.path, PERSIST_REASON=reason.code)
+    for number, reason in enumerate(found.reasons):
+        if reason.code in _OWN or number and reason.code != "registry":
+            log.log(log.WARNING, f"{reason.message} {reason.hint}".rstrip(), _REASONS.get(reason.code, "FAILED"), PERSIST_PATH=reason.path,
+                    PERSIST_REASON=reason.code)
     if loaded is None:
         return
     for name in v.stale_early(loaded):

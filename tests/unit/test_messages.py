@@ -59,6 +59,33 @@ def test_ids_never_change() -> None:
     assert MESSAGE_IDS["VERDICT_OFF"] == "2c4b9b1909bb5d1eb3561633809528cd"
 
 
+def said() -> dict[str, set[str]]:
+    """Each name of a message in the code, with the files: wherever a constant in capitals stands for one."""
+    found: dict[str, set[str]] = {}
+    for path in sorted((TOP / "persist").rglob("*.py")):
+        if path.name == "messages.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"[A-Z]{3,}(_[A-Z]+)*", node.value):
+                found.setdefault(node.value, set()).add(str(path.relative_to(TOP)))
+    return found
+
+
+def test_each_message_is_logged_by_something() -> None:
+    assert [name for name in NAMES if name not in said()] == []
+
+
+def test_names_by_position() -> None:
+    """log(priority, text, name): a typo would be a KeyError on a machine first."""
+    for path in sorted((TOP / "persist").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
+                third = node.args[2] if name == "log" and len(node.args) > 2 else None
+                if isinstance(third, ast.Constant):
+                    assert third.value in MESSAGE_IDS, f"{path}:{node.lineno}"
+
+
 def test_code_uses_only_known_names() -> None:
     for path in sorted((TOP / "persist").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -173,8 +173,18 @@ def test_degraded(machine: Machine, records: Records) -> None:
     assert machine.console.read_text() == "\n*** " + line
     for path in (machine.motd, machine.issue, machine.console):
         assert all(c.isprintable() or c == "\n" for c in path.read_text())
-    assert [(r["PRIORITY"], r["MESSAGE_ID"]) for r in records] == [("4", MESSAGE_IDS["VERDICT_DEGRADED"]), ("4", MESSAGE_IDS["FAILED"])]
+    assert [(r["PRIORITY"], r["MESSAGE_ID"]) for r in records] == [("4", MESSAGE_IDS["VERDICT_DEGRADED"]), ("4", MESSAGE_IDS["ENTRY_FAILED"])]
     assert records[1]["MESSAGE"] == "And this. Do this." and records[1]["PERSIST_PATH"] == SHOWN
+
+
+def test_a_reason_has_the_message_id_of_its_kind(machine: Machine, records: Records) -> None:
+    """Who filters on errors of disks sees them, also where they are the first reason and stand in the summary."""
+    machine.found = v.Verdict(v.DEGRADED, {"kind": "btrfs"}, reasons=[
+        v.Reason("device-errors", "Errors."), v.Reason("member-lost", "Gone."), v.Reason("metadata-low", "Full."), v.Reason("late", "Late.")])
+    assert service.announce() == 0
+    assert [(r["MESSAGE_ID"], r["PERSIST_REASON"]) for r in records] == [
+        (MESSAGE_IDS[name], code) for name, code in (("VERDICT_DEGRADED", "device-errors"), ("DEVICE_ERRORS", "device-errors"), ("MEMBER_LOST", "member-lost"),
+                                                     ("SPACE_LOW", "metadata-low"), ("FAILED", "late"))]
 
 
 @pytest.mark.parametrize(("word", "name", "priority", "loud"), [

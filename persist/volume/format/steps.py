@@ -30,7 +30,6 @@ from persist.volume.ondisk.header import FormatMark
 from persist.volume.ondisk.partition_table import DATA_NAME, SWAP_NAME
 
 STEPS = ("mark", "partition", "mkfs", "subvolumes", "label", "erase")
-JOIN_STEPS = ("mark", "partition", "mkswap")
 TOOLS = ("sfdisk", "partx", "mkswap", "mkfs.btrfs", "wipefs", "blkid")
 KILL = "PERSIST_TEST_KILL_AFTER"
 
