@@ -126,10 +126,10 @@ ROWS = {
     "an entry's store is a user's": Row(f"chown 1000 {OVER}", ("/srv/over",), WRITERS),
     "upper is a link": Row(f"rmdir {OVER}/upper; ln -s /run/sentinel/upper {OVER}/upper", ("/srv/over",), "symbolic link"),
     "work is a link": Row(f"rmdir {OVER}/work; ln -s /run/sentinel/store {OVER}/work", ("/srv/over",), "symbolic link"),
-    "upper and work are links": Row(f"rmdir {OVER}/*; ln -s /run/sentinel/upper {OVER}/upper; ln -s /run/sentinel/work {OVER}/work", ("/srv/over",),
+    "upper and work are links": Row(f"rmdir {OVER}/*; ln -s /run/sentinel/upper {OVER}/upper; ln -s /run/sentinel/tools {OVER}/work", ("/srv/over",),
                                     "symbolic link"),
     "work is a user's": Row(f"chown 1000 {OVER}/work", ("/srv/over",), WRITERS),
-    "work in work is a link": Row(f"ln -s /run/sentinel/work {OVER}/work/work", (), ""),
+    "work in work is a link": Row(f"ln -s /run/sentinel/tools {OVER}/work/work", (), ""),
     "upper is a file": Row(f"rmdir {OVER}/upper; touch {OVER}/upper", ("/srv/over",), "not a directory"),
     "upper is a subvolume": Row(_subvolume, ("/srv/over",), "is a subvolume"),
     "upper leads elsewhere in the image": Row(_redirect, (), ""),
@@ -145,8 +145,8 @@ ROWS = {
     "content of a link is a link": Row("rm -r srv/link; ln -s /run/sentinel/upper srv/link", ("/srv/link",), "symbolic link"),
     "new content is a link already": Row("ln -s /run/sentinel/upper srv/fresh", ("/srv/fresh",), "symbolic link"),
     "new store is a link already": Row("ln -s /run/sentinel/store .persist/overlay/srv-new", ("/srv/new",), "symbolic link"),
-    "place of the seed is a link": Row("ln -s /run/sentinel/work .persist/tmp/srv-new", ("/srv/new",), "symbolic link"),
-    "half a seed is a link": Row("mkdir -m 700 .persist/tmp/srv-fresh; ln -s /run/sentinel/work .persist/tmp/srv-fresh/tree", (), ""),
+    "place of the seed is a link": Row("ln -s /run/sentinel/tools .persist/tmp/srv-new", ("/srv/new",), "symbolic link"),
+    "half a seed is a link": Row("mkdir -m 700 .persist/tmp/srv-fresh; ln -s /run/sentinel/tools .persist/tmp/srv-fresh/tree", (), ""),
     "manifest is a link": Row("ln -s /run/sentinel/secret .persist/seed/srv-fresh.manifest", (), ""),
     "all of it is read-only": Row(_read_only, None, "ead-only"),
     "store is a link, read-only boot": Row("mv .persist s; ln -s /run/sentinel/store .persist", (), "symbolic link", "ro"),
@@ -208,9 +208,9 @@ def _sentinel() -> None:
     """A tree beside the volume with all that links lead to. Its access times tell who looked into it."""
     SENTINEL.mkdir()
     sh(f"""mount -t tmpfs -o strictatime,mode=0755 tmpfs {SENTINEL}; cd {SENTINEL}
-mkdir -p store/srv-over/upper store/srv-over/work upper work/inner srv/bind srv/link
-for d in store upper work work/inner srv/bind; do echo secret >$d/secret; done
-echo '{{"version": 1}}' >secret; chmod 755 store upper work""")
+mkdir -p store/srv-over/upper store/srv-over/work upper tools/inner srv/bind srv/link
+for d in store upper tools tools/inner srv/bind; do echo secret >$d/secret; done
+echo '{{"version": 1}}' >secret; chmod 755 store upper tools""")
     for top, directories, files in os.walk(SENTINEL):
         for name in (*directories, *files, "."):
             os.utime(f"{top}/{name}", ns=(10**9, 10**9))

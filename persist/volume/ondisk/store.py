@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from contextlib import suppress
 from typing import Any
 
 from persist.boot.paths import VOLUME
@@ -26,16 +27,31 @@ def _close(directory: Dir) -> None:
         os.fchmod(directory.fd, 0o700)
 
 
+def _begin(where: Dir, name: str) -> int:
+    """Make a directory; it is looked at, and synced with the others, afterwards. Returns 1 where it was missing. Raises OSError."""
+    if where.lstat(name) is not None:
+        return 0
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=where.fd)
+    return 1
+
+
 def make(path: str) -> None:
     """Make ``.persist`` and its directories below a directory, 0700 and root's, where they are missing.
 
     Raises PersistError where something else has one of the names, OSError.
     """
-    with Dir.at(path) as volume, volume.own(NAME) as top:
-        _close(top)
-        for name in DIRECTORIES:
-            with top.own(name) as directory:
-                _close(directory)
+    with Dir.at(path) as volume:
+        made = _begin(volume, NAME)
+        with volume.own(NAME) as top:
+            _close(top)
+            made += sum(_begin(top, name) for name in DIRECTORIES)
+            for name in DIRECTORIES:
+                with top.own(name) as directory:
+                    _close(directory)
+            if made:
+                top.sync()
+                volume.sync()
 
 
 def check(path: str) -> str:
