@@ -75,7 +75,7 @@ def _source(planned: Planned, volume: Mount, look: Look) -> tuple[str, str]:
 
 
 def _stale(planned: Planned, at: Mount | None, look: Look) -> bool:
-    """Whether a bind entry is held read-only on the root filesystem, because the volume is away (bind_entries.hold_stale())."""
+    """Whether a bind entry is held read-only on the root filesystem, because the volume is away (entries/bind.py, hold_stale())."""
     if planned.entry.method != "bind" or at is None or not at.read_only or not look.exists(paths.STALE):
         return False
     return not _ours(planned, at, look.mount(paths.VOLUME), look)

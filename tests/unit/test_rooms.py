@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import re
 from pathlib import Path
 
@@ -53,3 +54,9 @@ def test_every_room_is_known_and_has_space() -> None:
 def test_the_document_has_the_same_order() -> None:
     text = (TOP / "docs/architecture.md").read_text(encoding="utf-8").split("## Rooms")[1]
     assert re.findall(r"^    persist/([\w/]*?)/? +\S", text, re.MULTILINE) == [name.replace(".", "/") for name in ROOMS]
+
+
+def test_setup_cfg_has_them_all() -> None:
+    config = configparser.ConfigParser()
+    config.read(TOP / "setup.cfg", encoding="utf-8")
+    assert config["options"]["packages"].split() == [f"persist.{name}".rstrip(".") for name in ROOMS]

@@ -83,7 +83,7 @@ def format_disks(disks: list[Disk], config: Config, status: Status, *, refuse: R
     """Make one volume of claimed disks, or go on where it was left; None where no disk (or none that may) is left to do it with.
 
     ``refuse(disk, refusal)`` is called for a disk that must not be formatted; the others go on without it. ``alone`` raises Refusal where this set
-    must not become a volume. ``there`` is as for formatset.pick(), beside what is on the disks themselves. ``blank``: without a claim a disk
+    must not become a volume. ``there`` is as for disk_set.pick(), beside what is on the disks themselves. ``blank``: without a claim a disk
     that is blank from its first byte is taken too. ``status(step, nodes, text)`` is called as each step begins. Which disks were used is in the result.
 
     Raises Refusal (nothing was changed), PersistError and OSError; after those the claims are still there, and the next start goes on.

@@ -23,7 +23,7 @@ LOCK_TIMEOUT = 10  # seconds; somebody is waiting at a terminal
 
 
 def _erase(disk: Disk, mark: FormatMark) -> None:
-    """Make a disk blank as claimable.check_blank() has it: signatures, first and last MiB, and where our partitions could bring something back."""
+    """Make a disk blank as may_format.check_blank() has it: signatures, first and last MiB, and where our partitions could bring something back."""
     parts = [p.node for p in blockdev.partitions(disk)]
     # A member of our own volume that was left out: the kernel must not mix in what it remembers of it.
     try:

@@ -95,7 +95,7 @@ def begins_at(identity: str, generation: int, log_root: int) -> bool:
 def effective(mark: DegradedMark, generation: int, log_root: int) -> tuple[str, ...]:
     """The ids of the stretches that a member with this mark and superblock went through, newest first.
 
-    Left out are those that began at a state which it never came to: it was mounted with one that was newer, by a superblock or a log (members.torn(),
+    Left out are those that began at a state which it never came to: it was mounted with one that was newer, by a superblock or a log (assemble.torn(),
     or a disk that was pulled), and a cut came before the first commit. It got nothing but the mark.
     """
     found = []
