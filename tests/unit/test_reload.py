@@ -46,3 +46,11 @@ def test_journal_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runnin
     monkeypatch.setattr(reload_service, "run", lambda *argv: done.append(argv))
     reload_service.journal(str(tmp_path), str(tmp_path / "image"))
     assert done == ([("systemctl", "restart", "systemd-journald.service")] if expected else [])
+
+
+def test_before_the_flush() -> None:
+    """A flush takes all journals that are in /run; one that came before journald was restarted would be in the directory of the other id."""
+    unit = (Path(__file__).resolve().parents[2] / "units/persist-reload.service").read_text()
+    before = [word for line in unit.splitlines() if line.startswith("Before=") for word in line.removeprefix("Before=").split()]
+    after = [word for line in unit.splitlines() if line.startswith("After=") for word in line.removeprefix("After=").split()]
+    assert "systemd-journal-flush.service" in before and "etc.mount" in after
