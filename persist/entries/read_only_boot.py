@@ -88,7 +88,7 @@ class _Entry:
         with self.store.own("seed") as seeds:
             seeds.write(self.planned.name + ".json", marker)
 
-    # ------------------------------------------------------------------------------------------------------- overlay
+    # -- overlay
 
     def _overlay(self, marker: bytes | None) -> None:
         name = self.planned.name
@@ -126,7 +126,7 @@ class _Entry:
             mine.remove(part)
         return mine.own("upper"), mine.own("work")
 
-    # ---------------------------------------------------------------------------------------------- bind and symlink
+    # -- bind and symlink
 
     def _tree(self) -> None:
         assert self.kept is not None

@@ -27,7 +27,7 @@ class LivePath:
         self.target = links + path
         self.targets = {self.target} | {mount + path for mount in mounts}
 
-    # ---------------------------------------------------------------------------------------------------- mount point
+    # -- mount point
 
     def check_mount_point(self, kind: str) -> None:
         """Raise PersistError now, before anything is copied, when mount_point() is going to."""
@@ -105,7 +105,7 @@ class LivePath:
             message_id="SEED_FAILED",
         )
 
-    # ----------------------------------------------------------------------------------------------------------- link
+    # -- link
 
     def _link(self, parent: Dir) -> str | None:
         """What kind of thing the path is: ``ours``, ``real``, or None for nothing. Another link raises."""

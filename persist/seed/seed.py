@@ -83,7 +83,7 @@ class _Seeding:
             raise
         return self.result
 
-    # ---------------------------------------------------------------------------------------------- bind and symlink
+    # -- bind and symlink
 
     def _tree(self) -> None:
         source = Sources(self.entry, self.roots, self.live, self.image, self.store.volume, self.note).find()
@@ -190,7 +190,7 @@ class _Seeding:
         self.store.intend(intent, b"")
         return intent
 
-    # ------------------------------------------------------------------------------------------------------- overlay
+    # -- overlay
 
     def _overlay(self) -> None:
         entry, store = self.entry, self.store

@@ -20,7 +20,13 @@ HOSTILE = ("09-whole-system", "10-methods", "11-nested", "20-bad-file-names", "2
            "73-fstab-below-usr-and-run", "74-fstab-before-us", "75-network-volume-and-memory")
 FSTAB_GENERATORS = ("/usr/lib/systemd/system-generators/systemd-fstab-generator", "/lib/systemd/system-generators/systemd-fstab-generator")
 # Somebody waits for the network, after sysinit.target as everybody does.
-WAITS = "[Unit]\nAfter=network.target\nBefore=network-online.target\n[Service]\nType=oneshot\nExecStart=/usr/bin/systemctl\n"
+WAITS = """[Unit]
+After=network.target
+Before=network-online.target
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/systemctl
+"""
 
 pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 

@@ -29,7 +29,8 @@ wish = json.loads(sys.argv[1])
 config = Config()
 config.device = wish["nodes"]
 config.swap_size = wish["swap"]
-done = format_disks([blockdev.by_node(n) for n in wish["nodes"]], config, lambda step, nodes, text: print(step, flush=True))
+disks = [blockdev.by_node(n) for n in wish["nodes"]]
+done = format_disks(disks, config, lambda step, nodes, text: print(step, flush=True))
 print("uuid", done.uuid if done else "")
 """
 

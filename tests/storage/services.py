@@ -57,13 +57,16 @@ for what in wish["do"]:
     elif what == "volume":
         status = volume_service.volume_main()
         found = json.load(open("/run/persist/volume.json"))
-        at = {m.mount_point: [m.fstype, m.root, m.read_only] for m in mountinfo.mounts() if m.mount_point.startswith(("/run/persist", "/mnt/"))}
-        flags = [n for n in ("mount-entries", "persistent", "formatted") if os.path.exists("/run/persist/" + n)]
+        ours = [m for m in mountinfo.mounts() if m.mount_point.startswith(("/run/persist", "/mnt/"))]
+        at = {m.mount_point: [m.fstype, m.root, m.read_only] for m in ours}
+        names = "mount-entries", "persistent", "formatted"
+        flags = [n for n in names if os.path.exists("/run/persist/" + n)]
         report.append({"status": status, "at": at, "flags": flags} | found)
     else:
         sh(what)
-print(json.dumps({"report": report, "refused": [json.load(open("/run/persist/refused/" + n)) for n in sorted(os.listdir("/run/persist/refused"))]
-                  if os.path.isdir("/run/persist/refused") else []}))
+notes = "/run/persist/refused"
+refused = [json.load(open(f"{notes}/{n}")) for n in sorted(os.listdir(notes))] if os.path.isdir(notes) else []
+print(json.dumps({"report": report, "refused": refused}))
 """
 
 
@@ -72,7 +75,10 @@ _IN_MEMORY = """
 mount -t "$1" none /media
 mkdir /media/upper /media/work /media/root
 mount -t overlay -o "lowerdir=/,upperdir=/media/upper,workdir=/media/work" overlay /media/root
-for d in /dev /proc /sys /run /tmp /media "$2"; do mkdir -p "/media/root$d"; mount --rbind "$d" "/media/root$d"; done
+for d in /dev /proc /sys /run /tmp /media "$2"; do
+    mkdir -p "/media/root$d"
+    mount --rbind "$d" "/media/root$d"
+done
 shift 2
 exec chroot /media/root "$@"
 """

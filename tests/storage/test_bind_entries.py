@@ -195,7 +195,8 @@ def test_stale_entries_are_held_read_only() -> None:
         os.makedirs(path)
     Path("/srv/data/f").write_text("of the root")
     sh("mkdir /srv/data/below; mount -t tmpfs none /srv/data/below")
-    loaded = registry(BIND + "[Path]\nPath=/srv/allowed\nMethod=bind\nStale=allow\n[Path]\nPath=/opt/over\n[Path]\nPath=/srv/none\nMethod=bind\n"
+    loaded = registry(BIND + "[Path]\nPath=/srv/allowed\nMethod=bind\nStale=allow\n[Path]\nPath=/opt/over\n"
+                      "[Path]\nPath=/srv/none\nMethod=bind\n"
                       "[Path]\nPath=/srv/disk/data\nMethod=bind\n", fstab="UUID=1 /srv/disk ext4 defaults\n")
     problems = hold_stale(loaded)
     assert [(p.message_id, p.fields["PERSIST_PATH"]) for p in problems] == [("ENTRY_STALE", "/srv/data")]

@@ -46,7 +46,9 @@ wait "$reader"
 [ ! -e /run/persist/heal ] || : >heal
 cp /proc/self/mounts mounts
 sh -euc "$THEN" >said
-for at in /run/image/etc /run/persist/volume /run/persist/private/readonly; do ! mountpoint -q "$at" || umount "$at"; done
+for at in /run/image/etc /run/persist/volume /run/persist/private/readonly; do
+    ! mountpoint -q "$at" || umount "$at"
+done
 """
 
 

@@ -45,14 +45,18 @@ for path in wish["touch"]:
 if wish["mount"]:
     os.makedirs("/run/persist/volume", exist_ok=True)
     subprocess.run(["mount", "-o", "subvol=@persist-state", wish["mount"], "/run/persist/volume"], check=True)
-failed = [claims.format_claimed([blockdev.by_node(n) for n in wish["disks"]], config, wish["wanted"]) for _ in range(wish["times"])]
+failed = []
+for _ in range(wish["times"]):
+    disks = [blockdev.by_node(n) for n in wish["disks"]]
+    failed.append(claims.format_claimed(disks, config, wish["wanted"]))
 joiners = {u: [[j.disk.node, j.node, j.member] for j in joining.joiners(u, config)] for u in wish["joiners"]}
 if wish["finish"]:
     for u in wish["joiners"]:
         for j in joining.joiners(u, config):
             joining.finish(j, config)
 notes = "/run/persist/refused"
-refused = {n["device"]: n["code"] for n in (json.load(open(f"{notes}/{f}")) for f in os.listdir(notes))} if os.path.isdir(notes) else {}
+found = [json.load(open(f"{notes}/{f}")) for f in os.listdir(notes)] if os.path.isdir(notes) else []
+refused = {n["device"]: n["code"] for n in found}
 flags = sorted(n for n in ("formatted", "heal") if os.path.exists(f"/run/persist/{n}"))
 print(json.dumps({"failed": failed, "refused": refused, "flags": flags, "joiners": joiners}))
 """

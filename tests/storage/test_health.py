@@ -296,8 +296,9 @@ from persist.entries import reopen
 from persist.system import mountinfo
 from persist.volume.space import reserve
 def mount(target, upper):
-    options = f"lowerdir={target},upperdir={upper}/upper,workdir={upper}/work,index=off,metacopy=off,redirect_dir=nofollow,xino=off"
-    subprocess.run(["mount", "-t", "overlay", "-o", "nodev,noexec,noatime," + options, "overlay", target], check=True)
+    layers = f"lowerdir={target},upperdir={upper}/upper,workdir={upper}/work"
+    options = f"nodev,noexec,noatime,{layers},index=off,metacopy=off,redirect_dir=nofollow,xino=off"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", target], check=True)
 image = sys.argv[2]
 mount(f"{image}/etc", f"{store}/overlay/etc")
 subprocess.run(["mount", "-t", "tmpfs", "below", f"{image}/etc/below"], check=True)

@@ -172,14 +172,18 @@ mount -o remount,ro {REAL}""")
 def test_what_the_initrd_has_mounted_stays() -> None:
     """persist-early mounts early entries itself, on the same store."""
     machine()
-    sh(f"""mkdir -p {paths.EARLY} {paths.STORE}/overlay/srv-over-bound/upper {paths.STORE}/overlay/srv-over-bound/work
+    sh(f"""store={paths.STORE}/overlay
+mkdir -p {paths.EARLY} $store/srv-over/upper $store/srv-over/work
+mkdir -p $store/srv-over-bound/upper $store/srv-over-bound/work
 touch {paths.EARLY}/srv-over-bound {paths.EARLY}/srv-over
-mkdir -p {paths.STORE}/overlay/srv-over/upper {paths.STORE}/overlay/srv-over/work
 cp {REAL}/.persist/seed/srv-over.json {REAL}/.persist/seed/srv-over-bound.json {paths.STORE}/seed
-o=index=off,metacopy=off,redirect_dir=nofollow,xino=off,upperdir={paths.STORE}/overlay
-mount -t overlay -o $o/srv-over/upper,workdir={paths.STORE}/overlay/srv-over/work,lowerdir={REAL}/.persist/overlay/srv-over/upper:/srv/over overlay /srv/over
+o=index=off,metacopy=off,redirect_dir=nofollow,xino=off
+below={REAL}/.persist/overlay/srv-over/upper:/srv/over
+layers=upperdir=$store/srv-over/upper,workdir=$store/srv-over/work,lowerdir=$below
+mount -t overlay -o $o,$layers overlay /srv/over
 mkdir -p /srv/over/bound
-mount -t overlay -o $o/srv-over-bound/upper,workdir={paths.STORE}/overlay/srv-over-bound/work,lowerdir={REAL}/srv/over/bound overlay /srv/over/bound""")
+layers=upperdir=$store/srv-over-bound/upper,workdir=$store/srv-over-bound/work,lowerdir={REAL}/srv/over/bound
+mount -t overlay -o $o,$layers overlay /srv/over/bound""")
     loaded = registry(ENTRIES.replace("[Path]\nPath=/srv/over\n", "[Path]\nPath=/srv/over\nEarly=yes\n").replace(
         "Path=/srv/over/bound\n", "Path=/srv/over/bound\nEarly=yes\n"), cmdline="persist=ro")
     assert [p.mounted_early for p in loaded.plan.entries if p.path.startswith("/srv/over")] == [True, True]

@@ -33,7 +33,8 @@ def test_real_filesystems() -> None:
           mount -t overlay -o lowerdir=/run/below,upperdir=/run/r/upper,workdir=/run/r/work over /run/over
           truncate -s 16M /run/u/image; mkfs.ext4 -q /run/u/image; mount -o loop /run/u/image /run/disk
           mkdir /run/disk/upper /run/disk/work
-          mount -t overlay -o lowerdir=/run/below,upperdir=/run/disk/upper,workdir=/run/disk/work over /run/disk-over""")
+          o=lowerdir=/run/below,upperdir=/run/disk/upper,workdir=/run/disk/work
+          mount -t overlay -o $o over /run/disk-over""")
     assert _lost("/run") == "a tmpfs" and _lost("/run/r") == "a ramfs" and _lost("/run/over") == "an overlay whose upper layer is a ramfs"
     assert "whose file is on a tmpfs" in _lost("/run/disk")
     assert _lost("/run/disk-over").startswith("an overlay whose upper layer is on loop")

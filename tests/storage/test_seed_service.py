@@ -19,8 +19,9 @@ mkdir -p /srv/real/data; echo kept > /srv/real/data/f; ln -s real /srv/alias
 mkdir -p /srv/disk/data; echo live > /srv/disk/data/f; chown 7 /srv/disk/data
 mount -t tmpfs none /run
 mkdir -p /run/persist/volume /run/persist/private/image /run/persist/private/lower /run/persist.d
-mkdir -p /run/systemd/system/local-fs.target.wants
-ln -s /usr/lib/systemd/system/persist-setup.target /run/systemd/system/local-fs.target.wants/persist-setup.target
+wants=/run/systemd/system/local-fs.target.wants
+mkdir -p $wants
+ln -s /usr/lib/systemd/system/persist-setup.target $wants/persist-setup.target
 touch /run/persist/mount-entries
 mount --bind / /run/persist/private/image
 mount --bind / /run/persist/private/lower; mount -o remount,bind,ro /run/persist/private/lower

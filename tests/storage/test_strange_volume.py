@@ -136,8 +136,10 @@ BELOW = (VOLUME, "/mnt/state", f"{VOLUME}/srv/bound", "/mnt/state/srv/bound", f"
 EARLY = """
 mkdir -p /run/persist/volume /run/persist/early; mount -o subvol=@persist-state {node}p1 /run/persist/volume
 for o in srv media; do
-mount -t overlay -o lowerdir=/$o,upperdir=/run/persist/volume/.persist/overlay/$o/upper,workdir=/run/persist/volume/.persist/overlay/$o/work early /$o
-mkdir /$o/bound; mount --bind /run/persist/volume/$o/bound /$o/bound; touch /run/persist/early/$o /run/persist/early/$o-bound
+at=/run/persist/volume/.persist/overlay/$o
+mount -t overlay -o lowerdir=/$o,upperdir=$at/upper,workdir=$at/work early /$o
+mkdir /$o/bound; mount --bind /run/persist/volume/$o/bound /$o/bound
+touch /run/persist/early/$o /run/persist/early/$o-bound
 done
 """
 

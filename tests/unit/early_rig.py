@@ -84,7 +84,11 @@ case "$1 $2" in
         esac
         [ ! -e "$FAKE/broken" ] || [ -s "$FAKE/broken" ] || { echo "mount: bad superblock" >&2; exit 32; }
         # What udev shows to the kernel again between forgetting and mounting.
-        [ ! -e "$FAKE/udev-shows" ] || { read -r where <"$FAKE/udev-shows"; /bin/mkdir -p "$FAKE/sys/$where"; /bin/rm "$FAKE/udev-shows"; }
+        if [ -e "$FAKE/udev-shows" ]; then
+            read -r where <"$FAKE/udev-shows"
+            /bin/mkdir -p "$FAKE/sys/$where"
+            /bin/rm "$FAKE/udev-shows"
+        fi
         /bin/mount --bind /run/disk "$6"
         [ ! -e "$FAKE/protected" ] || exec /bin/mount -o remount,bind,ro "$6"
         case ,$4, in
@@ -111,7 +115,9 @@ fi
 """ + _STUB.split("\n", 1)[1] + r"""
 case "$1 $2" in
     "filesystem resize") [ -e "$FAKE/really-full" ] || /bin/rm -f "$FAKE/full" ;;
-    "device scan") [ "$3" != --forget ] || [ -e "$FAKE/udev-shows-always" ] || /bin/rm -rf "$FAKE/sys/fs/btrfs" ;;
+    "device scan")
+        [ "$3" != --forget ] || [ -e "$FAKE/udev-shows-always" ] || /bin/rm -rf "$FAKE/sys/fs/btrfs"
+        ;;
 esac
 """
 

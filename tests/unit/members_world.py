@@ -103,7 +103,8 @@ def asked_once() -> Iterator[None]:
 
 def _text(identity: int, greatest: int) -> str:
     name = 0xFFFFFF if identity == greatest else identity >> _NAME
-    return f"{name:06x}{identity >> _KIND & 15:x}{_DIGIT if identity >> _LOGGED & 1 else '0'}{identity & 0xFFFF:08x}"
+    logged = _DIGIT if identity >> _LOGGED & 1 else "0"
+    return f"{name:06x}{identity >> _KIND & 15:x}{logged}{identity & 0xFFFF:08x}"
 
 
 @functools.cache

@@ -83,7 +83,8 @@ def test_options_as_pid_1_takes_them() -> None:
     for path in paths(500):
         if "," in path or path[-1] == "\\":
             continue  # refused for overlays
-        wanted = f"lowerdir={overlay_option(path)},upperdir={overlay_option('/store/' + escape(path) + '/upper')},index=off"
+        upper = overlay_option(f"/store/{escape(path)}/upper")
+        wanted = f"lowerdir={overlay_option(path)},upperdir={upper},index=off"
         written = mount_options(wanted)
         assert "%" not in written.replace("%%", "")
         got = ctypes.c_char_p()

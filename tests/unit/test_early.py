@@ -14,7 +14,7 @@ from .early_rig import Disk, Initrd, needs_root
 pytestmark = needs_root
 
 
-# ------------------------------------------------------------------------------------------------------------- all is well
+# -- all is well
 
 
 def test_second_boot(ready: Initrd) -> None:
@@ -58,7 +58,7 @@ def test_names(initrd: Initrd, path: str, method: str) -> None:
     assert f"<6>persist-early: {path} mounted\n" in found.log, "what echo would obey is only said"
 
 
-# ------------------------------------------------------------------------------------------------------ the command line
+# -- the command line
 
 
 @pytest.mark.parametrize("word", ["off", "volatile", "OFF", "of", "no", "x y", "*"])
@@ -101,7 +101,7 @@ def test_waits_for_the_volume_of_the_command_line(ready: Initrd) -> None:
     assert not found.volume and len(found.ran("sleep")) == 30, "a bound, also there"
 
 
-# ------------------------------------------------------------------------------------------------------ finding the volume
+# -- finding the volume
 
 
 def test_nothing_to_do_without_entries(initrd: Initrd) -> None:
@@ -243,7 +243,7 @@ def test_volume_does_not_mount(ready: Initrd) -> None:
     assert not found.volume and found.early == set() and "<3>persist-early: /dev/vdb2 does not mount" in found.log
 
 
-# ----------------------------------------------------------------------------------------------- entries that come late
+# -- entries that come late
 
 
 def test_no_marker(ready: Initrd) -> None:

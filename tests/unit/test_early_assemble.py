@@ -34,7 +34,8 @@ one_case() {
     assemble
     use_nodes=
     for member in $use; do fields "$member"; use_nodes="$use_nodes $node"; done
-    printf '%s/%s/%s/%s/%s/%s/%s/%s/%s\n' "${problem:+problem}" "$use_nodes" "$stale" "$split" "$copies" "$absent" "$head" "$heal" "$awaited"
+    printf '%s/%s/%s/%s/%s/' "${problem:+problem}" "$use_nodes" "$stale" "$split" "$copies"
+    printf '%s/%s/%s/%s\n' "$absent" "$head" "$heal" "$awaited"
 }
 """
 
@@ -43,7 +44,9 @@ def record(m: Member) -> str:
     """As fields() of the script wants it."""
     s = m.superblock
     marks = ",".join((m.mark.id, *m.mark.earlier)) if m.mark else ""
-    return f"{s.fsid}|{s.device_uuid}|{s.devid}|{s.generation}|{s.log_root}|{s.num_devices}|{m.mark.counter if m.mark else ''}|{marks}|{m.node}"
+    counter = m.mark.counter if m.mark else ""
+    fields = s.fsid, s.device_uuid, s.devid, s.generation, s.log_root, s.num_devices, counter, marks, m.node
+    return "|".join(str(field) for field in fields)
 
 
 def by_shell(shell: str, cases: Iterable[list[Member]]) -> list[list[str]]:

@@ -44,7 +44,7 @@ def pair(initrd: Initrd, *, here: str = "ab", a: dict[str, object] | None = None
     return initrd
 
 
-# ------------------------------------------------------------------------------------------------------------ members
+# -- members
 
 
 def test_member_missing(initrd: Initrd) -> None:
@@ -255,7 +255,7 @@ def test_udev_shows_a_stale_member_again(initrd: Initrd, how: str, tries: int) -
         assert not found.volume and not found.heal and "the kernel takes a device of the state volume that must not be used" in found.log
 
 
-# ------------------------------------------------------------------------------------------------------------ which volume
+# -- which volume
 
 
 def bind(volume: str, dmi: str = "-", serial: str = "-") -> str:
@@ -333,7 +333,7 @@ def test_volume_of_another_kind(initrd: Initrd) -> None:
     assert not found.btrfs_mounts and "LABEL=data leads to /dev/vdc2 (ext4), not a btrfs" in found.log
 
 
-# ------------------------------------------------------------------------------------------------------------ persist=ro
+# -- persist=ro
 
 
 def test_read_only(initrd: Initrd) -> None:
@@ -389,7 +389,7 @@ def test_read_only_without_a_volume(initrd: Initrd) -> None:
     assert not found.volume and "/run/persist/private/readonly" not in found.mounts and found.early == set()
 
 
-# ------------------------------------------------------------------------------------------------------------ a full volume
+# -- a full volume
 
 
 def test_full_volume(initrd: Initrd) -> None:

@@ -46,7 +46,7 @@ def unit(scene: Scene, name: str, directory: str = "usr/lib/systemd/system") -> 
     (scene.root / directory / name).write_text("[Mount]\n")
 
 
-# -------------------------------------------------------------------------------------------------------------- the property
+# -- the property
 
 PATHS = ["/home", "/home/a", "/home/a/b", "/srv", "/srv/x", "/tmp", "/usr/share/x", "/opt/alias/x", "/opt/real/x", "/var", "/var/lib", "relative",
          "/srv/../x", "/srv/a\u2028b", "/srv/a\u0085b", "/srv/two words"]
@@ -147,7 +147,7 @@ def test_list_has_a_state_and_a_reason_for_each(scene: Scene, capsys: pytest.Cap
     assert "/usr/x: refused, /usr belongs to the image\n" in shown.out and shown.err == "", "each is said once"
 
 
-# ------------------------------------------------------------------------------------------------------------- somebody else
+# -- somebody else
 
 WHO = [("fstab", "/etc/fstab:1 mounts it"), ("unit", "/usr/lib/systemd/system/srv.mount mounts it")]
 MOUNTED: list[tuple[list[Mount], str, str, str]] = [
@@ -265,7 +265,7 @@ def test_memory_on_the_way_to_what_the_root_is_said_to_keep(scene: Scene, method
     assert found.entries[0].state == state and (found.verdict == v.ONLINE) == (state != "failed")
 
 
-# ------------------------------------------------------------------------------------------------------------------- none
+# -- none
 
 
 def test_method_none(scene: Scene) -> None:
@@ -298,7 +298,7 @@ def test_method_none_that_sorts_last_takes_nothing_out(scene: Scene) -> None:
     assert [(e.method, e.state) for e in found.entries] == [("bind", "mounted"), ("none", "ignored")]
 
 
-# ------------------------------------------------------------------------------------------------------------------ hints
+# -- hints
 
 
 @pytest.mark.parametrize(("name", "directory", "text", "hint"), [

@@ -138,7 +138,7 @@ def codes(found: v.Verdict) -> list[str]:
     return [r.code for r in found.reasons]
 
 
-# ------------------------------------------------------------------------------------------------------------ all is well
+# -- all is well
 
 
 def test_online(scene: Scene) -> None:
@@ -183,7 +183,7 @@ def test_public_name_is_the_configured_one(scene: Scene) -> None:
     assert scene.judge(FakeLook([ROOT, VOLUME_MOUNT], links={"/opt/l": "/mnt/state/opt/l"})).verdict == v.DEGRADED
 
 
-# ----------------------------------------------------------------------------------------- each way an entry can be wrong
+# -- each way an entry can be wrong
 
 WRONG: dict[str, tuple[str, list[Mount], dict[str, Any], str]] = {
     "overlay-absent": ("/srv|overlay", [], {}, "is not mounted"),
@@ -354,7 +354,7 @@ def test_hint_survives_a_shell(scene: Scene) -> None:
     assert "ln -s '/run/persist/volume/opt/it'\"'\"'s' " in hints["/opt/it's"]
 
 
-# --------------------------------------------------------------------------------------------------- the volume's own word
+# -- the volume's own word
 
 NOTHING = [ROOT]
 SOMETHING = [ROOT, VOLUME_MOUNT]
@@ -497,7 +497,7 @@ def test_tmpfs_entries_do_not_need_a_volume(scene: Scene) -> None:
     assert (found.verdict, states(found), codes(found)) == (v.VOLATILE, {"/tmp": "failed"}, ["missing", "entry-failed"])
 
 
-# --------------------------------------------------------------------------------------------------------------- refusals
+# -- refusals
 
 
 def test_refused_entries(scene: Scene) -> None:
@@ -545,7 +545,7 @@ def test_nothing_but_bad_files(scene: Scene) -> None:
     assert (found.verdict, codes(found), found.entries) == (v.DEGRADED, ["registry"], [])
 
 
-# --------------------------------------------------------------------------------------------------------------------- off
+# -- off
 
 
 @pytest.mark.parametrize(("how", "why"), [
@@ -569,7 +569,7 @@ def test_off(scene: Scene, how: str, why: str) -> None:
     assert found.as_dict()["volume"] == {"kind": "none"}
 
 
-# -------------------------------------------------------------------------------------------------------------- volume.json
+# -- volume.json
 
 
 def test_read_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -606,7 +606,7 @@ def test_volume_json_is_a_directory(tmp_path: Path) -> None:
     assert v.read_volume(str(tmp_path))["reason"] == "volume-json"
 
 
-# ---------------------------------------------------------------------------------------------------------- the kernel's word
+# -- the kernel's word
 
 _PROGRAM = r"""
 import os, subprocess, sys
@@ -623,7 +623,8 @@ for number, path in enumerate(sys.argv[3:]):
     store = STORE + "/overlay/" + name
     os.makedirs(store + "/upper")
     os.makedirs(store + "/work")
-    options = "lowerdir=/etc,upperdir=%s/upper,workdir=%s/work" % (overlay_option(STORE + "/overlay/" + name), overlay_option(STORE + "/overlay/" + name))
+    at = overlay_option(store)
+    options = f"lowerdir=/etc,upperdir={at}/upper,workdir={at}/work"
     if through == "unit":
         # What PID 1 makes of Options=: specifiers, then fstab_filter_options() takes one of two backslashes.
         options = mount_options(options).replace("%%", "%").replace("\\\\", "\\")
@@ -660,7 +661,7 @@ def test_look_reads_this_machine() -> None:
     assert not look.writable("/no/such/path")
 
 
-# ------------------------------------------------------------------------------------------------------------ odd boots
+# -- odd boots
 
 
 def test_known_volume_is_away(scene: Scene) -> None:

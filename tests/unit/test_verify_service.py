@@ -97,7 +97,7 @@ def degraded(*messages: str) -> v.Verdict:
     return v.Verdict(v.DEGRADED, {"kind": "btrfs"}, reasons=[v.Reason("entry-failed", m, "Do this.", HOSTILE) for m in messages])
 
 
-# ---------------------------------------------------------------------------------------------------------------- its parts
+# -- its parts
 
 
 def test_write_atomically(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_ids_that_cannot_be_read(tmp_path: Path) -> None:
     assert service._text(str(tmp_path / "id")) == service._text(str(tmp_path / "none")) == service._text(str(tmp_path)) == ""
 
 
-# -------------------------------------------------------------------------------------------------------------- the service
+# -- the service
 
 
 def test_online(machine: Machine, records: Records) -> None:
@@ -214,7 +214,7 @@ def test_stale_early_entries(machine: Machine, records: Records) -> None:
     assert "update-initramfs" in records[1]["MESSAGE"]
 
 
-# ---------------------------------------------------------------------------------------------------------- the exit status
+# -- the exit status
 
 
 @pytest.mark.parametrize("error", [PersistError("No /proc."), OSError(2, "No such file"), ValueError("nobody thought of it")])
@@ -285,7 +285,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, answer: str | Exception, e
     assert service._environment() == expected
 
 
-# ------------------------------------------------------------------------------------------------------------------- log.py
+# -- log.py
 
 
 def test_any_text_can_be_logged(records: Records) -> None:
@@ -307,7 +307,7 @@ def test_error_with_its_fields(records: Records) -> None:
     assert records[0]["PERSIST_PATH"] == "/a\\udcff"
 
 
-# ---------------------------------------------------------------------------------------------------------------- after the boot
+# -- after the boot
 
 
 def test_word_is_left_for_the_healer(machine: Machine, records: Records) -> None:

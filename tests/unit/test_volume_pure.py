@@ -202,7 +202,7 @@ def test_multipath_nvme(transports: list[str], why: str) -> None:
 
 
 MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
-36 22 0:31 /@persist-state /run/persist/volume rw,noatime shared:5 master:2 - btrfs /dev/vdb2 rw,space_cache=v2
+36 22 0:31 /@persist-state /run/persist/volume rw,noatime shared:5 master:2 - btrfs /dev/vdb2 rw,ssd
 37 22 0:31 /@persist-state/a\040b /mnt/a\040b\134c ro,noatime - btrfs /dev/vdb2 rw
 38 22 0:32 / /x rw - tmpfs tmpfs ro,size=5k
 39 22 0:33 / /x rw unbindable - overlay over\011lay rw,lowerdir=/a\134:b

@@ -89,7 +89,7 @@ class Machine(Storage):
         finally:
             self.close()
 
-    # -- power ----------------------------------------------------------------------------------------------
+    # -- power
 
     def start(
         self, command_line: str = "", *, wait: bool = True, credentials: Mapping[str, str] | None = None,
@@ -210,7 +210,7 @@ class Machine(Storage):
         time.sleep(milliseconds / 1000)
         self.crash()
 
-    # -- commands -------------------------------------------------------------------------------------------
+    # -- commands
 
     def run(self, command: str, timeout: float = COMMAND_SEC, data: bytes = b"") -> Result:
         """Run a command under bash in the guest, with DATA as its standard input, and return all about it."""
@@ -286,7 +286,7 @@ class Machine(Storage):
             raise CommandFailed(f"read {path}: {result.text()}")
         return result.stdout
 
-    # -- traces ---------------------------------------------------------------------------------------------
+    # -- traces
 
     def console_text(self) -> str:
         """All that the console ever said, over all starts, without terminal escapes."""

@@ -57,7 +57,7 @@ class Storage:
             settings, self._attached, self._vmstate, self._directory, self._directory / "console.log", paused
         )
 
-    # -- disks ----------------------------------------------------------------------------------------------
+    # -- disks
 
     def create_disk(self, name: str, size: str = "2G", header: bytes = b"") -> Disk:
         """Create a disk that is not plugged in yet; HEADER are its first bytes."""
@@ -132,7 +132,7 @@ class Storage:
         if self._qemu is not None and any(one.disk.name == disk.name for one in self._attached):
             raise MachineError(f"disk {disk.name} is in use by the running machine")
 
-    # -- snapshots ------------------------------------------------------------------------------------------
+    # -- snapshots
 
     def snapshot(self, name: str) -> None:
         """Keep the running machine as it is now: memory, devices and what its writable disks hold."""

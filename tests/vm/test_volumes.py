@@ -164,7 +164,8 @@ NVME_ID = "0f3c6b1e-7a52-4d0c-9a55-3b8f2d6c1e77"
 NVME = {
     "/usr/lib/persist-test/nvme": f"""#!/bin/sh
 set -e
-target=/sys/kernel/config/nvmet name=nqn.2014-08.org.example:state disk=/dev/disk/by-id/usb-QEMU_QEMU_HARDDISK_ephemeral-0:0
+target=/sys/kernel/config/nvmet name=nqn.2014-08.org.example:state
+disk=/dev/disk/by-id/usb-QEMU_QEMU_HARDDISK_ephemeral-0:0
 [ -e "$disk" ] || exit 0
 modprobe -a nvmet-tcp nvme-tcp
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config

@@ -80,7 +80,8 @@ def _log_digit(log_root: int) -> int:
 
 def make_id(generation: int, log_root: int, *, whole: bool, mounted: bool = False) -> str:
     """A fresh id of a mark that is written beside superblocks of this generation and log."""
-    return f"{os.urandom(3).hex()}{_WHOLE * whole | _MOUNTED * mounted:x}{_log_digit(log_root):x}{generation & 0xFFFFFFFF:08x}"
+    kind = _WHOLE * whole | _MOUNTED * mounted
+    return f"{os.urandom(3).hex()}{kind:x}{_log_digit(log_root):x}{generation & 0xFFFFFFFF:08x}"
 
 
 def _beginning(identity: str) -> tuple[int, int]:
