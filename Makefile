@@ -87,7 +87,7 @@ test-install: deb ## install and purge the packages in fresh Debian 12 and 13 sy
 
 # Tests
 
-.PHONY: test test-deps test-unit test-model test-generator test-storage test-vm test-harness test-powercut lint bench demo
+.PHONY: test test-deps test-unit test-model test-generator test-storage test-vm test-harness test-powercut lint format bench demo
 test: test-deps ## install what the tests need and run all layers (as root)
 	@packaging/run-tests
 
@@ -114,6 +114,9 @@ test-harness: deb ## all that the VM tests' own machinery is asked to do; when t
 
 test-powercut: deb ## 50 power cuts of each kind under QEMU (an hour); 'make test' makes a few
 	PERSIST_DEBS="$(abspath $(DEBS))" PERSIST_TEST_CUTS=50 $(PYTHON) -m tests.vm tests/vm/test_powercut.py
+
+format: $(VENV)/.done ## let ruff lay out the Python code
+	$(VENV)/bin/ruff format .
 
 lint: $(VENV)/.done ## ruff, mypy --strict, shellcheck
 	packaging/lint $(VENV)/bin

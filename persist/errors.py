@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Exceptions of the library half. The library raises, the command (``persistctl``, ``persist-service``) logs and exits."""
+"""Exceptions of the library half. The library raises, the command (``persistctl``, ``persist-service``) logs
+and exits."""
 
 from __future__ import annotations
 

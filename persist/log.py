@@ -24,9 +24,12 @@ IDENTIFIER = "persist"
 
 
 def safe(text: str) -> str:
-    r"""Text that cannot move the cursor of a terminal, and that the journal shows as text: control characters, other line ends than ours and bytes that
-    are not UTF-8 as escapes (``\x1b``, ``\u2028``, ``\udcff``). journalctl(1) has but "[blob data]" for a field with one of them."""
-    return "".join([c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text])
+    r"""Text that cannot move the cursor of a terminal, and that the journal shows as text: control
+    characters, other line ends than ours and bytes that are not UTF-8 as escapes (``\x1b``, ``\u2028``,
+    ``\udcff``). journalctl(1) has but "[blob data]" for a field with one of them."""
+    return "".join(
+        [c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text]
+    )
 
 
 def to_journal() -> bool:
@@ -40,8 +43,8 @@ def to_journal() -> bool:
 
 
 def _of_systemd(name: str) -> Any:
-    """A module of python-systemd, by its inner part in C where that has not been renamed: the outer ones load logging, datetime, uuid and socket,
-    which takes as long as all else that a service loads."""
+    """A module of python-systemd, by its inner part in C where that has not been renamed: the outer ones load
+    logging, datetime, uuid and socket, which takes as long as all else that a service loads."""
     try:
         return import_module(f"systemd._{name}")
     except ImportError:
@@ -49,11 +52,17 @@ def _of_systemd(name: str) -> Any:
 
 
 def log(priority: int, message: str, message_id: str, **fields: str) -> None:
-    """Write one record. ``message_id`` is a name in persist.messages; fields are PERSIST_PATH and the like. Any text will do."""
+    """Write one record. ``message_id`` is a name in persist.messages; fields are PERSIST_PATH and the like.
+    Any text will do."""
     if to_journal():
         sendv = _of_systemd("journal").sendv
         # Without SYSLOG_IDENTIFIER= the journal shows the name of the program, which is python3.
-        record = {"MESSAGE": message, "MESSAGE_ID": MESSAGE_IDS[message_id], "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": IDENTIFIER} | fields
+        record = {
+            "MESSAGE": message,
+            "MESSAGE_ID": MESSAGE_IDS[message_id],
+            "PRIORITY": str(priority),
+            "SYSLOG_IDENTIFIER": IDENTIFIER,
+        } | fields
         sendv(*(f"{name}={safe(value)}" for name, value in record.items()))
     elif priority <= INFO:
         print(safe(message), file=sys.stderr)
@@ -70,7 +79,8 @@ _REST = 300  # seconds for what a service has to do after a wait
 def notify_status(text: str, wait: float = 0) -> None:
     """Tell the service manager what a long step is doing (sd_notify(3), ``STATUS=``).
 
-    ``wait``: for so many seconds somebody asked us to wait; the time-out of the unit is for the rest of its work.
+    ``wait``: for so many seconds somebody asked us to wait; the time-out of the unit is for the rest of its
+    work.
     """
     if os.environ.get("NOTIFY_SOCKET"):
         more = f"\nEXTEND_TIMEOUT_USEC={int((wait + _REST) * 1e6)}" if wait else ""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Small classes of named values. What dataclasses(3) does for us, without its price: that module and its decorator take 12 ms of each of our processes.
+"""Small classes of named values. What dataclasses(3) does for us, without its price: that module and its
+decorator take 12 ms of each of our processes.
 
 A subclass of Record lists its fields as a data class does; type checkers know it by PEP 681.
 """
@@ -34,7 +35,8 @@ def made(make: Callable[[], Value]) -> Value:
 
 @dataclass_transform(frozen_default=True)
 class Record:
-    """Fields by position or name, compared by value; unless ``frozen=False`` they cannot be set, and the record is hashable."""
+    """Fields by position or name, compared by value; unless ``frozen=False`` they cannot be set, and the
+    record is hashable."""
 
     _names: tuple[str, ...] = ()
     _defaults: dict[str, object] = {}  # noqa: RUF012  # each subclass gets its own
@@ -50,7 +52,11 @@ class Record:
     def __init__(self, *values: Any, **named: Any) -> None:
         cls = type(self)
         given = dict(zip(cls._names, values, strict=False))
-        if len(values) > len(cls._names) or named.keys() & given.keys() or not named.keys() <= set(cls._names):
+        if (
+            len(values) > len(cls._names)
+            or named.keys() & given.keys()
+            or not named.keys() <= set(cls._names)
+        ):
             raise TypeError(f"{cls.__name__}() takes each of {', '.join(cls._names)} once")
         given.update(named)
         for name in cls._names:

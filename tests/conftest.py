@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every layer has: at the end, the time of each module, so that growth is seen; and with PERSIST_TEST_STRICT=1 no test that is left out."""
+"""What every layer has: at the end, the time of each module, so that growth is seen; and with
+PERSIST_TEST_STRICT=1 no test that is left out."""
 
 from __future__ import annotations
 
@@ -16,9 +17,14 @@ OF_THE_KERNEL = ("no device-mapper in this kernel",)
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Any:
-    """`make test` sets PERSIST_TEST_STRICT=1: it has installed all that the tests need, so whoever skips hides something."""
+    """`make test` sets PERSIST_TEST_STRICT=1: it has installed all that the tests need, so whoever skips
+    hides something."""
     report = (yield).get_result()
-    if not report.skipped or os.environ.get("PERSIST_TEST_STRICT") != "1" or not isinstance(report.longrepr, tuple):
+    if (
+        not report.skipped
+        or os.environ.get("PERSIST_TEST_STRICT") != "1"
+        or not isinstance(report.longrepr, tuple)
+    ):
         return
     reason = report.longrepr[2].removeprefix("Skipped: ")
     if reason not in OF_THE_KERNEL:

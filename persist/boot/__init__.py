@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Boot-safe half: what the generator runs while PID 1 waits. Imports only posix, sys, errno and itself.
 
-``os`` itself would cost a millisecond of the eight that a hundred entries take, for abstract base classes that nobody here
-uses. ``posix`` is the part of it that talks to the kernel, built into the interpreter, and loaded already when we begin.
+``os`` itself would cost a millisecond of the eight that a hundred entries take, for abstract base classes
+that nobody here uses. ``posix`` is the part of it that talks to the kernel, built into the interpreter, and
+loaded already when we begin.
 """
 
 import posix
 import sys
 
-_UNCHECKED = b"\1\0\0\0"  # PEP 552: compiled where it was installed, from a source that is not to be looked at again
+_UNCHECKED = (
+    b"\1\0\0\0"  # PEP 552: compiled where it was installed, from a source that is not to be looked at again
+)
 _LONGEST = 1 << 16
 
 
 def preload(*names: str) -> None:
-    """Load modules of this package from their compiled files, each after those that it imports: for the generator, where importlib takes longer
-    to find a module than it takes to run it.
+    """Load modules of this package from their compiled files, each after those that it imports: for the
+    generator, where importlib takes longer to find a module than it takes to run it.
 
-    Only what importlib would take without a look at the source. It is asked for all else: a checkout, another interpreter's files, none.
+    Only what importlib would take without a look at the source. It is asked for all else: a checkout, another
+    interpreter's files, none.
     """
     try:
         from _frozen_importlib import ModuleSpec

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class Planned:
-    """One entry that is in force: ``path`` without aliases, the ``unit`` that mounts it or '', ``early`` where the initrd mounts it,
+    """One entry that is in force: ``path`` without aliases, the ``unit`` that mounts it or '', ``early``
+    where the initrd mounts it,
     ``parent`` the path of the nearest entry above or ''."""
 
     __slots__ = ("entry", "path", "name", "unit", "early", "mounted_early", "parent")
@@ -22,17 +23,24 @@ class Planned:
         self.entry = entry
         self.path = path
         self.name = entry.name if path == entry.path else escape(path)
-        self.unit = "" if entry.method == "symlink" else "persist-bind@" + self.name + ".service" if entry.method == "bind" else self.name + ".mount"
+        self.unit = (
+            ""
+            if entry.method == "symlink"
+            else "persist-bind@" + self.name + ".service"
+            if entry.method == "bind"
+            else self.name + ".mount"
+        )
         self.parent = parent
         self.early = False
         self.mounted_early = False
 
 
 class Outside(Problem):
-    """An entry that is not in force at ``real``, its path without aliases. ``state`` says what became of it, ``why`` how that came:
+    """An entry that is not in force at ``real``, its path without aliases. ``state`` says what became of it,
+    ``why`` how that came:
 
-    ``refused`` (a mistake), ``ignored`` (nothing is left for it to do), ``none`` (taken out by Method=none) or ``elsewhere`` (somebody else
-    says that he mounts the path; whether he does, mountinfo has to say).
+    ``refused`` (a mistake), ``ignored`` (nothing is left for it to do), ``none`` (taken out by Method=none)
+    or ``elsewhere`` (somebody else says that he mounts the path; whether he does, mountinfo has to say).
     """
 
     __slots__ = ("entry", "real", "state", "why")
@@ -41,10 +49,20 @@ class Outside(Problem):
         shown = entry.path if real == entry.path else "%s (%s)" % (entry.path, real)
         if state == "elsewhere":
             # A tmpfs entry only wants that something is mounted, and who takes a path out knows it.
-            level, text, code = DEBUG if entry.method == "tmpfs" else NOTICE, "%s is left alone: %s." % (shown, why), "ENTRY_ELSEWHERE"
+            level, text, code = (
+                DEBUG if entry.method == "tmpfs" else NOTICE,
+                "%s is left alone: %s." % (shown, why),
+                "ENTRY_ELSEWHERE",
+            )
         else:
             # Of a hole in what is not kept, the word on that is enough.
-            level = ERROR if state == "refused" else DEBUG if state == "none" or entry.method == "image" else NOTICE
+            level = (
+                ERROR
+                if state == "refused"
+                else DEBUG
+                if state == "none" or entry.method == "image"
+                else NOTICE
+            )
             text, code = "Will not keep %s: %s." % (shown, why), "ENTRY_REFUSED"
         Problem.__init__(self, level, entry.source, text, entry.path, code)
         self.entry = entry
@@ -69,8 +87,15 @@ def _wrong(planned: Planned, config: "Config", facts: "Facts") -> str:
     if wrong:
         return wrong
     source = entry.seed_from
-    if source and entry.method not in ("image", "tmpfs") and (source == config.mount or (source + "/").startswith(config.mount + "/.persist/")):
-        return "SeedFrom=%s is the state volume itself or what persist has there, and not a place to copy from" % source
+    if (
+        source
+        and entry.method not in ("image", "tmpfs")
+        and (source == config.mount or (source + "/").startswith(config.mount + "/.persist/"))
+    ):
+        return (
+            "SeedFrom=%s is the state volume itself or what persist has there, and not a place to copy from"
+            % source
+        )
     if entry.method != "symlink" and entry.type == "file" and entry.path in facts.links:
         return "a symbolic link in the image cannot be bound over; keep its directory"
     return _late(planned, facts) if facts.network and not config.netdev and path not in facts.fstab else ""
@@ -83,7 +108,10 @@ def _late(planned: Planned, facts: "Facts") -> str:
         return "%s mounts %s above it with the network, after local-fs.target" % (facts.fstab[late], late)
     late = above(planned.entry.seed_from + "/", facts.network) if planned.entry.seed_from else ""
     if late:
-        return "%s mounts %s, where SeedFrom= is, with the network, after local-fs.target" % (facts.fstab[late], late)
+        return "%s mounts %s, where SeedFrom= is, with the network, after local-fs.target" % (
+            facts.fstab[late],
+            late,
+        )
     return ""
 
 
@@ -91,11 +119,20 @@ def _hole(planned: Planned, facts: "Facts", method: str) -> str:
     """Why an entry with Method=image has nothing to make a hole in, or an empty string."""
     mounted = above(planned.path, facts.fstab)
     if mounted:
-        return "%s mounts %s above it, and what the image has below that is out of reach" % (facts.fstab[mounted], mounted)
-    return "" if method in ("overlay", "bind") else "Method=image makes a hole in an entry above, and there is none"
+        return "%s mounts %s above it, and what the image has below that is out of reach" % (
+            facts.fstab[mounted],
+            mounted,
+        )
+    return (
+        ""
+        if method in ("overlay", "bind")
+        else "Method=image makes a hole in an entry above, and there is none"
+    )
 
 
-def _outside(planned: Planned, config: "Config", facts: "Facts", accepted: dict[str, Planned], gone: dict[str, str]) -> tuple[str, str]:
+def _outside(
+    planned: Planned, config: "Config", facts: "Facts", accepted: dict[str, Planned], gone: dict[str, str]
+) -> tuple[str, str]:
     """State and reason of an entry that cannot be in force (as in Outside), or two empty strings."""
     entry, path, parent = planned.entry, planned.path, planned.parent
     if path in accepted:
@@ -110,7 +147,9 @@ def _outside(planned: Planned, config: "Config", facts: "Facts", accepted: dict[
         return "elsewhere", facts.shipped[unit] + " mounts it"
     if unit in facts.masked:
         # It cannot be ours either; where it is memory that was asked for, the path may do without.
-        return "elsewhere" if entry.method == "tmpfs" else "refused", facts.masked[unit] + " masks its mount unit"
+        return "elsewhere" if entry.method == "tmpfs" else "refused", facts.masked[
+            unit
+        ] + " masks its mount unit"
     if entry.method == "image":
         over = above(path, gone)
         if len(over) > len(parent):
@@ -136,7 +175,8 @@ def _outside(planned: Planned, config: "Config", facts: "Facts", accepted: dict[
 
 
 def accept(config: "Config", registry: "Registry", facts: "Facts") -> tuple[list[Planned], list[Outside]]:
-    """The entries that can be in force, parents first, and what became of the others: together all of the registry."""
+    """The entries that can be in force, parents first, and what became of the others: together all of the
+    registry."""
     outside: list[Outside] = []
     accepted: dict[str, Planned] = {}
     gone: dict[str, str] = {}  # where nothing is kept: path -> why

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """persist.conf. Boot-safe.
 
-``[Volume]`` counts only from the image (/usr), /run and the command line: a volume must not configure its own finding,
-and /etc may be kept on it.
+``[Volume]`` counts only from the image (/usr), /run and the command line: a volume must not configure its own
+finding, and /etc may be kept on it.
 """
 
 from .dropins import DIRECTORIES, fragments, read
@@ -14,12 +14,26 @@ DEFAULT_HEADER = "persist-please-format-me"
 class Config:
     """persist.conf with its defaults. Sizes are in bytes, times in seconds; ``swap_size`` None is automatic.
 
-    ``ephemeral``: the disks of Device= lose what is on them when the machine is stopped. ``options`` are mount options for a Device= that is not
-    btrfs, ``netdev`` is whether _netdev is among them: the volume comes with the network. ``lines`` is where each key that counts was set.
+    ``ephemeral``: the disks of Device= lose what is on them when the machine is stopped. ``options`` are
+    mount options for a Device= that is not btrfs, ``netdev`` is whether _netdev is among them: the volume
+    comes with the network. ``lines`` is where each key that counts was set.
     """
 
-    __slots__ = ("device", "mount", "fallback", "member_timeout", "allow_removable", "join", "magic_headers", "swap_size",
-                 "format_blank", "ephemeral", "options", "netdev", "lines")
+    __slots__ = (
+        "device",
+        "mount",
+        "fallback",
+        "member_timeout",
+        "allow_removable",
+        "join",
+        "magic_headers",
+        "swap_size",
+        "format_blank",
+        "ephemeral",
+        "options",
+        "netdev",
+        "lines",
+    )
 
     def __init__(self) -> None:
         self.device: list[str] = ["auto"]

@@ -13,11 +13,15 @@ _S_IFMT, _S_IFIFO = 0o170000, 0o010000  # as in stat, which is one more module
 
 
 def fragments(
-    root: str, directory: str, problems: list[Problem], bases: tuple[str, ...] = DIRECTORIES,
+    root: str,
+    directory: str,
+    problems: list[Problem],
+    bases: tuple[str, ...] = DIRECTORIES,
 ) -> list[tuple[str, str]]:
     """The ``*.conf`` files of e.g. ``persist.d`` in force, sorted by name: (path to open, path to show).
 
-    The same name in a higher directory replaces; an empty file or a link to /dev/null masks (both read as nothing).
+    The same name in a higher directory replaces; an empty file or a link to /dev/null masks (both read as
+    nothing).
     """
     found: dict[str, tuple[str, str]] = {}
     for base in bases:
@@ -27,12 +31,21 @@ def fragments(
         except FileNotFoundError:
             continue
         except OSError as e:
-            problems.append(Problem(ERROR, shown, "Cannot be read: %s. The directory is ignored." % e.strerror))
+            problems.append(
+                Problem(ERROR, shown, "Cannot be read: %s. The directory is ignored." % e.strerror)
+            )
             continue
         for name in names:
             if name.endswith(".conf") and name[0] != "." and name not in found:
                 if not name.isprintable():  # it would go into SourcePath= and into messages
-                    problems.append(Problem(WARNING, shown, "The file name %a is not printable UTF-8 text, the file is ignored. Rename it." % name))
+                    problems.append(
+                        Problem(
+                            WARNING,
+                            shown,
+                            "The file name %a is not printable UTF-8 text, the file is ignored. Rename it."
+                            % name,
+                        )
+                    )
                     continue
                 found[name] = (root + shown + "/" + name, shown + "/" + name)
     return [found[name] for name in sorted(found)]
@@ -68,7 +81,8 @@ def _open(path: str, root: str) -> int:
 
 
 def read(path: str, shown: str, problems: list[Problem], root: str = "") -> bytes | None:
-    """The content of a file, behind links ``inside()`` of ``root``, or None with a problem. Never blocks on a FIFO and never reads without end."""
+    """The content of a file, behind links ``inside()`` of ``root``, or None with a problem. Never blocks on a
+    FIFO and never reads without end."""
     try:
         fd = _open(path, root)
     except OSError as e:

@@ -15,12 +15,17 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 def emit(plan: "Plan", directory: str, problems: list[Problem]) -> int:
     """Write the units of a plan into ``directory`` and return how many files were written.
 
-    Files are created exclusively: one that is there already is another generator's, and is left alone with a problem.
+    Files are created exclusively: one that is there already is another generator's, and is left alone with a
+    problem.
     """
     try:
-        at = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # so that the kernel looks for it once
+        at = os.open(
+            directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+        )  # so that the kernel looks for it once
     except OSError as e:
-        problems.append(Problem(ERROR, directory, "Cannot be written: %s. No path is kept on this boot." % e.strerror))
+        problems.append(
+            Problem(ERROR, directory, "Cannot be written: %s. No path is kept on this boot." % e.strerror)
+        )
         return 0
     written = 0
     made: set[str] = set()
@@ -30,16 +35,29 @@ def emit(plan: "Plan", directory: str, problems: list[Problem]) -> int:
                 _write(at, name, text, made)
                 written += 1
             except FileExistsError:
-                problems.append(Problem(ERROR, directory + "/" + name, "Another generator has written this unit already; leaving the path to it."))
+                problems.append(
+                    Problem(
+                        ERROR,
+                        directory + "/" + name,
+                        "Another generator has written this unit already; leaving the path to it.",
+                    )
+                )
             except OSError as e:
-                problems.append(Problem(ERROR, directory + "/" + name, "Cannot be written: %s. The path is not kept on this boot." % e.strerror))
+                problems.append(
+                    Problem(
+                        ERROR,
+                        directory + "/" + name,
+                        "Cannot be written: %s. The path is not kept on this boot." % e.strerror,
+                    )
+                )
     finally:
         os.close(at)
     return written
 
 
 def _write(at: int, name: str, text: str, made: set[str]) -> None:
-    """Write one file below an open directory, ``made`` has the directories that are there already. Raises OSError."""
+    """Write one file below an open directory, ``made`` has the directories that are there already. Raises
+    OSError."""
     if "/" in name:
         parent = name.partition("/")[0]
         if parent not in made:

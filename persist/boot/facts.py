@@ -16,10 +16,21 @@ if TYPE_CHECKING:
     from .fstab import Line
     from .registry import Registry
 
-UNIT_DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
-                    "/usr/lib/systemd/system", "/lib/systemd/system")
-ENABLED = ("local-fs.target.wants", "sysinit.target.wants", "multi-user.target.wants", "basic.target.wants",
-           "local-fs.target.requires", "sysinit.target.requires")
+UNIT_DIRECTORIES = (
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+)
+ENABLED = (
+    "local-fs.target.wants",
+    "sysinit.target.wants",
+    "multi-user.target.wants",
+    "basic.target.wants",
+    "local-fs.target.requires",
+    "sysinit.target.requires",
+)
 
 # As in errno, which takes as long to load as a module of ours; ELOOP is another number on some machines.
 _EINVAL = 22
@@ -30,8 +41,24 @@ _BLANKS = " \t\r\n"  # PID 1's; it knows no blank of Unicode
 class Facts:
     """A record of the machine. ``root`` is '' for the running system."""
 
-    __slots__ = ("root", "cmdline", "in_initrd", "container", "user_scope", "enabled", "fstab", "lines", "network", "shipped", "masked", "early",
-                 "aliases", "links", "broken", "mounted_below")
+    __slots__ = (
+        "root",
+        "cmdline",
+        "in_initrd",
+        "container",
+        "user_scope",
+        "enabled",
+        "fstab",
+        "lines",
+        "network",
+        "shipped",
+        "masked",
+        "early",
+        "aliases",
+        "links",
+        "broken",
+        "mounted_below",
+    )
 
     def __init__(self) -> None:
         self.root = ""
@@ -40,14 +67,22 @@ class Facts:
         self.container = ""
         self.user_scope = False
         self.enabled = False
-        self.fstab: dict[str, str] = {}  # where others mount -> what says so: fstab, and all else that systemd-fstab-generator reads
+        self.fstab: dict[
+            str, str
+        ] = {}  # where others mount -> what says so: fstab, and all else that systemd-fstab-generator reads
         self.lines: list[Line] = []  # the same with all that they say, and swap space
         self.network: set[str] = set()  # where they mount with the network
         self.shipped: dict[str, str] = {}  # name of a mount unit of somebody else -> its file
-        self.masked: dict[str, str] = {}  # name of a mount unit that PID 1 would not take from us -> the link that masks it
+        self.masked: dict[
+            str, str
+        ] = {}  # name of a mount unit that PID 1 would not take from us -> the link that masks it
         self.early: set[str] = set()
-        self.aliases: dict[str, str] = {}  # entry path -> the path without the image's links among its parents
-        self.links: dict[str, str] = {}  # entry path -> target, where the last component is itself a symbolic link
+        self.aliases: dict[
+            str, str
+        ] = {}  # entry path -> the path without the image's links among its parents
+        self.links: dict[
+            str, str
+        ] = {}  # entry path -> target, where the last component is itself a symbolic link
         self.broken: dict[str, str] = {}  # entry path -> why the links on its way cannot be followed
         self.mounted_below: dict[str, str] | None = None  # made of the above by those who ask
 
@@ -123,7 +158,8 @@ def link_target(path: str) -> str:
 
 
 def enabled(root: str) -> bool:
-    """Whether a link enables persist-setup.target: the master switch. The highest directory that has a say wins, as for PID 1."""
+    """Whether a link enables persist-setup.target: the master switch. The highest directory that has a say
+    wins, as for PID 1."""
     for base in UNIT_DIRECTORIES[:4]:
         try:
             if os.readlink(root + base + "/persist-setup.target") == "/dev/null":
@@ -143,7 +179,8 @@ def enabled(root: str) -> bool:
 
 
 def any_fragments(root: str) -> bool:
-    """Whether there is a registry file at all: looked at first, so that machines without one pay next to nothing."""
+    """Whether there is a registry file at all: looked at first, so that machines without one pay next to
+    nothing."""
     for base in DIRECTORIES:
         try:
             with os.scandir(root + base + "/persist.d") as names:
@@ -182,7 +219,8 @@ def gather(root: str, environ: "Mapping[str, str]") -> Facts:
     if virtualization.startswith("container:"):
         facts.container = virtualization[len("container:") :]
     override = environ.get("SYSTEMD_PROC_CMDLINE")
-    # A container sees its host's command line, which says nothing about it (systemd reads /proc/1/cmdline there).
+    # A container sees its host's command line, which says nothing about it (systemd reads /proc/1/cmdline
+    # there).
     if override is not None:
         facts.cmdline = override
     elif not facts.container:
@@ -192,7 +230,8 @@ def gather(root: str, environ: "Mapping[str, str]") -> Facts:
 
 
 def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]") -> None:
-    """The facts that only matter where there are entries: fstab, shipped mount units, what the initrd mounted, links."""
+    """The facts that only matter where there are entries: fstab, shipped mount units, what the initrd
+    mounted, links."""
     from . import fstab
     from .dropins import inside
 
@@ -222,9 +261,11 @@ def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]
 
 
 def resolve(root: str, path: str, known: dict[str, str]) -> str:
-    """``path`` with all links resolved as chroot(2) to ``root`` would, '' for the root itself. ``known`` caches.
+    """``path`` with all links resolved as chroot(2) to ``root`` would, '' for the root itself. ``known``
+    caches.
 
-    Raises OSError where the links cannot be followed: a loop, a name that is too long, a directory that cannot be searched.
+    Raises OSError where the links cannot be followed: a loop, a name that is too long, a directory that
+    cannot be searched.
     """
     if path in known:
         return known[path]

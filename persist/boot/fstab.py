@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What systemd-fstab-generator mounts, from all that it reads: fstab, the command line, a credential. Boot-safe.
+"""What systemd-fstab-generator mounts, from all that it reads: fstab, the command line, a credential.
+Boot-safe.
 
-Its units and ours are written at the same time into one directory. So whatever it would write has to be known here
-(systemd-fstab-generator(8), read at 252 and 257; ``systemd.mount-extra=``, ``systemd.swap-extra=`` and the credential since 254).
+Its units and ours are written at the same time into one directory. So whatever it would write has to be known
+here (systemd-fstab-generator(8), read at 252 and 257; ``systemd.mount-extra=``, ``systemd.swap-extra=`` and
+the credential since 254).
 """
 
 import posix as os  # see __init__.py
@@ -20,12 +22,30 @@ CREDENTIAL = "/run/credentials/@system/fstab.extra"
 _LINE = " on the kernel command line"
 INITRD = "mount.usr=" + _LINE  # mounted by the initrd, where no unit of the system says so
 # fstype_is_network(), with and without "fuse." in front.
-_NETWORK = ("afs", "ceph", "cifs", "smb3", "smbfs", "sshfs", "ncpfs", "ncp", "nfs", "nfs4", "gfs", "gfs2", "glusterfs", "pvfs2", "ocfs2",
-            "lustre", "davfs")
+_NETWORK = (
+    "afs",
+    "ceph",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "sshfs",
+    "ncpfs",
+    "ncp",
+    "nfs",
+    "nfs4",
+    "gfs",
+    "gfs2",
+    "glusterfs",
+    "pvfs2",
+    "ocfs2",
+    "lustre",
+    "davfs",
+)
 
 
 class Line:
-    """One line: what is mounted, where ('' for swap space), how. ``source`` is what to call it in a message."""
+    """One line: what is mounted, where ('' for swap space), how. ``source`` is what to call it in a
+    message."""
 
     __slots__ = ("what", "where", "fstype", "options", "source")
 
@@ -74,7 +94,9 @@ def _fields(data: bytes, shown: str) -> "Iterable[Line]":
         fields = [field for field in line.replace(b"\t", b" ").split(b" ") if field]
         if len(fields) < 2 or fields[0][0] == 35 or b"\0" in line:
             continue
-        what, where, fstype, options = [unescaped(field).decode("utf-8", "surrogateescape") for field in (fields + [b"", b""])[:4]]
+        what, where, fstype, options = [
+            unescaped(field).decode("utf-8", "surrogateescape") for field in (fields + [b"", b""])[:4]
+        ]
         yield Line(what, where, fstype, options, "%s:%d" % (shown, number))
 
 
@@ -93,7 +115,9 @@ def _command_line(facts: Facts) -> "Iterable[Line]":
         elif key == "ostree":
             yield Line("", "/var", "none", "bind", key + "=" + _LINE)  # of ostree-system-generator
         elif key == "systemd.volatile" and value == "state":
-            yield Line("tmpfs", "/var", "tmpfs", "", "systemd.volatile=state" + _LINE)  # where nothing else mounts it
+            yield Line(
+                "tmpfs", "/var", "tmpfs", "", "systemd.volatile=state" + _LINE
+            )  # where nothing else mounts it
 
 
 def _take(facts: Facts, line: Line, known: dict[str, str], again: bool = True) -> None:
@@ -153,7 +177,8 @@ def read_units(facts: Facts) -> None:
 
 
 def mounted_by_units(facts: Facts) -> dict[str, str]:
-    """The mount units that are shipped, and where each mounts, which is all that is known of it: its name says it."""
+    """The mount units that are shipped, and where each mounts, which is all that is known of it: its name
+    says it."""
     found = {}
     for unit in facts.shipped:
         try:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""One call from the files of a machine to its plan; used by the generator, persistctl, the verdict and the initrd build. Boot-safe."""
+"""One call from the files of a machine to its plan; used by the generator, persistctl, the verdict and the
+initrd build. Boot-safe."""
 
 from . import config, facts, plan, registry
 from .ini import NOTICE, Problem
@@ -10,11 +11,14 @@ if TYPE_CHECKING:
 
 
 class Loaded:
-    """What the files of a machine say: ``problems`` holds all of them, refusals included. ``files`` stand in for its registry."""
+    """What the files of a machine say: ``problems`` holds all of them, refusals included. ``files`` stand in
+    for its registry."""
 
     __slots__ = ("config", "registry", "facts", "plan", "problems")
 
-    def __init__(self, root: str, known: facts.Facts, environ: "Mapping[str, str]", files: "Sequence[str]" = ()) -> None:
+    def __init__(
+        self, root: str, known: facts.Facts, environ: "Mapping[str, str]", files: "Sequence[str]" = ()
+    ) -> None:
         self.problems: list[Problem] = []
         self.facts = known
         self.config = config.load(root, self.problems)

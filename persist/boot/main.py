@@ -20,7 +20,8 @@ MOST_LINES = 50  # a file of garbage must not push everything else out of the ke
 
 
 def _log(level: int, text: str, to_kmsg: bool) -> None:
-    """One line to /dev/kmsg when PID 1 runs us (no journal to talk to yet), else to standard error. Never raises."""
+    """One line to /dev/kmsg when PID 1 runs us (no journal to talk to yet), else to standard error. Never
+    raises."""
     if level == DEBUG and os.environ.get(b"SYSTEMD_LOG_LEVEL") not in (b"debug", b"7"):
         return  # it would be one line more at each reload
     if not text.isprintable():
@@ -82,11 +83,18 @@ def main(argv: list[str]) -> int:
     if sys.getfilesystemencoding() != "utf-8":
         # PID 1 has a LANG= of old in its environment; systemd's names are UTF-8, and so are ours.
         os.execv(sys.executable, [sys.executable, "-IS", "-X", "utf8", *argv])
-    environ = {key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape") for key, value in os.environ.items()}
+    environ = {
+        key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
+        for key, value in os.environ.items()
+    }
     to_kmsg = len(argv) == 4 and environ.get("SYSTEMD_SCOPE") == "system"
     try:
         _generate(environ.get("PERSIST_GENERATOR_ROOT", "").rstrip("/"), environ, argv[1], to_kmsg)
     except Exception as e:  # noqa: BLE001  # whatever it is, the boot goes on and the verdict says what is missing
-        _log(CRIT, "Failed, no entry is kept on this boot: %s: %s. Please report this." % (type(e).__name__, e), to_kmsg)
+        _log(
+            CRIT,
+            "Failed, no entry is kept on this boot: %s: %s. Please report this." % (type(e).__name__, e),
+            to_kmsg,
+        )
         return 1
     return 0

@@ -4,10 +4,14 @@
 import posix as os  # see __init__.py
 
 DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib")  # of configuration, the highest first
-READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY  # whatever is there instead of a file: no harm, no waiting
+READ = (
+    os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+)  # whatever is there instead of a file: no harm, no waiting
 
 VOLUME = "/run/persist/volume"
-PRIVATE = "/run/persist/private"  # 0700: a second way to a file is none of a user's business, its parents or its mode may have been closed since
+# 0700: a second way to a file is none of a user's business, its parents or its mode may have been closed
+# since
+PRIVATE = "/run/persist/private"
 LOWER = PRIVATE + "/lower"
 IMAGE = PRIVATE + "/image"
 RESCUE = PRIVATE + "/rescue"
@@ -17,10 +21,13 @@ EARLY = "/run/persist/early"
 MOUNT_ENTRIES = "/run/persist/mount-entries"
 PERSISTENT = "/run/persist/persistent"
 SEEDED = "/run/persist/seeded"
-STORES = "/run/persist/stores"  # a file for each entry whose place on the volume was looked at (entries/stores.py)
+STORES = (
+    "/run/persist/stores"  # a file for each entry whose place on the volume was looked at (entries/stores.py)
+)
 READONLY = PRIVATE + "/readonly"  # the volume itself with persist=ro; VOLUME is memory then
 BELOW = STORE + "/below"  # with persist=ro: what each overlay entry has on the volume
-STALE = "/run/persist/stale"  # there where bind entries are held read-only, because the volume that is known is away
+# there where bind entries are held read-only, because the volume that is known is away
+STALE = "/run/persist/stale"
 BOOTED = "/run/persist/booted"
 # What services tell one another; docs/architecture.md, "What is under /run/persist", says who writes what.
 STATE = "/run/persist/state.json"  # the verdict
@@ -29,19 +36,41 @@ ONLINE = "/run/persist/online"
 RECORD = "/run/persist/volume.json"  # what persist-volume.service came to
 HEAL = "/run/persist/heal"  # word for persist-heal.service: persist-heal.path starts it where this is there
 HEAL_LOCK = "/run/persist/heal.lock"
-HEAL_FAILED = "/run/persist/heal-failed"  # the message of a healing that could not go on, and a line for that service
+HEAL_FAILED = (
+    "/run/persist/heal-failed"  # the message of a healing that could not go on, and a line for that service
+)
 MEMBERS_GONE = "/run/persist/members-gone"  # a mark, and the devids that it was written for
 FORMAT = "/run/persist/format"  # left by 65-persist.rules, awaited by persist-format.path
 FORMAT_LOCK = "/run/persist/format.lock"
-FORMATTED = "/run/persist/formatted"  # the UUID of a filesystem that this boot has made: udev may still be busy with it
+# the UUID of a filesystem that this boot has made: udev may still be busy with it
+FORMATTED = "/run/persist/formatted"
 REFUSED = "/run/persist/refused"
 
 # Hierarchies that are the kernel's, the boot loader's or the image's (but for /usr/local).
-_REFUSED = {"/usr": "image", "/proc": "running system", "/sys": "running system", "/dev": "running system", "/run": "running system",
-            "/boot": "boot loader", "/efi": "boot loader"}
+_REFUSED = {
+    "/usr": "image",
+    "/proc": "running system",
+    "/sys": "running system",
+    "/dev": "running system",
+    "/run": "running system",
+    "/boot": "boot loader",
+    "/efi": "boot loader",
+}
 RUNNING = ("/proc", "/sys", "/dev", "/run")
 
-_UNIT_TYPES = ("service", "socket", "target", "mount", "automount", "swap", "timer", "path", "slice", "scope", "device")
+_UNIT_TYPES = (
+    "service",
+    "socket",
+    "target",
+    "mount",
+    "automount",
+    "swap",
+    "timer",
+    "path",
+    "slice",
+    "scope",
+    "device",
+)
 _UNIT_CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:-_.\\@"
 
 GENERATOR = "persist-generator"
@@ -49,12 +78,15 @@ UNIT_NAME_MAX = 255  # unit-name.h; also NAME_MAX, the store uses the same names
 ENTRY_NAME_MAX = UNIT_NAME_MAX - len("persist-seed@.service.d")  # the longest that is made of an entry's name
 
 _UNESCAPED = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ:_."
-PLAIN = _UNESCAPED + "/-"  # of what most paths are made: text.strip(PLAIN) is empty where there is nothing else in it
+PLAIN = (
+    _UNESCAPED + "/-"
+)  # of what most paths are made: text.strip(PLAIN) is empty where there is nothing else in it
 _escapes: dict[int, str] = {}  # made for the first path that needs it
 
 
 def escape(path: str) -> str:
-    """A normalised absolute path in the form that unit names have (systemd.unit(5), systemd-escape --path)."""
+    """A normalised absolute path in the form that unit names have (systemd.unit(5), systemd-escape
+    --path)."""
     body = path.strip("/")
     if not body:
         return "-"
@@ -62,7 +94,9 @@ def escape(path: str) -> str:
         name = body.replace("-", "\\x2d").replace("/", "-")  # as below, in a third of the time
     else:
         if not _escapes:
-            _escapes.update({b: "-" if b == 47 else "\\x%02x" % b for b in range(256) if chr(b) not in _UNESCAPED})
+            _escapes.update(
+                {b: "-" if b == 47 else "\\x%02x" % b for b in range(256) if chr(b) not in _UNESCAPED}
+            )
         if not body.isascii():
             body = body.encode("utf-8", "surrogateescape").decode("latin-1")  # a character for each byte
         name = body.translate(_escapes)
@@ -70,7 +104,8 @@ def escape(path: str) -> str:
 
 
 def unescape(name: str) -> str:
-    """The path behind an escaped name, as ``systemd-escape --unescape --path``. Raises ValueError where there is none."""
+    """The path behind an escaped name, as ``systemd-escape --unescape --path``. Raises ValueError where there
+    is none."""
     if name == "-":
         return "/"
     out = bytearray(b"/")
@@ -81,7 +116,12 @@ def unescape(name: str) -> str:
             out += b"/"
         elif c == "\\":
             digits = name[i + 2 : i + 4].lower()
-            if name[i + 1 : i + 2] != "x" or len(digits) != 2 or digits.strip("0123456789abcdef") or digits == "00":
+            if (
+                name[i + 1 : i + 2] != "x"
+                or len(digits) != 2
+                or digits.strip("0123456789abcdef")
+                or digits == "00"
+            ):
                 raise ValueError("bad escape in '%s'" % name)
             out.append(int(digits, 16))
             i += 3
@@ -96,14 +136,16 @@ def unescape(name: str) -> str:
 
 
 def unsayable(text: str) -> str:
-    """Which character of a text neither a unit file nor a line of a log can say as it is, or an empty string."""
+    """Which character of a text neither a unit file nor a line of a log can say as it is, or an empty
+    string."""
     if not text.isprintable():
         for c in text:
             if c < " " or "\x7f" <= c < "\xa0":
                 return "has a control character"
             if c in "\u2028\u2029":
                 return "has a line or paragraph separator of Unicode"
-            # What systemd takes for bad UTF-8 (unichar_is_valid()): it would ignore the line that says the text.
+            # What systemd takes for bad UTF-8 (unichar_is_valid()): it would ignore the line that says the
+            # text.
             if "\ud800" <= c <= "\udfff" or "\ufdd0" <= c <= "\ufdef" or ord(c) & 0xFFFE == 0xFFFE:
                 return "is not UTF-8 text"
     return ""
@@ -135,16 +177,20 @@ def specifiers(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """One word of a setting that systemd splits at blanks (systemd.syntax(7), quoting); specifiers escaped too."""
+    """One word of a setting that systemd splits at blanks (systemd.syntax(7), quoting); specifiers escaped
+    too."""
     text = specifiers(text).replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + text + '"' if " " in text or "\t" in text or "'" in text or '"' in text or ";" in text else text
+    return (
+        '"' + text + '"' if " " in text or "\t" in text or "'" in text or '"' in text or ";" in text else text
+    )
 
 
 def overlay_option(path: str) -> str:
     """A path as value of lowerdir=, upperdir= or workdir= in a list of options for mount(8).
 
-    overlayfs takes backslashes away (``ovl_unescape()``) and splits lowerdir= at colons, libmount splits at commas
-    outside of double quotes. Paths with a double quote or a comma are refused for overlays by the registry.
+    overlayfs takes backslashes away (``ovl_unescape()``) and splits lowerdir= at colons, libmount splits at
+    commas outside of double quotes. Paths with a double quote or a comma are refused for overlays by the
+    registry.
     """
     if "\\" in path:
         path = path.replace("\\", "\\\\")
@@ -154,9 +200,11 @@ def overlay_option(path: str) -> str:
 
 
 def mount_options(text: str) -> str:
-    r"""A list of mount options as value of Options=, where PID 1 takes ``\\`` for a backslash (fstab_filter_options()) and ``%`` for a specifier.
+    r"""A list of mount options as value of Options=, where PID 1 takes ``\\`` for a backslash
+    (fstab_filter_options()) and ``%`` for a specifier.
 
-    Without the doubling, an overlay whose store has a ``\x2d`` in its name, as that of /srv/my-data has, would not be mounted.
+    Without the doubling, an overlay whose store has a ``\x2d`` in its name, as that of /srv/my-data has,
+    would not be mounted.
     """
     return specifiers(text.replace("\\", "\\\\"))
 
@@ -175,18 +223,28 @@ def parents(path: str) -> list[str]:
 def wrong_unit(path: str, method: str) -> str:
     """Why a path cannot be what a mount unit of a method mounts, or an empty string.
 
-    PID 1 runs mount(8) for it as a service's command line: it puts the values of variables there, and takes ``$$`` for one dollar sign
-    (exec_command, systemd 252 and 257). Where= must be the unit's name, so nothing can be doubled. Binds and links have no mount unit.
+    PID 1 runs mount(8) for it as a service's command line: it puts the values of variables there, and takes
+    ``$$`` for one dollar sign (exec_command, systemd 252 and 257). Where= must be the unit's name, so nothing
+    can be doubled. Binds and links have no mount unit.
     """
     if method in ("overlay", "image", "tmpfs") and "$" in path:
         return "PID 1 would expand the dollar sign in its path"
-    return "mount(8) cannot overlay a path with a comma or a double quote" if method == "overlay" and ("," in path or '"' in path) else ""
+    return (
+        "mount(8) cannot overlay a path with a comma or a double quote"
+        if method == "overlay" and ("," in path or '"' in path)
+        else ""
+    )
 
 
 def wrong_source(path: str) -> str:
-    """Why nothing is seeded from a normalised path, or an empty string. Files there have no end, or make the reader wait."""
+    """Why nothing is seeded from a normalised path, or an empty string. Files there have no end, or make the
+    reader wait."""
     top = "/" + path.split("/", 2)[1]
-    return "is below %s, which belongs to the running system: nothing there is a file to copy" % top if top in RUNNING else ""
+    return (
+        "is below %s, which belongs to the running system: nothing there is a file to copy" % top
+        if top in RUNNING
+        else ""
+    )
 
 
 def forbidden(path: str, mount: str = "/mnt/state") -> str:
@@ -202,4 +260,9 @@ def forbidden(path: str, mount: str = "/mnt/state") -> str:
 def is_unit_name(name: str) -> bool:
     """Whether a text is the name of a unit that can have a drop-in directory."""
     stem, _, suffix = name.rpartition(".")
-    return bool(stem) and suffix in _UNIT_TYPES and all([c in _UNIT_CHARACTERS for c in name]) and len(name) <= UNIT_NAME_MAX - len(".d")
+    return (
+        bool(stem)
+        and suffix in _UNIT_TYPES
+        and all([c in _UNIT_CHARACTERS for c in name])
+        and len(name) <= UNIT_NAME_MAX - len(".d")
+    )

@@ -3,11 +3,13 @@
 
 Rules and where they come from (numbers are those of docs/architecture.md's "Rules"):
  * a unit has no [Install], names its SourcePath= and begins with the generator's name (systemd.generator(7));
- * mounts are ordered before local-fs.target and wanted by persist-setup.target, never required by local-fs.target
-   unless the entry says so: a failure of ours must not end in the emergency shell;
- * conditions and not failures: what depends on /var through RequiresMountsFor= shall start on the image's /var when there is no volume;
- * overlay options: only without index, metacopy and redirects may the image below change (kernel, overlayfs.rst,
-   "Changes to underlying filesystems"), and nofollow refuses a redirect that a hostile upper carries.
+ * mounts are ordered before local-fs.target and wanted by persist-setup.target, never required by
+   local-fs.target unless the entry says so: a failure of ours must not end in the emergency shell;
+ * conditions and not failures: what depends on /var through RequiresMountsFor= shall start on the image's
+   /var when there is no volume;
+ * overlay options: only without index, metacopy and redirects may the image below change (kernel,
+   overlayfs.rst, "Changes to underlying filesystems"), and nofollow refuses a redirect that a hostile upper
+   carries.
 """
 
 from .accept import Outside, accept
@@ -45,13 +47,27 @@ EARLY_BY_DEFAULT = ("/etc", "/etc/systemd", "/etc/systemd/system")
 
 
 class Plan:
-    """Units as data: ``files`` is relative path to text, written in this order; ``reason`` says why there is nothing.
+    """Units as data: ``files`` is relative path to text, written in this order; ``reason`` says why there is
+    nothing.
 
-    ``outside``: the entries that are not in force. ``read_only``: persist=ro, the volume lies below memory. ``net``: it comes with the
-    network. ``reload``: PID 1 has to look at its units again. ``fstab`` as in the facts. ``uses``: lines of it that are told to wait for us.
+    ``outside``: the entries that are not in force. ``read_only``: persist=ro, the volume lies below memory.
+    ``net``: it comes with the network. ``reload``: PID 1 has to look at its units again. ``fstab`` as in the
+    facts. ``uses``: lines of it that are told to wait for us.
     """
 
-    __slots__ = ("files", "entries", "outside", "problems", "early_table", "reason", "read_only", "net", "reload", "fstab", "uses")
+    __slots__ = (
+        "files",
+        "entries",
+        "outside",
+        "problems",
+        "early_table",
+        "reason",
+        "read_only",
+        "net",
+        "reload",
+        "fstab",
+        "uses",
+    )
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
@@ -75,23 +91,43 @@ def _early(plan: Plan, facts: "Facts", accepted: dict[str, Planned]) -> None:
         if not wanted:
             continue
         if entry.method not in ("overlay", "bind"):
-            plan.problems.append(Problem(WARNING, entry.where("Early"), "Early=yes is for Method=overlay and Method=bind, ignoring.", path))
+            plan.problems.append(
+                Problem(
+                    WARNING,
+                    entry.where("Early"),
+                    "Early=yes is for Method=overlay and Method=bind, ignoring.",
+                    path,
+                )
+            )
             continue
         if planned.parent and not accepted[planned.parent].early:
-            plan.problems.append(Problem(NOTICE, entry.source, "Not early, because %s above it is not." % planned.parent, path))
+            plan.problems.append(
+                Problem(NOTICE, entry.source, "Not early, because %s above it is not." % planned.parent, path)
+            )
             continue
         mounted = above(path, facts.fstab)
         if mounted:
-            plan.problems.append(Problem(NOTICE, entry.source, "Not early, because %s mounts %s above it." % (facts.fstab[mounted], mounted), path))
+            plan.problems.append(
+                Problem(
+                    NOTICE,
+                    entry.source,
+                    "Not early, because %s mounts %s above it." % (facts.fstab[mounted], mounted),
+                    path,
+                )
+            )
             continue
         planned.early = True
         planned.mounted_early = planned.name in facts.early
-        lines.append("\t".join((entry.method, planned.name, path, overlay_option(path), overlay_option(planned.name))) + "\n")
+        lines.append(
+            "\t".join((entry.method, planned.name, path, overlay_option(path), overlay_option(planned.name)))
+            + "\n"
+        )
     plan.early_table = "".join(lines)
 
 
 def _children(accepted: dict[str, Planned]) -> dict[str, list[str]]:
-    """For each entry the store names of the entries that are seeded after it is mounted: those right below it."""
+    """For each entry the store names of the entries that are seeded after it is mounted: those right below
+    it."""
     children: dict[str, list[str]] = {}
     for planned in accepted.values():
         entry = planned.entry
@@ -118,19 +154,39 @@ _ANYWAY = ("local-fs.target", "sysinit.target", "basic.target")
 
 
 def _goes_round(plan: Plan, planned: Planned, service: str, circles: "set[tuple[str, str]]") -> str:
-    """Why a unit cannot be ordered after an entry, or ''. PID 1 breaks a circle by dropping whatever job it likes."""
+    """Why a unit cannot be ordered after an entry, or ''. PID 1 breaks a circle by dropping whatever job it
+    likes."""
     if service in OURS or service.startswith(OUR_TEMPLATES):
         return "is a unit of persist"
     if service in (planned.unit, planned.name + ".mount"):
         return "is the unit of the entry"
     if service.endswith(".slice") and (service.startswith("system") or service == "-.slice"):
         return "has units in it that the entry waits for"
-    if service in BEFORE_US or (service == "swap.target" and planned.entry.method == "tmpfs") or plan.net and service in BEFORE_NET:
-        return "starts before the state volume is there" if planned.entry.method != "tmpfs" else "starts before memory is mounted"
+    if (
+        service in BEFORE_US
+        or (service == "swap.target" and planned.entry.method == "tmpfs")
+        or plan.net
+        and service in BEFORE_NET
+    ):
+        return (
+            "starts before the state volume is there"
+            if planned.entry.method != "tmpfs"
+            else "starts before memory is mounted"
+        )
     if service.endswith(".mount"):
-        if any([parent in plan.fstab and service == escape(parent) + ".mount" for parent in parents(planned.path)]):
+        if any(
+            [
+                parent in plan.fstab and service == escape(parent) + ".mount"
+                for parent in parents(planned.path)
+            ]
+        ):
             return "mounts the filesystem that the entry lies on"
-        if any([parent in plan.fstab and service == escape(parent) + ".mount" for parent in parents(planned.entry.seed_from + "/")]):
+        if any(
+            [
+                parent in plan.fstab and service == escape(parent) + ".mount"
+                for parent in parents(planned.entry.seed_from + "/")
+            ]
+        ):
             return "mounts the filesystem that SeedFrom= lies on"
     return "has to be there before the entry" if (planned.path, service) in circles else ""
 
@@ -139,30 +195,65 @@ def _services(plan: Plan, planned: Planned, circles: "set[tuple[str, str]]") -> 
     entry = planned.entry
     unit = planned.unit or "persist-seed@" + planned.name + ".service"
     requirement = "Wants=" if entry.required == "no" else "Requires="
-    # The mount of a bind has no fragment, but PID 1 unmounts it all the same when the machine stops, and after its users.
+    # The mount of a bind has no fragment, but PID 1 unmounts it all the same when the machine stops, and
+    # after its users.
     after = unit + " " + planned.name + ".mount" if entry.method == "bind" else unit
     lines: dict[str, str] = {}
     for service in dict.fromkeys(entry.services):
         why = _goes_round(plan, planned, service, circles)
         anyway = service in _ANYWAY and not plan.net
         if (why or anyway) and not lines:  # once, and only where something is wrong
-            lines = {word: "%s:%d" % (entry.file, line) for key, value, line in entry.settings if key == "Services" for word in words(value)}
+            lines = {
+                word: "%s:%d" % (entry.file, line)
+                for key, value, line in entry.settings
+                if key == "Services"
+                for word in words(value)
+            }
         if why:
-            plan.problems.append(Problem(ERROR, lines.get(service, entry.source), "Services=%s %s, so it cannot wait for %s; it is not ordered. "
-                                         "Take it out of Services=." % (service, why, planned.path), planned.path))
+            plan.problems.append(
+                Problem(
+                    ERROR,
+                    lines.get(service, entry.source),
+                    "Services=%s %s, so it cannot wait for %s; it is not ordered. "
+                    "Take it out of Services=." % (service, why, planned.path),
+                    planned.path,
+                )
+            )
             continue
         if anyway:
-            plan.problems.append(Problem(WARNING, lines.get(service, entry.source), "Services=%s waits for every entry anyway, ignoring. Take it out of "
-                                         "Services=; with Required=boot the boot does not go on without %s." % (service, planned.path), planned.path))
+            plan.problems.append(
+                Problem(
+                    WARNING,
+                    lines.get(service, entry.source),
+                    "Services=%s waits for every entry anyway, ignoring. Take it out of "
+                    "Services=; with Required=boot the boot does not go on without %s."
+                    % (service, planned.path),
+                    planned.path,
+                )
+            )
             continue
         file = service + ".d/50-persist-" + planned.name + ".conf"
-        plan.files[file] = (FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + requirement + unit
-                            + "\nAfter=" + after + "\n")
+        plan.files[file] = (
+            FIRST_LINE
+            + "[Unit]\nSourcePath="
+            + specifiers(entry.file)
+            + "\n"
+            + requirement
+            + unit
+            + "\nAfter="
+            + after
+            + "\n"
+        )
 
 
 def _circles(accepted: dict[str, Planned], facts: "Facts") -> set[tuple[str, str]]:
     """As rounds(): (path, unit) of each Services= that its entry waits for itself."""
-    asked = [(p, service) for p in accepted.values() for service in p.entry.services if service.endswith((".mount", ".swap")) or service == "swap.target"]
+    asked = [
+        (p, service)
+        for p in accepted.values()
+        for service in p.entry.services
+        if service.endswith((".mount", ".swap")) or service == "swap.target"
+    ]
     if not asked:
         return set()
     from .rare.rounds import rounds  # such a Services= is rare
@@ -181,7 +272,9 @@ def _named(owner: str) -> bool:
     return owner.strip("0123456789") != ""
 
 
-def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: "Sequence[Planned]", again: bool) -> None:
+def _entry_files(
+    plan: Plan, planned: Planned, children: list[str], above_it: "Sequence[Planned]", again: bool
+) -> None:
     """The unit of one entry, and the drop-in of its seed where it lies on a filesystem of fstab."""
     entry = planned.entry
     binds = [p.unit for p in above_it if p.entry.method == "bind" and not p.mounted_early] if above_it else []
@@ -194,7 +287,8 @@ def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: "S
         return
     after = "Wants=" + NET_UNIT + "\nAfter=" + NET_UNIT + "\n" if plan.net else ""
     if plan.reload and planned.path not in RELOAD and (_named(entry.user) or _named(entry.group)):
-        # Where /etc comes late, sysusers.d can make users only when it is there: the target is queued again then, and systemd-sysusers.service with it.
+        # Where /etc comes late, sysusers.d can make users only when it is there: the target is queued again
+        # then, and systemd-sysusers.service with it.
         after += "After=persist-reload.service\n"
     if mounted:
         after += _after_mount(mounted, plan.fstab[mounted])
@@ -202,24 +296,32 @@ def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: "S
     if source and source != mounted:
         after += _after_mount(source, plan.fstab[source])
     if after:
-        plan.files["persist-seed@" + planned.name + ".service.d/" + DROPIN] = FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + after
+        plan.files["persist-seed@" + planned.name + ".service.d/" + DROPIN] = (
+            FIRST_LINE + "[Unit]\nSourcePath=" + specifiers(entry.file) + "\n" + after
+        )
 
 
 def _others(facts: "Facts", accepted: dict[str, Planned]) -> bool:
-    """Whether others mount anything that may use our places, or hide them: most machines need not look closer."""
+    """Whether others mount anything that may use our places, or hide them: most machines need not look
+    closer."""
     for line in facts.lines:
         if line.where != "/" and (line.what[:5] != "/dev/" or line.where) or "-mounts-for=" in line.options:
             return True
-    return bool(facts.shipped or facts.masked or "/var" in accepted) and any([p.entry.method == "bind" for p in accepted.values()])
+    return bool(facts.shipped or facts.masked or "/var" in accepted) and any(
+        [p.entry.method == "bind" for p in accepted.values()]
+    )
 
 
 def _target(name: str, wants: list[str]) -> tuple[str, str]:
     # A line for each: PID 1 drops a file with a line of more than 1 MiB.
-    return name + ".d/" + DROPIN, FIRST_LINE + "[Unit]\nWants=" + "\nWants=".join(wants) + "\nAfter=" + "\nAfter=".join(wants) + "\n"
+    return name + ".d/" + DROPIN, FIRST_LINE + "[Unit]\nWants=" + "\nWants=".join(
+        wants
+    ) + "\nAfter=" + "\nAfter=".join(wants) + "\n"
 
 
 def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
-    """What shall be mounted, seeded and ordered on this machine. Never raises on what users wrote: see Plan.outside."""
+    """What shall be mounted, seeded and ordered on this machine. Never raises on what users wrote: see
+    Plan.outside."""
     result = Plan()
     result.reason = why_nothing(facts)
     if result.reason:
@@ -246,7 +348,13 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
     for planned in result.entries:
         entry = planned.entry
         if not planned.mounted_early:
-            _entry_files(result, planned, children.get(planned.path, []), ways.get(planned.path, ()), planned.path in again)
+            _entry_files(
+                result,
+                planned,
+                children.get(planned.path, []),
+                ways.get(planned.path, ()),
+                planned.path in again,
+            )
             wants.append(planned.unit or "persist-seed@" + planned.name + ".service")
             if entry.required == "boot":
                 required.append(wants[-1])
@@ -259,11 +367,15 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
 
         order(result, config, facts)
     if backlight:
-        result.files[BACKLIGHT[0] + ".d/" + DROPIN] = FIRST_LINE + "[Unit]\nAfter=" + VOLUME_UNIT + " " + " ".join(backlight) + "\n"
+        result.files[BACKLIGHT[0] + ".d/" + DROPIN] = (
+            FIRST_LINE + "[Unit]\nAfter=" + VOLUME_UNIT + " " + " ".join(backlight) + "\n"
+        )
     if result.reload:
         wants.append("persist-reload.service")
     if required:
-        result.files["local-fs.target.d/" + DROPIN] = FIRST_LINE + "[Unit]\nRequires=" + "\nRequires=".join(required) + "\n"
+        result.files["local-fs.target.d/" + DROPIN] = (
+            FIRST_LINE + "[Unit]\nRequires=" + "\nRequires=".join(required) + "\n"
+        )
     # Last, so that a generator that dies half-way has wanted nothing.
     if result.net:
         from .rare import net

@@ -1,8 +1,22 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The registry: persist.d/*.conf to entries. One bad line costs that line, one bad entry costs that entry. Boot-safe."""
+"""The registry: persist.d/*.conf to entries. One bad line costs that line, one bad entry costs that entry.
+Boot-safe."""
 
 from .dropins import fragments, read
-from .ini import DEBUG, DIGITS, ERROR, NOTICE, Problem, Section, boolean, is_owner, not_a_name, parse, unquote, words
+from .ini import (
+    DEBUG,
+    DIGITS,
+    ERROR,
+    NOTICE,
+    Problem,
+    Section,
+    boolean,
+    is_owner,
+    not_a_name,
+    parse,
+    unquote,
+    words,
+)
 from .paths import ENTRY_NAME_MAX, escape, is_unit_name, wrong_path, wrong_source, wrong_unit
 
 TYPE_CHECKING = False
@@ -26,8 +40,25 @@ class Entry:
     ``options`` are the flags of its mount, each said once, and whether it is nosuid and nodev said always.
     """
 
-    __slots__ = ("path", "method", "type", "user", "group", "mode", "seed_from", "required", "services",
-                 "stale", "snapshot", "early", "options", "source", "file", "name", "settings")
+    __slots__ = (
+        "path",
+        "method",
+        "type",
+        "user",
+        "group",
+        "mode",
+        "seed_from",
+        "required",
+        "services",
+        "stale",
+        "snapshot",
+        "early",
+        "options",
+        "source",
+        "file",
+        "name",
+        "settings",
+    )
 
     def __init__(self, path: str, source: str, file: str) -> None:
         self.path = path
@@ -49,16 +80,18 @@ class Entry:
         self.settings: list[tuple[str, str, int]] = []
 
     def where(self, key: str, word: str = "") -> str:
-        """file:line of its last setting with a key (that has a word in it), of the entry where there is none."""
+        """file:line of its last setting with a key (that has a word in it), of the entry where there is
+        none."""
         lines = [line for k, value, line in self.settings if k == key and (not word or word in words(value))]
         return "%s:%d" % (self.file, lines[-1]) if lines else self.source
 
 
 class Registry:
-    """What the files said: entries sorted by path (a parent before its children), and the other sections as they stand.
+    """What the files said: entries sorted by path (a parent before its children), and the other sections as
+    they stand.
 
-    ``ignored``: entries for a path that a file which sorts before has declared, each with the one that counts. ``refused``: mistakes that cost an
-    entry whose path could be read.
+    ``ignored``: entries for a path that a file which sorts before has declared, each with the one that
+    counts. ``refused``: mistakes that cost an entry whose path could be read.
     """
 
     __slots__ = ("entries", "others", "ignored", "refused")
@@ -76,7 +109,10 @@ def _path_value(value: str) -> str:
         return unquote(value)
     what = not_a_name(value)
     if what:
-        raise ValueError("this looks like %s and would be taken for the name of one path (in double quotes it is one)" % what)
+        raise ValueError(
+            "this looks like %s and would be taken for the name of one path (in double quotes it is one)"
+            % what
+        )
     return value
 
 
@@ -110,7 +146,11 @@ def _choice(attribute: str, choices: "tuple[str, ...]", wrong: str) -> "Parser":
 def _owner(attribute: str) -> "Parser":
     def parse(entry: Entry, value: str) -> str:
         if not is_owner(value):
-            return "is not the name or number of a " + attribute + ("" if value.strip(DIGITS) else " (at most 4294967294)")
+            return (
+                "is not the name or number of a "
+                + attribute
+                + ("" if value.strip(DIGITS) else " (at most 4294967294)")
+            )
         setattr(entry, attribute, value)
         return ""
 
@@ -146,7 +186,10 @@ def _seed_from(entry: Entry, value: str) -> str:
 def _services(entry: Entry, value: str) -> str:
     for unit in words(value):
         if not is_unit_name(unit):
-            return "'%s' is not the full name of a unit, such as foo.service%s" % (unit, "; blanks stand between units, not commas" if "," in unit else "")
+            return "'%s' is not the full name of a unit, such as foo.service%s" % (
+                unit,
+                "; blanks stand between units, not commas" if "," in unit else "",
+            )
         entry.services.append(unit)
     return ""
 
@@ -161,7 +204,8 @@ def _options(entry: Entry, value: str) -> str:
     return ""
 
 
-# Each takes one setting of an entry, and returns what is wrong with it, or an empty string. The defaults are Entry's own, the page is persist.d(5).
+# Each takes one setting of an entry, and returns what is wrong with it, or an empty string. The defaults are
+# Entry's own, the page is persist.d(5).
 _PARSERS: "dict[str, Parser]" = {
     "Method": _choice("method", METHODS, "must be one of " + ", ".join(METHODS)),
     "Type": _choice("type", ("directory", "file"), "must be directory or file"),
@@ -189,16 +233,34 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
         if key == "Path":
             where = "%s:%d" % (file, line)
             if path:
-                problems.append(Problem(ERROR, where, "A second Path= in one [Path] section, the section is ignored. Begin a new [Path].", path))
+                problems.append(
+                    Problem(
+                        ERROR,
+                        where,
+                        "A second Path= in one [Path] section, the section is ignored. Begin a new [Path].",
+                        path,
+                    )
+                )
                 return None
             try:
                 path = _path_value(value)
             except ValueError as e:
-                problems.append(Problem(ERROR, where, "Path=%s: %s, the entry is ignored.%s" % (value, e, _instead(value))))
+                problems.append(
+                    Problem(
+                        ERROR, where, "Path=%s: %s, the entry is ignored.%s" % (value, e, _instead(value))
+                    )
+                )
                 return None
     if not path:
-        problems.append(Problem(ERROR, where or "%s:%d" % (section.file, section.line), "Path= is empty, the entry is ignored." if where
-                                else "[Path] without Path=, the entry is ignored."))
+        problems.append(
+            Problem(
+                ERROR,
+                where or "%s:%d" % (section.file, section.line),
+                "Path= is empty, the entry is ignored."
+                if where
+                else "[Path] without Path=, the entry is ignored.",
+            )
+        )
         for key, _, line in section.settings:
             _known(section, key, line, problems)  # a misspelled Path=, for one
         return None
@@ -211,26 +273,64 @@ def _entry(section: Section, problems: list[Problem]) -> Entry | None:
     entry = Entry(path, where, file)
     entry.settings = settings
     if len(entry.name) > ENTRY_NAME_MAX:
-        problems.append(Problem(ERROR, where, "Path=%s is too long for the name of a unit, the entry is ignored. Keep a directory above it." % path, path))
+        problems.append(
+            Problem(
+                ERROR,
+                where,
+                "Path=%s is too long for the name of a unit, the entry is ignored. Keep a directory above it."
+                % path,
+                path,
+            )
+        )
         return None
     for key, value, line in settings:
         if key == "Path" or (key not in PATH_KEYS and not _known(section, key, line, problems, path)):
             continue
         wrong = _PARSERS[key](entry, value)
         if wrong:
-            problems.append(Problem(ERROR, "%s:%d" % (section.file, line), "%s=%s %s, the entry for %s is ignored.%s"
-                                    % (key, value, wrong, path, _instead(value) if key == "SeedFrom" else ""), path))
+            problems.append(
+                Problem(
+                    ERROR,
+                    "%s:%d" % (section.file, line),
+                    "%s=%s %s, the entry for %s is ignored.%s"
+                    % (key, value, wrong, path, _instead(value) if key == "SeedFrom" else ""),
+                    path,
+                )
+            )
             return None
-    wrong = "Method=overlay is for directories" if entry.method == "overlay" and entry.type == "file" else wrong_unit(path, entry.method)
+    wrong = (
+        "Method=overlay is for directories"
+        if entry.method == "overlay" and entry.type == "file"
+        else wrong_unit(path, entry.method)
+    )
     if wrong:
-        instead = "" if entry.method != "overlay" else " Use Method=bind." if "," not in path else \
-            " Write one [Path] section for each path if this is a list; Method=bind keeps a path with a comma."
-        problems.append(Problem(ERROR, where, "%s, the entry for %s is ignored.%s" % (wrong, path, instead), path))
+        instead = (
+            ""
+            if entry.method != "overlay"
+            else " Use Method=bind."
+            if "," not in path
+            else " Write one [Path] section for each path if this is a list; Method=bind keeps a path with a "
+            "comma."
+        )
+        problems.append(
+            Problem(ERROR, where, "%s, the entry for %s is ignored.%s" % (wrong, path, instead), path)
+        )
         return None
-    options = [line for key, _, line in settings if key == "Options"] if entry.method in ("symlink", "image", "tmpfs") else []
+    options = (
+        [line for key, _, line in settings if key == "Options"]
+        if entry.method in ("symlink", "image", "tmpfs")
+        else []
+    )
     if options:
-        problems.append(Problem(ERROR, "%s:%d" % (section.file, options[0]), "Options= is for Method=overlay and Method=bind, which have a mount of their own, "
-                                "the entry for %s is ignored." % path, path))
+        problems.append(
+            Problem(
+                ERROR,
+                "%s:%d" % (section.file, options[0]),
+                "Options= is for Method=overlay and Method=bind, which have a mount of their own, "
+                "the entry for %s is ignored." % path,
+                path,
+            )
+        )
         return None
     return entry
 
@@ -259,8 +359,19 @@ def _sections(data: bytes, file: str, registry: Registry, problems: list[Problem
                 problems.append(unknown_section(section, _KEYS))
             continue
         for key, value, line in section.settings:
-            if _known(section, key, line, problems) and section.name == "Identity" and key == "Action" and value not in ACTIONS:
-                problems.append(Problem(ERROR, "%s:%d" % (file, line), "Action=%s must be one of %s." % (value, ", ".join(ACTIONS))))
+            if (
+                _known(section, key, line, problems)
+                and section.name == "Identity"
+                and key == "Action"
+                and value not in ACTIONS
+            ):
+                problems.append(
+                    Problem(
+                        ERROR,
+                        "%s:%d" % (file, line),
+                        "Action=%s must be one of %s." % (value, ", ".join(ACTIONS)),
+                    )
+                )
         registry.others.append(section)
 
 
@@ -269,7 +380,8 @@ def _path(entry: Entry) -> str:
 
 
 def load(root: str, problems: list[Problem], files: "Sequence[str]" = ()) -> Registry:
-    """Read all files of the registry below ``root`` ('' for the running system), or only those ``files``, wherever they lie."""
+    """Read all files of the registry below ``root`` ('' for the running system), or only those ``files``,
+    wherever they lie."""
     registry = Registry()
     before = len(problems)
     for path, shown in [(file, file) for file in files] or fragments(root, "persist.d", problems):
@@ -287,8 +399,15 @@ def load(root: str, problems: list[Problem], files: "Sequence[str]" = ()) -> Reg
             continue
         registry.ignored.append((entry, first))
         if entry.path not in none:  # for that is what Method=none is for
-            problems.append(Problem(NOTICE, entry.source, "%s is already declared by %s, which sorts first; ignoring this one."
-                                    % (entry.path, first.source), entry.path))
+            problems.append(
+                Problem(
+                    NOTICE,
+                    entry.source,
+                    "%s is already declared by %s, which sorts first; ignoring this one."
+                    % (entry.path, first.source),
+                    entry.path,
+                )
+            )
     for problem in problems[before:]:
         if problem.level <= ERROR and problem.path:
             registry.refused.append(problem)

@@ -15,14 +15,34 @@ MOUNTED = "mounted"  # --join without an id
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
-    sub = verbs.add_parser("claim", help="ask persist to format disks",
-                           description="Write the magic header to blank disks. They are formatted at once where udev runs, or at the next boot; "
-                                       "several become one volume.")
+    sub = verbs.add_parser(
+        "claim",
+        help="ask persist to format disks",
+        description="Write the magic header to blank disks. They are formatted at once where udev runs, or "
+        "at the next boot; "
+        "several become one volume.",
+    )
     sub.add_argument("device", metavar="DEVICE", nargs="*", help="a whole disk, such as /dev/vdb")
-    sub.add_argument("--force", action="store_true", help="also a disk that is not blank: WHAT IS ON IT IS LOST; never one in use")
-    sub.add_argument("--join", metavar="UUID", nargs="?", const=MOUNTED, help="become a member of this volume (default: the one that is mounted)")
-    sub.add_argument("--layout", choices=("auto", "single", "raid1"), help="auto mirrors where there are several disks, raid1 refuses a single one")
-    sub.add_argument("--bind-serial", action="store_true", help="a copy of the header counts for no other disk")
+    sub.add_argument(
+        "--force",
+        action="store_true",
+        help="also a disk that is not blank: WHAT IS ON IT IS LOST; never one in use",
+    )
+    sub.add_argument(
+        "--join",
+        metavar="UUID",
+        nargs="?",
+        const=MOUNTED,
+        help="become a member of this volume (default: the one that is mounted)",
+    )
+    sub.add_argument(
+        "--layout",
+        choices=("auto", "single", "raid1"),
+        help="auto mirrors where there are several disks, raid1 refuses a single one",
+    )
+    sub.add_argument(
+        "--bind-serial", action="store_true", help="a copy of the header counts for no other disk"
+    )
     confirm.option(sub)
     show.options(sub)
     sub.set_defaults(run=run, parser=sub)
@@ -36,11 +56,16 @@ def _volume(wanted: str) -> str:
 
     if wanted != MOUNTED:
         if not uuids.valid(wanted.lower()):
-            raise PersistError(f"'{wanted}' is not the UUID of a volume.", hint="'persistctl status' shows it.")
+            raise PersistError(
+                f"'{wanted}' is not the UUID of a volume.", hint="'persistctl status' shows it."
+            )
         return wanted.lower()
     found = mounted_uuid(VOLUME)
     if not found:
-        raise PersistError("There is no state volume to join.", hint="Name one: --join=UUID. Without --join the disk becomes a volume of its own.")
+        raise PersistError(
+            "There is no state volume to join.",
+            hint="Name one: --join=UUID. Without --join the disk becomes a volume of its own.",
+        )
     return found
 
 
@@ -63,20 +88,47 @@ def run(arguments: argparse.Namespace) -> int:
     config = show.settings()
     if confirm.wanted(arguments):
         lost = "; WHAT IS ON IT IS LOST" if arguments.force else ""
-        lines = [f"{line}{lost}" for line in describe(devices, config, force=arguments.force, bind_serial=arguments.bind_serial)]
-        what = f"Let {'it' if len(lines) == 1 else 'them'} {f'join the state volume {options.join}' if options.join else 'become a state volume'}? "
+        lines = [
+            f"{line}{lost}"
+            for line in describe(devices, config, force=arguments.force, bind_serial=arguments.bind_serial)
+        ]
+        what = (
+            f"Let {'it' if len(lines) == 1 else 'them'} "
+            f"{f'join the state volume {options.join}' if options.join else 'become a state volume'}? "
+        )
         if not confirm.ask(lines, f"{what}Formatting begins at once where persist-setup.target is enabled."):
             print("Nothing was done.", file=sys.stderr)
             return 1
-    disks = [d.node for d in write_claims(devices, config, options, force=arguments.force, bind_serial=arguments.bind_serial)]
+    disks = [
+        d.node
+        for d in write_claims(
+            devices, config, options, force=arguments.force, bind_serial=arguments.bind_serial
+        )
+    ]
     if arguments.json:
         members = len(disks) if len(disks) > 1 and not options.join else None
-        show.print_json({"devices": disks, "claimed": True, "join": options.join or None, "layout": options.layout or None, "members": members})
+        show.print_json(
+            {
+                "devices": disks,
+                "claimed": True,
+                "join": options.join or None,
+                "layout": options.layout or None,
+                "members": members,
+            }
+        )
         return 0
     several = len(disks) > 1
-    carry = f"{', '.join(disks)} {'carry the claim now. They are' if several else 'carries the claim now. It is'}"
+    carry = (
+        f"{', '.join(disks)} {'carry the claim now. They are' if several else 'carries the claim now. It is'}"
+    )
     if options.join:
-        print(f"{carry} prepared at once where persist-setup.target is enabled, and {'become members' if several else 'becomes a member'} of {options.join}.")
+        print(
+            f"{carry} prepared at once where persist-setup.target is enabled, and "
+            f"{'become members' if several else 'becomes a member'} of {options.join}."
+        )
     else:
-        print(f"{carry} formatted at once where persist-setup.target is enabled, else at the first boot where it is; entries come up at the next boot.")
+        print(
+            f"{carry} formatted at once where persist-setup.target is enabled, else at the first boot where "
+            "it is; entries come up at the next boot."
+        )
     return 0

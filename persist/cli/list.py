@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
-    sub = verbs.add_parser("list", help="what the registry declares",
-                           description="List the entries of the registry, each with its state; those that are not in force with the reason.")
+    sub = verbs.add_parser(
+        "list",
+        help="what the registry declares",
+        description="List the entries of the registry, each with its state; those that are not in force with "
+        "the reason.",
+    )
     show.options(sub, root=True)
     show.full(sub)
     sub.set_defaults(run=run)
 
 
 def _this_boot(facts: Facts) -> str:
-    """What the kernel command line makes of all entries on this boot, as a sentence, '' where it says nothing of them."""
+    """What the kernel command line makes of all entries on this boot, as a sentence, '' where it says nothing
+    of them."""
     from persist.volume import mode
 
     word = mode.volatile_word(facts)
@@ -54,19 +59,54 @@ def run(arguments: argparse.Namespace) -> int:
     rows = []
     for entry in found.entries:
         state, reason = why.get(entry.source, ("off", off) if off else ("declared", ""))
-        rows.append({"path": entry.path, "method": entry.method, "required": entry.required, "source": entry.source, "state": state, "reason": reason})
+        rows.append(
+            {
+                "path": entry.path,
+                "method": entry.method,
+                "required": entry.required,
+                "source": entry.source,
+                "state": state,
+                "reason": reason,
+            }
+        )
     for entry, first in found.ignored:
-        rows.append({"path": entry.path, "method": entry.method, "required": entry.required, "source": entry.source, "state": "ignored",
-                     "reason": passed_over(first)})
+        rows.append(
+            {
+                "path": entry.path,
+                "method": entry.method,
+                "required": entry.required,
+                "source": entry.source,
+                "state": "ignored",
+                "reason": passed_over(first),
+            }
+        )
     for problem in found.refused:
-        rows.append({"path": problem.path, "method": "", "required": "", "source": problem.where,
-                     "state": "refused" if problem.level <= ERROR else "ignored", "reason": problem.text})
+        rows.append(
+            {
+                "path": problem.path,
+                "method": "",
+                "required": "",
+                "source": problem.where,
+                "state": "refused" if problem.level <= ERROR else "ignored",
+                "reason": problem.text,
+            }
+        )
     boot = f"Nothing of this is in force: {why_off}." if why_off else _this_boot(facts)
     if arguments.json:
-        show.print_json({"reason": boot, "entries": rows, "problems": [{"level": p.level, "where": p.where, "message": p.text} for p in problems]})
+        show.print_json(
+            {
+                "reason": boot,
+                "entries": rows,
+                "problems": [{"level": p.level, "where": p.where, "message": p.text} for p in problems],
+            }
+        )
     else:
-        show.table(("PATH", "METHOD", "REQUIRED", "STATE", "DECLARED IN"), [(r["path"], r["method"], r["required"], r["state"], r["source"]) for r in rows],
-                   flexible=(0, 4), full=arguments.full)
+        show.table(
+            ("PATH", "METHOD", "REQUIRED", "STATE", "DECLARED IN"),
+            [(r["path"], r["method"], r["required"], r["state"], r["source"]) for r in rows],
+            flexible=(0, 4),
+            full=arguments.full,
+        )
         for row in rows:
             if row["reason"] and row["state"] != "off":
                 print(show.safe(f"{row['path']}: {row['state']}, {row['reason']}"))

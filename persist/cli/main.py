@@ -17,8 +17,11 @@ VERBS = ("status", "list", "plan", "verify", "preset", "claim", "volume")
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line; each verb's module adds its own part."""
-    top = argparse.ArgumentParser(prog="persistctl", description="Look at persistent state, and set it up.",
-                                  epilog="See persistctl(8) and persist(7).")
+    top = argparse.ArgumentParser(
+        prog="persistctl",
+        description="Look at persistent state, and set it up.",
+        epilog="See persistctl(8) and persist(7).",
+    )
     top.add_argument("--version", action="version", version=f"persist {VERSION}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in VERBS:
@@ -27,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def open_streams() -> None:
-    """What the caller has closed is /dev/null: else the next file, which may be a disk, would get its number and the text that goes there."""
+    """What the caller has closed is /dev/null: else the next file, which may be a disk, would get its number
+    and the text that goes there."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -39,7 +43,8 @@ def open_streams() -> None:
 
 
 def _give_up(number: int) -> None:
-    """Write no more to what failed; Python would try once more while it exits, and end with a status of its own."""
+    """Write no more to what failed; Python would try once more while it exits, and end with a status of its
+    own."""
     os.dup2(os.open(os.devnull, os.O_RDWR), number)
 
 
@@ -65,7 +70,8 @@ def _run(argv: list[str]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Run persistctl. Exit status: each verb's own, 1 for an error, 2 for a wrong call. Raises SystemExit as argparse does."""
+    """Run persistctl. Exit status: each verb's own, 1 for an error, 2 for a wrong call. Raises SystemExit as
+    argparse does."""
     open_streams()
     try:
         return _run(argv)

@@ -12,8 +12,12 @@ from persist.cli import show
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
-    sub = verbs.add_parser("plan", help="the units that the generator would write",
-                           description="Print what persist-generator would write on this machine, or on that of an image. Nothing is changed.")
+    sub = verbs.add_parser(
+        "plan",
+        help="the units that the generator would write",
+        description="Print what persist-generator would write on this machine, or on that of an image. "
+        "Nothing is changed.",
+    )
     show.options(sub, root=True)
     sub.set_defaults(run=run)
 
@@ -31,17 +35,24 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = Loaded(root, facts, {})
     made = loaded.plan
     if arguments.json:
-        show.print_json({
-            "reason": off or made.reason,
-            "files": made.files,
-            "early": [p.path for p in made.entries if p.early],
-            "problems": [{"level": p.level, "where": p.where, "message": p.text} for p in loaded.problems],
-        })
+        show.print_json(
+            {
+                "reason": off or made.reason,
+                "files": made.files,
+                "early": [p.path for p in made.entries if p.early],
+                "problems": [
+                    {"level": p.level, "where": p.where, "message": p.text} for p in loaded.problems
+                ],
+            }
+        )
     else:
         for name, text in made.files.items():
             print(f"# {show.safe(name)}\n{text}")
         if off or made.reason:
-            print(f"{'Nothing of this is written' if made.files else 'Nothing to do'}: {off or made.reason}.", file=sys.stderr)
+            print(
+                f"{'Nothing of this is written' if made.files else 'Nothing to do'}: {off or made.reason}.",
+                file=sys.stderr,
+            )
         for problem in loaded.problems:
             print(show.safe(str(problem)), file=sys.stderr)
     return 1 if any(p.level <= ERROR for p in loaded.problems) else 0

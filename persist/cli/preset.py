@@ -27,16 +27,28 @@ WITHOUT = "zz-preset-{}-without.conf"
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
-    sub = verbs.add_parser("preset", help="ready registry sets", description="List, enable or disable the presets that persist ships.")
+    sub = verbs.add_parser(
+        "preset",
+        help="ready registry sets",
+        description="List, enable or disable the presets that persist ships.",
+    )
     actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for action, text in (("list", "what there is, and what is enabled"), ("enable", "link a preset into /etc/persist.d"),
-                         ("disable", "take the link away; what the volume keeps stays there")):
+    for action, text in (
+        ("list", "what there is, and what is enabled"),
+        ("enable", "link a preset into /etc/persist.d"),
+        ("disable", "take the link away; what the volume keeps stays there"),
+    ):
         one = actions.add_parser(action, help=text)
         if action != "list":
             one.add_argument("names", nargs="+", metavar="NAME")
         if action == "enable":
-            one.add_argument("--without", action="append", default=[], metavar="PATH",
-                             help="leave out this path of the preset, and what is below it; may be repeated")
+            one.add_argument(
+                "--without",
+                action="append",
+                default=[],
+                metavar="PATH",
+                help="leave out this path of the preset, and what is below it; may be repeated",
+            )
         show.options(one, root=True)
     sub.set_defaults(run=run)
 
@@ -58,7 +70,8 @@ def _without(root: str, name: str) -> str:
 
 
 def _declared(root: str, file: str) -> dict[str, str]:
-    """The paths that a preset, or the file of what is left out, declares, each with its method; none where the file is not there."""
+    """The paths that a preset, or the file of what is left out, declares, each with its method; none where
+    the file is not there."""
     from persist.boot.registry import load
 
     return {e.path: e.method for e in load(root, [], [file]).entries} if os.path.exists(file) else {}
@@ -70,7 +83,8 @@ def left_out(root: str, name: str) -> list[str]:
 
 
 def leave_out(root: str, name: str, unwanted: list[str]) -> None:
-    """Write the file that takes paths out of a preset, with everything that it declares below them; none leaves nothing out.
+    """Write the file that takes paths out of a preset, with everything that it declares below them; none
+    leaves nothing out.
 
     Raises PersistError where the preset has no such path.
     """
@@ -84,7 +98,9 @@ def leave_out(root: str, name: str, unwanted: list[str]) -> None:
         if os.path.lexists(file):
             os.unlink(file)
         return
-    text = f"# What 'persistctl preset enable {name} --without' left out.\n" + "".join(f"\n[Path]\nPath={quoted(p)}\nMethod=none\n" for p in taken)
+    text = f"# What 'persistctl preset enable {name} --without' left out.\n" + "".join(
+        f"\n[Path]\nPath={quoted(p)}\nMethod=none\n" for p in taken
+    )
     write_atomically(file, text)
 
 
@@ -94,18 +110,27 @@ def _not_declared(name: str, path: str, every: dict[str, str]) -> PersistError:
 
     shown = show.safe(path)
     if path[:1] != "/":
-        return PersistError(f"--without={shown} is not an absolute path.", hint=f"The preset '{name}' has {' '.join(every)}.")
+        return PersistError(
+            f"--without={shown} is not an absolute path.", hint=f"The preset '{name}' has {' '.join(every)}."
+        )
     if any(word[:1] == "/" for word in words(path.replace(",", " "))[1:]):
-        return PersistError(f"--without={shown} looks like a list, and takes one path.", hint="Say --without= once for each path.")
+        return PersistError(
+            f"--without={shown} looks like a list, and takes one path.",
+            hint="Say --without= once for each path.",
+        )
     over = above(path, every)
     if every.get(over) in ("overlay", "bind"):
-        return PersistError(f"'{shown}' has no entry of its own in the preset '{name}', {over} keeps it.",
-                            hint=f"To leave it to the image, write Path={shown} and Method=image into a [Path] section of a file in {REGISTRY}.")
+        return PersistError(
+            f"'{shown}' has no entry of its own in the preset '{name}', {over} keeps it.",
+            hint=f"To leave it to the image, write Path={shown} and Method=image into a [Path] section of a "
+            f"file in {REGISTRY}.",
+        )
     return PersistError(f"The preset '{name}' does not keep '{shown}'.", hint=f"It has {' '.join(every)}.")
 
 
 def quoted(path: str) -> str:
-    """A path as value of Path=, between quotes that leave nothing of it to be taken for anything else (persist.d(5))."""
+    """A path as value of Path=, between quotes that leave nothing of it to be taken for anything else
+    (persist.d(5))."""
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -118,11 +143,14 @@ def _known(root: str, names: list[str]) -> None:
     have = shipped(root)
     for name in names:
         if name not in have:
-            raise PersistError(f"There is no preset '{show.safe(name)}'.", hint=f"Known: {', '.join(have) or 'none'}.")
+            raise PersistError(
+                f"There is no preset '{show.safe(name)}'.", hint=f"Known: {', '.join(have) or 'none'}."
+            )
 
 
 def enable(root: str, names: list[str], without: list[str]) -> None:
-    """Link presets into the registry of an image, ``without`` some of their paths. Raises PersistError when one is unknown or a file is in the way."""
+    """Link presets into the registry of an image, ``without`` some of their paths. Raises PersistError when
+    one is unknown or a file is in the way."""
     _known(root, names)
     if without and len(names) > 1:
         raise PersistError("--without= goes with one preset.", hint="Enable the presets one after the other.")
@@ -136,11 +164,14 @@ def enable(root: str, names: list[str], without: list[str]) -> None:
             os.symlink(target, link)
         except FileExistsError:
             if not os.path.islink(link) or os.readlink(link) != target:
-                raise PersistError(f"'{link}' is there and is not the preset.", hint="Move it away first.") from None
+                raise PersistError(
+                    f"'{link}' is there and is not the preset.", hint="Move it away first."
+                ) from None
 
 
 def disable(root: str, names: list[str]) -> None:
-    """Take the links away again; one that is not there is no error. Raises PersistError when one is unknown."""
+    """Take the links away again; one that is not there is no error. Raises PersistError when one is
+    unknown."""
     have = shipped(root)
     for name in names:
         if enabled(root, name):
@@ -155,8 +186,17 @@ def _list(root: str, as_json: bool) -> int:
     if as_json:
         show.print_json([{"name": n, "enabled": on, "without": without} for n, on, without in rows])
     else:
-        show.table(("PRESET", "STATE"), [(n, ("enabled" if on else "disabled") + (f", without {' '.join(without)}" if on and without else ""))
-                                         for n, on, without in rows])
+        show.table(
+            ("PRESET", "STATE"),
+            [
+                (
+                    n,
+                    ("enabled" if on else "disabled")
+                    + (f", without {' '.join(without)}" if on and without else ""),
+                )
+                for n, on, without in rows
+            ],
+        )
     return 0
 
 
@@ -174,7 +214,10 @@ def run(arguments: argparse.Namespace) -> int:
             disable(root, arguments.names)
             notes = _left_early(root, early - _early(_load(root)))
     except PermissionError as e:
-        raise PersistError(f"Only root can {arguments.action} presets ({e.filename}: {e.strerror}).", hint="Run it as root, with sudo for one.") from None
+        raise PersistError(
+            f"Only root can {arguments.action} presets ({e.filename}: {e.strerror}).",
+            hint="Run it as root, with sudo for one.",
+        ) from None
     if arguments.json:
         show.print_json({"action": arguments.action, "presets": arguments.names, "notes": notes})
     else:
@@ -184,14 +227,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _along(root: str) -> list[str]:
-    """Enable the presets of container engines that the image has and whose stores would now lie on an overlay; says so.
+    """Enable the presets of container engines that the image has and whose stores would now lie on an
+    overlay; says so.
 
     What somebody chose by name before, a link, a mask or ``--without``, stays as it is.
     """
     from persist.foresee.image import Image
     from persist.foresee.overlay_limits import missing_presets
 
-    more = [(name, why) for name, why in missing_presets(_load(root), Image(root)) if name in shipped(root) and not _chosen(root, name)]
+    more = [
+        (name, why)
+        for name, why in missing_presets(_load(root), Image(root))
+        if name in shipped(root) and not _chosen(root, name)
+    ]
     enable(root, [name for name, _ in more], [])
     return [f"The preset {name} is enabled, too: {why}" for name, why in more]
 
@@ -225,11 +273,15 @@ def _left_early(root: str, paths: set[str]) -> list[str]:
 
     if not paths or not os.path.lexists(root + HOOK):
         return []
-    return [f"The initrd still mounts {' '.join(sorted(paths))} where it has been built with that: run '{chroot(root)}update-initramfs -u' when all is done."]
+    return [
+        f"The initrd still mounts {' '.join(sorted(paths))} where it has been built with that: run "
+        f"'{chroot(root)}update-initramfs -u' when all is done."
+    ]
 
 
 def _missing(root: str, early: set[str]) -> list[str]:
-    """What else must be done before the presets take effect. ``early``: the paths that the initrd had to mount before."""
+    """What else must be done before the presets take effect. ``early``: the paths that the initrd had to
+    mount before."""
     from persist.foresee.image import Image
     from persist.foresee.switch import why_off
     from persist.verdict.judge import initrd_stage_missing
@@ -244,7 +296,10 @@ def _missing(root: str, early: set[str]) -> list[str]:
     elif left:
         notes += left
     elif _early(loaded):
-        notes.append(f"The initrd has a table of early entries: run '{chroot(root)}update-initramfs -u' when all is enabled.")
+        notes.append(
+            f"The initrd has a table of early entries: run '{chroot(root)}update-initramfs -u' when all is "
+            "enabled."
+        )
     if not root:
         notes.append("It takes effect at the next boot.")
     return notes

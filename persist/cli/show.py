@@ -18,8 +18,18 @@ from persist.log import safe as safe
 if TYPE_CHECKING:
     from persist.boot.config import Config
 
-COLOURS = {"online": "32", "mounted": "32", "early": "32", "linked": "32", "degraded": "33", "volatile": "31", "failed": "31", "refused": "33",
-           "waiting": "33", "stale": "33"}
+COLOURS = {
+    "online": "32",
+    "mounted": "32",
+    "early": "32",
+    "linked": "32",
+    "degraded": "33",
+    "volatile": "31",
+    "failed": "31",
+    "refused": "33",
+    "waiting": "33",
+    "stale": "33",
+}
 
 
 def options(sub: argparse.ArgumentParser, *, root: bool = False) -> None:
@@ -35,15 +45,19 @@ def full(sub: argparse.ArgumentParser) -> None:
 
 
 def root_of(arguments: argparse.Namespace) -> str:
-    """``--root`` as a prefix: '' for the running system. Raises PersistError where there is no such directory."""
+    """``--root`` as a prefix: '' for the running system. Raises PersistError where there is no such
+    directory."""
     root: str = os.path.abspath(arguments.root) if arguments.root else ""
     if root and not os.path.isdir(root):
-        raise PersistError(f"'{root}' is not a directory.", hint="--root= takes the directory that an image is mounted on.")
+        raise PersistError(
+            f"'{root}' is not a directory.", hint="--root= takes the directory that an image is mounted on."
+        )
     return "" if root == "/" else root
 
 
 def settings() -> Config:
-    """persist.conf, for a verb that gives disks away. What is wrong with it is said: a default may stand in for what was meant."""
+    """persist.conf, for a verb that gives disks away. What is wrong with it is said: a default may stand in
+    for what was meant."""
     from persist.boot.config import load
     from persist.boot.ini import WARNING, Problem
 
@@ -63,23 +77,33 @@ def print_json(value: Any) -> None:
 def colour(word: str, text: str) -> str:
     """``text`` in the colour of a state, on a terminal that wants it."""
     code = COLOURS.get(word)
-    if code is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    if (
+        code is None
+        or not sys.stdout.isatty()
+        or os.environ.get("NO_COLOR")
+        or os.environ.get("TERM") == "dumb"
+    ):
         return text
     return f"\033[{code}m{text}\033[0m"
 
 
 def width(text: str) -> int:
-    """The cells that a text takes on a terminal: two for the wide letters of East Asia, none for what combines with the letter before."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    """The cells that a text takes on a terminal: two for the wide letters of East Asia, none for what
+    combines with the letter before."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )
 
 
 def _room(full: bool) -> int:
-    """The columns of the terminal, 0 where nothing is to be cut: standard output is no terminal, or somebody wants all of it."""
+    """The columns of the terminal, 0 where nothing is to be cut: standard output is no terminal, or somebody
+    wants all of it."""
     return shutil.get_terminal_size().columns if not full and sys.stdout.isatty() else 0
 
 
 def cut(text: str, cells: int) -> str:
-    """A text that takes at most so many cells: of a longer one the beginning and the end, which tell one path from another."""
+    """A text that takes at most so many cells: of a longer one the beginning and the end, which tell one path
+    from another."""
     if width(text) <= cells:
         return text
     dots = "…" if (sys.stdout.encoding or "").lower().replace("-", "") == "utf8" else "..."
@@ -106,11 +130,23 @@ def _fit(widths: list[int], flexible: Sequence[int], room: int) -> list[int]:
     return widths
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, flexible: Sequence[int] = (), full: bool = False) -> None:
-    """A table as wide as its cells, the last column not padded; on a terminal the ``flexible`` columns are cut to make it fit."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, flexible: Sequence[int] = (), full: bool = False
+) -> None:
+    """A table as wide as its cells, the last column not padded; on a terminal the ``flexible`` columns are
+    cut to make it fit."""
     lines = [[safe(c) for c in row] for row in rows]
-    widths = _fit([max(width(row[i]) for row in [list(head), *lines]) for i in range(len(head))], flexible, _room(full))
+    widths = _fit(
+        [max(width(row[i]) for row in [list(head), *lines]) for i in range(len(head))], flexible, _room(full)
+    )
     for number, row in enumerate([list(head), *lines]):
         fitted = [cut(cell, widths[i]) for i, cell in enumerate(row)]
-        padded = [cell if i == len(head) - 1 else cell + " " * (widths[i] - width(cell)) for i, cell in enumerate(fitted)]
-        print("  ".join(padded if number == 0 else [colour(row[i], text) for i, text in enumerate(padded)]).rstrip())
+        padded = [
+            cell if i == len(head) - 1 else cell + " " * (widths[i] - width(cell))
+            for i, cell in enumerate(fitted)
+        ]
+        print(
+            "  ".join(
+                padded if number == 0 else [colour(row[i], text) for i, text in enumerate(padded)]
+            ).rstrip()
+        )

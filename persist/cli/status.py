@@ -14,13 +14,24 @@ if TYPE_CHECKING:
     from persist.verdict.judge import Verdict
 
 EXIT = {"online": 0, "off": 0, "degraded": 1, "volatile": 2}
-UNITS = ("persist-setup.target", "persist-format.service", "persist-volume.service", "persist-reload.service", "persist-verify.service", "persist-heal.service")
+UNITS = (
+    "persist-setup.target",
+    "persist-format.service",
+    "persist-volume.service",
+    "persist-reload.service",
+    "persist-verify.service",
+    "persist-heal.service",
+)
 
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
-    sub = verbs.add_parser("status", help="the verdict of this boot", description="Show the verdict, the volume and the entries as they are now. "
-                           "Exit status: 0 online or off, 1 degraded, 2 volatile.")
+    sub = verbs.add_parser(
+        "status",
+        help="the verdict of this boot",
+        description="Show the verdict, the volume and the entries as they are now. "
+        "Exit status: 0 online or off, 1 degraded, 2 volatile.",
+    )
     show.options(sub)
     show.full(sub)
     sub.set_defaults(run=run)
@@ -31,7 +42,10 @@ def _units() -> list[tuple[str, str]]:
     from persist.system.systemd_bus import unit_states
 
     try:
-        return [(name, f"{s.active} ({s.sub}){': ' + s.text if s.text else ''}") for name, s in unit_states(UNITS).items()]
+        return [
+            (name, f"{s.active} ({s.sub}){': ' + s.text if s.text else ''}")
+            for name, s in unit_states(UNITS).items()
+        ]
     except PersistError as e:
         return [("units", str(e))]
 
@@ -41,15 +55,27 @@ def _mib(number: int) -> str:
 
 
 def _volume(volume: dict[str, Any]) -> list[tuple[str, str]]:
-    """What there is to say of the volume, label and text, the disks and their space where it is a btrfs that we may look at."""
+    """What there is to say of the volume, label and text, the disks and their space where it is a btrfs that
+    we may look at."""
     kind = volume.get("kind", "none")
     if kind == "none":
         return [("Volume", "none")]
     mode = "read-only" if volume.get("read_only") else "writable"
     memory = " (in memory, lost at power-off)" if kind == "tmpfs" else ""
-    lines = [("Volume", f"{kind} {volume.get('device', '')} {volume.get('uuid', '')}".rstrip() + f", {mode}{memory}")]
+    lines = [
+        (
+            "Volume",
+            f"{kind} {volume.get('device', '')} {volume.get('uuid', '')}".rstrip() + f", {mode}{memory}",
+        )
+    ]
     for other in volume.get("others", []):
-        lines.append(("Beside", f"{other.get('device')} (UUID={other.get('uuid')}) could be a state volume, too, and is left alone"))
+        lines.append(
+            (
+                "Beside",
+                f"{other.get('device')} (UUID={other.get('uuid')}) could be a state volume, too, and is left "
+                "alone",
+            )
+        )
     if kind == "btrfs":
         from persist.volume.heal import by_hand
 
@@ -62,9 +88,22 @@ def _volume(volume: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _disks(found: dict[str, Any]) -> list[tuple[str, str]]:
     members = found["members"]
-    how = "mirror" if any(p.startswith("raid1") for p in found["profiles"]["data"]) else "one disk" if len(members) == 1 else "no mirror"
-    shown = ", ".join(f"{m['node'] or 'devid ' + str(m['devid'])}{'' if m['state'] == 'ok' else ' (' + m['state'] + ')'}" for m in members)
-    return [("Disks", f"{shown}; {how}"), ("Space", f"{_mib(found['free'])} of {_mib(found['size'])} free"), ("Scrub", str(found["scrub"]).split("\n")[0])]
+    how = (
+        "mirror"
+        if any(p.startswith("raid1") for p in found["profiles"]["data"])
+        else "one disk"
+        if len(members) == 1
+        else "no mirror"
+    )
+    shown = ", ".join(
+        f"{m['node'] or 'devid ' + str(m['devid'])}{'' if m['state'] == 'ok' else ' (' + m['state'] + ')'}"
+        for m in members
+    )
+    return [
+        ("Disks", f"{shown}; {how}"),
+        ("Space", f"{_mib(found['free'])} of {_mib(found['size'])} free"),
+        ("Scrub", str(found["scrub"]).split("\n")[0]),
+    ]
 
 
 def _state(word: str, kind: str) -> str:
@@ -97,9 +136,17 @@ def run(arguments: argparse.Namespace) -> int:
     if found.entries:
         kind = str(found.volume.get("kind", "none"))
         print()
-        show.table(("PATH", "METHOD", "STATE", "DECLARED IN"), [(e.path, e.method, _state(e.state, kind), e.source) for e in found.entries],
-                   flexible=(0, 3), full=arguments.full)
-    quiet = [f"{e.path} is {'taken out' if e.state == 'none' else e.state}: {e.reason}." for e in found.entries if e.state in ("ignored", "none")]
+        show.table(
+            ("PATH", "METHOD", "STATE", "DECLARED IN"),
+            [(e.path, e.method, _state(e.state, kind), e.source) for e in found.entries],
+            flexible=(0, 3),
+            full=arguments.full,
+        )
+    quiet = [
+        f"{e.path} is {'taken out' if e.state == 'none' else e.state}: {e.reason}."
+        for e in found.entries
+        if e.state in ("ignored", "none")
+    ]
     if found.reasons or found.notices or quiet:
         print()
     for text in [n.message for n in found.notices] + quiet:

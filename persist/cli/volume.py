@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 def add(verbs: Any) -> None:
     """Add the verb to the parser."""
-    sub = verbs.add_parser("volume", help="the disks of the state volume", description="Look at the members of the state volume, and change them.")
+    sub = verbs.add_parser(
+        "volume",
+        help="the disks of the state volume",
+        description="Look at the members of the state volume, and change them.",
+    )
     actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     def action(name: str, text: str) -> argparse.ArgumentParser:
@@ -23,15 +27,32 @@ def add(verbs: Any) -> None:
         parser.set_defaults(run=run)
         return parser
 
-    action("show", "members, profiles, errors, space, and what the kernel is doing; exit status 1 where something is not well").add_argument(
-        "-l", "--full", action="store_true", help="also how new each member is and its degraded mark; nothing is cut to fit the terminal")
+    action(
+        "show",
+        "members, profiles, errors, space, and what the kernel is doing; exit status 1 where something is "
+        "not well",
+    ).add_argument(
+        "-l",
+        "--full",
+        action="store_true",
+        help="also how new each member is and its degraded mark; nothing is cut to fit the terminal",
+    )
     join = action("add", "make a blank disk a member, and mirror to it as the layout asks")
     join.add_argument("device", metavar="DEVICE", help="the whole disk, such as /dev/vdc")
     confirm.option(join)
-    join.add_argument("--force", action="store_true", help="also a disk that is not blank: WHAT IS ON IT IS LOST; never one in use")
+    join.add_argument(
+        "--force",
+        action="store_true",
+        help="also a disk that is not blank: WHAT IS ON IT IS LOST; never one in use",
+    )
     action("remove", "take a member out; its data goes to the others first").add_argument(
-        "device", metavar="DEVICE|missing", help="the disk or its data partition; 'missing' for one that is gone for good")
-    action("scrub", "read everything and repair what has a second copy").add_argument("--status", action="store_true", help="only show how far the last one is")
+        "device",
+        metavar="DEVICE|missing",
+        help="the disk or its data partition; 'missing' for one that is gone for good",
+    )
+    action("scrub", "read everything and repair what has a second copy").add_argument(
+        "--status", action="store_true", help="only show how far the last one is"
+    )
     action("grow", "follow disks and partitions that have grown")
 
 
@@ -70,7 +91,10 @@ def _agreed(arguments: argparse.Namespace, config: Config) -> bool:
     from persist.volume.format.write_claim import describe
 
     lines = describe([arguments.device], config, force=arguments.force)
-    return confirm.ask([f"{line}{'; WHAT IS ON IT IS LOST' if arguments.force else ''}" for line in lines], "Make it a member of the state volume?")
+    return confirm.ask(
+        [f"{line}{'; WHAT IS ON IT IS LOST' if arguments.force else ''}" for line in lines],
+        "Make it a member of the state volume?",
+    )
 
 
 def _mib(number: int) -> str:
@@ -86,21 +110,36 @@ def _print(found: dict[str, Any], full: bool) -> None:
     operation = found["operation"] or "not known"
     print(show.safe(f"State volume {found['uuid']} at {found['path']}"))
     print(f"   Data: {data}; metadata: {metadata}; layout {found['layout']}")
-    print(f"  Space: {_mib(found['used'])} used, {_mib(found['free'])} free of {_mib(found['size'])}, as df shows them; "
-          f"reserve {'in use' if found['reserve_used'] else 'untouched'}")
+    print(
+        f"  Space: {_mib(found['used'])} used, {_mib(found['free'])} free of {_mib(found['size'])}, as df "
+        "shows them; "
+        f"reserve {'in use' if found['reserve_used'] else 'untouched'}"
+    )
     print(show.safe(f" Kernel: {operation}{': ' + found['progress'] if found['progress'] else ''}"))
     print(show.safe(f"  Scrub: {found['scrub']}"))
     print()
     rows = []
     for m in found["members"]:
         mark = f"{m['mark']['id']} ({m['mark']['counter']})" if m["mark"] else "-"
-        row = (str(m["devid"]), m["node"] or "-", m["state"], _mib(m["size"]), _mib(m["allocated"]), m["serial"] or "-", _errors(m["errors"]))
+        row = (
+            str(m["devid"]),
+            m["node"] or "-",
+            m["state"],
+            _mib(m["size"]),
+            _mib(m["allocated"]),
+            m["serial"] or "-",
+            _errors(m["errors"]),
+        )
         rows.append((*row, str(m["generation"] or "-"), mark) if full else row)
     head = ("ID", "DEVICE", "STATE", "SIZE", "ALLOCATED", "SERIAL", "ERRORS")
     show.table((*head, "GENERATION", "MARK") if full else head, rows, flexible=(1, 5, 6), full=full)
     for other in found["others"]:
         print()
-        print(show.safe(f"- {other['device']} (UUID={other['uuid']}) could be a state volume, too, and is left alone."))
+        print(
+            show.safe(
+                f"- {other['device']} (UUID={other['uuid']}) could be a state volume, too, and is left alone."
+            )
+        )
     for reason in found["reasons"]:
         print()
         print(show.safe(f"* {reason['message']}"))

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""An entry stays what it was seeded as: a bind entry whose content lies in an overlay's upper is mounted as that overlay, until it is converted.
+"""An entry stays what it was seeded as: a bind entry whose content lies in an overlay's upper is mounted as
+that overlay, until it is converted.
 
-The marker on the volume knows it, and not the generator: a preset may say another method than it did, on machines that nobody can reach.
+The marker on the volume knows it, and not the generator: a preset may say another method than it did, on
+machines that nobody can reach.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def _method(name: str) -> str:
 
 
 def _binds_below(loaded: Loaded, path: str) -> list[Planned]:
-    """Bind entries that a bind above them would keep, and an overlay does not: what they were seeded with lies beside it."""
+    """Bind entries that a bind above them would keep, and an overlay does not: what they were seeded with
+    lies beside it."""
     found = []
     for out in list(loaded.plan.outside):
         if out.state == "ignored" and out.entry.method == "bind" and out.real.startswith(path + "/"):
@@ -39,9 +42,11 @@ def _binds_below(loaded: Loaded, path: str) -> list[Planned]:
 
 
 def settle(loaded: Loaded) -> list[str]:
-    """Give entries of the plan that say bind, and were seeded for an overlay, that method; returns their paths.
+    """Give entries of the plan that say bind, and were seeded for an overlay, that method; returns their
+    paths.
 
-    The other way round nothing can be done here: their mount is PID 1's. Nor below a mount of fstab, which comes later.
+    The other way round nothing can be done here: their mount is PID 1's. Nor below a mount of fstab, which
+    comes later.
     """
     found: list[str] = []
     plan = loaded.plan

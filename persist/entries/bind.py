@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Bind entries, mounted without a unit of their own: by persist-volume.service what is seeded, by persist-bind@.service the rest.
+"""Bind entries, mounted without a unit of their own: by persist-volume.service what is seeded, by
+persist-bind@.service the rest.
 
-The kernel's mount is made from open descriptors, each component opened by itself without following a link: whoever owns a directory
-on the volume, or above the path, could have put one there.
+The kernel's mount is made from open descriptors, each component opened by itself without following a link:
+whoever owns a directory on the volume, or above the path, could have put one there.
 """
 
 from __future__ import annotations
@@ -22,29 +23,57 @@ from persist.system import mountinfo, newmount
 from persist.system.files import write_atomically
 from persist.system.safepath import Dir
 
-# Where generators and others put units that systemd ships none of: what mounts a path above an entry need not be in fstab.
-_UNITS = ("/run/systemd/generator", "/run/systemd/generator.early", "/run/systemd/generator.late", "/run/systemd/transient")
+# Where generators and others put units that systemd ships none of: what mounts a path above an entry need not
+# be in fstab.
+_UNITS = (
+    "/run/systemd/generator",
+    "/run/systemd/generator.early",
+    "/run/systemd/generator.late",
+    "/run/systemd/transient",
+)
 
 
 def _error(planned: Planned, message_id: str, message: str, hint: str = "") -> PersistError:
-    return PersistError(message, hint=hint, message_id=message_id, PERSIST_PATH=planned.path, PERSIST_METHOD=planned.entry.method,
-                        PERSIST_SOURCE=planned.entry.source)
+    return PersistError(
+        message,
+        hint=hint,
+        message_id=message_id,
+        PERSIST_PATH=planned.path,
+        PERSIST_METHOD=planned.entry.method,
+        PERSIST_SOURCE=planned.entry.source,
+    )
 
 
-def failure(planned: Planned, error: PersistError | OSError, what: str = "cannot be mounted from the state volume") -> PersistError:
+def failure(
+    planned: Planned, error: PersistError | OSError, what: str = "cannot be mounted from the state volume"
+) -> PersistError:
     """What to log about an entry that failed."""
     if isinstance(error, PersistError):
         return _error(planned, "ENTRY_FAILED", f"'{planned.path}' {what}: {error.message}", error.hint)
-    return _error(planned, "ENTRY_FAILED", f"'{planned.path}' {what}: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}.")
+    return _error(
+        planned,
+        "ENTRY_FAILED",
+        f"'{planned.path}' {what}: "
+        f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}.",
+    )
 
 
 def _kind(fd: int) -> str:
     mode = os.fstat(fd).st_mode
-    return "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "symbolic link" if stat.S_ISLNK(mode) else "device or pipe"
+    return (
+        "directory"
+        if stat.S_ISDIR(mode)
+        else "file"
+        if stat.S_ISREG(mode)
+        else "symbolic link"
+        if stat.S_ISLNK(mode)
+        else "device or pipe"
+    )
 
 
 def _target(planned: Planned, kind: str) -> int:
-    """A descriptor of what an entry is mounted on, made where it is missing. Raises PersistError and OSError."""
+    """A descriptor of what an entry is mounted on, made where it is missing. Raises PersistError and
+    OSError."""
     with Dir.at("/") as live:
         fd = live.node(planned.path)
         if fd is None:
@@ -57,7 +86,9 @@ def _target(planned: Planned, kind: str) -> int:
     there = _kind(fd)
     if there != kind:
         os.close(fd)
-        raise PersistError(f"the path is a {there}, and on the volume it is a {kind}.", hint="Move away what is at the path.")
+        raise PersistError(
+            f"the path is a {there}, and on the volume it is a {kind}.", hint="Move away what is at the path."
+        )
     return fd
 
 
@@ -66,11 +97,16 @@ def mount_bind(planned: Planned) -> None:
     with Dir.at(paths.VOLUME) as volume:
         source = volume.node(planned.path)
     if source is None:
-        raise PersistError(f"{paths.VOLUME}{planned.path} does not exist any more.", hint="Restore it, or remove its marker to seed the path again.")
+        raise PersistError(
+            f"{paths.VOLUME}{planned.path} does not exist any more.",
+            hint="Restore it, or remove its marker to seed the path again.",
+        )
     try:
         kind = _kind(source)
         if kind not in ("directory", "file"):
-            raise PersistError(f"{paths.VOLUME}{planned.path} is a {kind}.", hint="Look at where it comes from.")
+            raise PersistError(
+                f"{paths.VOLUME}{planned.path} is a {kind}.", hint="Look at where it comes from."
+            )
         target = _target(planned, kind)
         try:
             if not os.path.samestat(os.fstat(source), os.fstat(target)):
@@ -82,7 +118,8 @@ def mount_bind(planned: Planned) -> None:
 
 
 def _mount_overlay(planned: Planned, loaded: Loaded) -> bool:
-    """Mount an overlay entry, which was looked at, as its unit would. False where the unit's other conditions do not hold.
+    """Mount an overlay entry, which was looked at, as its unit would. False where the unit's other conditions
+    do not hold.
 
     Raises PersistError and OSError.
     """
@@ -92,7 +129,9 @@ def _mount_overlay(planned: Planned, loaded: Loaded) -> bool:
         return False
     target = _target(planned, "directory")
     try:
-        newmount.overlay(target, overlay_options(planned, loaded.plan.fstab, read_only), planned.entry.options)
+        newmount.overlay(
+            target, overlay_options(planned, loaded.plan.fstab, read_only), planned.entry.options
+        )
     finally:
         os.close(target)
     return True
@@ -136,7 +175,8 @@ def _needed(entries: Iterable[Planned], ours: Iterable[str]) -> set[str]:
 
 
 def _place(planned: Planned, places: _Places) -> bool:
-    """Bring one entry into place. False where it is not its time, or not for us. Raises PersistError and OSError."""
+    """Bring one entry into place. False where it is not its time, or not for us. Raises PersistError and
+    OSError."""
     method, path = planned.entry.method, planned.path
     if planned.mounted_early or method == "tmpfs":
         return path in places.at
@@ -152,10 +192,12 @@ def _place(planned: Planned, places: _Places) -> bool:
 
 
 def note_stores(loaded: Loaded, methods: Iterable[str] = stores.METHODS) -> list[PersistError]:
-    """Look at the places on the volume of all entries that are seeded, those too that the initrd has mounted, and write their flags.
+    """Look at the places on the volume of all entries that are seeded, those too that the initrd has mounted,
+    and write their flags.
 
-    For persist-volume.service, before anything is mounted from there: the units of entries have a condition on their flag. An entry whose
-    place is not as it should be has no flag and is in the result. Raises OSError.
+    For persist-volume.service, before anything is mounted from there: the units of entries have a condition
+    on their flag. An entry whose place is not as it should be has no flag and is in the result. Raises
+    OSError.
     """
     problems: list[PersistError] = []
     if not os.path.isdir(paths.VOLUME):
@@ -173,11 +215,13 @@ def note_stores(loaded: Loaded, methods: Iterable[str] = stores.METHODS) -> list
 
 
 def mount_seeded(loaded: Loaded, ours: Iterable[str] = ()) -> list[PersistError]:
-    """Look at the places of all seeded entries; mount the binds among them that lie on the root filesystem or below entries there, and the overlays above.
+    """Look at the places of all seeded entries; mount the binds among them that lie on the root filesystem or
+    below entries there, and the overlays above.
 
-    For persist-volume.service, once the volume is there. What has its time later (it is not seeded, or below a mount of fstab) is left to
-    its unit. ``ours``: overlays that have no unit (as_seeded.py).
-    An entry that fails costs that entry and those below it: it is in the result. Raises OSError where /proc is not mounted.
+    For persist-volume.service, once the volume is there. What has its time later (it is not seeded, or below
+    a mount of fstab) is left to its unit. ``ours``: overlays that have no unit (as_seeded.py).
+    An entry that fails costs that entry and those below it: it is in the result. Raises OSError where /proc
+    is not mounted.
     """
     problems = note_stores(loaded)
     needed = _needed(loaded.plan.entries, ours)
@@ -201,7 +245,8 @@ def mount_seeded(loaded: Loaded, ours: Iterable[str] = ()) -> list[PersistError]
 
 
 def hold(planned: Planned) -> PersistError | None:
-    """Make one bind entry read-only where it is. None where there is nothing to hold, or it is held. Raises PersistError and OSError."""
+    """Make one bind entry read-only where it is. None where there is nothing to hold, or it is held. Raises
+    PersistError and OSError."""
     with Dir.at("/") as live:
         fd = live.node(planned.path)
     if fd is None:
@@ -215,22 +260,33 @@ def hold(planned: Planned) -> PersistError | None:
         newmount.attach(fd, fd, read_only=True, recursive=True)
     finally:
         os.close(fd)
-    return _error(planned, "ENTRY_STALE", f"'{planned.path}' is read-only on this boot: the state volume that keeps it is away or takes no writes, and "
-                  "what was written here now would be out of sight when it is back.",
-                  f"Attach the disk of the volume, or say Stale=allow ({planned.entry.source}).")
+    return _error(
+        planned,
+        "ENTRY_STALE",
+        f"'{planned.path}' is read-only on this boot: the state volume that keeps it is away or takes no "
+        "writes, and "
+        "what was written here now would be out of sight when it is back.",
+        f"Attach the disk of the volume, or say Stale=allow ({planned.entry.source}).",
+    )
 
 
 def hold_stale(loaded: Loaded) -> list[PersistError]:
-    """Hold each bind entry with Stale=ro read-only, on a writable root that has known a volume and boots without it, or with one that takes no writes.
+    """Hold each bind entry with Stale=ro read-only, on a writable root that has known a volume and boots
+    without it, or with one that takes no writes.
 
-    The result is what to log: each entry that is held, and each that could not be. Entries below a mount of fstab are held by
-    persist-bind@.service, after that mount; it looks for /run/persist/stale. Raises OSError.
+    The result is what to log: each entry that is held, and each that could not be. Entries below a mount of
+    fstab are held by persist-bind@.service, after that mount; it looks for /run/persist/stale. Raises
+    OSError.
     """
     write_atomically(paths.STALE, "")
     places = _Places(loaded)
     said = []
     for planned in loaded.plan.entries:
-        if planned.entry.method != "bind" or planned.entry.stale != "ro" or above(planned.path, loaded.plan.fstab):
+        if (
+            planned.entry.method != "bind"
+            or planned.entry.stale != "ro"
+            or above(planned.path, loaded.plan.fstab)
+        ):
             continue
         try:
             later = places.later(planned.path)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Entries on a boot, as far as persist-volume.service has to do with them: binds, which would be torn down with a member if they were .mount units."""
+"""Entries on a boot, as far as persist-volume.service has to do with them: binds, which would be torn down
+with a member if they were .mount units."""
 
 from __future__ import annotations
 
@@ -15,13 +16,17 @@ def _late_etc(loaded: Loaded) -> tuple[int, str] | None:
     try:
         return late_etc.give_way(loaded)
     except (PersistError, OSError) as e:
-        return DEBUG, f"The transient machine-id is left where it is: {e}"  # the verdict says what is wrong with /etc
+        return (
+            DEBUG,
+            f"The transient machine-id is left where it is: {e}",
+        )  # the verdict says what is wrong with /etc
 
 
 def bring_up(loaded: Loaded, result: Outcome) -> tuple[list[PersistError], tuple[int, str] | None]:
     """Look at the places of all entries, and mount what is seeded and ours to mount.
 
-    Returns what went wrong, each with one entry, and what was done about the machine-id: a priority and a sentence.
+    Returns what went wrong, each with one entry, and what was done about the machine-id: a priority and a
+    sentence.
     """
     said = None
     settled = as_seeded.settle(loaded)

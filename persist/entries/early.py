@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the initrd mounted on the paths of entries. It knows no options of theirs: they come with persist-volume.service."""
+"""What the initrd mounted on the paths of entries. It knows no options of theirs: they come with
+persist-volume.service."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from persist.system.safepath import Dir
 
 
 def set_options(loaded: Loaded) -> list[PersistError]:
-    """Give the mounts of early entries the options of their entries. The result is what to log. Raises OSError where /proc is not mounted.
+    """Give the mounts of early entries the options of their entries. The result is what to log. Raises
+    OSError where /proc is not mounted.
 
     Where something else lies on the path it is left alone, which the verdict says.
     """

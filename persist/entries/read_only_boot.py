@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """persist=ro: for one boot, the volume read-only below memory. Nothing on it is ever written.
 
-The volume is mounted read-only at /run/persist/private/readonly, and /run/persist/volume is a tmpfs with the usual store. An overlay entry gets
-the upper that it has on the volume as one more lower directory (bound to ``.persist/below/NAME``; whiteouts and opaque directories
-count in a lower too). What bind and symlink entries have on the volume is shown at its usual place in the tmpfs, by an overlay of its
-own, so that they work as ever. An entry that the volume does not know is seeded into the tmpfs.
+The volume is mounted read-only at /run/persist/private/readonly, and /run/persist/volume is a tmpfs with the
+usual store. An overlay entry gets the upper that it has on the volume as one more lower directory (bound to
+``.persist/below/NAME``; whiteouts and opaque directories count in a lower too). What bind and symlink entries
+have on the volume is shown at its usual place in the tmpfs, by an overlay of its own, so that they work as
+ever. An entry that the volume does not know is seeded into the tmpfs.
 """
 
 from __future__ import annotations
@@ -28,15 +29,23 @@ from persist.system.safepath import Dir, LinkRefused, split
 
 
 def prepare(loaded: Loaded, real: str = READONLY, volume: str = VOLUME) -> list[PersistError]:
-    """Make the tmpfs at ``volume`` show what the volume at ``real`` keeps. Returns what to log: each entry that fails costs that entry.
+    """Make the tmpfs at ``volume`` show what the volume at ``real`` keeps. Returns what to log: each entry
+    that fails costs that entry.
 
-    For persist-volume.service with persist=ro, before mount_seeded(); also where nothing is mounted at ``real``, because the units of
-    overlay entries count on their directories. May be called again. Raises OSError and PersistError where the tmpfs takes nothing.
+    For persist-volume.service with persist=ro, before mount_seeded(); also where nothing is mounted at
+    ``real``, because the units of overlay entries count on their directories. May be called again. Raises
+    OSError and PersistError where the tmpfs takes nothing.
     """
     at = mountinfo.at(volume)
     if at is None or at.fstype != "tmpfs":
-        return [PersistError(f"What is mounted at {volume} is not memory, so that nothing is shown read-only (persist=ro).", message_id="ENTRY_FAILED",
-                             hint="Run 'update-initramfs -u' and restart the machine.")]
+        return [
+            PersistError(
+                f"What is mounted at {volume} is not memory, so that nothing is shown read-only "
+                "(persist=ro).",
+                message_id="ENTRY_FAILED",
+                hint="Run 'update-initramfs -u' and restart the machine.",
+            )
+        ]
     problems = []
     with Dir.at(volume) as memory, memory.own(".persist") as store:
         kept = Dir.at(real) if os.path.ismount(real) else None
@@ -46,7 +55,9 @@ def prepare(loaded: Loaded, real: str = READONLY, volume: str = VOLUME) -> list[
                     try:
                         _Entry(planned, kept, memory, store).prepare()
                     except (PersistError, OSError) as e:
-                        problems.append(failure(planned, e, "is not shown as the state volume has it (persist=ro)"))
+                        problems.append(
+                            failure(planned, e, "is not shown as the state volume has it (persist=ro)")
+                        )
         finally:
             if kept is not None:
                 kept.close()
@@ -121,7 +132,8 @@ class _Entry:
 
     @staticmethod
     def _layers(mine: Dir) -> tuple[Dir, Dir]:
-        """Fresh directories for the upper and the work of an overlay; what a killed run left is not looked at."""
+        """Fresh directories for the upper and the work of an overlay; what a killed run left is not looked
+        at."""
         for part in ("upper", "work"):
             mine.remove(part)
         return mine.own("upper"), mine.own("work")
@@ -142,7 +154,10 @@ class _Entry:
                 with self._parent() as parent:
                     copy(Source(source, "file", path), parent, split(path)[-1], notify_status)
             else:
-                raise LinkRefused(f"{self.kept.path(path[1:])} is neither a directory nor a regular file.", hint="Look at where it comes from.")
+                raise LinkRefused(
+                    f"{self.kept.path(path[1:])} is neither a directory nor a regular file.",
+                    hint="Look at where it comes from.",
+                )
         finally:
             os.close(source)
 
@@ -156,19 +171,25 @@ class _Entry:
             upper, work = self._layers(mine)
             with upper, work:
                 self._like(source, upper)
-                # Upper and work are in memory and ours. What is on the volume is given by its descriptor: a name there is looked up by nobody.
-                options = (f"lowerdir=/proc/self/fd/{source},upperdir={overlay_option(upper.name)},workdir={overlay_option(work.name)},"
-                           f"{OVERLAY_OPTIONS}")
+                # Upper and work are in memory and ours. What is on the volume is given by its descriptor: a
+                # name there is looked up by nobody.
+                options = (
+                    f"lowerdir=/proc/self/fd/{source},upperdir={overlay_option(upper.name)},workdir={overlay_option(work.name)},"
+                    f"{OVERLAY_OPTIONS}"
+                )
                 self._on_place(lambda target: newmount.overlay(target, options))
 
     def _show_early(self) -> None:
-        """The initrd has mounted the path itself, over the volume: show it at the entry's place in memory too."""
+        """The initrd has mounted the path itself, over the volume: show it at the entry's place in memory
+        too."""
         with Dir.at("/") as live:
             source = live.node(self.planned.path)
         if source is None:
             return
         try:
-            if stat.S_ISDIR(os.fstat(source).st_mode) and not os.path.ismount(self.memory.path(self.planned.path[1:])):
+            if stat.S_ISDIR(os.fstat(source).st_mode) and not os.path.ismount(
+                self.memory.path(self.planned.path[1:])
+            ):
                 self._on_place(lambda target: newmount.attach(source, target, options=newmount.DATA))
         finally:
             os.close(source)
@@ -182,7 +203,8 @@ class _Entry:
                 mount(target.fd)
 
     def _parent(self) -> Dir:
-        """The directory in memory that holds the path, made where missing; each takes after the one on the volume."""
+        """The directory in memory that holds the path, made where missing; each takes after the one on the
+        volume."""
         here = Dir(os.dup(self.memory.fd), self.memory.name)
         parts = split(self.planned.path)[:-1]
         try:
@@ -202,5 +224,8 @@ class _Entry:
 
     def _like_parent(self, path: str, to: Dir) -> None:
         assert self.kept is not None
-        with contextlib.suppress(FileNotFoundError), self.kept.sub(path) as there:  # an early entry that the volume does not know: root's, 0755
+        with (
+            contextlib.suppress(FileNotFoundError),
+            self.kept.sub(path) as there,
+        ):  # an early entry that the volume does not know: root's, 0755
             self._like(there.fd, to)

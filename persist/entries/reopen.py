@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Overlays of entries that came up read-only, because the volume was full: mounted again, once it takes writes."""
+"""Overlays of entries that came up read-only, because the volume was full: mounted again, once it takes
+writes."""
 
 from __future__ import annotations
 
@@ -15,7 +16,21 @@ from persist.system.safepath import Dir
 
 _COMMA = re.compile(r"(?<!\\),")
 # Of what the kernel shows as options of an overlay, what it also takes.
-_OPTIONS = frozenset(("lowerdir", "upperdir", "workdir", "redirect_dir", "index", "nfs_export", "xino", "metacopy", "uuid", "volatile", "userxattr"))
+_OPTIONS = frozenset(
+    (
+        "lowerdir",
+        "upperdir",
+        "workdir",
+        "redirect_dir",
+        "index",
+        "nfs_export",
+        "xino",
+        "metacopy",
+        "uuid",
+        "volatile",
+        "userxattr",
+    )
+)
 
 
 def _overlay_options(mount: mountinfo.Mount) -> str:
@@ -23,7 +38,8 @@ def _overlay_options(mount: mountinfo.Mount) -> str:
 
 
 def _place(path: str) -> int:
-    """A descriptor of a mount point: what lies above it may be a user's, and no link is followed. Raises PersistError and OSError."""
+    """A descriptor of a mount point: what lies above it may be a user's, and no link is followed. Raises
+    PersistError and OSError."""
     with Dir.at("/") as live:
         fd = live.node(path)
     if fd is None:
@@ -32,7 +48,8 @@ def _place(path: str) -> int:
 
 
 def _reopen(mount: mountinfo.Mount, children: list[str]) -> None:
-    """Mount an overlay again over itself, and what was mounted below it over that. Raises PersistError and OSError."""
+    """Mount an overlay again over itself, and what was mounted below it over that. Raises PersistError and
+    OSError."""
     kept = []
     try:
         for child in children:
@@ -54,7 +71,8 @@ def _reopen(mount: mountinfo.Mount, children: list[str]) -> None:
 
 
 def reopen_overlays(store: str = STORE) -> list[str]:
-    """Mount overlays of entries, which came up read-only on a full volume, again over themselves; returns their paths. Raises PersistError and OSError.
+    """Mount overlays of entries, which came up read-only on a full volume, again over themselves; returns
+    their paths. Raises PersistError and OSError.
 
     Only to be called once something can be made on the volume. Who has a file of the old one open keeps it.
     """
@@ -62,7 +80,11 @@ def reopen_overlays(store: str = STORE) -> list[str]:
     for point in sorted({m.mount_point for m in mountinfo.mounts()}):
         every = mountinfo.mounts()
         at = next(m for m in reversed(every) if m.mount_point == point)
-        if at.fstype != "overlay" or "ro" not in at.super_options.split(",") or f"upperdir={store}/overlay/" not in at.super_options:
+        if (
+            at.fstype != "overlay"
+            or "ro" not in at.super_options.split(",")
+            or f"upperdir={store}/overlay/" not in at.super_options
+        ):
             continue
         # The kernel is given the names once more: looked at as before the first time.
         with Dir.at(os.path.dirname(store)) as volume:
@@ -76,4 +98,9 @@ def reopen_overlays(store: str = STORE) -> list[str]:
 def say_reopened() -> None:
     """Mount overlays that came up read-only again, and log it. Raises PersistError and OSError."""
     for path in reopen_overlays():
-        log.log(log.NOTICE, f"{path} had come up read-only on the full state volume and takes writes again.", "SPACE_RESERVE", PERSIST_PATH=path)
+        log.log(
+            log.NOTICE,
+            f"{path} had come up read-only on the full state volume and takes writes again.",
+            "SPACE_RESERVE",
+            PERSIST_PATH=path,
+        )

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The places of entries on the volume, looked at before anything is mounted from them.
 
-PID 1, mount(8) and overlayfs take names, and follow links in them: ``.persist/overlay/X/upper -> /var/lib`` on a strange disk would have
-/var/lib written to, and a work directory emptied. So each place is looked at through descriptors first. One that is as it should be gets a
-flag, ``/run/persist/stores/<escaped path>`` with device and inode of what holds the content, and the units have a condition on that alone.
-Written by persist-volume.service for what is seeded, by persist-seed@.service for what it has seeded; the verdict looks again, and compares.
+PID 1, mount(8) and overlayfs take names, and follow links in them: ``.persist/overlay/X/upper -> /var/lib``
+on a strange disk would have /var/lib written to, and a work directory emptied. So each place is looked at
+through descriptors first. One that is as it should be gets a flag, ``/run/persist/stores/<escaped path>``
+with device and inode of what holds the content, and the units have a condition on that alone. Written by
+persist-volume.service for what is seeded, by persist-seed@.service for what it has seeded; the verdict looks
+again, and compares.
 """
 
 from __future__ import annotations
@@ -25,13 +27,19 @@ METHODS = ("overlay", "bind", "symlink")  # those that have a place on the volum
 
 
 def _overlay(volume: Dir, name: str) -> os.stat_result:
-    with volume.inner(f".persist/overlay/{name}") as top, top.inner("upper") as upper, top.inner("work") as work:
+    with (
+        volume.inner(f".persist/overlay/{name}") as top,
+        top.inner("upper") as upper,
+        top.inner("work") as work,
+    ):
         top.must_be_ours()
         work.must_be_ours()
         found = os.fstat(upper.fd)  # whose it is, is for the path itself
         if found.st_dev != os.fstat(work.fd).st_dev:
-            raise PersistError(f"'{upper.name}' is a subvolume, and overlayfs cannot move files there from '{work.name}'.",
-                               hint="Replace it by a directory with the same content.")
+            raise PersistError(
+                f"'{upper.name}' is a subvolume, and overlayfs cannot move files there from '{work.name}'.",
+                hint="Replace it by a directory with the same content.",
+            )
         return found
 
 
@@ -45,20 +53,27 @@ def _content(volume: Dir, path: str) -> os.stat_result:
         os.close(fd)
     if not stat.S_ISDIR(found.st_mode) and not stat.S_ISREG(found.st_mode):
         what = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "a device or a pipe"
-        raise PersistError(f"'{volume.path(path[1:])}' is {what}, and neither a directory nor a regular file.", hint="Look at where it comes from.")
+        raise PersistError(
+            f"'{volume.path(path[1:])}' is {what}, and neither a directory nor a regular file.",
+            hint="Look at where it comes from.",
+        )
     return found
 
 
 def look(volume: Dir, path: str, name: str, method: str) -> str:
     """What the flag of an entry says while its place on the volume is as it should be: device and inode.
 
-    Follows no link, opens no device, and writes nothing. Raises PersistError for a place that must not be used, OSError.
+    Follows no link, opens no device, and writes nothing. Raises PersistError for a place that must not be
+    used, OSError.
     """
     try:
         found = _overlay(volume, name) if method == "overlay" else _content(volume, path)
     except FileNotFoundError as e:
         at = volume.path(f".persist/overlay/{name}" if method == "overlay" else path[1:])
-        raise PersistError(f"'{at}' does not exist any more, or not all of it.", hint="Restore it, or remove its marker to seed the path again.") from e
+        raise PersistError(
+            f"'{at}' does not exist any more, or not all of it.",
+            hint="Restore it, or remove its marker to seed the path again.",
+        ) from e
     return f"{found.st_dev}:{found.st_ino}"
 
 
@@ -72,7 +87,8 @@ def flag(name: str, root: str = "") -> str:
 
 
 def note(volume: Dir, path: str, name: str, method: str) -> None:
-    """Look at the place of one entry and write its flag. Raises PersistError and OSError; there is no flag then."""
+    """Look at the place of one entry and write its flag. Raises PersistError and OSError; there is no flag
+    then."""
     check_method(volume, path, name, method)
     write_atomically(f"{paths.STORES}/{name}", look(volume, path, name, method) + "\n")
 
@@ -85,18 +101,22 @@ def clear() -> None:
 
 
 def seeded_for(volume: Dir, name: str) -> str:
-    """The method that an entry was seeded for, '' where it was not, or no marker says. Raises PersistError and OSError as seeded()."""
+    """The method that an entry was seeded for, '' where it was not, or no marker says. Raises PersistError
+    and OSError as seeded()."""
     return str((_marker(volume, name) or {}).get("method") or "")
 
 
 def check_method(volume: Dir, path: str, name: str, method: str) -> None:
-    """Raise PersistError where an entry was seeded for a method that keeps its content elsewhere: what it keeps would be out of sight."""
+    """Raise PersistError where an entry was seeded for a method that keeps its content elsewhere: what it
+    keeps would be out of sight."""
     found = seeded_for(volume, name) or method
     if (found == "overlay") != (method == "overlay"):
         at = f".persist/overlay/{name}/upper" if found == "overlay" else path[1:]
-        raise PersistError(f"'{path}' was seeded for Method={found}, and is Method={method} now; nothing was converted. "
-                           f"What it keeps is in '{volume.path(at)}'.",
-                           hint=f"Put an entry for it with Method={found} into a file of /etc/persist.d that sorts first.")
+        raise PersistError(
+            f"'{path}' was seeded for Method={found}, and is Method={method} now; nothing was converted. "
+            f"What it keeps is in '{volume.path(at)}'.",
+            hint=f"Put an entry for it with Method={found} into a file of /etc/persist.d that sorts first.",
+        )
 
 
 def seeded(volume: Dir, name: str) -> bool:
@@ -105,7 +125,8 @@ def seeded(volume: Dir, name: str) -> bool:
 
 
 def _marker(volume: Dir, name: str) -> dict[str, Any] | None:
-    """The marker of an entry, None where it has none. Raises PersistError where something else has its name, OSError."""
+    """The marker of an entry, None where it has none. Raises PersistError where something else has its name,
+    OSError."""
     try:
         with volume.inner(".persist/seed") as seeds:
             data = seeds.read(f"{name}.json", marker.LIMIT)
@@ -116,12 +137,15 @@ def _marker(volume: Dir, name: str) -> dict[str, Any] | None:
     try:
         return marker.parse(data)
     except ValueError as e:
-        raise PersistError(f"'{volume.path(f'.persist/seed/{name}.json')}' is not a marker of persist: {e}.",
-                           hint="Look at it, and remove it to have the path adopted as it is.") from e
+        raise PersistError(
+            f"'{volume.path(f'.persist/seed/{name}.json')}' is not a marker of persist: {e}.",
+            hint="Look at it, and remove it to have the path adopted as it is.",
+        ) from e
 
 
 def wrong(path: str, name: str, method: str, root: str = "") -> tuple[str, str]:
-    """Why the place of an entry is not what its mount was made from (the end of a sentence that begins with the path), and what to do.
+    """Why the place of an entry is not what its mount was made from (the end of a sentence that begins with
+    the path), and what to do.
 
     '' and '' where it is; NOT_SEEDED where there is no marker.
     """
@@ -139,7 +163,15 @@ def wrong(path: str, name: str, method: str, root: str = "") -> tuple[str, str]:
     if method == "symlink" or now == before:
         return "", ""
     if os.path.lexists(root + paths.BOOTED) and not os.path.lexists(root + paths.STORES):
-        return "", ""  # the package was upgraded while the machine ran: this boot began without flags, and mountinfo says what there is
+        return (
+            "",
+            "",
+            # the package was upgraded while the machine ran: this boot began without flags, and mountinfo
+            # says what there is
+        )
     if before:
-        return "has something else at its place on the state volume than what it was mounted from", "Move it back there, or restart the machine."
+        return (
+            "has something else at its place on the state volume than what it was mounted from",
+            "Move it back there, or restart the machine.",
+        )
     return "was not looked at before it could be mounted", "See 'journalctl -b -u persist-volume.service'."

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a system image has, asked without booting it: an image below --root, or the running system's own without what is mounted on it."""
+"""What a system image has, asked without booting it: an image below --root, or the running system's own
+without what is mounted on it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class Image:
         self._known: dict[str, str] = {}
 
     def option(self) -> str:
-        """What a command is told to work on this image, with a blank behind it: nothing for the running system."""
+        """What a command is told to work on this image, with a blank behind it: nothing for the running
+        system."""
         return f"--root={shlex.quote(self.root)} " if self.root else ""
 
     def at(self, path: str) -> str:
@@ -36,7 +38,8 @@ class Image:
         return shlex.quote(self.root + path)
 
     def lstat(self, path: str) -> os.stat_result | None:
-        """What is at a path whose parents have no links left (Planned.path), None where nothing is. Raises OSError where it cannot be looked at."""
+        """What is at a path whose parents have no links left (Planned.path), None where nothing is. Raises
+        OSError where it cannot be looked at."""
         try:
             return os.lstat(self.top + path)
         except (FileNotFoundError, NotADirectoryError):
@@ -48,7 +51,15 @@ class Image:
         if there is None:
             return ""
         mode = there.st_mode
-        return "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "symbolic link" if stat.S_ISLNK(mode) else "other"
+        return (
+            "directory"
+            if stat.S_ISDIR(mode)
+            else "file"
+            if stat.S_ISREG(mode)
+            else "symbolic link"
+            if stat.S_ISLNK(mode)
+            else "other"
+        )
 
     def empty(self, path: str) -> bool:
         """Whether there is nothing at a path, or a directory with nothing in it."""
@@ -62,14 +73,16 @@ class Image:
             return False  # a loop of links, or what may not be searched, is nothing to run or to mount on
 
     def kind_behind(self, path: str) -> str:
-        """As kind(), all links followed within the image; '' also where they cannot be, or nobody may look."""
+        """As kind(), all links followed within the image; '' also where they cannot be, or nobody may
+        look."""
         try:
             return self.kind(self.behind(path))
         except OSError:
             return ""  # it is as good as not there
 
     def behind(self, path: str) -> str:
-        """The path with all links followed as in a chroot(2) of the image. Raises OSError where they cannot be."""
+        """The path with all links followed as in a chroot(2) of the image. Raises OSError where they cannot
+        be."""
         return real_path(self.top, path, self._known) or "/"
 
     def target(self, path: str) -> str:
@@ -80,7 +93,8 @@ class Image:
             return ""
 
     def link(self, path: str) -> str:
-        """Where a link of the running system leads, or of the image below --root, '' for anything else: what is mounted counts here."""
+        """Where a link of the running system leads, or of the image below --root, '' for anything else: what
+        is mounted counts here."""
         try:
             return os.readlink(self.root + path)
         except OSError:
@@ -89,17 +103,24 @@ class Image:
     def lines(self, path: str) -> Iterator[tuple[int, str]]:
         """The numbered lines of a text file of the image; none where it has no such file."""
         try:
-            fd = os.open(self.top + self.behind(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            fd = os.open(
+                self.top + self.behind(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            )
         except OSError:
             return
         with open(fd, "rb") as f:
-            text = f.read(_MOST).decode("utf-8", "surrogateescape") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+            text = (
+                f.read(_MOST).decode("utf-8", "surrogateescape") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+            )
         yield from enumerate(text.split("\n"), 1)
 
     def root_read_only(self) -> bool:
         """Whether fstab(5) of the image mounts its root read-only; without a word there nobody knows."""
         lines = [words(line) for _, line in self.lines("/etc/fstab")]
-        return any(w[1:2] == ["/"] and not w[0].startswith("#") and "ro" in (w[3:4] or [""])[0].split(",") for w in lines)
+        return any(
+            w[1:2] == ["/"] and not w[0].startswith("#") and "ro" in (w[3:4] or [""])[0].split(",")
+            for w in lines
+        )
 
     def names(self, directory: str) -> list[str]:
         """What a directory of the image holds; nothing where there is none."""
@@ -115,7 +136,11 @@ class Image:
         types = ("u", "u!") if kind == "user" else ("u", "u!", "g")  # a user's group is made along with it
         for directory in _SYSUSERS:
             for file in self.names(directory):
-                made = [words(line)[:2] for _, line in self.lines(f"{directory}/{file}")] if file.endswith(".conf") else []
+                made = (
+                    [words(line)[:2] for _, line in self.lines(f"{directory}/{file}")]
+                    if file.endswith(".conf")
+                    else []
+                )
                 if any([each, name] in made for each in types):
                     return True
         return not self.root and _resolved(kind, name)
@@ -129,7 +154,8 @@ class Image:
 
 
 def _resolved(kind: str, name: str) -> bool:
-    """Whether the running system knows a name from elsewhere, a directory service for one (nsswitch.conf(5))."""
+    """Whether the running system knows a name from elsewhere, a directory service for one
+    (nsswitch.conf(5))."""
     try:
         if kind == "user":
             pwd.getpwnam(name)

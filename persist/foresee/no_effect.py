@@ -15,15 +15,28 @@ from persist.foresee.image import Image
 def settings(loaded: Loaded, image: Image) -> Iterator[Problem]:
     """Settings of persist.conf that need another one."""
     config = loaded.config
-    if config.device and not any(spec.startswith("/") for spec in config.device):  # none: what was said was wrong, and is told
-        for key, says, yes in (("Format", "blank", config.format_blank), ("Ephemeral", "yes", config.ephemeral)):
+    if config.device and not any(
+        spec.startswith("/") for spec in config.device
+    ):  # none: what was said was wrong, and is told
+        for key, says, yes in (
+            ("Format", "blank", config.format_blank),
+            ("Ephemeral", "yes", config.ephemeral),
+        ):
             if yes:
-                yield Problem(NOTICE, config.where(key), f"{key}={says} in persist.conf has no effect: "
-                              "it is about disks that Device= names by their paths, and it names none.")
+                yield Problem(
+                    NOTICE,
+                    config.where(key),
+                    f"{key}={says} in persist.conf has no effect: "
+                    "it is about disks that Device= names by their paths, and it names none.",
+                )
     options = [word for word in config.options.split(",") if word not in ("", "_netdev")]
     if options and config.device == ["auto"]:
-        yield Problem(NOTICE, config.where("Options"), f"Options={','.join(options)} in persist.conf has no effect with Device=auto, "
-                      "which takes only volumes that persist made (btrfs). Name the device in Device=.")
+        yield Problem(
+            NOTICE,
+            config.where("Options"),
+            f"Options={','.join(options)} in persist.conf has no effect with Device=auto, "
+            "which takes only volumes that persist made (btrfs). Name the device in Device=.",
+        )
 
 
 def taken_out(loaded: Loaded, image: Image) -> Iterator[Problem]:
@@ -42,18 +55,41 @@ def taken_out(loaded: Loaded, image: Image) -> Iterator[Problem]:
         over = above(real, methods)
         if methods.get(over) in ("overlay", "bind", "symlink"):
             use = "" if methods[over] == "symlink" else " Use Method=image to leave it to the image."
-            yield Problem(NOTICE, entry.source, f"Method=none has no effect: {over} above {entry.path} keeps it.{use}", entry.path)
+            yield Problem(
+                NOTICE,
+                entry.source,
+                f"Method=none has no effect: {over} above {entry.path} keeps it.{use}",
+                entry.path,
+            )
         elif real not in others:
-            yield Problem(NOTICE, entry.source, f"Method=none has no effect: nothing else declares {entry.path}.{did_you_mean(entry.path, others)}", entry.path)
+            yield Problem(
+                NOTICE,
+                entry.source,
+                "Method=none has no effect: nothing else declares "
+                f"{entry.path}.{did_you_mean(entry.path, others)}",
+                entry.path,
+            )
 
 
 def entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
     """Keys and sections of registry files that do nothing, now or as they stand."""
     for entry in loaded.registry.entries:
         if entry.required == "service" and not entry.services:
-            yield Problem(NOTICE, entry.where("Required"), f"Required=service holds nothing back, for Services= names no unit. Name those that must not start "
-                          f"without {entry.path}.", entry.path)
+            yield Problem(
+                NOTICE,
+                entry.where("Required"),
+                "Required=service holds nothing back, for Services= names no unit. Name those that must not "
+                "start "
+                f"without {entry.path}.",
+                entry.path,
+            )
         if not entry.snapshot:
-            yield Problem(NOTICE, entry.where("Snapshot"), "Snapshot=no has no effect in this version.", entry.path)
+            yield Problem(
+                NOTICE, entry.where("Snapshot"), "Snapshot=no has no effect in this version.", entry.path
+            )
     for section in loaded.registry.others:
-        yield Problem(NOTICE, f"{section.file}:{section.line}", f"[{section.name}] has no effect in this version: its keys are checked, and that is all.")
+        yield Problem(
+            NOTICE,
+            f"{section.file}:{section.line}",
+            f"[{section.name}] has no effect in this version: its keys are checked, and that is all.",
+        )

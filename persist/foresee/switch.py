@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The master switch of a machine or an image: whether persist is there and persist-setup.target enabled, and what to do where not."""
+"""The master switch of a machine or an image: whether persist is there and persist-setup.target enabled, and
+what to do where not."""
 
 from __future__ import annotations
 
@@ -12,15 +13,25 @@ _TARGET = "/persist-setup.target"
 
 
 def why_off(image: Image) -> tuple[str, str]:
-    """Why nothing of the registry takes effect, and what to do about it, as a sentence; two empty strings where it does."""
+    """Why nothing of the registry takes effect, and what to do about it, as a sentence; two empty strings
+    where it does."""
     if enabled(image.root):
         return "", ""
     there = [base for base in UNIT_DIRECTORIES if os.path.lexists(image.root + base + _TARGET)]
     masked = [base for base in there if image.link(base + _TARGET) == "/dev/null"]
     if there == masked:
         where = f"in {image.root}" if image.root else "on this machine"
-        return f"persist is not installed {where} ({UNIT_DIRECTORIES[3]}{_TARGET} is not there)", "Install the package persist there."
+        return (
+            f"persist is not installed {where} ({UNIT_DIRECTORIES[3]}{_TARGET} is not there)",
+            "Install the package persist there.",
+        )
     if there[0] in masked:
         option = "--runtime " if there[0].startswith("/run/") else ""
-        return f"persist-setup.target is masked ({there[0]}{_TARGET})", f"Run 'systemctl {image.option()}{option}unmask persist-setup.target'."
-    return "persist-setup.target is not enabled", f"Run 'systemctl {image.option()}enable persist-setup.target'."
+        return (
+            f"persist-setup.target is masked ({there[0]}{_TARGET})",
+            f"Run 'systemctl {image.option()}{option}unmask persist-setup.target'.",
+        )
+    return (
+        "persist-setup.target is not enabled",
+        f"Run 'systemctl {image.option()}enable persist-setup.target'.",
+    )

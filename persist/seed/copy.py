@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Copy a tree with everything that belongs to it.
 
-cp(1) does the copying: it is the fastest there is (reflinks) and knows hard links, holes, ACLs, extended attributes,
-file capabilities and time stamps. Flags of chattr(1) are not copied.
+cp(1) does the copying: it is the fastest there is (reflinks) and knows hard links, holes, ACLs, extended
+attributes, file capabilities and time stamps. Flags of chattr(1) are not copied.
 """
 
 from __future__ import annotations
@@ -53,8 +53,19 @@ class Source(Record):
 def _cp(source: Source, target: Dir, name: str, watch: Watch, *extra: str) -> None:
     # -a opens nothing but regular files: a pipe or a device becomes one, and a link a link.
     try:
-        follow("cp", "-a", "--reflink=auto", "--sparse=auto", *extra, "-T", "--", source.path(), target.proc(name),
-               tick=watch, pass_fds=(source.fd, target.fd))
+        follow(
+            "cp",
+            "-a",
+            "--reflink=auto",
+            "--sparse=auto",
+            *extra,
+            "-T",
+            "--",
+            source.path(),
+            target.proc(name),
+            tick=watch,
+            pass_fds=(source.fd, target.fd),
+        )
     except CommandError as e:
         if e.returncode == 124:
             raise stalled(source.label) from e
@@ -64,7 +75,9 @@ def _cp(source: Source, target: Dir, name: str, watch: Watch, *extra: str) -> No
 def _changed(e: CommandError) -> bool:
     """Whether cp only complains about files that went away or were replaced while it read them."""
     lines = [line for line in e.stderr.split("\n") if line.strip()]
-    return bool(lines) and all("No such file or directory" in x or "replaced while being copied" in x for x in lines)
+    return bool(lines) and all(
+        "No such file or directory" in x or "replaced while being copied" in x for x in lines
+    )
 
 
 def copy(source: Source, target: Dir, name: str, say: Callable[[str], None]) -> tuple[Summary, list[str]]:
@@ -129,7 +142,8 @@ def _reserve(volume: os.statvfs_result) -> int:
 
 
 def _reflinks(directory: Dir) -> bool:
-    """Whether files of this filesystem can share their content. Tried, for XFS has it or not as it was made."""
+    """Whether files of this filesystem can share their content. Tried, for XFS has it or not as it was
+    made."""
     fds = []
     try:
         for _ in range(2):
@@ -146,13 +160,19 @@ def _reflinks(directory: Dir) -> bool:
 def _fits(source: Source, target: Dir, needed: Summary) -> bool:
     """Whether a copy leaves room for others.
 
-    Tried: a btrfs that was filled once, with all of it given to data, has no room for its metadata afterwards, even
-    with the copy removed again and after a balance. One entry too large would cost all the others.
+    Tried: a btrfs that was filled once, with all of it given to data, has no room for its metadata
+    afterwards, even with the copy removed again and after a balance. One entry too large would cost all the
+    others.
     """
     to, of = os.fstatvfs(target.fd), os.statvfs(source.path())
     if to.f_blocks == 0:
         return True  # a filesystem that does not say
-    same = (to.f_blocks, to.f_bfree, to.f_bavail, to.f_files) == (of.f_blocks, of.f_bfree, of.f_bavail, of.f_files)
+    same = (to.f_blocks, to.f_bfree, to.f_bavail, to.f_files) == (
+        of.f_blocks,
+        of.f_bfree,
+        of.f_bavail,
+        of.f_files,
+    )
     if same and _reflinks(target):
         return True  # cp(1) shares what is on the disk
     names = needed.files + needed.directories + needed.others
@@ -164,9 +184,11 @@ def no_space(volume: Dir, label: str, needed: Summary) -> PersistError:
     volume.sync_filesystem()  # what was just removed is free on btrfs only after this
     free = os.fstatvfs(volume.fd)
     return PersistError(
-        f"The state volume has no room for {label}: {needed}, of which {size(needed.allocated)} are on the disk; "
+        f"The state volume has no room for {label}: {needed}, of which {size(needed.allocated)} are on the "
+        "disk; "
         f"{size(free.f_bavail * free.f_frsize)} are free, and {size(_reserve(free))} have to stay so.",
-        hint="Use a larger disk, keep the path by Method=overlay, or leave a part of it out with Method=image.",
+        hint="Use a larger disk, keep the path by Method=overlay, or leave a part of it out with "
+        "Method=image.",
         message_id="SEED_FAILED",
     )
 

@@ -19,7 +19,9 @@ ASIDE = ".persist-orig"
 class LivePath:
     """The path of an entry as the live system has it. ``links`` and ``mounts`` are names of the volume."""
 
-    def __init__(self, path: str, live: Dir, links: str, mounts: tuple[str, ...], otherwise: str = "") -> None:
+    def __init__(
+        self, path: str, live: Dir, links: str, mounts: tuple[str, ...], otherwise: str = ""
+    ) -> None:
         self.path = path
         self.otherwise = otherwise or ", or keep one of its parents by Method=overlay"
         self.live = live
@@ -70,11 +72,15 @@ class LivePath:
         if there is None:
             return False
         if stat.S_ISLNK(there.st_mode):
-            raise PersistError(f"'{parent.path(self.name)}' is a symbolic link, and nothing is mounted on those.",
-                               hint="Register the path that it leads to, or use Method=symlink.")
+            raise PersistError(
+                f"'{parent.path(self.name)}' is a symbolic link, and nothing is mounted on those.",
+                hint="Register the path that it leads to, or use Method=symlink.",
+            )
         if stat.S_ISDIR(there.st_mode) != (kind == "directory"):
-            raise PersistError(f"'{parent.path(self.name)}' is not a {kind}, so that no {kind} can be mounted on it.",
-                               hint="Correct Type=, or move away what is there.")
+            raise PersistError(
+                f"'{parent.path(self.name)}' is not a {kind}, so that no {kind} can be mounted on it.",
+                hint="Correct Type=, or move away what is there.",
+            )
         return True
 
     def _parent(self) -> Dir:
@@ -117,8 +123,10 @@ class LivePath:
         target = os.readlink(self.name, dir_fd=parent.fd)
         if os.path.normpath(os.path.join(os.path.dirname(self.path), target)) in self.targets:
             return "ours"
-        raise PersistError(f"'{self.path}' is a symbolic link to '{target}', and not to the state volume.",
-                           hint=f"Make it a link to '{self.target}', or register the path that it leads to.")
+        raise PersistError(
+            f"'{self.path}' is a symbolic link to '{target}', and not to the state volume.",
+            hint=f"Make it a link to '{self.target}', or register the path that it leads to.",
+        )
 
     def check(self, kind: str) -> None:
         """Raise PersistError now, before anything is copied, when put() could not do its part."""
@@ -128,19 +136,26 @@ class LivePath:
                 return
             if parent.read_only():
                 raise PersistError(
-                    f"'{self.path}' has to become a link into the state volume, and '{parent.name}' is read-only.",
-                    hint=f"Make it a link to '{self.target}' in the image, or use Method=bind.")
+                    f"'{self.path}' has to become a link into the state volume, and '{parent.name}' is "
+                    "read-only.",
+                    hint=f"Make it a link to '{self.target}' in the image, or use Method=bind.",
+                )
             if what == "real":
                 if parent.lstat(self.name + ASIDE) is not None:
-                    raise PersistError(f"Both '{self.path}' and '{self.path}{ASIDE}' exist; neither is overwritten.",
-                                       hint="Look at them, and remove or rename one.")
+                    raise PersistError(
+                        f"Both '{self.path}' and '{self.path}{ASIDE}' exist; neither is overwritten.",
+                        hint="Look at them, and remove or rename one.",
+                    )
                 there = parent.lstat(self.name)
                 if there is not None and stat.S_ISDIR(there.st_mode) != (kind == "directory"):
-                    raise PersistError(f"'{self.path}' is not a {kind}, as it is on the state volume.",
-                                       hint="Move one of them away.")
+                    raise PersistError(
+                        f"'{self.path}' is not a {kind}, as it is on the state volume.",
+                        hint="Move one of them away.",
+                    )
 
     def put(self, store: Store) -> None:
-        """Make the path a link into the volume; what is there is kept as ``<path>.persist-orig``, never deleted."""
+        """Make the path a link into the volume; what is there is kept as ``<path>.persist-orig``, never
+        deleted."""
         with self._parent() as parent:
             if self._link(parent) == "real":
                 self._aside(parent, store)
@@ -162,8 +177,10 @@ class LivePath:
                     raise
                 self._copy_aside(parent, store)
         elif store.work.lstat("aside") is None:
-            raise PersistError(f"Both '{self.path}' and '{self.path}{ASIDE}' exist; neither is overwritten.",
-                               hint="Look at them, and remove or rename one.")
+            raise PersistError(
+                f"Both '{self.path}' and '{self.path}{ASIDE}' exist; neither is overwritten.",
+                hint="Look at them, and remove or rename one.",
+            )
         if store.work.lstat("aside") is not None:
             # The copy aside is complete, this one is the same; a cut between these lines comes back here.
             parent.remove(self.name)
@@ -171,7 +188,8 @@ class LivePath:
         step("link-aside")
 
     def _copy_aside(self, parent: Dir, store: Store) -> None:
-        """For a directory of a lower layer, which overlayfs does not rename: a full copy, and only then the removal.
+        """For a directory of a lower layer, which overlayfs does not rename: a full copy, and only then the
+        removal.
 
         ``aside`` in the work directory says that what is called .persist-orig is our copy and complete.
         """

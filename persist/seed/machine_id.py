@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The machine-id when /etc comes late: the id of the first boot becomes the id of all boots.
 
-On a read-only image PID 1 makes up a transient id, keeps it in /run/machine-id and binds that over /etc/machine-id. The
-overlay of /etc would hide the bind, show an empty file, and leave a mount at shutdown that nobody can reach.
+On a read-only image PID 1 makes up a transient id, keeps it in /run/machine-id and binds that over
+/etc/machine-id. The overlay of /etc would hide the bind, show an empty file, and leave a mount at shutdown
+that nobody can reach.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ NAME = "machine-id"
 
 
 def valid(text: str) -> bool:
-    """Whether this is a machine-id (machine-id(5)): 32 lower-case hexadecimal digits that are not all zero."""
+    """Whether this is a machine-id (machine-id(5)): 32 lower-case hexadecimal digits that are not all
+    zero."""
     return len(text) == 32 and all(c in "0123456789abcdef" for c in text) and text.strip("0") != ""
 
 
@@ -35,8 +37,8 @@ def _read(path: str) -> str:
 
 
 def running_id(root: str, image: str | None = None) -> str:
-    """The id that PID 1 runs under, or an empty string. ``root`` is "" or "/" on the live system; ``image`` is where the image's /etc is, should it be
-    covered by now."""
+    """The id that PID 1 runs under, or an empty string. ``root`` is "" or "/" on the live system; ``image``
+    is where the image's /etc is, should it be covered by now."""
     for top, name in ((root, "run/machine-id"), (root if image is None else image, "etc/machine-id")):
         text = _read(os.path.join(top or "/", name))
         if valid(text):
@@ -53,20 +55,25 @@ def kept_id(root: str) -> str:
 def keep(store: Dir, scratch: Dir, root: str) -> tuple[int, str]:
     """Write the running id into a directory that will be shown as /etc, unless it has one.
 
-    ``scratch`` is a directory of the same filesystem for the temporary file, which must never be seen in /etc.
-    Returns a priority for the log and a sentence.
+    ``scratch`` is a directory of the same filesystem for the temporary file, which must never be seen in
+    /etc. Returns a priority for the log and a sentence.
     """
     running = running_id(root)
     there = store.lstat(NAME)
     if there is not None and (stat.S_ISLNK(there.st_mode) or stat.S_ISDIR(there.st_mode)):
-        return WARNING, f"'{store.path(NAME)}' is not a file and was left alone; this boot's machine-id is not kept."
+        return (
+            WARNING,
+            f"'{store.path(NAME)}' is not a file and was left alone; this boot's machine-id is not kept.",
+        )
     if there is not None and stat.S_ISREG(there.st_mode):
         kept = (store.read(NAME) or b"").decode("ascii", "replace").strip()
         if kept == running and running:
             return INFO, f"The machine-id {running} is already kept."
         if valid(kept):
-            return NOTICE, (f"The volume already has the machine-id {kept}; it was left alone, although this boot "
-                            f"runs under {running or 'none'}. The next boot uses it.")
+            return NOTICE, (
+                f"The volume already has the machine-id {kept}; it was left alone, although this boot "
+                f"runs under {running or 'none'}. The next boot uses it."
+            )
         if kept not in ("", "uninitialized"):
             return WARNING, f"'{store.path(NAME)}' holds something that is no machine-id; it was left alone."
     if not running:
@@ -79,7 +86,10 @@ def keep(store: Dir, scratch: Dir, root: str) -> tuple[int, str]:
 
 def _binds(path: str) -> int:
     # PID 1's file is the machine-id of the tmpfs on /run.
-    return sum(m.mount_point == path and m.root.endswith("/machine-id") and m.fstype == "tmpfs" for m in mountinfo.mounts())
+    return sum(
+        m.mount_point == path and m.root.endswith("/machine-id") and m.fstype == "tmpfs"
+        for m in mountinfo.mounts()
+    )
 
 
 def is_bound(root: str) -> bool:
@@ -88,7 +98,8 @@ def is_bound(root: str) -> bool:
 
 
 def take_bind_away(root: str) -> tuple[int, str] | None:
-    """Unmount PID 1's transient bind on /etc/machine-id. Returns a priority and a sentence when there was one."""
+    """Unmount PID 1's transient bind on /etc/machine-id. Returns a priority and a sentence when there was
+    one."""
     path = os.path.join(root or "/", "etc", NAME)
     count = _binds(path)
     try:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The marker that says of an entry that it was seeded. For readers too that look and do nothing: no heavy imports."""
+"""The marker that says of an entry that it was seeded. For readers too that look and do nothing: no heavy
+imports."""
 
 from __future__ import annotations
 

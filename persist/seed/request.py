@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What seeding is given and gives back: the entry, where things are, the result; and whose the result shall be."""
+"""What seeding is given and gives back: the entry, where things are, the result; and whose the result shall
+be."""
 
 from __future__ import annotations
 
@@ -37,11 +38,14 @@ class SeedRequest(Protocol):
     @property
     def source(self) -> str: ...
     @property
-    def below_mount(self) -> bool: ...  # it lies on another filesystem than the root's, which fstab mounts above it
+    def below_mount(
+        self,
+    ) -> bool: ...  # it lies on another filesystem than the root's, which fstab mounts above it
 
 
 class Roots(Record):
-    """Where things are. The defaults are the running system's; ``links`` is what a symlink entry's link begins with."""
+    """Where things are. The defaults are the running system's; ``links`` is what a symlink entry's link
+    begins with."""
 
     volume: str = VOLUME
     image: str = IMAGE
@@ -61,7 +65,8 @@ class Note(Record):
 
 
 class Result(Record, frozen=False):
-    """What seeding did. ``state``: ``present`` (seeded before), ``seeded``, ``empty`` (no source) or ``adopted``."""
+    """What seeding did. ``state``: ``present`` (seeded before), ``seeded``, ``empty`` (no source) or
+    ``adopted``."""
 
     state: str
     source: str = ""
@@ -70,7 +75,8 @@ class Result(Record, frozen=False):
 
 
 def image_version(root: str) -> str:
-    """The version of the image from os-release(5): IMAGE_VERSION=, else VERSION_ID=, else BUILD_ID=, else nothing."""
+    """The version of the image from os-release(5): IMAGE_VERSION=, else VERSION_ID=, else BUILD_ID=, else
+    nothing."""
     found: dict[str, str] = {}
     for name in ("etc/os-release", "usr/lib/os-release"):
         try:
@@ -87,7 +93,8 @@ def image_version(root: str) -> str:
 
 
 def owner_of(entry: SeedRequest) -> tuple[int, int, int | None]:
-    """User=, Group= and Mode= as numbers; -1 and None leave what is there. Raises PersistError for unknown names."""
+    """User=, Group= and Mode= as numbers; -1 and None leave what is there. Raises PersistError for unknown
+    names."""
     try:
         uid, gid = number(entry.user) if entry.user else -1, number(entry.group) if entry.group else -1
         uid = pwd.getpwnam(entry.user).pw_uid if uid is None else uid
@@ -95,11 +102,14 @@ def owner_of(entry: SeedRequest) -> tuple[int, int, int | None]:
     except KeyError as e:
         raise PersistError(
             f"'{entry.path}' is to belong to a user or group that this system does not know: {e.args[0]}.",
-            hint=f"See User= and Group= in {entry.source}; a sysusers.d file of the image can make it.") from e
+            hint=f"See User= and Group= in {entry.source}; a sysusers.d file of the image can make it.",
+        ) from e
     try:
         return uid, gid, int(entry.mode, 8) & 0o7777 if entry.mode else None
     except ValueError as e:
-        raise PersistError(f"Mode={entry.mode} of '{entry.path}' is not octal.", hint=f"See {entry.source}.") from e
+        raise PersistError(
+            f"Mode={entry.mode} of '{entry.path}' is not octal.", hint=f"See {entry.source}."
+        ) from e
 
 
 def apply_owner(owner: tuple[int, int, int | None], parent: Dir, name: str) -> None:
@@ -114,12 +124,15 @@ def apply_owner(owner: tuple[int, int, int | None], parent: Dir, name: str) -> N
 
 
 def given_source(entry: SeedRequest, live: Dir, root: str) -> int | None:
-    """A descriptor of what SeedFrom= leads to, links of the image followed. Raises PersistError where that is the running system's."""
+    """A descriptor of what SeedFrom= leads to, links of the image followed. Raises PersistError where that is
+    the running system's."""
     fd = node_in_root(live, entry.seed_from)
     if fd is not None:
         real = os.readlink(f"/proc/self/fd/{fd}").removeprefix(root.rstrip("/"))
         wrong = wrong_source(real) if real.startswith("/") and real != "/" else ""
         if wrong:
             os.close(fd)
-            raise PersistError(f"SeedFrom={entry.seed_from} leads to {real}, which {wrong}.", hint=f"Correct {entry.source}.")
+            raise PersistError(
+                f"SeedFrom={entry.seed_from} leads to {real}, which {wrong}.", hint=f"Correct {entry.source}."
+            )
     return fd

@@ -16,10 +16,26 @@ from persist.system.safepath import Dir
 
 
 class Sources:
-    """Where content of one entry may be: the live system, the image, SeedFrom=, and what boots without a volume kept. ``note`` as in seed.py."""
+    """Where content of one entry may be: the live system, the image, SeedFrom=, and what boots without a
+    volume kept. ``note`` as in seed.py."""
 
-    def __init__(self, entry: SeedRequest, roots: Roots, live: Dir, image: Dir, volume: Dir, note: Callable[[int, str, str], None]) -> None:
-        self.entry, self.roots, self.live, self.image, self.volume, self.note = entry, roots, live, image, volume, note
+    def __init__(
+        self,
+        entry: SeedRequest,
+        roots: Roots,
+        live: Dir,
+        image: Dir,
+        volume: Dir,
+        note: Callable[[int, str, str], None],
+    ) -> None:
+        self.entry, self.roots, self.live, self.image, self.volume, self.note = (
+            entry,
+            roots,
+            live,
+            image,
+            volume,
+            note,
+        )
 
     def find(self) -> Source | None:
         """What the path shows now, else SeedFrom=, else the image; an empty one gives way to SeedFrom=."""
@@ -31,7 +47,9 @@ class Sources:
         if live is not None and (not entry.seed_from or not live.empty()):
             return live
         if entry.seed_from:
-            given = self._usable(given_source(entry, self.live, self.roots.root), f"{entry.seed_from} (SeedFrom=)")
+            given = self._usable(
+                given_source(entry, self.live, self.roots.root), f"{entry.seed_from} (SeedFrom=)"
+            )
             if given is not None:
                 if live is not None:
                     os.close(live.fd)
@@ -58,7 +76,8 @@ class Sources:
             return self._usable(kept.node(self.entry.path), paths.ROOT_STORE + self.entry.path)
 
     def _usable(self, fd: int | None, label: str, *, link_is_none: bool = False) -> Source | None:
-        """A source from a descriptor. Raises PersistError for what cannot be kept, or is not of the entry's type."""
+        """A source from a descriptor. Raises PersistError for what cannot be kept, or is not of the entry's
+        type."""
         if fd is None:
             return None
         mode = os.fstat(fd).st_mode
@@ -72,7 +91,11 @@ class Sources:
         if stat.S_ISLNK(mode):
             raise PersistError(f"'{label}' is a symbolic link.", hint="Register the path that it leads to.")
         if not kind:
-            raise PersistError(f"'{label}' is neither a directory nor a regular file.",
-                               hint="Register the directory that it is in.")
-        raise PersistError(f"'{label}' is a {kind}, and the entry says Type={self.entry.type}.",
-                           hint=f"Correct Type= in {self.entry.source}.")
+            raise PersistError(
+                f"'{label}' is neither a directory nor a regular file.",
+                hint="Register the directory that it is in.",
+            )
+        raise PersistError(
+            f"'{label}' is a {kind}, and the entry says Type={self.entry.type}.",
+            hint=f"Correct Type= in {self.entry.source}.",
+        )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The volume's side of seeding: the marker, and the work directory that makes every step one that can be repeated.
+"""The volume's side of seeding: the marker, and the work directory that makes every step one that can be
+repeated.
 
 ``.persist/tmp/<escaped>/`` holds, in the order in which they appear:
 
@@ -7,8 +8,8 @@
 ``manifest``  the list of what is in it
 ``marker``    the marker to be. Marker there and tree gone means: the rename to the final place has happened
 
-All of it is synced before the rename. So the next start sees either a tree (made again from the beginning), or content
-at its final place that is known to be ours, or a finished seed.
+All of it is synced before the rename. So the next start sees either a tree (made again from the beginning),
+or content at its final place that is known to be ours, or a finished seed.
 """
 
 from __future__ import annotations
@@ -31,15 +32,31 @@ from persist.seed.tree import Summary
 from persist.system.safepath import Dir, rename_noreplace, split
 
 # The steps after which PERSIST_TEST_KILL_AFTER=<step> kills the process, for tests that cut the power.
-STEPS = ("store", "work", "parents", "copied", "synced", "intent", "placed", "link-aside-copied", "link-aside",
-         "linked", "machine-id", "unbound", "manifest", "marker", "done")
+STEPS = (
+    "store",
+    "work",
+    "parents",
+    "copied",
+    "synced",
+    "intent",
+    "placed",
+    "link-aside-copied",
+    "link-aside",
+    "linked",
+    "machine-id",
+    "unbound",
+    "manifest",
+    "marker",
+    "done",
+)
 
 
 _COUNTED = ("files", "directories", "others", "bytes")
 
 
 def step(name: str) -> None:
-    """Note that a step is done. With PERSIST_TEST_KILL_AFTER=<name> in the environment the process ends here."""
+    """Note that a step is done. With PERSIST_TEST_KILL_AFTER=<name> in the environment the process ends
+    here."""
     assert name in STEPS, name
     if os.environ.get("PERSIST_TEST_KILL_AFTER") == name:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -61,8 +78,13 @@ class Intent(Record, frozen=False):
         """The marker's text."""
         counted = {k: v for k, v in as_dict(self.summary).items() if k in _COUNTED}
         record: dict[str, Any] = {
-            "version": VERSION, "path": self.path, "method": self.method, "type": self.type,
-            "image_version": self.image_version, "source": self.source, "adopted": self.adopted,
+            "version": VERSION,
+            "path": self.path,
+            "method": self.method,
+            "type": self.type,
+            "image_version": self.image_version,
+            "source": self.source,
+            "adopted": self.adopted,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "manifest": counted | ({"list": f"{name}.manifest"} if self.listed else {}),
         }
@@ -75,14 +97,20 @@ class Intent(Record, frozen=False):
             record = parse(data)
             numbers = record["manifest"]
             return cls(
-                path=str(record["path"]), method=str(record["method"]), type=str(record["type"]),
-                image_version=str(record["image_version"]), source=str(record["source"]),
-                adopted=bool(record["adopted"]), listed="list" in numbers,
+                path=str(record["path"]),
+                method=str(record["method"]),
+                type=str(record["type"]),
+                image_version=str(record["image_version"]),
+                source=str(record["source"]),
+                adopted=bool(record["adopted"]),
+                listed="list" in numbers,
                 summary=Summary(*(int(numbers[k]) for k in _COUNTED)),
             )
         except (ValueError, KeyError, TypeError) as e:
-            raise PersistError(f"'{name}' is not a marker of persist: {e!r}.",
-                               hint="Look at it, and remove it to have the path adopted as it is.") from e
+            raise PersistError(
+                f"'{name}' is not a marker of persist: {e!r}.",
+                hint="Look at it, and remove it to have the path adopted as it is.",
+            ) from e
 
 
 class Store:
@@ -124,7 +152,9 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -145,14 +175,16 @@ class Store:
         return None if data is None else Intent.from_json(data, self.work.path("marker"))
 
     def wipe(self) -> None:
-        """Remove what a cut attempt left. The marker goes first, and for good: without a tree it means placed."""
+        """Remove what a cut attempt left. The marker goes first, and for good: without a tree it means
+        placed."""
         self.work.remove("marker")
         self.work.sync()
         for name in sorted(os.listdir(self.work.fd)):
             self.work.remove(name)
 
     def one_at_a_time(self) -> None:
-        """Wait until no other entry is being copied, so that what is free now is free for us. Held until intend()."""
+        """Wait until no other entry is being copied, so that what is free now is free for us. Held until
+        intend()."""
         fcntl.flock(self.tmp.fd, fcntl.LOCK_EX)
 
     def intend(self, intent: Intent, listing: bytes) -> None:
@@ -192,9 +224,11 @@ class Store:
         os.rmdir(self.name, dir_fd=self.tmp.fd)
 
     def parents(self, path: str, attributes: list[Dir]) -> Dir:
-        """Open the directory on the volume that holds ``path``; missing ones appear with owner and mode complete.
+        """Open the directory on the volume that holds ``path``; missing ones appear with owner and mode
+        complete.
 
-        They take after the directory of the same path in the first of ``attributes`` that has it, else root 0755.
+        They take after the directory of the same path in the first of ``attributes`` that has it, else root
+        0755.
         """
         parts = split(path)[:-1]
         here = Dir(os.dup(self.volume.fd), self.volume.name)
@@ -247,7 +281,8 @@ class Store:
 
 
 def only_leads_to(top: Dir, name: str, path: str, kept: list[str]) -> bool:
-    """Whether a directory on the volume holds nothing but the way to other entries' content, and empty directories."""
+    """Whether a directory on the volume holds nothing but the way to other entries' content, and empty
+    directories."""
     with top.sub(name) as here:
         for child in os.listdir(here.fd):
             at = f"{path}/{child}"
@@ -273,8 +308,10 @@ def explain(e: Exception, what: str) -> PersistError:
     if isinstance(e, OSError):
         text = f"{what}: {e.strerror or e}{f' ({e.filename!r})' if e.filename else ''}."
         hint = {
-            errno.ENOSPC: "The state volume is full.", errno.EDQUOT: "A quota of the state volume is used up.",
-            errno.EROFS: "The filesystem is read-only.", errno.EIO: "The disk has errors; see 'journalctl -k'.",
+            errno.ENOSPC: "The state volume is full.",
+            errno.EDQUOT: "A quota of the state volume is used up.",
+            errno.EROFS: "The filesystem is read-only.",
+            errno.EIO: "The disk has errors; see 'journalctl -k'.",
         }.get(e.errno or 0, "")
     error = PersistError("; ".join([text, *getattr(e, "__notes__", [])]), hint=hint)
     error.__cause__ = e

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What is in a tree: counted, listed, and watched while it is copied. Nothing here waits for a tree that does not answer."""
+"""What is in a tree: counted, listed, and watched while it is copied. Nothing here waits for a tree that does
+not answer."""
 
 from __future__ import annotations
 
@@ -13,10 +14,19 @@ from collections.abc import Callable, Iterator
 from persist.errors import PersistError
 from persist.record import Record, replace
 
-STALLED = 180.0  # seconds without one more byte or name: what is copied does not answer, and the boot waits (persist.d(5), SeedFrom=)
+# seconds without one more byte or name: what is copied does not answer, and the boot waits (persist.d(5),
+# SeedFrom=)
+STALLED = 180.0
 FIRST_LOOK = 2.0  # seconds
-_KINDS = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFIFO: "p", stat.S_IFSOCK: "s",
-          stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
+_KINDS = {
+    stat.S_IFREG: "f",
+    stat.S_IFDIR: "d",
+    stat.S_IFLNK: "l",
+    stat.S_IFIFO: "p",
+    stat.S_IFSOCK: "s",
+    stat.S_IFCHR: "c",
+    stat.S_IFBLK: "b",
+}
 
 
 class Summary(Record, frozen=False):
@@ -51,7 +61,8 @@ def size(count: int) -> str:
 
 
 def walk(top: str, *, one_device: bool = False) -> Iterator[tuple[str, os.stat_result]]:
-    """Every name in a tree and the top itself (as ``""``), in an order that depends on nothing but the names."""
+    """Every name in a tree and the top itself (as ``""``), in an order that depends on nothing but the
+    names."""
     first = os.stat(top) if top.endswith("/.") else os.lstat(top)
     todo = [("", first)]
     while todo:
@@ -66,7 +77,8 @@ def walk(top: str, *, one_device: bool = False) -> Iterator[tuple[str, os.stat_r
 
 
 def count(top: str, *, one_device: bool = False, into: Summary | None = None) -> Summary:
-    """Count what is in a tree, ``into`` a summary that others may watch; what vanishes meanwhile raises FileNotFoundError."""
+    """Count what is in a tree, ``into`` a summary that others may watch; what vanishes meanwhile raises
+    FileNotFoundError."""
     summary = Summary() if into is None else into
     for _name, st in walk(top, one_device=one_device):
         summary.add(st)
@@ -76,26 +88,34 @@ def count(top: str, *, one_device: bool = False, into: Summary | None = None) ->
 def manifest(top: str) -> bytes:
     """One line of JSON for each name: path, kind, mode, uid, gid, size, mtime in ns.
 
-    No digest of the content: size and time stamp tell a changed file from one that is as it was seeded, as they do for
-    rsync, and reading every byte once more would double the time of a first boot.
+    No digest of the content: size and time stamp tell a changed file from one that is as it was seeded, as
+    they do for rsync, and reading every byte once more would double the time of a first boot.
     """
     lines = []
     for name, st in walk(top):
         kind = _KINDS[stat.S_IFMT(st.st_mode)]
         length = st.st_size if kind in ("f", "l") else 0
-        lines.append(json.dumps([name, kind, f"{stat.S_IMODE(st.st_mode):04o}", st.st_uid, st.st_gid, length,
-                                 st.st_mtime_ns]))
+        lines.append(
+            json.dumps(
+                [name, kind, f"{stat.S_IMODE(st.st_mode):04o}", st.st_uid, st.st_gid, length, st.st_mtime_ns]
+            )
+        )
     return ("\n".join(lines) + "\n").encode("ascii")
 
 
 def stalled(label: str) -> PersistError:
     """The error for a source that does not answer."""
-    return PersistError(f"{label} gives nothing to copy any more: no progress for {STALLED / 60:.0f} minutes.", message_id="SEED_FAILED",
-                        hint="See what is mounted there ('findmnt -T'), and in 'journalctl -k' whether its disk or server answers.")
+    return PersistError(
+        f"{label} gives nothing to copy any more: no progress for {STALLED / 60:.0f} minutes.",
+        message_id="SEED_FAILED",
+        hint="See what is mounted there ('findmnt -T'), and in 'journalctl -k' whether its disk or server "
+        "answers.",
+    )
 
 
 def count_in_time(top: str, label: str, *, one_device: bool) -> Summary:
-    """Count in a thread that can be left behind: a file server that does not answer would hold us, and all seeds behind us.
+    """Count in a thread that can be left behind: a file server that does not answer would hold us, and all
+    seeds behind us.
 
     Raises PersistError when nothing more was found for too long.
     """
@@ -135,7 +155,8 @@ class _Clock:
 
 
 class Watch:
-    """Reports every few seconds how far a long copy is, which may take a tenth of the time and not more; ends one that stands still."""
+    """Reports every few seconds how far a long copy is, which may take a tenth of the time and not more; ends
+    one that stands still."""
 
     def __init__(self, top: str, total: Summary, label: str, say: Callable[[str], None]) -> None:
         self.top, self.total, self.label, self.say = top, total, label, say
@@ -154,7 +175,9 @@ class Watch:
             now = replace(self.clock.last)
         total = self.total
         percent = min(99, now.bytes * 100 // total.bytes) if total.bytes else 0
-        self.say(f"Copying {self.label}: {now.files} of {total.files} files, "
-                 f"{size(now.bytes)} of {size(total.bytes)} ({percent} %)")
+        self.say(
+            f"Copying {self.label}: {now.files} of {total.files} files, "
+            f"{size(now.bytes)} of {size(total.bytes)} ({percent} %)"
+        )
         self.next = time.monotonic() + max(FIRST_LOOK, 10 * (time.monotonic() - start))
         return "no progress" if self.clock.stands_still(now) else ""

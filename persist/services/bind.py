@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What persist-bind@.service runs: mount one bind entry, on the boot that seeds it or after the mount of fstab that it lies in."""
+"""What persist-bind@.service runs: mount one bind entry, on the boot that seeds it or after the mount of
+fstab that it lies in."""
 
 from __future__ import annotations
 
@@ -15,12 +16,17 @@ from persist.log import DEBUG, ERR, log, log_error
 
 
 def _why_not(planned: Planned) -> str:
-    """Why a bind entry is not mounted on this boot, or ''. The conditions of units above no mount of fstab say the same."""
+    """Why a bind entry is not mounted on this boot, or ''. The conditions of units above no mount of fstab
+    say the same."""
     if not os.path.exists(paths.MOUNT_ENTRIES):
         return "there is no state volume that it could be mounted from"
     if planned.entry.required != "no" and not os.path.exists(paths.PERSISTENT):
         return "what is written on this boot is lost, and Required= says that it must not be"
-    return "" if stores.flag(planned.name) else "it was not seeded, or its place on the volume is not as it should be"
+    return (
+        ""
+        if stores.flag(planned.name)
+        else "it was not seeded, or its place on the volume is not as it should be"
+    )
 
 
 def _bind(planned: Planned, *, net: bool) -> int:
@@ -54,8 +60,13 @@ def main(escaped_name: str) -> int:
         if planned.name == escaped_name and planned.entry.method == "bind":
             break
     else:
-        log(ERR, f"No entry of the registry with Method=bind has the name '{escaped_name}'. Its file was changed or removed since PID 1 was "
-            "started; try 'systemctl daemon-reload'.", "ENTRY_FAILED")
+        log(
+            ERR,
+            f"No entry of the registry with Method=bind has the name '{escaped_name}'. Its file was changed "
+            "or removed since PID 1 was "
+            "started; try 'systemctl daemon-reload'.",
+            "ENTRY_FAILED",
+        )
         return 1
     try:
         return _bind(planned, net=plan.net)

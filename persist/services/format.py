@@ -27,7 +27,8 @@ def _take_word() -> None:
 
 
 def _asking(disks: list[Disk], config: Config) -> set[tuple[str, bytes]]:
-    """The disks that carry a claim, each with it, less the mark of a formatter: one that is claimed with other options is another."""
+    """The disks that carry a claim, each with it, less the mark of a formatter: one that is claimed with
+    other options is another."""
     found = set()
     for disk in disks:
         head = b""
@@ -39,7 +40,8 @@ def _asking(disks: list[Disk], config: Config) -> set[tuple[str, bytes]]:
 
 
 def _format_tagged(machine: Facts) -> int:
-    """Format what udev tagged, and what it tags meanwhile: a start of a service that runs already is none. Returns how many disks failed."""
+    """Format what udev tagged, and what it tags meanwhile: a start of a service that runs already is none.
+    Returns how many disks failed."""
     from persist.volume.find.search import what_is_known
 
     failed = 0
@@ -54,14 +56,16 @@ def _format_tagged(machine: Facts) -> int:
         more = format_claimed(disks, config, what_is_known(machine))
         failed += more
         if more and blockdev.udev_runs():
-            # What we wrote to a disk that failed is an event, too, and must not start us again and again: its word is taken away with the next look.
+            # What we wrote to a disk that failed is an event, too, and must not start us again and again: its
+            # word is taken away with the next look.
             run("udevadm", "settle", "--timeout=30", ok=(0, 1))
 
 
 def format_main() -> int:
     """Run as persist-format.service: format what carries a claim and may be formatted.
 
-    A refused claim is a warning in the journal and not a failure. Exit status 1 when formatting failed, or something unexpected did.
+    A refused claim is a warning in the journal and not a failure. Exit status 1 when formatting failed, or
+    something unexpected did.
     """
     try:
         _take_word()
@@ -69,20 +73,40 @@ def format_main() -> int:
         if not claims.tagged():
             return 0
         if not machine.enabled:
-            log.log(log.NOTICE, "A disk may carry a claim, but persist-setup.target is not enabled: nothing is formatted. "
-                    "Run 'systemctl enable persist-setup.target'.", "CLAIM_REFUSED", PERSIST_REASON="not-enabled")
+            log.log(
+                log.NOTICE,
+                "A disk may carry a claim, but persist-setup.target is not enabled: nothing is formatted. "
+                "Run 'systemctl enable persist-setup.target'.",
+                "CLAIM_REFUSED",
+                PERSIST_REASON="not-enabled",
+            )
             return 0
         word = mode.volatile_word(machine)
         if word:
-            log.log(log.NOTICE, f"A disk may carry a claim, and nothing is formatted: {mode.explain(word)[0]}", "CLAIM_REFUSED", PERSIST_REASON="volatile")
+            log.log(
+                log.NOTICE,
+                f"A disk may carry a claim, and nothing is formatted: {mode.explain(word)[0]}",
+                "CLAIM_REFUSED",
+                PERSIST_REASON="volatile",
+            )
             return 0
         if mode.read_only(machine):
-            log.log(log.NOTICE, "A disk may carry a claim, and nothing is formatted: persist=ro is on the kernel command line.", "CLAIM_REFUSED",
-                    PERSIST_REASON="read-only")
+            log.log(
+                log.NOTICE,
+                "A disk may carry a claim, and nothing is formatted: persist=ro is on the kernel command "
+                "line.",
+                "CLAIM_REFUSED",
+                PERSIST_REASON="read-only",
+            )
             return 0
         return 1 if _format_tagged(machine) else 0
     except PersistError as e:
         log.log_error(e)
     except Exception as e:  # noqa: BLE001  # whatever it is, it is said in the journal, and the boot goes on
-        log.log(log.ERR, f"Formatting failed: {type(e).__name__}: {e}. Please report this.", "FORMAT_FAILED", PERSIST_REASON="unexpected")
+        log.log(
+            log.ERR,
+            f"Formatting failed: {type(e).__name__}: {e}. Please report this.",
+            "FORMAT_FAILED",
+            PERSIST_REASON="unexpected",
+        )
     return 1

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persist-heal.service: look at the mounted volume, mark, make room, heal, and have the verdict made anew. What the library raises is logged here.
+"""persist-heal.service: look at the mounted volume, mark, make room, heal, and have the verdict made anew.
+What the library raises is logged here.
 
-The loop is in heal/loop.py. The service is started by persist-heal.path where somebody has left word, and hourly by its timer.
+The loop is in heal/loop.py. The service is started by persist-heal.path where somebody has left word, and
+hourly by its timer.
 """
 
 from __future__ import annotations
@@ -30,12 +32,15 @@ from persist.volume.members.in_kernel import LiveDevice
 from persist.volume.mount import swap
 from persist.volume.space import follow_disk, reserve
 
-_PATIENCE = 3300.0  # seconds before a step that failed is tried again with the same disks: less than the timer's hour
+_PATIENCE = (
+    3300.0  # seconds before a step that failed is tried again with the same disks: less than the timer's hour
+)
 _CLEANER = 35  # seconds; the kernel drops chunks that got empty with each commit, every 30
 
 
 class Stopped(BaseException):
-    """Somebody asked us to stop (SIGTERM): the machine shuts down. Nobody takes it for an error of what was being done."""
+    """Somebody asked us to stop (SIGTERM): the machine shuts down. Nobody takes it for an error of what was
+    being done."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -43,7 +48,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def interrupt(path: str, uuid: str) -> None:
-    """End what the kernel does for us, so that a shutdown need not wait for it: the next start begins where the data is. Raises CommandError."""
+    """End what the kernel does for us, so that a shutdown need not wait for it: the next start begins where
+    the data is. Raises CommandError."""
     operation = btrfs.attribute(uuid, "exclusive_operation")
     if operation == "device replace":
         run("btrfs", "replace", "cancel", path, ok=(0, 1, 2))
@@ -74,10 +80,13 @@ def _swap(path: str, config: Config) -> None:
 class Round:
     """The looks and steps of one run of the service on the volume at ``path``.
 
-    ``ours``: the lock is held; else somebody changes the volume by hand, and will leave word. ``patient``: a step that failed lately is not tried again.
+    ``ours``: the lock is held; else somebody changes the volume by hand, and will leave word. ``patient``: a
+    step that failed lately is not tried again.
     """
 
-    def __init__(self, path: str, config: Config, verdict: Callable[[], int], *, ours: bool, patient: bool) -> None:
+    def __init__(
+        self, path: str, config: Config, verdict: Callable[[], int], *, ours: bool, patient: bool
+    ) -> None:
         self.path = path
         self.config = config
         self.uuid = btrfs.filesystem_uuid(path)
@@ -95,15 +104,29 @@ class Round:
         if not self._steps:
             log.log(log.NOTICE, "The state volume is healed now.", "HEAL_STARTED", PERSIST_UUID=self.uuid)
         self._steps += 1
-        log.log(log.INFO, f"Healing the state volume: {text}.", "HEAL_STEP", PERSIST_UUID=self.uuid, PERSIST_STEP=step)
+        log.log(
+            log.INFO,
+            f"Healing the state volume: {text}.",
+            "HEAL_STEP",
+            PERSIST_UUID=self.uuid,
+            PERSIST_STEP=step,
+        )
 
     def _say_lost(self, gone: list[LiveDevice]) -> None:
         for m in gone:
-            log.log(log.WARNING, f"{m.node} of the state volume went away while it was in use. The volume goes on with the others.", "MEMBER_LOST",
-                    PERSIST_DEVICE=m.node, PERSIST_UUID=self.uuid, PERSIST_REASON=f"member-{m.state}")
+            log.log(
+                log.WARNING,
+                f"{m.node} of the state volume went away while it was in use. The volume goes on with the "
+                "others.",
+                "MEMBER_LOST",
+                PERSIST_DEVICE=m.node,
+                PERSIST_UUID=self.uuid,
+                PERSIST_REASON=f"member-{m.state}",
+            )
 
     def _watch(self, gone: list[LiveDevice]) -> None:
-        """While a step takes long: what happens to the volume is in the verdict all the same. After the step it is looked at again in any case."""
+        """While a step takes long: what happens to the volume is in the verdict all the same. After the step
+        it is looked at again in any case."""
         self._say_lost(gone)
         if outcome.take_heal() or gone:
             self.verdict()
@@ -118,14 +141,20 @@ class Round:
     def _make_room(self) -> None:
         """A full volume is grown, and one whose disk grew follows it. Raises PersistError and OSError."""
         for grown in follow_disk.follow(self.path):
-            log.log(log.NOTICE, f"The state volume uses {grown.after >> 20} MiB of {grown.node} now, which has grown.", "VOLUME_RESIZED",
-                    PERSIST_DEVICE=grown.node, PERSIST_UUID=self.uuid)
+            log.log(
+                log.NOTICE,
+                f"The state volume uses {grown.after >> 20} MiB of {grown.node} now, which has grown.",
+                "VOLUME_RESIZED",
+                PERSIST_DEVICE=grown.node,
+                PERSIST_UUID=self.uuid,
+            )
         if reserve.is_full(self.path):
             reserve.make_room(self.uuid, self.path)
         reopen.say_reopened()
 
     def _put_back(self) -> None:
-        """Where there is room, what is to be noted is noted, and the reserve is put back. Raises PersistError and OSError."""
+        """Where there is room, what is to be noted is noted, and the reserve is put back. Raises PersistError
+        and OSError."""
         if reserve.is_full(self.path):
             return
         self.healer.note_serials()
@@ -138,14 +167,22 @@ class Round:
                 time.sleep(1)
             put_back = reserve.shrink_back(self.path)
         if put_back:
-            log.log(log.NOTICE, f"There is room on the state volume again; its reserve of {put_back >> 20} MiB was put back.", "VOLUME_RESIZED",
-                    PERSIST_UUID=self.uuid)
+            log.log(
+                log.NOTICE,
+                f"There is room on the state volume again; its reserve of {put_back >> 20} MiB was put back.",
+                "VOLUME_RESIZED",
+                PERSIST_UUID=self.uuid,
+            )
 
     def _done(self) -> None:
         if self._steps:
             _swap(self.path, self.config)
             whole = all(m.ok for m in in_kernel.members(self.path))
-            message = "The state volume is whole again." if whole else "The state volume was healed as far as its disks allow."
+            message = (
+                "The state volume is whole again."
+                if whole
+                else "The state volume was healed as far as its disks allow."
+            )
             log.log(log.NOTICE, message, "HEAL_DONE", PERSIST_UUID=self.uuid)
             self._steps = 0
 
@@ -179,12 +216,18 @@ def _note_failure(e: Exception, picture: str) -> None:
     text = e.message if isinstance(e, PersistError) else f"{type(e).__name__}: {e}."
     hint = e.hint if isinstance(e, PersistError) else ""
     message = f"Healing of the state volume failed: {text}"
-    log.log(log.ERR, f"{message} {hint or 'Nothing is lost; it is tried again within the hour.'}", "HEAL_FAILED", PERSIST_REASON="heal-failed")
+    log.log(
+        log.ERR,
+        f"{message} {hint or 'Nothing is lost; it is tried again within the hour.'}",
+        "HEAL_FAILED",
+        PERSIST_REASON="heal-failed",
+    )
     write_atomically(health.HEAL_FAILED, f"{message}\n{picture}\n")
 
 
 def _run(asked: bool, verdict: Callable[[], int]) -> int:
-    """One run on a volume that is mounted writable; exit status 1 when healing failed. ``asked``: by word, and neither hourly nor by hand."""
+    """One run on a volume that is mounted writable; exit status 1 when healing failed. ``asked``: by word,
+    and neither hourly nor by hand."""
     this: Round | None = None
     try:
         with heal_lock(wait=False) as ours:
@@ -200,7 +243,8 @@ def _run(asked: bool, verdict: Callable[[], int]) -> int:
 
 
 def heal_main() -> int:
-    """Run as persist-heal.service. Exit status 1 when healing failed, or the verdict could not be made; the volume is in use all the same."""
+    """Run as persist-heal.service. Exit status 1 when healing failed, or the verdict could not be made; the
+    volume is in use all the same."""
     from persist.verdict.say import again
 
     signal.signal(signal.SIGTERM, _stop)
@@ -216,5 +260,10 @@ def heal_main() -> int:
     except Stopped:
         if at is not None and at.fstype == "btrfs":
             interrupt(VOLUME, btrfs.filesystem_uuid(VOLUME))
-        log.log(log.NOTICE, "Healing of the state volume was stopped; it goes on within the hour, or at the next boot.", "HEAL_STEP", PERSIST_STEP="stopped")
+        log.log(
+            log.NOTICE,
+            "Healing of the state volume was stopped; it goes on within the hour, or at the next boot.",
+            "HEAL_STEP",
+            PERSIST_STEP="stopped",
+        )
         return 0

@@ -24,7 +24,9 @@ def main(argv: list[str]) -> int:
     """Run one step and return its exit status; 2 for a call that is wrong."""
     module, function, named = STEPS.get(argv[0] if argv else "", ("", "", False))
     if not module or len(argv) != 1 + named:
-        steps = ", ".join(f"{step} NAME" if takes_name else step for step, (_, _, takes_name) in STEPS.items())
+        steps = ", ".join(
+            f"{step} NAME" if takes_name else step for step, (_, _, takes_name) in STEPS.items()
+        )
         print(f"persist-service: expected one of {steps}", file=sys.stderr)
         return 2
     status = getattr(import_module(f"persist.services.{module}"), function)(*argv[1:])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persist-reload.service: PID 1 reads its configuration again after /etc came late, this boot's target gets its new members, and the journal its place."""
+"""persist-reload.service: PID 1 reads its configuration again after /etc came late, this boot's target gets
+its new members, and the journal its place."""
 
 from __future__ import annotations
 
@@ -22,24 +23,36 @@ def target(facts: Facts) -> str:
 
 
 def journal(root: str = "", image: str = IMAGE) -> None:
-    """Have journald write where journalctl(1) reads: it began under the id that PID 1 had before /etc came, unless this is the first boot.
+    """Have journald write where journalctl(1) reads: it began under the id that PID 1 had before /etc came,
+    unless this is the first boot.
 
-    What it has in /run until then goes to /var with the rest: a flush takes all that is there. Raises PersistError and OSError.
+    What it has in /run until then goes to /var with the rest: a flush takes all that is there. Raises
+    PersistError and OSError.
     """
     before, kept = machine_id.running_id(root, image), machine_id.kept_id(root)
     if not before or not kept or before == kept:
         return
     run("systemctl", "restart", "systemd-journald.service")
-    log.log(log.NOTICE, f"/etc came late, with the machine-id {kept}: the journal goes there. PID 1 runs under {before} until the next boot.", "RELOADED")
+    log.log(
+        log.NOTICE,
+        f"/etc came late, with the machine-id {kept}: the journal goes there. PID 1 runs under {before} "
+        "until the next boot.",
+        "RELOADED",
+    )
 
 
 def main() -> int:
-    """Reload, then queue the target of this boot. Exit status 1 when the reload failed, or the journal is out of sight."""
+    """Reload, then queue the target of this boot. Exit status 1 when the reload failed, or the journal is out
+    of sight."""
     status = 0
     try:
         journal()
     except (PersistError, OSError) as e:
-        log.log(log.WARNING, f"The journal of this boot is not where journalctl(1) looks, use 'journalctl --merge': {e}", "FAILED")
+        log.log(
+            log.WARNING,
+            f"The journal of this boot is not where journalctl(1) looks, use 'journalctl --merge': {e}",
+            "FAILED",
+        )
         status = 1
     try:
         run("systemctl", "daemon-reload")
@@ -51,7 +64,12 @@ def main() -> int:
             except CommandError as e:
                 log.log(log.NOTICE, f"{again} was not queued again: {e}", "RELOADED")
                 return status
-        log.log(log.NOTICE, f"The service manager has read its configuration again{', ' + again + ' is queued again' if again else ''}.", "RELOADED")
+        log.log(
+            log.NOTICE,
+            "The service manager has read its configuration "
+            f"again{', ' + again + ' is queued again' if again else ''}.",
+            "RELOADED",
+        )
     except PersistError as e:
         log.log_error(e)
         return 1

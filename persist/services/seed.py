@@ -40,8 +40,17 @@ def find(loaded: Loaded, escaped_name: str) -> SeedRequest:
     for planned in loaded.plan.entries:
         if planned.name == escaped_name:
             e = planned.entry
-            return _Found(planned.path, e.method, e.type, e.user, e.group, e.mode, e.seed_from, e.source,
-                          above(planned.path, loaded.facts.fstab) != "")
+            return _Found(
+                planned.path,
+                e.method,
+                e.type,
+                e.user,
+                e.group,
+                e.mode,
+                e.seed_from,
+                e.source,
+                above(planned.path, loaded.facts.fstab) != "",
+            )
     raise PersistError(
         f"No entry of the registry has the name '{escaped_name}'.",
         hint="Its file was changed or removed since PID 1 was started; try 'systemctl daemon-reload'.",
@@ -57,24 +66,36 @@ def _report(entry: SeedRequest, result: Result) -> None:
         "present": "was seeded before",
         "adopted": "was already on the state volume",
         "empty": "begins empty",
-        "seeded": f"was seeded from {result.source}: {result.summary}" if result.source else "is ready for changes",
+        "seeded": f"was seeded from {result.source}: {result.summary}"
+        if result.source
+        else "is ready for changes",
     }[result.state]
     log(INFO if result.state == "present" else NOTICE, f"'{entry.path}' {how}.", "SEED_DONE", **fields)
 
 
 def _note(entry: SeedRequest, name: str) -> None:
-    """Have the entry mounted: what was seeded is as it should be, and what is there from before, or was adopted, is looked at. Raises PersistError."""
+    """Have the entry mounted: what was seeded is as it should be, and what is there from before, or was
+    adopted, is looked at. Raises PersistError."""
     try:
         with Dir.at(VOLUME) as volume:
             stores.note(volume, entry.path, name, entry.method)
     except (PersistError, OSError) as e:
-        error = e if isinstance(e, PersistError) else explain(e, f"The flag of '{entry.path}' cannot be written")
-        raise PersistError(f"'{entry.path}' is not used as it is on the state volume: {error.message}", hint=error.hint, message_id="ENTRY_FAILED",
-                           PERSIST_PATH=entry.path, PERSIST_METHOD=entry.method, PERSIST_SOURCE=entry.source) from e
+        error = (
+            e if isinstance(e, PersistError) else explain(e, f"The flag of '{entry.path}' cannot be written")
+        )
+        raise PersistError(
+            f"'{entry.path}' is not used as it is on the state volume: {error.message}",
+            hint=error.hint,
+            message_id="ENTRY_FAILED",
+            PERSIST_PATH=entry.path,
+            PERSIST_METHOD=entry.method,
+            PERSIST_SOURCE=entry.source,
+        ) from e
 
 
 def _say_seeded(name: str) -> None:
-    """For the verdict: an entry that the initrd should mount comes late on the boot that seeds it, and only then. Raises PersistError."""
+    """For the verdict: an entry that the initrd should mount comes late on the boot that seeds it, and only
+    then. Raises PersistError."""
     try:
         os.makedirs(SEEDED, 0o755, exist_ok=True)
         with open(f"{SEEDED}/{name}", "w", encoding="ascii"):
@@ -91,13 +112,23 @@ def main(escaped_name: str) -> int:
         if entry.method not in ("overlay", "bind", "symlink"):
             return 0
         if entry.method != "symlink" and not os.path.lexists(MOUNT_ENTRIES):
-            # The mount units want their seeds whether they mount or not; PID 1's machine-id has to stay where it is.
-            log(DEBUG, f"'{entry.path}' is not seeded: overlays and binds are not mounted on this boot.", "FALLBACK",
-                PERSIST_PATH=entry.path, PERSIST_METHOD=entry.method)
+            # The mount units want their seeds whether they mount or not; PID 1's machine-id has to stay where
+            # it is.
+            log(
+                DEBUG,
+                f"'{entry.path}' is not seeded: overlays and binds are not mounted on this boot.",
+                "FALLBACK",
+                PERSIST_PATH=entry.path,
+                PERSIST_METHOD=entry.method,
+            )
             return 0
         if not os.path.ismount(VOLUME):
-            raise PersistError(f"No state volume is mounted at {VOLUME}.", message_id="SEED_FAILED",
-                               hint="See 'systemctl status persist-volume.service'.", PERSIST_PATH=entry.path)
+            raise PersistError(
+                f"No state volume is mounted at {VOLUME}.",
+                message_id="SEED_FAILED",
+                hint="See 'systemctl status persist-volume.service'.",
+                PERSIST_PATH=entry.path,
+            )
         _report(entry, seed(entry, Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))))
         _note(entry, escaped_name)
         _say_seeded(escaped_name)

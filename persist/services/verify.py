@@ -7,5 +7,6 @@ from persist.verdict import say
 
 
 def main() -> int:
-    """Run as persist-verify.service. Exit status 1 when the verdict could not be made or written, or its target not be started."""
+    """Run as persist-verify.service. Exit status 1 when the verdict could not be made or written, or its
+    target not be started."""
     return say.announce()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persist-volume.service: find the volume and mount it, or decide what this boot does without. Runs at each boot."""
+"""persist-volume.service: find the volume and mount it, or decide what this boot does without. Runs at each
+boot."""
 
 from __future__ import annotations
 
@@ -20,7 +21,17 @@ from persist.volume.find.choose import BTRFS, Found, Known
 from persist.volume.find.search import what_is_known
 from persist.volume.members import in_kernel
 from persist.volume.members.assemble import Assembly
-from persist.volume.mount import btrfs_mount, fallback, foreign, lookup, native, rescue, strange, taken_over, writable
+from persist.volume.mount import (
+    btrfs_mount,
+    fallback,
+    foreign,
+    lookup,
+    native,
+    rescue,
+    strange,
+    taken_over,
+    writable,
+)
 from persist.volume.mount.private import keep_users_out, private
 from persist.volume.mount.writable import Obstacle
 from persist.volume.ondisk import store
@@ -34,11 +45,17 @@ def _note_known(result: Outcome) -> None:
     try:
         remembered.note(result.uuid)
     except (OSError, ValueError) as e:
-        log.log(log.WARNING, f"The state volume of this machine cannot be noted: {e}", "FAILED", PERSIST_PATH=remembered.PATH)
+        log.log(
+            log.WARNING,
+            f"The state volume of this machine cannot be noted: {e}",
+            "FAILED",
+            PERSIST_PATH=remembered.PATH,
+        )
 
 
 def _write_protected(result: Outcome, why: Obstacle, *, fresh: bool) -> None:
-    """A volume that takes no writes: put down again where the root keeps none either, for then memory is of more use."""
+    """A volume that takes no writes: put down again where the root keeps none either, for then memory is of
+    more use."""
     fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid, "PERSIST_REASON": why.code}
     message, hint = why.message, why.hint
     result.read_only = True
@@ -49,15 +66,19 @@ def _write_protected(result: Outcome, why: Obstacle, *, fresh: bool) -> None:
         if why.code == "subvolume-read-only":
             hint = writable.unmounted_hint(result.device)
     elif result.root_kept:
-        message += (" Entries are left to the root filesystem, binds read-only there unless they say Stale=allow; what is written is hidden when the volume "
-                    "is back.")
+        message += (
+            " Entries are left to the root filesystem, binds read-only there unless they say Stale=allow; "
+            "what is written is hidden when the volume "
+            "is back."
+        )
     if not result.reason or result.kind == "none":
         result.because(why.code, why.message, hint)
     log.log(log.WARNING, f"{message} {hint}", "VOLUME_READ_ONLY", **fields)
 
 
 def _takes_writes(result: Outcome, *, fresh: bool) -> bool:
-    """Ask the volume whether it takes writes; what stands against it is in the result, but for a full one. Raises PersistError and OSError."""
+    """Ask the volume whether it takes writes; what stands against it is in the result, but for a full one.
+    Raises PersistError and OSError."""
     why = writable.obstacle(VOLUME)
     if why is None or why.code == "full":
         return True
@@ -66,20 +87,34 @@ def _takes_writes(result: Outcome, *, fresh: bool) -> bool:
     else:
         if not result.reason:
             result.because(why.code, why.message, why.hint)
-        log.log(log.WARNING, f"{why.message} {why.hint}", "VOLUME_UNWRITABLE", PERSIST_DEVICE=result.device, PERSIST_UUID=result.uuid, PERSIST_REASON=why.code)
+        log.log(
+            log.WARNING,
+            f"{why.message} {why.hint}",
+            "VOLUME_UNWRITABLE",
+            PERSIST_DEVICE=result.device,
+            PERSIST_UUID=result.uuid,
+            PERSIST_REASON=why.code,
+        )
     return False
 
 
 def _where_it_lies(result: Outcome) -> None:
-    """A volume that somebody made in memory is used, and the verdict says that it keeps nothing. Raises OSError."""
+    """A volume that somebody made in memory is used, and the verdict says that it keeps nothing. Raises
+    OSError."""
     at = mountinfo.at(VOLUME)
     result.memory = root_kept.lost(at, files=False) if at is not None else ""
 
 
 def _say_members(assembly: Assembly, found: Found) -> None:
     for note in assembly.notes:
-        log.log(log.WARNING, f"{note.message} {note.hint}", note.message_id, PERSIST_DEVICE=" ".join(note.nodes), PERSIST_UUID=found.uuid,
-                PERSIST_REASON=note.code)
+        log.log(
+            log.WARNING,
+            f"{note.message} {note.hint}",
+            note.message_id,
+            PERSIST_DEVICE=" ".join(note.nodes),
+            PERSIST_UUID=found.uuid,
+            PERSIST_REASON=note.code,
+        )
 
 
 def _make_store(at: str) -> None:
@@ -87,12 +122,15 @@ def _make_store(at: str) -> None:
     try:
         store.make(at)
     except OSError as e:
-        # An immutable one, or a full one, is a volume all the same: writable.obstacle() says it, with what to do.
+        # An immutable one, or a full one, is a volume all the same: writable.obstacle() says it, with what to
+        # do.
         if e.errno not in (errno.EPERM, errno.ENOSPC, errno.EDQUOT):
             raise
 
 
-def _mount(found: Found, assembly: Assembly | None, config: Config, *, read_only: bool = False, at: str = VOLUME) -> Mount:
+def _mount(
+    found: Found, assembly: Assembly | None, config: Config, *, read_only: bool = False, at: str = VOLUME
+) -> Mount:
     """Mount what was found. Raises PersistError and OSError; the disks are then left as they are."""
     if assembly is None:
         mounted = native.mount_native(found, config, read_only=read_only, at=at)
@@ -112,7 +150,8 @@ def _mount(found: Found, assembly: Assembly | None, config: Config, *, read_only
 
 
 def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: PersistError) -> None:
-    """A volume that does not mount, or must not be used, is left untouched, and shown read-only where that goes, so that it can be saved."""
+    """A volume that does not mount, or must not be used, is left untouched, and shown read-only where that
+    goes, so that it can be saved."""
     result.device, result.uuid = found.node, found.uuid
     log.log_error(error)
     message = error.message
@@ -122,13 +161,21 @@ def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: Per
     if assembly is not None and assembly.use and rescue.try_rescue(found, assembly):
         result.rescue = RESCUE
         message += f" What can be read of it is at {RESCUE}."
-        log.log(log.NOTICE, f"The state volume on {found.node} is shown read-only at {RESCUE}, with rescue options. Copy what you need.",
-                "VOLUME_RESCUE", PERSIST_DEVICE=found.node, PERSIST_UUID=found.uuid, PERSIST_PATH=RESCUE)
+        log.log(
+            log.NOTICE,
+            f"The state volume on {found.node} is shown read-only at {RESCUE}, with rescue options. Copy "
+            "what you need.",
+            "VOLUME_RESCUE",
+            PERSIST_DEVICE=found.node,
+            PERSIST_UUID=found.uuid,
+            PERSIST_PATH=RESCUE,
+        )
     result.because(strange.STRANGE if error.message_id == "VOLUME_STRANGE" else "broken", message, error.hint)
 
 
 def _find_and_mount(config: Config, told: Known, result: Outcome, *, enabled: bool) -> None:
-    """Fill in the result where the volume could be mounted, and the reason where not. ``enabled``: the master switch is on."""
+    """Fill in the result where the volume could be mounted, and the reason where not. ``enabled``: the master
+    switch is on."""
     seen = lookup.find(config, told, result, may_format=enabled)
     if seen is None:
         return
@@ -164,7 +211,11 @@ def _beside(loaded: Loaded, result: Outcome, *, takes_writes: bool) -> None:
     open_to_users = keep_users_out(links=any(p.entry.method == "symlink" for p in loaded.plan.entries))
     btrfs_mount.bind_image()
     try:
-        why_not = f"The state volume is not shown to users at {config.mount}. {open_to_users}" if open_to_users else btrfs_mount.bind_public(config.mount)
+        why_not = (
+            f"The state volume is not shown to users at {config.mount}. {open_to_users}"
+            if open_to_users
+            else btrfs_mount.bind_public(config.mount)
+        )
     except PersistError as e:
         why_not = f"{config.mount} cannot be mounted: {e.message}"
     if why_not:
@@ -205,13 +256,18 @@ def _run(result: Outcome) -> int:
     config, machine = loaded.config, loaded.facts
     result.on_root(root_kept.look())
     if config.netdev and not loaded.plan.net:
-        result.because("no-entries", "The state volume comes with the network, and no entry waits for it.", "Name the services of an entry in Services=.")
+        result.because(
+            "no-entries",
+            "The state volume comes with the network, and no entry waits for it.",
+            "Name the services of an entry in Services=.",
+        )
         return 0
     told = what_is_known(machine)
     status, takes_writes = 0, False
     at = mountinfo.at(VOLUME)
     word = mode.volatile_word(machine)
-    # What the initrd put on top of the volume stays usable, and where an earlier run of ours ended nothing is taken away.
+    # What the initrd put on top of the volume stays usable, and where an earlier run of ours ended nothing is
+    # taken away.
     fresh = at is None or (outcome.read() is None and not taken_over.early_entries())
     if at is not None:
         taken_over.keep(config, machine, told, result, at)
@@ -246,7 +302,11 @@ def _rescue(result: Outcome, error: Exception) -> None:
     """Something nobody thought of: a root that keeps nothing still gets a place to write."""
     text = str(error) if isinstance(error, PersistError) else f"{type(error).__name__}: {error}"
     log.log(log.ERR, f"The state volume could not be set up: {text}", "FAILED", PERSIST_REASON="failed")
-    result.because("failed", f"The state volume could not be set up: {text}", "See 'journalctl -b -u persist-volume.service'.")
+    result.because(
+        "failed",
+        f"The state volume could not be set up: {text}",
+        "See 'journalctl -b -u persist-volume.service'.",
+    )
     try:
         at = mountinfo.at(VOLUME)
         if at is not None:
@@ -270,7 +330,8 @@ def _rescue(result: Outcome, error: Exception) -> None:
 
 
 def volume_main() -> int:
-    """Run as persist-volume.service. Never raises: exit status 1 after the unexpected, and where Fallback=fail found no volume."""
+    """Run as persist-volume.service. Never raises: exit status 1 after the unexpected, and where
+    Fallback=fail found no volume."""
     result = Outcome()
     try:
         outcome.begin()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Disks as the kernel shows them in sysfs and devtmpfs: what they are, what they hold, who uses them. Changes nothing.
+"""Disks as the kernel shows them in sysfs and devtmpfs: what they are, what they hold, who uses them. Changes
+nothing.
 
 No udev here: the formatter holds the lock that keeps udev away, and a chroot has none.
 """
@@ -38,7 +39,8 @@ def attribute(sys_path: str, name: str) -> str:
 
 
 class Disk(Record):
-    """One block device: ``name`` and ``node`` (devtmpfs), its directory in sysfs, its ``device`` number as major:minor and size in bytes."""
+    """One block device: ``name`` and ``node`` (devtmpfs), its directory in sysfs, its ``device`` number as
+    major:minor and size in bytes."""
 
     name: str
     node: str
@@ -50,7 +52,8 @@ class Disk(Record):
 
     @property
     def diskseq(self) -> str:
-        """The kernel's number of this appearance of a disk, never given twice in a boot; the name where it has none (before 5.15)."""
+        """The kernel's number of this appearance of a disk, never given twice in a boot; the name where it
+        has none (before 5.15)."""
         return attribute(self.sys_path, "diskseq") or self.name
 
     @property
@@ -61,18 +64,31 @@ class Disk(Record):
     @property
     def serial(self) -> str:
         """The disk's own serial number where sysfs has one, for a stable order."""
-        return attribute(self.sys_path, "serial") or attribute(self.sys_path, "device/serial") or attribute(self.sys_path, "wwid")
+        return (
+            attribute(self.sys_path, "serial")
+            or attribute(self.sys_path, "device/serial")
+            or attribute(self.sys_path, "wwid")
+        )
 
     @property
     def model(self) -> str:
         """What the maker calls the disk, '' where it says nothing."""
-        return " ".join(filter(None, (attribute(self.sys_path, f"device/{name}") for name in ("vendor", "model"))))
+        return " ".join(
+            filter(None, (attribute(self.sys_path, f"device/{name}") for name in ("vendor", "model")))
+        )
 
 
 def _disk(sys_path: str) -> Disk:
     name = os.path.basename(sys_path).replace("!", "/")  # cciss!c0d0 is /dev/cciss/c0d0
-    return Disk(name, f"/dev/{name}", sys_path, attribute(sys_path, "dev"), int(attribute(sys_path, "size") or "0") * 512,
-                attribute(sys_path, "ro") == "1", os.path.exists(f"{sys_path}/partition"))
+    return Disk(
+        name,
+        f"/dev/{name}",
+        sys_path,
+        attribute(sys_path, "dev"),
+        int(attribute(sys_path, "size") or "0") * 512,
+        attribute(sys_path, "ro") == "1",
+        os.path.exists(f"{sys_path}/partition"),
+    )
 
 
 def by_number(number: int) -> Disk:
@@ -88,10 +104,16 @@ def by_node(node: str) -> Disk:
     try:
         st = os.stat(node)
         if not stat.S_ISBLK(st.st_mode):
-            raise Refusal("not-a-disk", f"'{node}' is not a block device.", hint="Name a whole disk, such as /dev/vdb.")
+            raise Refusal(
+                "not-a-disk", f"'{node}' is not a block device.", hint="Name a whole disk, such as /dev/vdb."
+            )
         return by_number(st.st_rdev)
     except OSError as e:
-        raise Refusal("not-a-disk", f"'{node}' cannot be looked at: {e.strerror or e}.", hint="See 'lsblk' for the disks of this machine.") from e
+        raise Refusal(
+            "not-a-disk",
+            f"'{node}' cannot be looked at: {e.strerror or e}.",
+            hint="See 'lsblk' for the disks of this machine.",
+        ) from e
 
 
 def number_of(path: str) -> str:
@@ -109,7 +131,11 @@ def disks() -> list[Disk]:
     for name in sorted(os.listdir(SYS_BLOCK)):
         path = os.path.realpath(f"{SYS_BLOCK}/{name}")
         # A partition, or something that has just been pulled out, or an empty drive.
-        if os.path.exists(f"{path}/dev") and not os.path.exists(f"{path}/partition") and attribute(path, "size") not in ("", "0"):
+        if (
+            os.path.exists(f"{path}/dev")
+            and not os.path.exists(f"{path}/partition")
+            and attribute(path, "size") not in ("", "0")
+        ):
             found.append(_disk(path))
     return found
 
@@ -133,8 +159,9 @@ def whole(device: Disk) -> Disk:
 def why_in_use(disk: Disk) -> tuple[str, str] | None:
     """Who uses a disk or one of its partitions: a stable code and a sentence, or None.
 
-    Looks at holders (dm, md, bcache), mounts by device number, members of mounted btrfs filesystems, which mountinfo shows
-    under another number, and swap; the kernel's own exclusive claim, last, also knows users without a name (ZFS).
+    Looks at holders (dm, md, bcache), mounts by device number, members of mounted btrfs filesystems, which
+    mountinfo shows under another number, and swap; the kernel's own exclusive claim, last, also knows users
+    without a name (ZFS).
     """
     every = [disk, *partitions(disk)]
     numbers = {d.device: d.node for d in every}
@@ -166,7 +193,8 @@ def why_in_use(disk: Disk) -> tuple[str, str] | None:
 
 def _exclusive(disk: Disk) -> tuple[str, str] | None:
     try:
-        # O_EXCL on a block device asks for the claim that mounts, md, dm and ZFS take; on a disk it minds its partitions too.
+        # O_EXCL on a block device asks for the claim that mounts, md, dm and ZFS take; on a disk it minds its
+        # partitions too.
         os.close(os.open(disk.node, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
     except OSError as e:
         if e.errno == errno.EBUSY:
@@ -177,7 +205,9 @@ def _exclusive(disk: Disk) -> tuple[str, str] | None:
 
 def parse_swaps(text: str) -> list[str]:
     """The first column of /proc/swaps; the kernel escapes blanks, tabs, newlines and backslashes in it."""
-    return [mountinfo.unescape(line.replace("\t", " ").partition(" ")[0]) for line in text.split("\n")[1:] if line]
+    return [
+        mountinfo.unescape(line.replace("\t", " ").partition(" ")[0]) for line in text.split("\n")[1:] if line
+    ]
 
 
 def swaps() -> list[str]:
@@ -190,9 +220,11 @@ def swaps() -> list[str]:
 
 
 def lock(fd: int, node: str, timeout: float = LOCK_TIMEOUT) -> None:
-    """Take udev's lock of a whole disk (systemd.io, block device locking), waiting at most ``timeout`` seconds.
+    """Take udev's lock of a whole disk (systemd.io, block device locking), waiting at most ``timeout``
+    seconds.
 
-    ``fd`` is opened O_RDONLY: each close of a descriptor that could write makes udev look again. Raises PersistError.
+    ``fd`` is opened O_RDONLY: each close of a descriptor that could write makes udev look again. Raises
+    PersistError.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -201,15 +233,21 @@ def lock(fd: int, node: str, timeout: float = LOCK_TIMEOUT) -> None:
             return
         except BlockingIOError as e:
             if time.monotonic() > deadline:
-                raise PersistError(f"{node} is locked by another program.", hint="See 'lslocks'; try again when it has ended.",
-                                   PERSIST_DEVICE=node, PERSIST_REASON="locked") from e
+                raise PersistError(
+                    f"{node} is locked by another program.",
+                    hint="See 'lslocks'; try again when it has ended.",
+                    PERSIST_DEVICE=node,
+                    PERSIST_REASON="locked",
+                ) from e
             time.sleep(0.1)
 
 
 def probe(node: str, *where: str) -> dict[str, str]:
-    """What libblkid finds on a device by a full, uncached probe: TYPE, LABEL, UUID, PART_ENTRY_UUID and so on.
+    """What libblkid finds on a device by a full, uncached probe: TYPE, LABEL, UUID, PART_ENTRY_UUID and so
+    on.
 
-    ``where`` may be ``-O offset -S size`` in bytes. Two signatures at once give TYPE ``ambivalent``. Raises CommandError.
+    ``where`` may be ``-O offset -S size`` in bytes. Two signatures at once give TYPE ``ambivalent``. Raises
+    CommandError.
     """
     try:
         text = run("blkid", "-p", "-o", "export", *where, node, ok=(0, 2))
@@ -217,12 +255,14 @@ def probe(node: str, *where: str) -> dict[str, str]:
         if e.returncode == 8:
             return {"TYPE": "ambivalent"}
         raise
-    # Values are escaped for a shell (the backslash of "persist\ data"); none that we compare has anything to escape.
+    # Values are escaped for a shell (the backslash of "persist\ data"); none that we compare has anything to
+    # escape.
     return dict(line.split("=", 1) for line in text.split("\n") if "=" in line)
 
 
 def signatures(node: str) -> list[str]:
-    """The types of all signatures on a device that wipefs(8) would erase, the backup table at the end included. Raises CommandError."""
+    """The types of all signatures on a device that wipefs(8) would erase, the backup table at the end
+    included. Raises CommandError."""
     text = run("wipefs", "--no-act", "--json", node)
     found: list[str] = []
     for signature in (json.loads(text) if text.strip() else {}).get("signatures", []):

@@ -17,16 +17,32 @@ SYSFS = "/sys/fs/btrfs"
 CONTROL = "/dev/btrfs-control"
 _FS_INFO = 0x8400941F  # two 64-bit numbers, then the UUID
 _DEV_INFO = 0xD000941E
-_SCAN_DEV, _FORGET_DEV, _ADD_DEV, _RESIZE = 0x50009404, 0x50009405, 0x5000940A, 0x50009403  # struct btrfs_ioctl_vol_args
+_SCAN_DEV, _FORGET_DEV, _ADD_DEV, _RESIZE = (
+    0x50009404,
+    0x50009405,
+    0x5000940A,
+    0x50009403,
+)  # struct btrfs_ioctl_vol_args
 _SYNC = 0x9408
 _REPLACE = 0xCA289435  # struct btrfs_ioctl_dev_replace_args, of 2600 bytes
 _AVOID_SOURCE = 1  # BTRFS_IOCTL_DEV_REPLACE_CONT_READING_FROM_SRCDEV_MODE_AVOID
-_NOT_DONE = {1: "no replace was started", 2: "a replace is going on", 3: "a scrub is going on"}  # BTRFS_IOCTL_DEV_REPLACE_RESULT_*
+_NOT_DONE = {
+    1: "no replace was started",
+    2: "a replace is going on",
+    3: "a scrub is going on",
+}  # BTRFS_IOCTL_DEV_REPLACE_RESULT_*
 _TREE_SEARCH = 0xD0009411
 _CHUNK_TREE, _CHUNK_ITEM = 3, 228
 _EXCLUSIVE = 8  # BTRFS_ERROR_DEV_EXCL_RUN_IN_PROGRESS
 _MAX = (1 << 64) - 1
-_TOLERANCE = ((1 << 9, 3), (1 << 8, 2), (1 << 10, 3), (1 << 4, 1), (1 << 6, 1), (1 << 7, 1))  # raid1c3 raid6 raid1c4 raid1 raid10 raid5
+_TOLERANCE = (
+    (1 << 9, 3),
+    (1 << 8, 2),
+    (1 << 10, 3),
+    (1 << 4, 1),
+    (1 << 6, 1),
+    (1 << 7, 1),
+)  # raid1c3 raid6 raid1c4 raid1 raid10 raid5
 
 
 def filesystem_uuid(path: str) -> str:
@@ -75,7 +91,8 @@ def scan(*nodes: str) -> None:
 
 
 def forget(*nodes: str) -> None:
-    """Have the kernel forget members that are not mounted (``btrfs device scan --forget``); it may not know them. Raises OSError and CommandError."""
+    """Have the kernel forget members that are not mounted (``btrfs device scan --forget``); it may not know
+    them. Raises OSError and CommandError."""
     _control(_FORGET_DEV, nodes, (errno.ENOENT,))
 
 
@@ -90,7 +107,11 @@ def ioctl(path: str, request: int, argument: bytearray | int) -> None:
         os.close(fd)
     if isinstance(refused, int) and refused > 0:
         # enum btrfs_err_code of linux/btrfs.h: no error to the C library, and yet nothing was done.
-        why = "The kernel is busy with another operation" if refused == _EXCLUSIVE else f"The kernel refuses it (btrfs error {refused})"
+        why = (
+            "The kernel is busy with another operation"
+            if refused == _EXCLUSIVE
+            else f"The kernel refuses it (btrfs error {refused})"
+        )
         raise OSError(errno.EBUSY, why, path)
 
 
@@ -100,19 +121,24 @@ def sync(path: str) -> None:
 
 
 def add_device(path: str, node: str) -> None:
-    """Make a device, which is blank, a member of a mounted filesystem. Unlike ``btrfs device add`` it leaves the first MiB alone, where the
-    degraded mark is. Raises OSError."""
+    """Make a device, which is blank, a member of a mounted filesystem. Unlike ``btrfs device add`` it leaves
+    the first MiB alone, where the degraded mark is. Raises OSError."""
     ioctl(path, _ADD_DEV, named(node))
 
 
 def replace_device(path: str, devid: int, node: str) -> None:
-    """Copy what a device has to another one, which is blank, and put it in its place; returns when that is done, which may take hours. What is gone may
-    still have a name, and nothing is read from it. Unlike ``btrfs replace start`` it leaves the first MiB alone, where the degraded mark is. Raises OSError."""
-    argument = bytearray(struct.pack("<QQQQ1025s1025s518x", 0, 0, devid, _AVOID_SOURCE, b"", os.fsencode(node)))
+    """Copy what a device has to another one, which is blank, and put it in its place; returns when that is
+    done, which may take hours. What is gone may still have a name, and nothing is read from it. Unlike
+    ``btrfs replace start`` it leaves the first MiB alone, where the degraded mark is. Raises OSError."""
+    argument = bytearray(
+        struct.pack("<QQQQ1025s1025s518x", 0, 0, devid, _AVOID_SOURCE, b"", os.fsencode(node))
+    )
     ioctl(path, _REPLACE, argument)
     result = struct.unpack_from("<Q", argument, 8)[0]
     if result:
-        raise OSError(errno.EBUSY, f"The kernel refuses it ({_NOT_DONE.get(result, f'result {result}')})", path)
+        raise OSError(
+            errno.EBUSY, f"The kernel refuses it ({_NOT_DONE.get(result, f'result {result}')})", path
+        )
 
 
 def resize(path: str, devid: int, size: int) -> None:
@@ -121,8 +147,9 @@ def resize(path: str, devid: int, size: int) -> None:
 
 
 class Device(Record):
-    """A device of a mounted filesystem as the kernel has it; sizes in bytes, ``node`` '' where it never saw it. ``missing`` is the kernel's opinion,
-    which a device that was pulled out while it was in use does not change."""
+    """A device of a mounted filesystem as the kernel has it; sizes in bytes, ``node`` '' where it never saw
+    it. ``missing`` is the kernel's opinion, which a device that was pulled out while it was in use does not
+    change."""
 
     devid: int
     uuid: str
@@ -133,12 +160,14 @@ class Device(Record):
 
 
 def devids(uuid: str) -> list[int]:
-    """The devices of a mounted filesystem, 0 being the target of a replace that goes on. Raises OSError where it is not mounted."""
+    """The devices of a mounted filesystem, 0 being the target of a replace that goes on. Raises OSError where
+    it is not mounted."""
     return sorted(int(n) for n in os.listdir(f"{SYSFS}/{uuid}/devinfo") if n.isascii() and n.isdigit())
 
 
 def attribute(uuid: str, name: str) -> str:
-    """One attribute of a mounted filesystem in sysfs, '' where this kernel has none of the name, or none that it can tell."""
+    """One attribute of a mounted filesystem in sysfs, '' where this kernel has none of the name, or none that
+    it can tell."""
     try:
         with open(f"{SYSFS}/{uuid}/{name}", encoding="utf-8", errors="replace") as f:
             return f.read().strip()
@@ -169,8 +198,16 @@ def devices(path: str) -> list[Device]:
         used, size = struct.unpack_from("<QQ", raw, 24)
         text = raw[8:24].hex()
         node = raw[3072:].split(b"\0")[0].decode("utf-8", "surrogateescape")
-        found.append(Device(devid, "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:])), used, size, node,
-                            attribute(uuid, f"devinfo/{devid}/missing") == "1"))
+        found.append(
+            Device(
+                devid,
+                "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:])),
+                used,
+                size,
+                node,
+                attribute(uuid, f"devinfo/{devid}/missing") == "1",
+            )
+        )
     return found
 
 
@@ -178,7 +215,22 @@ def _chunks(path: str) -> Iterator[tuple[int, list[int]]]:
     """The type and the devids of each chunk. Raises OSError."""
     start = 0
     while True:
-        raw = bytearray(struct.pack("<QQQQQQQIIII32x", _CHUNK_TREE, 256, 256, start, _MAX, 0, _MAX, _CHUNK_ITEM, _CHUNK_ITEM, 4096, 0).ljust(4096, b"\0"))
+        raw = bytearray(
+            struct.pack(
+                "<QQQQQQQIIII32x",
+                _CHUNK_TREE,
+                256,
+                256,
+                start,
+                _MAX,
+                0,
+                _MAX,
+                _CHUNK_ITEM,
+                _CHUNK_ITEM,
+                4096,
+                0,
+            ).ljust(4096, b"\0")
+        )
         ioctl(path, _TREE_SEARCH, raw)
         count = struct.unpack_from("<I", raw, 64)[0]
         if not count:
@@ -189,13 +241,19 @@ def _chunks(path: str) -> Iterator[tuple[int, list[int]]]:
             at += 32
             if kind == _CHUNK_ITEM:
                 stripes = struct.unpack_from("<H", raw, at + 44)[0]
-                yield struct.unpack_from("<Q", raw, at + 24)[0], [struct.unpack_from("<Q", raw, at + 48 + 32 * i)[0] for i in range(stripes)]
+                yield (
+                    struct.unpack_from("<Q", raw, at + 24)[0],
+                    [struct.unpack_from("<Q", raw, at + 48 + 32 * i)[0] for i in range(stripes)],
+                )
             at += length
             start = offset + 1
 
 
 def stands(path: str) -> bool:
-    """Whether a filesystem, mounted read-only, may be written without what is missing: the kernel's own rule (btrfs_check_rw_degradable), which it
-    applies to a mount for writing only. Raises OSError."""
+    """Whether a filesystem, mounted read-only, may be written without what is missing: the kernel's own rule
+    (btrfs_check_rw_degradable), which it applies to a mount for writing only. Raises OSError."""
     missing = {d.devid for d in devices(path) if d.missing}
-    return all(sum(devid in missing for devid in ids) <= next((n for bit, n in _TOLERANCE if kind & bit), 0) for kind, ids in _chunks(path))
+    return all(
+        sum(devid in missing for devid in ids) <= next((n for bit, n in _TOLERANCE if kind & bit), 0)
+        for kind, ids in _chunks(path)
+    )

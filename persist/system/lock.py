@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def held(path: str, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock; yields whether it is ours. Waits for others, or yields False without ``wait``. Raises OSError."""
+    """Hold the lock; yields whether it is ours. Waits for others, or yields False without ``wait``. Raises
+    OSError."""
     os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""/proc/self/mountinfo as data (proc_pid_mountinfo(5)). Standard library only: the verdict and the command read it too."""
+"""/proc/self/mountinfo as data (proc_pid_mountinfo(5)). Standard library only: the verdict and the command
+read it too."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ MEMORY = ("tmpfs", "ramfs", "rootfs")  # filesystems that are nowhere but in mem
 
 
 class Mount(Record):
-    """One line. ``device`` is major:minor, ``root`` what of the filesystem is mounted; options are comma-separated text."""
+    """One line. ``device`` is major:minor, ``root`` what of the filesystem is mounted; options are
+    comma-separated text."""
 
     mount_id: int
     parent_id: int
@@ -26,14 +28,16 @@ class Mount(Record):
 
     @property
     def read_only(self) -> bool:
-        """Whether nothing can be written through this mount: the mount itself or its filesystem is read-only."""
+        """Whether nothing can be written through this mount: the mount itself or its filesystem is
+        read-only."""
         return "ro" in self.options.split(",") or "ro" in self.super_options.split(",")
 
     @property
     def upper(self) -> str:
         r"""The upperdir of an overlay as a path, '' where there is none.
 
-        mountinfo shows the option as mount(2) or fsconfig(2) got it: with the backslashes that overlay_option() wrote and ovl_unescape() takes away.
+        mountinfo shows the option as mount(2) or fsconfig(2) got it: with the backslashes that
+        overlay_option() wrote and ovl_unescape() takes away.
         """
         found = ""
         for option in self.super_options.split(","):
@@ -42,11 +46,21 @@ class Mount(Record):
         return found if self.fstype == "overlay" else ""
 
     def lacks(self, wanted: str) -> str:
-        """Those of a list of per-mount options that the mount has not, '' for none. mountinfo has words for what is forbidden, and none for what is allowed."""
+        """Those of a list of per-mount options that the mount has not, '' for none. mountinfo has words for
+        what is forbidden, and none for what is allowed."""
         has = set(self.options.split(","))
         atime = bool(has & {"noatime", "relatime"})
-        return ",".join(w for w in wanted.split(",")
-                        if (f"no{w}" in has if w in ("suid", "dev", "exec") else atime if w == "strictatime" else w not in has))
+        return ",".join(
+            w
+            for w in wanted.split(",")
+            if (
+                f"no{w}" in has
+                if w in ("suid", "dev", "exec")
+                else atime
+                if w == "strictatime"
+                else w not in has
+            )
+        )
 
 
 def unescape(text: str) -> str:
@@ -55,7 +69,8 @@ def unescape(text: str) -> str:
 
 
 def parse(text: str) -> list[Mount]:
-    """All mounts in the order of the kernel: of two on the same place, the later one is on top. Lines it cannot read are left out."""
+    """All mounts in the order of the kernel: of two on the same place, the later one is on top. Lines it
+    cannot read are left out."""
     found = []
     for line in text.split("\n"):  # names may have what else Unicode takes for the end of a line
         fields = line.split(" ")
@@ -66,12 +81,24 @@ def parse(text: str) -> list[Mount]:
             numbers = int(mount_id), int(parent_id)
         except ValueError:
             continue  # a form that proc_pid_mountinfo(5) does not know yet
-        found.append(Mount(*numbers, device, unescape(root), unescape(point), options, fstype, unescape(source), unescape(super_options)))
+        found.append(
+            Mount(
+                *numbers,
+                device,
+                unescape(root),
+                unescape(point),
+                options,
+                fstype,
+                unescape(source),
+                unescape(super_options),
+            )
+        )
     return found
 
 
 def mounts(root: str = "/") -> list[Mount]:
-    """The mounts of this process below a directory, with their full paths. Raises OSError where /proc is not mounted."""
+    """The mounts of this process below a directory, with their full paths. Raises OSError where /proc is not
+    mounted."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as f:
         every = parse(f.read())
     top = root.rstrip("/") + "/"

@@ -27,7 +27,8 @@ def run(
 
     ``timeout`` is in seconds. The environment is small and fixed, so that a stray variable changes nothing.
 
-    Raises CommandError when the program is missing, exits with a status that is not in ``ok``, or takes too long.
+    Raises CommandError when the program is missing, exits with a status that is not in ``ok``, or takes too
+    long.
     """
     args = [os.fspath(a) for a in argv]
     try:
@@ -54,16 +55,24 @@ def run(
     return done.stdout.decode("utf-8", "surrogateescape")
 
 
-def follow(*argv: str | os.PathLike[str], tick: Callable[[], str], every: float = 1.0, pass_fds: Sequence[int] = ()) -> None:
+def follow(
+    *argv: str | os.PathLike[str], tick: Callable[[], str], every: float = 1.0, pass_fds: Sequence[int] = ()
+) -> None:
     """Run a program that takes as long as its work does, and call ``tick`` every so many seconds meanwhile.
 
-    What ``tick`` returns, if anything, is why the program has to end. Raises CommandError as run(), and with that reason; a program
-    that the kernel does not let go is left behind then.
+    What ``tick`` returns, if anything, is why the program has to end. Raises CommandError as run(), and with
+    that reason; a program that the kernel does not let go is left behind then.
     """
     args = [os.fspath(a) for a in argv]
     try:
-        process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                   env=ENVIRONMENT, pass_fds=pass_fds)
+        process = subprocess.Popen(
+            args,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+            pass_fds=pass_fds,
+        )
     except FileNotFoundError as e:
         raise CommandError(args, 127, "", reason="not installed") from e
     except OSError as e:
@@ -79,7 +88,9 @@ def follow(*argv: str | os.PathLike[str], tick: Callable[[], str], every: float 
                 raise CommandError(args, 124, "", reason=why)
     except BaseException:
         process.kill()
-        with suppress(subprocess.TimeoutExpired):  # in the kernel, for a disk or a server that does not answer
+        with suppress(
+            subprocess.TimeoutExpired
+        ):  # in the kernel, for a disk or a server that does not answer
             process.communicate(timeout=10)
         raise
     if process.returncode:
@@ -87,12 +98,18 @@ def follow(*argv: str | os.PathLike[str], tick: Callable[[], str], every: float 
 
 
 def status(*argv: str | os.PathLike[str], timeout: float | None = 300) -> int:
-    """Run a program for its exit status alone. Raises CommandError when it cannot be started or takes too long."""
+    """Run a program for its exit status alone. Raises CommandError when it cannot be started or takes too
+    long."""
     args = [os.fspath(a) for a in argv]
     try:
         return subprocess.run(
-            args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            timeout=timeout, env=ENVIRONMENT, check=False,
+            args,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=timeout,
+            env=ENVIRONMENT,
+            check=False,
         ).returncode
     except FileNotFoundError as e:
         raise CommandError(args, 127, "", reason="not installed") from e

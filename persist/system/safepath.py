@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Directories held open, below which nothing is reached through a symbolic link.
 
-A state volume is data and not a friend: ``var -> /usr`` on it must not make us write into /usr. Each component is
-opened by itself with O_NOFOLLOW, so the error can name the one that is a link.
+A state volume is data and not a friend: ``var -> /usr`` on it must not make us write into /usr. Each
+component is opened by itself with O_NOFOLLOW, so the error can name the one that is a link.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ _RENAME_NOREPLACE = 1
 _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
 _SYS_OPEN_TREE, _SYS_OPENAT2 = 428, 437  # the same on every architecture since the tables were unified
-_RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x01, 0x02, 0x04, 0x08, 0x10
+_RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = (
+    0x01,
+    0x02,
+    0x04,
+    0x08,
+    0x10,
+)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -48,7 +54,8 @@ def split(path: str) -> list[str]:
 
 
 class Dir:
-    """One open directory. ``name`` is what an administrator calls it; a context manager, closed at its end."""
+    """One open directory. ``name`` is what an administrator calls it; a context manager, closed at its
+    end."""
 
     def __init__(self, fd: int, name: str) -> None:
         self.fd = fd
@@ -62,7 +69,9 @@ class Dir:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -90,14 +99,16 @@ class Dir:
         there = self.lstat(name)
         if there is not None and stat.S_ISLNK(there.st_mode):
             return LinkRefused(
-                f"'{self.path(name)}' is a symbolic link to '{os.readlink(name, dir_fd=self.fd)}', which persist "
+                f"'{self.path(name)}' is a symbolic link to '{os.readlink(name, dir_fd=self.fd)}', which "
+                "persist "
                 "does not follow.",
                 hint="Look at where it comes from; put a directory there, or register the path behind it.",
             )
         return PersistError(f"'{self.path(name)}' is not a directory ({e.strerror}).")
 
     def sub(self, path: str) -> Dir:
-        """Open a directory below this one. Raises FileNotFoundError, LinkRefused, or PersistError when it is none."""
+        """Open a directory below this one. Raises FileNotFoundError, LinkRefused, or PersistError when it is
+        none."""
         here = Dir(os.dup(self.fd), self.name)
         try:
             for part in split(path):
@@ -116,20 +127,29 @@ class Dir:
         return here
 
     def inner(self, path: str) -> Dir:
-        """``sub()`` in one system call, and on this very mount: nothing that is mounted below it is entered. Raises as sub() does."""
+        """``sub()`` in one system call, and on this very mount: nothing that is mounted below it is entered.
+        Raises as sub() does."""
         name = self.path("/".join(split(path)))
         try:
-            return Dir(_openat2(self.fd, path, _DIRECTORY, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_XDEV), name)
+            return Dir(
+                _openat2(
+                    self.fd, path, _DIRECTORY, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_XDEV
+                ),
+                name,
+            )
         except OSError as e:
             if e.errno == errno.EXDEV:
-                raise PersistError(f"Something else is mounted on '{name}' or above it.", hint="Unmount it.") from e
+                raise PersistError(
+                    f"Something else is mounted on '{name}' or above it.", hint="Unmount it."
+                ) from e
             if e.errno not in (errno.ELOOP, errno.ENOTDIR):
                 raise
             self.sub(path).close()  # knows which component it is
             raise
 
     def node(self, path: str) -> int | None:
-        """An O_PATH descriptor of whatever is at a path below, links included, or None when nothing is there."""
+        """An O_PATH descriptor of whatever is at a path below, links included, or None when nothing is
+        there."""
         parts = split(path)
         try:
             with self.sub("/".join(parts[:-1])) as parent:
@@ -177,7 +197,9 @@ class Dir:
             what = "a symbolic link" if stat.S_ISLNK(there.st_mode) else "not a regular file"
             raise LinkRefused(f"'{self.path(name)}' is {what}.", hint="Move it away after looking at it.")
         # Looked at before it is opened: opening a device does something.
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=self.fd)
+        fd = os.open(
+            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=self.fd
+        )
         with open(fd, "rb") as f:
             return f.read(limit)
 
@@ -185,7 +207,9 @@ class Dir:
         """Write a new file and sync it. A file of that name is taken away first, never written through."""
         if self.lstat(name) is not None:
             os.unlink(name, dir_fd=self.fd)
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.fd)
+        fd = os.open(
+            name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.fd
+        )
         with open(fd, "wb") as f:
             f.write(data)
             f.flush()
@@ -237,10 +261,13 @@ def rename_noreplace(old: Dir, old_name: str, new: Dir, new_name: str) -> None:
 def without_submounts(fd: int) -> int | None:
     """A descriptor of the same directory in a private copy of its mount, on which nothing else is mounted.
 
-    What other mounts hide becomes visible and what they show does not, while btrfs subvolumes stay part of the tree,
-    which ``cp --one-file-system`` would leave out. None where the kernel does not let us (a container).
+    What other mounts hide becomes visible and what they show does not, while btrfs subvolumes stay part of
+    the tree, which ``cp --one-file-system`` would leave out. None where the kernel does not let us (a
+    container).
     """
-    clone = _libc.syscall(_SYS_OPEN_TREE, fd, b"", ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH))
+    clone = _libc.syscall(
+        _SYS_OPEN_TREE, fd, b"", ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH)
+    )
     if clone >= 0:
         return int(clone)
     if ctypes.get_errno() in (errno.EPERM, errno.ENOSYS, errno.EINVAL):
@@ -250,14 +277,17 @@ def without_submounts(fd: int) -> int | None:
 
 def _openat2(at: int, path: str, flags: int, resolve: int) -> int:
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
-    fd = _libc.syscall(_SYS_OPENAT2, at, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
+    fd = _libc.syscall(
+        _SYS_OPENAT2, at, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
+    )
     if fd < 0:
         raise _oserror(path)
     return int(fd)
 
 
 def node_in_root(root: Dir, path: str) -> int | None:
-    """An O_PATH descriptor of a path, its links followed as if ``root`` were ``/``; None if nothing is there."""
+    """An O_PATH descriptor of a path, its links followed as if ``root`` were ``/``; None if nothing is
+    there."""
     try:
         return _openat2(root.fd, path, os.O_PATH, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
     except (FileNotFoundError, NotADirectoryError):

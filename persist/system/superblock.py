@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The superblock of a btrfs member, read without a process: who it is, how many there are, and how new it is.
 
-``btrfs filesystem show`` calls a stale member healthy; generations and log roots do not. The layout is that of struct
-btrfs_super_block and btrfs_dev_item in the kernel's include/uapi/linux/btrfs_tree.h.
+``btrfs filesystem show`` calls a stale member healthy; generations and log roots do not. The layout is that
+of struct btrfs_super_block and btrfs_dev_item in the kernel's include/uapi/linux/btrfs_tree.h.
 """
 
 from __future__ import annotations
@@ -13,21 +13,28 @@ import struct
 from persist.record import Record
 
 OFFSET = 64 << 10
-COPIES = (64 << 20, 256 << 30)  # where the device is large enough (btrfs(5)); the kernel mounts by the first one only
+COPIES = (
+    64 << 20,
+    256 << 30,
+)  # where the device is large enough (btrfs(5)); the kernel mounts by the first one only
 SIZE = 4096
 MAGIC = b"_BHRfS_M"
 MAGIC_AT = 0x40
 _CRC32C = 0
-_METADATA_UUID = 1 << 10  # incompatible feature: dev_item.fsid is metadata_uuid, and fsid may be changed alone
+_METADATA_UUID = (
+    1 << 10
+)  # incompatible feature: dev_item.fsid is metadata_uuid, and fsid may be changed alone
 _POLYNOMIAL = 0x82F63B78
 _table: list[int] = []
 
 
 class Superblock(Record):
-    """``fsid`` and ``device_uuid`` are UUIDs in text; ``devid`` is 0 for the target of an unfinished replace; sizes are in bytes.
+    """``fsid`` and ``device_uuid`` are UUIDs in text; ``devid`` is 0 for the target of an unfinished replace;
+    sizes are in bytes.
 
-    ``log_root``: where writes that were synced after the last commit are, 0 where there are none. ``empty``: no chunk lies on the device, so that it holds
-    nothing. ``root``: where the tree of roots is, 0 where nobody looked.
+    ``log_root``: where writes that were synced after the last commit are, 0 where there are none. ``empty``:
+    no chunk lies on the device, so that it holds nothing. ``root``: where the tree of roots is, 0 where
+    nobody looked.
     """
 
     fsid: str
@@ -66,20 +73,37 @@ def fsid(data: bytes) -> str:
 
 
 def parse(data: bytes, offset: int = OFFSET) -> Superblock | None:
-    """What a superblock that lies at ``offset`` says, None where these bytes are none, or a damaged one, or another device's."""
+    """What a superblock that lies at ``offset`` says, None where these bytes are none, or a damaged one, or
+    another device's."""
     if len(data) < SIZE or data[MAGIC_AT:0x48] != MAGIC or struct.unpack_from("<Q", data, 0x30)[0] != offset:
         return None
-    # Other checksums (xxhash, sha256, blake2b) are for volumes that somebody else made; the kernel checks them at the mount.
-    if struct.unpack_from("<H", data, 0xC4)[0] == _CRC32C and struct.unpack_from("<I", data, 0)[0] != crc32c(data[0x20:SIZE]):
+    # Other checksums (xxhash, sha256, blake2b) are for volumes that somebody else made; the kernel checks
+    # them at the mount.
+    if struct.unpack_from("<H", data, 0xC4)[0] == _CRC32C and struct.unpack_from("<I", data, 0)[0] != crc32c(
+        data[0x20:SIZE]
+    ):
         return None
     own = data[0x20:0x30]
     changed = struct.unpack_from("<Q", data, 0xBC)[0] & _METADATA_UUID
     if data[0x11B:0x12B] != (data[0x23B:0x24B] if changed else own):
         return None  # the kernel does not take it either (btrfs_validate_super)
-    generation, root, log_root, devices = (struct.unpack_from("<Q", data, at)[0] for at in (0x48, 0x50, 0x60, 0x88))
+    generation, root, log_root, devices = (
+        struct.unpack_from("<Q", data, at)[0] for at in (0x48, 0x50, 0x60, 0x88)
+    )
     devid, device_bytes, used = struct.unpack_from("<QQQ", data, 0xC9)
     label = data[0x12B:0x22B].split(b"\0")[0].decode("utf-8", "surrogateescape")
-    return Superblock(_uuid(own), devid, _uuid(data[0x10B:0x11B]), device_bytes, devices, generation, log_root, label, not used, root)
+    return Superblock(
+        _uuid(own),
+        devid,
+        _uuid(data[0x10B:0x11B]),
+        device_bytes,
+        devices,
+        generation,
+        log_root,
+        label,
+        not used,
+        root,
+    )
 
 
 def read_at(node: str, offset: int, length: int) -> bytes:
@@ -92,7 +116,8 @@ def read_at(node: str, offset: int, length: int) -> bytes:
 
 
 def read(node: str) -> Superblock | None:
-    """The superblock of a device, None where there is none, or the device cannot be read: a member that does not answer is absent."""
+    """The superblock of a device, None where there is none, or the device cannot be read: a member that does
+    not answer is absent."""
     try:
         return parse(read_at(node, OFFSET, SIZE))
     except OSError:
@@ -100,6 +125,7 @@ def read(node: str) -> Superblock | None:
 
 
 def copies(node: str) -> dict[int, Superblock]:
-    """The whole copies of a device's superblock by their number, which btrfs-select-super(8) takes. Raises OSError."""
+    """The whole copies of a device's superblock by their number, which btrfs-select-super(8) takes. Raises
+    OSError."""
     found = {number: parse(read_at(node, at, SIZE), at) for number, at in enumerate(COPIES, 1)}
     return {number: copy for number, copy in found.items() if copy is not None}

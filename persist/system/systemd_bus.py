@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The one place that talks D-Bus (dbus-next): the service manager's view of units (org.freedesktop.systemd1(5))."""
+"""The one place that talks D-Bus (dbus-next): the service manager's view of units
+(org.freedesktop.systemd1(5))."""
 
 from __future__ import annotations
 
@@ -24,10 +25,18 @@ class UnitState(Record):
     text: str
 
 
-async def _call(bus: MessageBus, path: str, interface: str, member: str, signature: str, body: list[object]) -> list[object]:
-    reply = await bus.call(Message(destination=SYSTEMD, path=path, interface=interface, member=member, signature=signature, body=body))
+async def _call(
+    bus: MessageBus, path: str, interface: str, member: str, signature: str, body: list[object]
+) -> list[object]:
+    reply = await bus.call(
+        Message(
+            destination=SYSTEMD, path=path, interface=interface, member=member, signature=signature, body=body
+        )
+    )
     if reply is None or reply.message_type == MessageType.ERROR:
-        raise PersistError(f"The service manager refused {member}: {reply.body[0] if reply and reply.body else 'no answer'}")
+        raise PersistError(
+            f"The service manager refused {member}: {reply.body[0] if reply and reply.body else 'no answer'}"
+        )
     body_: list[object] = reply.body
     return body_
 
@@ -42,10 +51,24 @@ async def _states(names: Sequence[str]) -> dict[str, UnitState]:
     try:
         states = {}
         for name in names:
-            path = str((await _call(bus, "/org/freedesktop/systemd1", f"{SYSTEMD}.Manager", "LoadUnit", "s", [name]))[0])
+            path = str(
+                (
+                    await _call(
+                        bus, "/org/freedesktop/systemd1", f"{SYSTEMD}.Manager", "LoadUnit", "s", [name]
+                    )
+                )[0]
+            )
             unit = f"{SYSTEMD}.Unit"
-            text = await _property(bus, path, f"{SYSTEMD}.Service", "StatusText") if name.endswith(".service") else ""
-            states[name] = UnitState(await _property(bus, path, unit, "ActiveState"), await _property(bus, path, unit, "SubState"), text)
+            text = (
+                await _property(bus, path, f"{SYSTEMD}.Service", "StatusText")
+                if name.endswith(".service")
+                else ""
+            )
+            states[name] = UnitState(
+                await _property(bus, path, unit, "ActiveState"),
+                await _property(bus, path, unit, "SubState"),
+                text,
+            )
         return states
     finally:
         bus.disconnect()

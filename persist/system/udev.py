@@ -39,7 +39,8 @@ def block_devices() -> Iterator[BlockDevice]:
 
 
 def wait_for(look: Callable[[], Found | None], timeout: float) -> Found | None:
-    """Call ``look`` now and after each event of a block device until it finds something or ``timeout`` seconds are over."""
+    """Call ``look`` now and after each event of a block device until it finds something or ``timeout``
+    seconds are over."""
     deadline = time.monotonic() + timeout
     monitor = pyudev.Monitor.from_netlink(pyudev.Context())
     monitor.filter_by(subsystem="block")

@@ -16,7 +16,8 @@ _PATIENCE = 5.0  # seconds until udev is done with a disk, or we go on
 
 @contextmanager
 def without_udev(nodes: Iterable[str]) -> Iterator[None]:
-    """Keep udev from looking at these devices, and telling the kernel about them: what it has begun is waited for, what comes waits for us."""
+    """Keep udev from looking at these devices, and telling the kernel about them: what it has begun is waited
+    for, what comes waits for us."""
     with ExitStack() as stack:
         locked: set[str] = set()
         for node in nodes:
@@ -29,5 +30,7 @@ def without_udev(nodes: Iterable[str]) -> Iterator[None]:
                 stack.callback(os.close, fd)
                 blockdev.lock(fd, disk, _PATIENCE)
             except (PersistError, OSError) as e:
-                log.log(log.DEBUG, f"{node} cannot be locked: {e}", "FAILED")  # it went away, or somebody has it; what comes next will say
+                log.log(
+                    log.DEBUG, f"{node} cannot be locked: {e}", "FAILED"
+                )  # it went away, or somebody has it; what comes next will say
         yield

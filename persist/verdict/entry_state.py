@@ -14,14 +14,17 @@ from persist.system.mountinfo import Mount
 from persist.verdict import remedies
 from persist.verdict.look import Look
 
-Wrong = tuple[str, str]  # the end of a sentence that begins with the path, and what to do; two empty strings where nothing is wrong
+Wrong = tuple[
+    str, str
+]  # the end of a sentence that begins with the path, and what to do; two empty strings where nothing is wrong
 WELL: Wrong = "", ""
 
 
 class EntryState(Record):
-    """One entry. ``state``, what is in force: mounted, early, linked, image, tmpfs, root (the root filesystem keeps it), stale (held read-only),
-    waiting (there is no volume) or failed; what is not: elsewhere (another filesystem is mounted there, and keeps it), ignored, none
-    (Method=none), refused, off. ``hint`` is what to do, where something is."""
+    """One entry. ``state``, what is in force: mounted, early, linked, image, tmpfs, root (the root filesystem
+    keeps it), stale (held read-only), waiting (there is no volume) or failed; what is not: elsewhere (another
+    filesystem is mounted there, and keeps it), ignored, none (Method=none), refused, off. ``hint`` is what to
+    do, where something is."""
 
     path: str
     method: str
@@ -33,7 +36,8 @@ class EntryState(Record):
 
 
 class Here(Record):
-    """What one entry is judged by: ``volume`` is the mount of the volume, ``kind`` that of volume.json, ``public`` the volume's public name."""
+    """What one entry is judged by: ``volume`` is the mount of the volume, ``kind`` that of volume.json,
+    ``public`` the volume's public name."""
 
     look: Look
     volume: Mount | None
@@ -46,8 +50,13 @@ def wrong_mount(planned: Planned, at: Mount | None, volume: Mount, look: Look) -
     if at is None:
         return "is not mounted", remedies.not_mounted(planned)
     if not _ours(planned, at, volume, look):
-        shown = "another overlay" if planned.entry.method == at.fstype == "overlay" else \
-            f"a {at.fstype}" if planned.entry.method == "overlay" else at.source + at.root
+        shown = (
+            "another overlay"
+            if planned.entry.method == at.fstype == "overlay"
+            else f"a {at.fstype}"
+            if planned.entry.method == "overlay"
+            else at.source + at.root
+        )
         return f"has {shown} mounted on it", remedies.foreign(planned, "")
     hidden_by = look.hidden_by(planned.path)
     if hidden_by:
@@ -69,13 +78,17 @@ def _ours(planned: Planned, at: Mount, volume: Mount | None, look: Look) -> bool
 
 
 def _source(planned: Planned, volume: Mount, look: Look) -> tuple[str, str]:
-    """Device and root of a bind entry's mount. With persist=ro the path has a mount of its own on the volume (entries/read_only_boot.py)."""
+    """Device and root of a bind entry's mount. With persist=ro the path has a mount of its own on the volume
+    (entries/read_only_boot.py)."""
     own = look.mount(paths.VOLUME + planned.path)
-    return (own.device, own.root) if own is not None else (volume.device, volume.root.rstrip("/") + planned.path)
+    return (
+        (own.device, own.root) if own is not None else (volume.device, volume.root.rstrip("/") + planned.path)
+    )
 
 
 def _stale(planned: Planned, at: Mount | None, look: Look) -> bool:
-    """Whether a bind entry is held read-only on the root filesystem, because the volume is away (entries/bind.py, hold_stale())."""
+    """Whether a bind entry is held read-only on the root filesystem, because the volume is away
+    (entries/bind.py, hold_stale())."""
     if planned.entry.method != "bind" or at is None or not at.read_only or not look.exists(paths.STALE):
         return False
     return not _ours(planned, at, look.mount(paths.VOLUME), look)
@@ -92,7 +105,11 @@ def _wrong_hole(planned: Planned, look: Look) -> Wrong:
     if not _ours(planned, at, None, look):
         return f"has {at.source}{at.root} mounted on it", remedies.foreign(planned, "")
     hidden_by = look.hidden_by(path)
-    return (f"is hidden by what was mounted on {hidden_by} later", remedies.hidden(hidden_by)) if hidden_by else WELL
+    return (
+        (f"is hidden by what was mounted on {hidden_by} later", remedies.hidden(hidden_by))
+        if hidden_by
+        else WELL
+    )
 
 
 def _wrong_link(planned: Planned, look: Look, public: str) -> Wrong:
@@ -100,12 +117,17 @@ def _wrong_link(planned: Planned, look: Look, public: str) -> Wrong:
     path = planned.path
     target = look.link(path)
     # As the seed service sees it: the image may have a relative link.
-    if target and os.path.normpath(os.path.join(os.path.dirname(path), target)) in (paths.VOLUME + path, public + path):
+    if target and os.path.normpath(os.path.join(os.path.dirname(path), target)) in (
+        paths.VOLUME + path,
+        public + path,
+    ):
         return _wrong_place(planned, look)
     there = look.exists(path)
     holder = look.holder(path)
     now = look.writable(os.path.dirname(path)) and not (holder is not None and look.lost(holder))
-    return f"is not a link to {paths.VOLUME}{path}" if there else "does not exist", remedies.link(planned, there, now)
+    return f"is not a link to {paths.VOLUME}{path}" if there else "does not exist", remedies.link(
+        planned, there, now
+    )
 
 
 def _wrong_place(planned: Planned, look: Look) -> Wrong:
@@ -115,11 +137,14 @@ def _wrong_place(planned: Planned, look: Look) -> Wrong:
 
 
 def _not_seeded(planned: Planned, look: Look) -> Wrong:
-    return stores.NOT_SEEDED, remedies.not_seeded(planned, look.asked(planned.unit or f"persist-seed@{planned.name}.service"))
+    return stores.NOT_SEEDED, remedies.not_seeded(
+        planned, look.asked(planned.unit or f"persist-seed@{planned.name}.service")
+    )
 
 
 def elsewhere(method: str, path: str, why: str, look: Look) -> tuple[str, str]:
-    """State and reason of an entry whose path somebody else says that he mounts (``why``). What is believed is what is mounted.
+    """State and reason of an entry whose path somebody else says that he mounts (``why``). What is believed
+    is what is mounted.
 
     ``failed`` where nothing is, or what is written there is not kept: an entry is a promise that it is.
     """
@@ -127,7 +152,11 @@ def elsewhere(method: str, path: str, why: str, look: Look) -> tuple[str, str]:
     if method == "tmpfs":
         # All that such an entry wants is that the path takes writes.
         if at is None or at.read_only:
-            return ("tmpfs", "") if look.writable(path) and at is None else ("failed", f"is not writable ({why})")
+            return (
+                ("tmpfs", "")
+                if look.writable(path) and at is None
+                else ("failed", f"is not writable ({why})")
+            )
         return "elsewhere", f"{why} ({at.fstype} on {at.source})"
     if at is None:
         return "failed", f"is not mounted ({why})"
@@ -144,13 +173,20 @@ def elsewhere(method: str, path: str, why: str, look: Look) -> tuple[str, str]:
 
 
 def _kept_by_root(planned: Planned, look: Look) -> Wrong:
-    """Why a path that the root filesystem is said to keep is not kept: something in memory is mounted on the way."""
+    """Why a path that the root filesystem is said to keep is not kept: something in memory is mounted on the
+    way."""
     holder = look.holder(planned.path)
-    lost = "" if planned.entry.method == "image" or holder is None or holder.mount_point == "/" else look.lost(holder)
+    lost = (
+        ""
+        if planned.entry.method == "image" or holder is None or holder.mount_point == "/"
+        else look.lost(holder)
+    )
     if holder is None or not lost:
         return WELL
-    return (f"loses at power-off what is written, because {holder.mount_point} is {lost}",
-            f"Unmount {holder.mount_point}, or {remedies.without(planned.entry.path, planned.entry.source)}.")
+    return (
+        f"loses at power-off what is written, because {holder.mount_point} is {lost}",
+        f"Unmount {holder.mount_point}, or {remedies.without(planned.entry.path, planned.entry.source)}.",
+    )
 
 
 def entry_state(planned: Planned, here: Here) -> EntryState:
@@ -160,7 +196,15 @@ def entry_state(planned: Planned, here: Here) -> EntryState:
 
     def state(word: str, wrong: Wrong = WELL) -> EntryState:
         reason, hint = wrong
-        return EntryState(entry.path, entry.method, "failed" if reason and word != "waiting" else word, entry.source, planned.unit, reason, hint)
+        return EntryState(
+            entry.path,
+            entry.method,
+            "failed" if reason and word != "waiting" else word,
+            entry.source,
+            planned.unit,
+            reason,
+            hint,
+        )
 
     if _stale(planned, at, look):
         return state("stale")
@@ -172,7 +216,11 @@ def entry_state(planned: Planned, here: Here) -> EntryState:
         # Neither in fstab nor shipped: another generator's, which had the path first. It will at each boot.
         word, why = elsewhere(entry.method, path, f"{fragment} mounts it", look)
         found = state(word, (why, remedies.foreign(planned, fragment.file)) if word == "failed" else WELL)
-        return found if word == "failed" else EntryState(entry.path, entry.method, word, entry.source, planned.unit, why)
+        return (
+            found
+            if word == "failed"
+            else EntryState(entry.path, entry.method, word, entry.source, planned.unit, why)
+        )
     if entry.method != "symlink" and here.kind == "root":
         return state("root", _kept_by_root(planned, look))  # the root filesystem itself keeps it
     if here.volume is None or here.kind == "none":
@@ -199,12 +247,26 @@ def oddities(planned: Planned, look: Look, kind: str) -> list[Reason]:
     found = []
     if _late(planned, look):
         stage = look.exists("/usr/share/initramfs-tools/hooks/persist")
-        found.append(Reason("late", f"{path} came after PID 1 had started, so this boot runs under another machine-id and set of units than it says.",
-                            remedies.late(path, source, kind, stage), path))
+        found.append(
+            Reason(
+                "late",
+                f"{path} came after PID 1 had started, so this boot runs under another machine-id and set of "
+                "units than it says.",
+                remedies.late(path, source, kind, stage),
+                path,
+            )
+        )
     fragment = look.fragment(planned.path) if planned.unit else None
     if fragment is not None:
         gpt = fragment.maker == "systemd-gpt-auto-generator"
         off = "boot with systemd.gpt_auto=0" if gpt else f"take away what {fragment.file} is made from"
-        found.append(Reason("gpt" if gpt else "hides", f"{fragment} would mount {fragment.what or 'something'} on {path}, and is hidden by its entry.",
-                            f"To use that, {remedies.without(path, source)}; to keep the entry, {off}.", path))
+        found.append(
+            Reason(
+                "gpt" if gpt else "hides",
+                f"{fragment} would mount {fragment.what or 'something'} on {path}, and is hidden by its "
+                "entry.",
+                f"To use that, {remedies.without(path, source)}; to keep the entry, {off}.",
+                path,
+            )
+        )
     return found

@@ -30,7 +30,8 @@ HOOK = "/usr/share/initramfs-tools/hooks/persist"  # of the stage in the initrd
 
 
 class Verdict(Record, frozen=False):
-    """What a boot achieved; ``volume`` is what persist-volume.service wrote. ``notices`` are worth a word and cost nothing."""
+    """What a boot achieved; ``volume`` is what persist-volume.service wrote. ``notices`` are worth a word and
+    cost nothing."""
 
     verdict: str
     volume: dict[str, Any]
@@ -60,29 +61,46 @@ def _off(loaded: Loaded) -> str:
 
 
 def _still_mounted(volume: dict[str, Any], look: Look, why: str) -> Verdict | None:
-    """Paths that the volume covers although nothing is asked of persist: an initrd from before, or a switch turned off while it runs."""
+    """Paths that the volume covers although nothing is asked of persist: an initrd from before, or a switch
+    turned off while it runs."""
     covered = sorted(m.mount_point for m in look.every if m.upper.startswith(f"{paths.STORE}/overlay/"))
     if not covered:
         return None
-    return Verdict(DEGRADED, volume, reasons=[Reason(
-        "still-mounted", f"{why} Yet {' '.join(covered)} still shows what the state volume keeps.",
-        "Boot once with persist=off, make the same change there, and run 'update-initramfs -u'.")])
+    return Verdict(
+        DEGRADED,
+        volume,
+        reasons=[
+            Reason(
+                "still-mounted",
+                f"{why} Yet {' '.join(covered)} still shows what the state volume keeps.",
+                "Boot once with persist=off, make the same change there, and run 'update-initramfs -u'.",
+            )
+        ],
+    )
 
 
 def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[Reason] = ()) -> Verdict:
-    """Compare the plan with the machine. ``health`` is what is wrong with the volume itself (volume/heal/health.py)."""
+    """Compare the plan with the machine. ``health`` is what is wrong with the volume itself
+    (volume/heal/health.py)."""
     why = _off(loaded)
     if why:
         reason = Reason("off", f"persist does nothing on this boot: {why}.")
-        found = _still_mounted(volume, look, reason.message) or Verdict(OFF, {"kind": "none"}, reasons=[reason])
+        found = _still_mounted(volume, look, reason.message) or Verdict(
+            OFF, {"kind": "none"}, reasons=[reason]
+        )
         found.entries = off(loaded, why)
         return found
     at = look.mount(paths.VOLUME)
     kind = str(volume.get("kind", "none"))
     protected = look.read_only(at) if kind in (*REAL, "root") and at is not None else None
     if protected is not None:
-        # A filesystem with errors turns read-only long after it was mounted, and a subvolume may be set so at any time.
-        words = {} if volume.get("reason") else {"reason": protected.code, "message": protected.message, "hint": protected.hint}
+        # A filesystem with errors turns read-only long after it was mounted, and a subvolume may be set so at
+        # any time.
+        words = (
+            {}
+            if volume.get("reason")
+            else {"reason": protected.code, "message": protected.message, "hint": protected.hint}
+        )
         volume = volume | {"read_only": True} | words
     word, reasons = volume_reasons(volume, expected_volume(loaded))
     gone = volume_gone(kind, at)
@@ -103,11 +121,22 @@ def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[R
     entries += outside(loaded, look)
     for e in entries:
         if e.state == "failed":
-            reasons.append(Reason("entry-failed", f"{e.path} {e.reason}.", e.hint if e.source in e.hint else f"{e.hint} Declared in {e.source}.", e.path))
+            reasons.append(
+                Reason(
+                    "entry-failed",
+                    f"{e.path} {e.reason}.",
+                    e.hint if e.source in e.hint else f"{e.hint} Declared in {e.source}.",
+                    e.path,
+                )
+            )
     for problem in loaded.problems:
         if problem.level <= ERROR:
             reasons.append(Reason("registry", str(problem), remedies.correct(problem), problem.path))
-    notices = [Reason("elsewhere", f"{e.path} is left alone: {e.reason}.", "", e.path) for e in entries if e.state == "elsewhere" and e.method != "tmpfs"]
+    notices = [
+        Reason("elsewhere", f"{e.path} is left alone: {e.reason}.", "", e.path)
+        for e in entries
+        if e.state == "elsewhere" and e.method != "tmpfs"
+    ]
     if word == ONLINE and reasons:
         word = DEGRADED
     return Verdict(word, volume, entries, reasons, notices)
@@ -124,5 +153,8 @@ def initrd_stage_missing(loaded: Loaded, facts: Facts) -> str:
     early = [p.path for p in loaded.plan.entries if p.early]
     if not early or os.path.lexists(facts.root + HOOK):
         return ""
-    return (f"{' '.join(early)} must be there before PID 1, and no initrd stage is installed: each boot would run under another machine-id "
-            "than the file says. Install persist-initramfs-tools.")
+    return (
+        f"{' '.join(early)} must be there before PID 1, and no initrd stage is installed: each boot would "
+        "run under another machine-id "
+        "than the file says. Install persist-initramfs-tools."
+    )

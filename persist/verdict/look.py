@@ -20,7 +20,8 @@ GENERATED = ("/run/systemd/generator.early", "/run/systemd/generator", "/run/sys
 
 
 class Fragment(Record):
-    """A mount unit that another generator wrote: ``maker`` is its name, ``source`` what it was made from, '' where it does not say."""
+    """A mount unit that another generator wrote: ``maker`` is its name, ``source`` what it was made from, ''
+    where it does not say."""
 
     file: str
     maker: str
@@ -29,7 +30,10 @@ class Fragment(Record):
     fstype: str
 
     def __str__(self) -> str:
-        return f"{self.file} ({self.maker or 'of nobody knows whom'}{', from ' + self.source if self.source else ''})"
+        return (
+            f"{self.file} "
+            f"({self.maker or 'of nobody knows whom'}{', from ' + self.source if self.source else ''})"
+        )
 
 
 class Look:
@@ -39,7 +43,11 @@ class Look:
         self.root = root
         self.every = found = list(mounts() if every is None else every)
         self._by_id = {m.mount_id: m for m in found}
-        below = {m.parent_id for m in found if m.mount_id != m.parent_id and m.mount_point == self._point(m.parent_id)}
+        below = {
+            m.parent_id
+            for m in found
+            if m.mount_id != m.parent_id and m.mount_point == self._point(m.parent_id)
+        }
         self._at = {m.mount_point: m for m in found if m.mount_id not in below}
 
     def _point(self, mount_id: int) -> str:
@@ -51,7 +59,8 @@ class Look:
         return self._at.get(path)
 
     def hidden_by(self, path: str) -> str:
-        """Where something was mounted above a path after what is mounted on it, so that nobody sees that, or ''."""
+        """Where something was mounted above a path after what is mounted on it, so that nobody sees that, or
+        ''."""
         at = self.mount(path)
         while at is not None and at.mount_point == path:
             lowest = at
@@ -73,7 +82,8 @@ class Look:
         return None
 
     def lost(self, at: Mount) -> str:
-        """Why what is written to a mount is lost at power-off: the end of "because it is", '' where nothing says so."""
+        """Why what is written to a mount is lost at power-off: the end of "because it is", '' where nothing
+        says so."""
         return root_kept.lost(at, every=self.every)
 
     def fragment(self, path: str) -> Fragment | None:
@@ -90,14 +100,21 @@ class Look:
             if maker == paths.GENERATOR:
                 continue
             says = dict(line.split("=", 1) for line in reversed(lines) if "=" in line)
-            return Fragment(file, maker, says.get("SourcePath", ""), says.get("What", ""), says.get("Type", ""))
+            return Fragment(
+                file, maker, says.get("SourcePath", ""), says.get("What", ""), says.get("Type", "")
+            )
         return None
 
     def asked(self, unit: str) -> bool:
         """Whether our generator told PID 1 to start a unit, when this boot began or at a reload since."""
         for target in ("persist-setup.target", "remote-fs.target"):
             try:
-                with open(f"{self.root}/run/systemd/generator/{target}.d/{DROPIN}", encoding="utf-8", errors="replace", newline="\n") as f:
+                with open(
+                    f"{self.root}/run/systemd/generator/{target}.d/{DROPIN}",
+                    encoding="utf-8",
+                    errors="replace",
+                    newline="\n",
+                ) as f:
                     if f"Wants={unit}" in f.read().split("\n"):
                         return True
             except OSError:
@@ -105,7 +122,8 @@ class Look:
         return False
 
     def wrong_place(self, path: str, name: str, method: str) -> tuple[str, str]:
-        """Why an entry's place on the volume is not what its mount was made from, and what to do; '' and '' where it is."""
+        """Why an entry's place on the volume is not what its mount was made from, and what to do; '' and ''
+        where it is."""
         return stores.wrong(path, name, method, self.root)
 
     def exists(self, path: str) -> bool:
@@ -120,7 +138,8 @@ class Look:
             return ""
 
     def read_only(self, at: Mount) -> Obstacle | None:
-        """Why nothing can be written to a volume that is mounted, also where the options of the mount do not say so. Raises OSError."""
+        """Why nothing can be written to a volume that is mounted, also where the options of the mount do not
+        say so. Raises OSError."""
         return writable.read_only(at)
 
     def writable(self, path: str) -> bool:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What became of the entries of the registry that are not in the plan: together with entry_state.py, each has a state and a reason. Looks only."""
+"""What became of the entries of the registry that are not in the plan: together with entry_state.py, each has
+a state and a reason. Looks only."""
 
 from __future__ import annotations
 
@@ -26,7 +27,11 @@ def _outside(out: Outside, look: Look) -> EntryState:
 
 def passed_over(first: Entry) -> str:
     """Why an entry does not count where a file that sorts first has one for the same path."""
-    return f"taken out by {first.source} (Method=none)" if first.method == "none" else f"{first.source} declares it and sorts first"
+    return (
+        f"taken out by {first.source} (Method=none)"
+        if first.method == "none"
+        else f"{first.source} declares it and sorts first"
+    )
 
 
 def outside(loaded: Loaded, look: Look) -> list[EntryState]:
@@ -44,4 +49,5 @@ def outside(loaded: Loaded, look: Look) -> list[EntryState]:
 def off(loaded: Loaded, why: str) -> list[EntryState]:
     """All entries on a boot on which persist does nothing."""
     return [EntryState(e.path, e.method, "off", e.source, "", why) for e in loaded.registry.entries] + [
-        e for e in outside(loaded, Look("", ())) if e.state in ("ignored", "refused")]
+        e for e in outside(loaded, Look("", ())) if e.state in ("ignored", "refused")
+    ]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What to do about what is wrong with an entry, made from the case at hand: nobody is told what cannot help."""
+"""What to do about what is wrong with an entry, made from the case at hand: nobody is told what cannot
+help."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def _file(source: str) -> str:
 
 
 def vendors(source: str) -> bool:
-    """Whether a file, or ``file:line``, comes with a package, so that a correction in it is lost with the next update."""
+    """Whether a file, or ``file:line``, comes with a package, so that a correction in it is lost with the
+    next update."""
     return source.startswith((*VENDOR, _PRESET))
 
 
@@ -44,12 +46,19 @@ def correct(problem: Problem) -> str:
     if not file:
         return ""
     if "/persist.d" not in file:
-        return "Correct the file in the image, then restart the machine." if vendors(file) else "Correct the file, then restart the machine."
+        return (
+            "Correct the file in the image, then restart the machine."
+            if vendors(file)
+            else "Correct the file, then restart the machine."
+        )
     name = file.rpartition("/")[2]
     if file.startswith(_PRESET) and problem.path:
         how = f"The file is the vendor's: {without(problem.path, problem.where)}"
     elif vendors(file) and name.endswith(".conf"):
-        how = f"The file is the vendor's: put a corrected one at /etc/persist.d/{name}, which counts in its place"
+        how = (
+            f"The file is the vendor's: put a corrected one at /etc/persist.d/{name}, which counts in its "
+            "place"
+        )
         if problem.path:
             how += f", or {without(problem.path, problem.where)}"
     elif problem.code == "ENTRY_REFUSED":
@@ -65,18 +74,24 @@ def not_mounted(planned: Planned) -> str:
         return "See 'journalctl -b -k'."
     # Where a condition was not met there is nothing in the journal, and the status names the condition.
     status = f"See {command('systemctl', 'status', planned.unit)}"
-    return f"{status}." if planned.entry.method == "tmpfs" else f"{status} and 'journalctl -b -u persist-volume.service'."
+    return (
+        f"{status}."
+        if planned.entry.method == "tmpfs"
+        else f"{status} and 'journalctl -b -u persist-volume.service'."
+    )
 
 
 def not_seeded(planned: Planned, asked: bool) -> str:
-    """Where it is told why an entry was not seeded. ``asked``: PID 1 was told of the entry when this boot began."""
+    """Where it is told why an entry was not seeded. ``asked``: PID 1 was told of the entry when this boot
+    began."""
     if not asked:
         return "The entry came after this boot had begun: restart the machine."
     return f"See {command('systemctl', 'status', f'persist-seed@{planned.name}.service')}."
 
 
 def link(planned: Planned, there: bool, writable: bool) -> str:
-    """What to do where the image has no link, or (``there``) something else, for Method=symlink. ``writable``: it can be made now."""
+    """What to do where the image has no link, or (``there``) something else, for Method=symlink.
+    ``writable``: it can be made now."""
     make = command("ln", "-s", paths.VOLUME + planned.path, planned.path)
     where = "here" if writable else "when the image is built"
     if there:
@@ -85,7 +100,8 @@ def link(planned: Planned, there: bool, writable: bool) -> str:
 
 
 def foreign(planned: Planned, unit: str) -> str:
-    """What to do where something else is mounted on an entry: ``unit`` says so at each boot, '' where nobody knows who does."""
+    """What to do where something else is mounted on an entry: ``unit`` says so at each boot, '' where nobody
+    knows who does."""
     entry = planned.entry
     if unit:
         return f"Take that mount away, or {without(entry.path, entry.source)}."
@@ -93,15 +109,23 @@ def foreign(planned: Planned, unit: str) -> str:
 
 
 def elsewhere(out: Outside, mounted: bool) -> str:
-    """What to do where somebody else says that he mounts an entry's path, and what is there (``mounted``: something is) does not keep it."""
+    """What to do where somebody else says that he mounts an entry's path, and what is there (``mounted``:
+    something is) does not keep it."""
     entry = out.entry
-    look = "Take that mount away" if mounted and entry.method != "tmpfs" else f"See {command('systemctl', 'status', f'{paths.escape(out.real)}.mount')}"
+    look = (
+        "Take that mount away"
+        if mounted and entry.method != "tmpfs"
+        else f"See {command('systemctl', 'status', f'{paths.escape(out.real)}.mount')}"
+    )
     return f"{look}, or {without(entry.path, entry.source)}."
 
 
 def options(planned: Planned) -> str:
     """How a mount gets the options of its entry."""
-    return f"Run {command('mount', '-o', 'remount,bind,' + planned.entry.options, planned.path)}, or restart the machine."
+    return (
+        f"Run {command('mount', '-o', 'remount,bind,' + planned.entry.options, planned.path)}, or restart "
+        "the machine."
+    )
 
 
 def hidden(by: str) -> str:
@@ -110,10 +134,17 @@ def hidden(by: str) -> str:
 
 
 def late(path: str, source: str, kind: str, stage: bool) -> str:
-    """What helps where an entry comes after PID 1 at each boot. ``kind`` of volume.json; ``stage``: the stage of the initrd is installed."""
+    """What helps where an entry comes after PID 1 at each boot. ``kind`` of volume.json; ``stage``: the stage
+    of the initrd is installed."""
     if kind == "native":
-        return ("The stage in the initrd mounts volumes that persist made (btrfs), and no others: give a disk to one with 'persistctl claim', or "
-                f"{without(path, source)}.")
+        return (
+            "The stage in the initrd mounts volumes that persist made (btrfs), and no others: give a disk to "
+            "one with 'persistctl claim', or "
+            f"{without(path, source)}."
+        )
     if not stage:
         return "Install persist-initramfs-tools and run 'update-initramfs -u'."
-    return "Run 'update-initramfs -u' if the entry is newer than the initrd; else 'journalctl -b -t persist-early' has the reason."
+    return (
+        "Run 'update-initramfs -u' if the entry is newer than the initrd; else 'journalctl -b -t "
+        "persist-early' has the reason."
+    )

@@ -27,11 +27,24 @@ ONLINE_FLAG = paths.ONLINE
 BOOTED_FLAG = paths.BOOTED
 CONSOLE = "/dev/console"
 NOTICES = ("/run/issue.d/persist.issue", "/run/motd.d/persist")
-_MESSAGES = {v.ONLINE: "VERDICT_ONLINE", v.DEGRADED: "VERDICT_DEGRADED", v.VOLATILE: "VERDICT_VOLATILE", v.OFF: "VERDICT_OFF"}
-# Of reasons by their code, so that a filter on a MESSAGE_ID sees the verdict's word, too. Nobody but the verdict says those of _OWN.
+_MESSAGES = {
+    v.ONLINE: "VERDICT_ONLINE",
+    v.DEGRADED: "VERDICT_DEGRADED",
+    v.VOLATILE: "VERDICT_VOLATILE",
+    v.OFF: "VERDICT_OFF",
+}
+# Of reasons by their code, so that a filter on a MESSAGE_ID sees the verdict's word, too. Nobody but the
+# verdict says those of _OWN.
 _OWN = {"device-errors": "DEVICE_ERRORS", "space-low": "SPACE_LOW", "metadata-low": "SPACE_LOW"}
-_REASONS = _OWN | {"member-missing": "MEMBER_MISSING", "member-stale": "MEMBER_STALE", "member-split": "MEMBER_SPLIT", "member-lost": "MEMBER_LOST",
-                   "reserve-used": "SPACE_RESERVE", "heal-failed": "HEAL_FAILED", "entry-failed": "ENTRY_FAILED"}
+_REASONS = _OWN | {
+    "member-missing": "MEMBER_MISSING",
+    "member-stale": "MEMBER_STALE",
+    "member-split": "MEMBER_SPLIT",
+    "member-lost": "MEMBER_LOST",
+    "reserve-used": "SPACE_RESERVE",
+    "heal-failed": "HEAL_FAILED",
+    "entry-failed": "ENTRY_FAILED",
+}
 _PRIORITIES = {v.ONLINE: log.NOTICE, v.DEGRADED: log.WARNING, v.VOLATILE: log.ERR, v.OFF: log.NOTICE}
 
 
@@ -49,9 +62,13 @@ def summary(found: v.Verdict) -> str:
     more = f" (and {len(found.reasons) - 1} more)" if len(found.reasons) > 1 else ""
     match found.verdict:
         case v.ONLINE:
-            return f"Persistent state is online ({found.volume.get('device') or found.volume.get('kind', '')})."
+            return (
+                f"Persistent state is online ({found.volume.get('device') or found.volume.get('kind', '')})."
+            )
         case v.VOLATILE:
-            lost = found.volume.get("kind") == "tmpfs" or any(found.volume.get(key) for key in ("root_read_only", "root_memory", "memory"))
+            lost = found.volume.get("kind") == "tmpfs" or any(
+                found.volume.get(key) for key in ("root_read_only", "root_memory", "memory")
+            )
             fate = "is lost at power-off" if lost else "will be out of sight"
             return f"Persistent state is VOLATILE, what is written now {fate}: {first}{more}"
         case v.DEGRADED:
@@ -83,16 +100,38 @@ def _notices(found: v.Verdict, *, console: bool) -> None:
 def _journal(found: v.Verdict, loaded: Loaded | None) -> None:
     for problem in loaded.problems if loaded is not None else ():
         if problem.code != "ENTRY_ELSEWHERE":  # the verdict has looked, and says more
-            log.log(problem.level, str(problem), problem.code, PERSIST_SOURCE=problem.where, PERSIST_PATH=problem.path)
+            log.log(
+                problem.level,
+                str(problem),
+                problem.code,
+                PERSIST_SOURCE=problem.where,
+                PERSIST_PATH=problem.path,
+            )
     for notice in found.notices:
-        log.log(log.NOTICE, notice.message, "ENTRY_ADOPTED" if notice.code == "method" else "ENTRY_ELSEWHERE", PERSIST_PATH=notice.path,
-                PERSIST_SOURCE=next((e.source for e in found.entries if e.path == notice.path), ""))
-    log.log(_PRIORITIES[found.verdict], summary(found), _MESSAGES[found.verdict], PERSIST_VERDICT=found.verdict,
-            PERSIST_DEVICE=str(found.volume.get("device", "")), PERSIST_REASON=found.reasons[0].code if found.reasons else "")
+        log.log(
+            log.NOTICE,
+            notice.message,
+            "ENTRY_ADOPTED" if notice.code == "method" else "ENTRY_ELSEWHERE",
+            PERSIST_PATH=notice.path,
+            PERSIST_SOURCE=next((e.source for e in found.entries if e.path == notice.path), ""),
+        )
+    log.log(
+        _PRIORITIES[found.verdict],
+        summary(found),
+        _MESSAGES[found.verdict],
+        PERSIST_VERDICT=found.verdict,
+        PERSIST_DEVICE=str(found.volume.get("device", "")),
+        PERSIST_REASON=found.reasons[0].code if found.reasons else "",
+    )
     for number, reason in enumerate(found.reasons):
         if reason.code in _OWN or number and reason.code != "registry":
-            log.log(log.WARNING, f"{reason.message} {reason.hint}".rstrip(), _REASONS.get(reason.code, "FAILED"), PERSIST_PATH=reason.path,
-                    PERSIST_REASON=reason.code)
+            log.log(
+                log.WARNING,
+                f"{reason.message} {reason.hint}".rstrip(),
+                _REASONS.get(reason.code, "FAILED"),
+                PERSIST_PATH=reason.path,
+                PERSIST_REASON=reason.code,
+            )
     if loaded is None:
         return
     for name in v.stale_early(loaded):
@@ -100,8 +139,12 @@ def _journal(found: v.Verdict, loaded: Loaded | None) -> None:
             path = paths.unescape(name)
         except ValueError:
             path = name  # nothing of ours has such a name
-        log.log(log.WARNING, f"The initrd mounted {path}, which the registry does not ask for. Run 'update-initramfs -u'.",
-                "REGISTRY_PROBLEM", PERSIST_PATH=path)
+        log.log(
+            log.WARNING,
+            f"The initrd mounted {path}, which the registry does not ask for. Run 'update-initramfs -u'.",
+            "REGISTRY_PROBLEM",
+            PERSIST_PATH=path,
+        )
     missing = v.initrd_stage_missing(loaded, loaded.facts)
     if missing:
         log.log(log.WARNING, missing, "REGISTRY_PROBLEM")
@@ -127,7 +170,13 @@ def _health(volume: dict[str, Any], look: v.Look) -> list[v.Reason]:
     try:
         return examine(filesystem_uuid(paths.VOLUME))
     except OSError as e:
-        return [v.Reason("health-unknown", f"The health of the state volume is not known: {e}.", "See 'journalctl -b -k'.")]
+        return [
+            v.Reason(
+                "health-unknown",
+                f"The health of the state volume is not known: {e}.",
+                "See 'journalctl -b -k'.",
+            )
+        ]
 
 
 def current() -> tuple[v.Verdict, Loaded]:
@@ -136,8 +185,15 @@ def current() -> tuple[v.Verdict, Loaded]:
     settled = as_seeded.settle(loaded)
     volume, look = v.read_volume(), v.Look()
     found = v.judge(loaded, volume, look, _health(volume, look))
-    found.notices += [v.Reason("method", f"{path} was seeded for Method=overlay and stays one, although its entry says Method=bind now.", "", path)
-                      for path in settled]
+    found.notices += [
+        v.Reason(
+            "method",
+            f"{path} was seeded for Method=overlay and stays one, although its entry says Method=bind now.",
+            "",
+            path,
+        )
+        for path in settled
+    ]
     return found, loaded
 
 
@@ -153,8 +209,17 @@ def document(found: v.Verdict) -> dict[str, Any]:
 
 def _failed(error: Exception) -> v.Verdict:
     text = str(error) if isinstance(error, PersistError) else f"{type(error).__name__}: {error}."
-    return v.Verdict(v.DEGRADED, {"kind": "none"}, reasons=[
-        v.Reason("verify-failed", f"Nobody knows what this boot keeps, the verdict could not be made: {text}", "Please report this.")])
+    return v.Verdict(
+        v.DEGRADED,
+        {"kind": "none"},
+        reasons=[
+            v.Reason(
+                "verify-failed",
+                f"Nobody knows what this boot keeps, the verdict could not be made: {text}",
+                "Please report this.",
+            )
+        ],
+    )
 
 
 def _remove(*files: str) -> None:
@@ -165,7 +230,8 @@ def _remove(*files: str) -> None:
 
 
 def _write(found: v.Verdict) -> None:
-    """state.json and the flag. An old flag or an old verdict never stands where the new one could not be written. Raises OSError."""
+    """state.json and the flag. An old flag or an old verdict never stands where the new one could not be
+    written. Raises OSError."""
     try:
         if found.verdict != v.ONLINE:
             _remove(ONLINE_FLAG)
@@ -176,12 +242,14 @@ def _write(found: v.Verdict) -> None:
         _remove(ONLINE_FLAG, STATE)
         raise
     finally:
-        # From here on nothing is seeded or mounted any more, whatever became of the verdict: services have their files open.
+        # From here on nothing is seeded or mounted any more, whatever became of the verdict: services have
+        # their files open.
         write_atomically(BOOTED_FLAG, "")
 
 
 def _before() -> tuple[str, list[dict[str, str]]]:
-    """Verdict and reasons of the last time, '' and none where there was none in this boot that can be read."""
+    """Verdict and reasons of the last time, '' and none where there was none in this boot that can be
+    read."""
     try:
         with open(STATE, encoding="utf-8") as f:
             old = json.load(f)
@@ -206,16 +274,23 @@ def _follow_up(found: v.Verdict) -> int:
 
 
 def _leave_word(found: v.Verdict) -> None:
-    """What happened to the members while the machine booted is for persist-heal.service, too; and of a new volume it notes the disks."""
+    """What happened to the members while the machine booted is for persist-heal.service, too; and of a new
+    volume it notes the disks."""
     try:
         if formatted() or any(r.code.startswith(("member-", "heal")) for r in found.reasons):
             note_heal()
     except OSError as e:
-        log.log(log.WARNING, f"Failed to leave word for persist-heal.service: {e}. Run 'systemctl start persist-heal.service'.", "FAILED")
+        log.log(
+            log.WARNING,
+            f"Failed to leave word for persist-heal.service: {e}. Run 'systemctl start "
+            "persist-heal.service'.",
+            "FAILED",
+        )
 
 
 def _announce(*, quiet: bool) -> int:
-    """Make the verdict and say it everywhere; with ``quiet`` the journal and the console hear of it only where it has changed."""
+    """Make the verdict and say it everywhere; with ``quiet`` the journal and the console hear of it only
+    where it has changed."""
     with ExitStack() as stack:
         try:
             # Not side by side: who looked first and wrote last would leave an old verdict.
@@ -248,10 +323,12 @@ def _announce_alone(quiet: bool) -> int:
 
 
 def announce() -> int:
-    """Make the verdict of the boot and say it everywhere. The exit status is 1 when that could not be done, or its target not be started."""
+    """Make the verdict of the boot and say it everywhere. The exit status is 1 when that could not be done,
+    or its target not be started."""
     return _announce(quiet=False)
 
 
 def again() -> int:
-    """Make the verdict anew after the boot, as persist-heal.service does: hourly, and where something happened to the volume. Returns as announce()."""
+    """Make the verdict anew after the boot, as persist-heal.service does: hourly, and where something
+    happened to the volume. Returns as announce()."""
     return _announce(quiet=True)

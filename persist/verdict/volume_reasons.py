@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the verdict says of the volume: what persist-volume.service wrote, and which word that alone allows."""
+"""What the verdict says of the volume: what persist-volume.service wrote, and which word that alone
+allows."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def _unreadable(why: object) -> dict[str, Any]:
 
 
 def read_volume(root: str = "") -> dict[str, Any]:
-    """What persist-volume.service wrote, with all the keys of an Outcome; kind ``none`` where it wrote nothing that can be read. Raises OSError."""
+    """What persist-volume.service wrote, with all the keys of an Outcome; kind ``none`` where it wrote
+    nothing that can be read. Raises OSError."""
     try:
         with open(f"{root}{paths.RECORD}", encoding="utf-8") as f:
             found = json.load(f)
@@ -51,27 +53,56 @@ def read_volume(root: str = "") -> dict[str, Any]:
 def volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[Reason]]:
     """The verdict that the volume alone allows, and why. ``expected`` as of expected_volume()."""
     kind = volume.get("kind", "none")
-    why = Reason(str(volume.get("reason") or "no-volume"), str(volume.get("message") or "No state volume was found."), str(volume.get("hint") or ""))
+    why = Reason(
+        str(volume.get("reason") or "no-volume"),
+        str(volume.get("message") or "No state volume was found."),
+        str(volume.get("hint") or ""),
+    )
     if kind == "tmpfs" or (volume.get("expected") and kind not in REAL):
-        # Also on a writable root that has known a volume: what is written now is out of sight when that is back.
+        # Also on a writable root that has known a volume: what is written now is out of sight when that is
+        # back.
         return VOLATILE, [why]
     in_memory = str(volume.get("root_memory") or "")
     if kind in ("root", "none") and in_memory:
-        return VOLATILE, [why, Reason("root-in-memory", f"The root filesystem is {in_memory}, and what is written to it is lost at power-off.", why.hint)]
+        return VOLATILE, [
+            why,
+            Reason(
+                "root-in-memory",
+                f"The root filesystem is {in_memory}, and what is written to it is lost at power-off.",
+                why.hint,
+            ),
+        ]
     if kind == "root" and expected:
         return DEGRADED, [why]
     if kind in REAL and volume.get("memory"):
-        return VOLATILE, [Reason("volume-in-memory", f"The state volume is {volume['memory']}, and what is written to it is lost at power-off.",
-                                 "Give persist a disk: see Device= in persist.conf(5).")]
+        return VOLATILE, [
+            Reason(
+                "volume-in-memory",
+                f"The state volume is {volume['memory']}, and what is written to it is lost at power-off.",
+                "Give persist a disk: see Device= in persist.conf(5).",
+            )
+        ]
     if kind == "none":
         if volume.get("root_read_only"):
             return VOLATILE, [why]
         if expected or why.code not in ("no-volume", "missing"):
             return DEGRADED, [why]
         root = f" ({volume['root']})" if volume.get("root") else ""
-        return OFF, [Reason(why.code, f"{why.message} The root filesystem{root} is writable and keeps what is written.", why.hint)]
+        return OFF, [
+            Reason(
+                why.code,
+                f"{why.message} The root filesystem{root} is writable and keeps what is written.",
+                why.hint,
+            )
+        ]
     if volume.get("read_only") and (kind == "root" or not volume.get("reason")):
-        return DEGRADED, [Reason("volume-read-only", "The state volume is mounted read-only.", "See 'journalctl -b -u persist-volume.service'.")]
+        return DEGRADED, [
+            Reason(
+                "volume-read-only",
+                "The state volume is mounted read-only.",
+                "See 'journalctl -b -u persist-volume.service'.",
+            )
+        ]
     if kind in REAL and volume.get("reason"):
         return DEGRADED, [why]
     return ONLINE, []
@@ -80,21 +111,38 @@ def volume_reasons(volume: dict[str, Any], expected: bool) -> tuple[str, list[Re
 def volume_gone(kind: str, at: Mount | None) -> Reason | None:
     """Why what persist-volume.service mounted is not what is mounted now, if so."""
     if kind != "none" and at is None:
-        return Reason("volume-gone", f"Nothing is mounted at {paths.VOLUME} any more.", "See 'journalctl -b'.")
+        return Reason(
+            "volume-gone", f"Nothing is mounted at {paths.VOLUME} any more.", "See 'journalctl -b'."
+        )
     if kind in REAL and at is not None and at.fstype in MEMORY:
-        return Reason("volume-gone", f"At {paths.VOLUME} a {at.fstype} is mounted, which is lost at power-off.", "See 'journalctl -b'.")
+        return Reason(
+            "volume-gone",
+            f"At {paths.VOLUME} a {at.fstype} is mounted, which is lost at power-off.",
+            "See 'journalctl -b'.",
+        )
     return None
 
 
 def unprotected(at: Mount | None) -> Reason | None:
-    """Why programs and devices of the volume are dangerous, if so: any disk with the right label may be the volume."""
+    """Why programs and devices of the volume are dangerous, if so: any disk with the right label may be the
+    volume."""
     lacking = at.lacks("nosuid,nodev") if at is not None else ""
     if not lacking:
         return None
-    return Reason("volume-options", f"{paths.VOLUME} is not mounted with {lacking}: a program or device node on it can make any user root.",
-                  f"Run 'mount -o remount,bind,nosuid,nodev {paths.VOLUME}'. See 'journalctl -b -u persist-volume.service'.")
+    return Reason(
+        "volume-options",
+        f"{paths.VOLUME} is not mounted with {lacking}: a program or device node on it can make any user "
+        "root.",
+        f"Run 'mount -o remount,bind,nosuid,nodev {paths.VOLUME}'. See 'journalctl -b -u "
+        "persist-volume.service'.",
+    )
 
 
 def expected_volume(loaded: Loaded) -> bool:
-    """Whether somebody said that there must be a volume, so that its absence is worth a word on any machine."""
-    return loaded.config.device != ["auto"] or loaded.facts.option("persist.volume") is not None or loaded.config.fallback == "fail"
+    """Whether somebody said that there must be a volume, so that its absence is worth a word on any
+    machine."""
+    return (
+        loaded.config.device != ["auto"]
+        or loaded.facts.option("persist.volume") is not None
+        or loaded.config.fallback == "fail"
+    )

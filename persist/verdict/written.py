@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The verdict as it was written down: for users, who cannot look into the volume and would take everything on it for missing."""
+"""The verdict as it was written down: for users, who cannot look into the volume and would take everything on
+it for missing."""
 
 from __future__ import annotations
 
@@ -16,12 +17,21 @@ STATE = paths.STATE
 
 
 def read(path: str = STATE) -> tuple[Verdict, dict[str, Any]]:
-    """The verdict that was made last, and the content of state.json. Raises PersistError where there is none that can be read."""
+    """The verdict that was made last, and the content of state.json. Raises PersistError where there is none
+    that can be read."""
     try:
         with open(path, encoding="utf-8") as f:
             found = json.load(f)
-        return Verdict(found["verdict"], found["volume"], [EntryState(**e) for e in found["entries"]], [Reason(**r) for r in found["reasons"]]), found
+        return Verdict(
+            found["verdict"],
+            found["volume"],
+            [EntryState(**e) for e in found["entries"]],
+            [Reason(**r) for r in found["reasons"]],
+        ), found
     except FileNotFoundError as e:
-        raise PersistError("No verdict of this boot was written yet.", hint="See 'systemctl status persist-verify.service', or look as root.") from e
+        raise PersistError(
+            "No verdict of this boot was written yet.",
+            hint="See 'systemctl status persist-verify.service', or look as root.",
+        ) from e
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise PersistError(f"{path} cannot be read: {e}.", hint="Look as root.") from e

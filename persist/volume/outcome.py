@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What persist-volume.service came to: /run/persist/volume.json for the verdict, and the flags that unit conditions look at."""
+"""What persist-volume.service came to: /run/persist/volume.json for the verdict, and the flags that unit
+conditions look at."""
 
 from __future__ import annotations
 
@@ -18,18 +19,25 @@ from persist.volume.root_kept import Root
 Kind = Literal["btrfs", "native", "tmpfs", "root", "none"]
 REAL: tuple[Kind, ...] = ("btrfs", "native")  # a volume, and not what stands in for one
 RECORD = paths.RECORD
-BEFORE = f"{RECORD}.before"  # the record of an earlier run while another one goes on: nobody shall believe it then
+BEFORE = (
+    f"{RECORD}.before"  # the record of an earlier run while another one goes on: nobody shall believe it then
+)
 HEAL = paths.HEAL
 FORMATTED = paths.FORMATTED
 
 
 class Outcome(Record, frozen=False):
-    """The content of volume.json. ``reason`` is a stable code, '' when all is well; ``time`` is ISO 8601 in UTC.
+    """The content of volume.json. ``reason`` is a stable code, '' when all is well; ``time`` is ISO 8601 in
+    UTC.
 
-    ``expected``: this machine had a volume (find/remembered.py) and does without it, so what its root keeps now will be out of sight.
-    ``root``: the root filesystem for people; ``root_memory``: why what is written to it is lost at power-off (root_kept.py), '' where it is kept.
-    ``memory``: the same of the volume. ``degraded``: mounted without a member. ``read_only_below``: the volume is below memory (persist=ro).
-    ``rescue``: where a volume that does not mount is shown read-only, '' where nowhere. ``others``: ``device`` and
+    ``expected``: this machine had a volume (find/remembered.py) and does without it, so what its root keeps
+    now will be out of sight.
+    ``root``: the root filesystem for people; ``root_memory``: why what is written to it is lost at power-off
+    (root_kept.py), '' where it is kept.
+    ``memory``: the same of the volume. ``degraded``: mounted without a member. ``read_only_below``: the
+    volume is below memory (persist=ro).
+    ``rescue``: where a volume that does not mount is shown read-only, '' where nowhere. ``others``:
+    ``device`` and
     ``uuid`` of each filesystem that could be the volume, too, and is not used.
     """
 
@@ -79,14 +87,16 @@ def _flag(path: str, wanted: bool) -> None:
 
 
 def begin() -> None:
-    """Put the record of an earlier run aside: one that is killed must not leave behind what another one said. Raises OSError."""
+    """Put the record of an earlier run aside: one that is killed must not leave behind what another one said.
+    Raises OSError."""
     # Not lexists(), which takes any error for an absence.
     with contextlib.suppress(FileNotFoundError):
         os.replace(RECORD, BEFORE)
 
 
 def write(outcome: Outcome) -> None:
-    """Write the flags (entries may be mounted, and what they write stays), and last of all volume.json: it says that all of it is done. Raises OSError."""
+    """Write the flags (entries may be mounted, and what they write stays), and last of all volume.json: it
+    says that all of it is done. Raises OSError."""
     outcome.time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     # An overlay whose upper cannot be written fails to mount, and what requires the path would fail with it.
     kept = (outcome.kind in REAL and not outcome.memory) or (outcome.kind == "root" and outcome.root_kept)
@@ -112,7 +122,8 @@ def read() -> Outcome | None:
 
 
 def note_heal() -> None:
-    """Leave word for persist-heal.service, which looks at the volume once the boot is over, and again where it is at work now. Raises OSError."""
+    """Leave word for persist-heal.service, which looks at the volume once the boot is over, and again where
+    it is at work now. Raises OSError."""
     write_atomically(HEAL, "")
 
 
@@ -131,7 +142,8 @@ def take_heal() -> bool:
 
 
 def note_formatted(uuid: str) -> None:
-    """Remember that this boot made a volume, so that persist-volume.service waits for udev to see it. Raises OSError."""
+    """Remember that this boot made a volume, so that persist-volume.service waits for udev to see it. Raises
+    OSError."""
     write_atomically(FORMATTED, uuid + "\n")
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether what is written to a filesystem is there after the next power-off. A root in memory takes writes too: writable is not kept.
+"""Whether what is written to a filesystem is there after the next power-off. A root in memory takes writes
+too: writable is not kept.
 
-Lost is what lies on a tmpfs or ramfs, on zram or a RAM disk, in a device-mapper snapshot that is not persistent, in a file of one of these, or in
-the upper layer of an overlay there. Whatever nothing is known of counts as kept, such as the upper of an overlay that this namespace does not show.
+Lost is what lies on a tmpfs or ramfs, on zram or a RAM disk, in a device-mapper snapshot that is not
+persistent, in a file of one of these, or in the upper layer of an overlay there. Whatever nothing is known of
+counts as kept, such as the upper of an overlay that this namespace does not show.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _DEEP = 8  # of what lies on what; more is taken for a loop
 
 
 class Root(Record):
-    """A root filesystem. ``shown`` names it for people; ``memory`` completes "what is written is lost, because it is …", '' where nothing says so."""
+    """A root filesystem. ``shown`` names it for people; ``memory`` completes "what is written is lost,
+    because it is …", '' where nothing says so."""
 
     shown: str
     read_only: bool
@@ -49,7 +52,8 @@ def look(path: str = "/") -> Root:
 
 
 def lost(at: Mount, *, files: bool = True, every: list[Mount] | None = None) -> str:
-    """Why what is written to a mount is lost at power-off, as in Root.memory. ``files``: the files of loop devices count too. Raises OSError.
+    """Why what is written to a mount is lost at power-off, as in Root.memory. ``files``: the files of loop
+    devices count too. Raises OSError.
 
     ``every`` are the mounts of this namespace, for those who have them.
     """
@@ -96,13 +100,16 @@ class _Look:
         return f"an overlay whose upper layer is {why}" if why else ""
 
     def holder(self, path: str, not_this: Mount | None = None) -> Mount | None:
-        """What holds a directory or file that was named in another namespace, perhaps; None where it is not to be seen here."""
+        """What holds a directory or file that was named in another namespace, perhaps; None where it is not
+        to be seen here."""
         real = os.path.realpath(path)
         if not os.path.exists(real):
             return None
         found = None
         for mount in self.every:
-            if (real + "/").startswith(mount.mount_point.rstrip("/") + "/") and (found is None or len(mount.mount_point) >= len(found.mount_point)):
+            if (real + "/").startswith(mount.mount_point.rstrip("/") + "/") and (
+                found is None or len(mount.mount_point) >= len(found.mount_point)
+            ):
                 found = mount
         return None if found is None or (not_this is not None and found.device == not_this.device) else found
 
@@ -145,14 +152,17 @@ class _Look:
         return f"on {name}, whose file is on {why}" if why else ""
 
     def mapped(self, path: str, name: str) -> str:
-        """A device of the device-mapper: a snapshot keeps what its exception store keeps, others what all that they lie on keep."""
+        """A device of the device-mapper: a snapshot keeps what its exception store keeps, others what all
+        that they lie on keep."""
         try:
             with open(f"{path}/dm/name", encoding="utf-8", errors="surrogateescape") as f:
                 table = run("dmsetup", "table", f.read().rstrip("\n")).split("\n")
         except (OSError, CommandError):
             table = []  # not installed: a snapshot is then taken for one that is persistent
         for words in (line.split(" ") for line in table):
-            if words[2:3] == ["snapshot"] and len(words) > 5:  # start length snapshot origin store P|N chunk (dm-snapshot, "snapshot.rst")
+            if (
+                words[2:3] == ["snapshot"] and len(words) > 5
+            ):  # start length snapshot origin store P|N chunk (dm-snapshot, "snapshot.rst")
                 why = self.device(f"{_SYS}/{words[4]}")
                 if words[5].startswith("N"):
                     return f"on {name}, a snapshot that is not persistent"

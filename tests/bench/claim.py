@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""From the claim to the mounted volume on two disks, as a ratio to a bare shell script of sfdisk, mkswap, mkfs.btrfs and mount on the same disks.
+"""From the claim to the mounted volume on two disks, as a ratio to a bare shell script of sfdisk, mkswap,
+mkfs.btrfs and mount on the same disks.
 
-The script makes the same volume: two partitions on each disk, swap, a mirror, three subvolumes, the first of them mounted. It asks nothing and survives
-nothing. Both run in turns on two loop devices, as root, where a disk costs nothing and Python all the more.
-Ours is all that persist-format.service does, with its Python from start to end, and then the mount that
-persist-volume.service makes. The exit status says whether the bar holds, by the medians.
+The script makes the same volume: two partitions on each disk, swap, a mirror, three subvolumes, the first of
+them mounted. It asks nothing and survives nothing. Both run in turns on two loop devices, as root, where a
+disk costs nothing and Python all the more. Ours is all that persist-format.service does, with its Python from
+start to end, and then the mount that persist-volume.service makes. The exit status says whether the bar
+holds, by the medians.
 """
 
 from __future__ import annotations
@@ -80,7 +82,9 @@ class Bench:
         self.place = work / "mounted"
         self.place.mkdir()
         self.library = work / "lib"
-        shutil.copytree(TOP / "persist", self.library / "persist", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            TOP / "persist", self.library / "persist", ignore=shutil.ignore_patterns("__pycache__")
+        )
         compileall.compile_dir(self.library, quiet=1)
         self.files = [work / "one.img", work / "two.img"]
         self.mib = mib
@@ -126,8 +130,19 @@ class Bench:
 
     def ours(self) -> float:
         """The service, and the mount."""
-        return self.time(b"persist-please-format-me", [PYTHON, "-Ic", _OURS, "ONE", "TWO", "-", self.library, self.work / "fill"],
-                         ["mount", "-t", "btrfs", "-o", "noatime,subvol=@persist-state,device=ONEp2,device=TWOp2", "ONEp2", self.place])
+        return self.time(
+            b"persist-please-format-me",
+            [PYTHON, "-Ic", _OURS, "ONE", "TWO", "-", self.library, self.work / "fill"],
+            [
+                "mount",
+                "-t",
+                "btrfs",
+                "-o",
+                "noatime,subvol=@persist-state,device=ONEp2,device=TWOp2",
+                "ONEp2",
+                self.place,
+            ],
+        )
 
 
 def main() -> int:

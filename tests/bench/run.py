@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """How long PID 1 waits for the generator, as ratios that were measured in one run (make bench).
 
-    a  100 entries in 100 files, bind mounts, against systemd-fstab-generator emitting the same 100 mounts from fstab
-    b  no registry, against a Python that does nothing
+    a  100 entries in 100 files, bind mounts, against systemd-fstab-generator emitting the same 100 mounts
+    from fstab b  no registry, against a Python that does nothing
 
-Runs of all programs alternate, so that a slow moment of the machine meets all alike. The package is compiled in a copy,
-as packaging/debian/persist.postinst does it. The exit status says whether the bars hold, by the medians.
+Runs of all programs alternate, so that a slow moment of the machine meets all alike. The package is compiled
+in a copy, as packaging/debian/persist.postinst does it. The exit status says whether the bars hold, by the
+medians.
 """
 
 from __future__ import annotations
@@ -65,8 +66,12 @@ def machine(root: Path, entries: int) -> None:
     wants.mkdir(parents=True)
     (wants / "persist-setup.target").symlink_to("/usr/lib/systemd/system/persist-setup.target")
     (root / "proc").mkdir()
-    (root / "proc/cmdline").write_text("BOOT_IMAGE=/boot/vmlinuz root=UUID=8d0a6a5c-0000-4000-8000-000000000000 ro quiet\n")
-    (root / "etc/fstab").write_text("UUID=8d0a6a5c-0000-4000-8000-000000000000 / ext4 errors=remount-ro 0 1\n")
+    (root / "proc/cmdline").write_text(
+        "BOOT_IMAGE=/boot/vmlinuz root=UUID=8d0a6a5c-0000-4000-8000-000000000000 ro quiet\n"
+    )
+    (root / "etc/fstab").write_text(
+        "UUID=8d0a6a5c-0000-4000-8000-000000000000 / ext4 errors=remount-ro 0 1\n"
+    )
     units = root / "usr/lib/systemd/system"
     units.mkdir(parents=True)
     (root / "lib").symlink_to("usr/lib")
@@ -76,7 +81,9 @@ def machine(root: Path, entries: int) -> None:
     registry.mkdir()
     for i in range(entries):
         (root / f"srv/data/{i:03}").mkdir(parents=True)
-        (registry / f"{i:03}.conf").write_text(f"# A package's registry file\n[Path]\nPath=/srv/data/{i:03}\nMethod=bind\n")
+        (registry / f"{i:03}.conf").write_text(
+            f"# A package's registry file\n[Path]\nPath=/srv/data/{i:03}\nMethod=bind\n"
+        )
 
 
 def prepare(work: Path) -> dict[str, tuple[Program, Program]]:
@@ -87,19 +94,43 @@ def prepare(work: Path) -> dict[str, tuple[Program, Program]]:
         sys.exit("bench: the package does not compile")
     shutil.copy(TOP / "generators" / "persist-generator", script)
     fstab = work / "fstab"
-    fstab.write_text("".join(f"/run/persist/volume/srv/data/{i:03} /srv/data/{i:03} none bind,nofail 0 0\n" for i in range(ENTRIES)))
+    fstab.write_text(
+        "".join(
+            f"/run/persist/volume/srv/data/{i:03} /srv/data/{i:03} none bind,nofail 0 0\n"
+            for i in range(ENTRIES)
+        )
+    )
     env = {"PERSIST_LIBRARY": str(library)}
-    fstab_generator = next((f"{d}/systemd-fstab-generator" for d in GENERATORS if os.path.exists(f"{d}/systemd-fstab-generator")), "")
+    fstab_generator = next(
+        (
+            f"{d}/systemd-fstab-generator"
+            for d in GENERATORS
+            if os.path.exists(f"{d}/systemd-fstab-generator")
+        ),
+        "",
+    )
     if not fstab_generator:
         sys.exit("bench: systemd-fstab-generator is not installed")
     for name, entries in (("full", ENTRIES), ("empty", 0)):
         machine(work / name, entries)
-    full = Program("persist-generator, 100 entries", [str(script), str(work / "out/full")],
-                   {**env, "PERSIST_GENERATOR_ROOT": str(work / "full")}, work / "out/full")
-    theirs = Program("systemd-fstab-generator, 100 mounts", [fstab_generator, *[str(work / "out/fstab")] * 3],
-                     {"SYSTEMD_FSTAB": str(fstab), "SYSTEMD_PROC_CMDLINE": "ro quiet", "SYSTEMD_LOG_LEVEL": "warning"}, work / "out/fstab")
-    empty = Program("persist-generator, no registry", [str(script), str(work / "out/empty")],
-                    {**env, "PERSIST_GENERATOR_ROOT": str(work / "empty")}, work / "out/empty")
+    full = Program(
+        "persist-generator, 100 entries",
+        [str(script), str(work / "out/full")],
+        {**env, "PERSIST_GENERATOR_ROOT": str(work / "full")},
+        work / "out/full",
+    )
+    theirs = Program(
+        "systemd-fstab-generator, 100 mounts",
+        [fstab_generator, *[str(work / "out/fstab")] * 3],
+        {"SYSTEMD_FSTAB": str(fstab), "SYSTEMD_PROC_CMDLINE": "ro quiet", "SYSTEMD_LOG_LEVEL": "warning"},
+        work / "out/fstab",
+    )
+    empty = Program(
+        "persist-generator, no registry",
+        [str(script), str(work / "out/empty")],
+        {**env, "PERSIST_GENERATOR_ROOT": str(work / "empty")},
+        work / "out/empty",
+    )
     nothing = Program("python3 -IS -c pass", [PYTHON, "-IS", "-c", "pass"], {}, None)
     for program in (full, theirs):
         program.run()
@@ -113,7 +144,10 @@ def prepare(work: Path) -> dict[str, tuple[Program, Program]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure the generator against its bars.")
     parser.add_argument("--rounds", type=int, default=200, help="runs of each program (default: %(default)s)")
-    parser.add_argument("--directory", help="where to write; a tmpfs such as /run is what PID 1 has (default: /dev/shm or /tmp)")
+    parser.add_argument(
+        "--directory",
+        help="where to write; a tmpfs such as /run is what PID 1 has (default: /dev/shm or /tmp)",
+    )
     arguments = parser.parse_args()
     where = arguments.directory or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     with tempfile.TemporaryDirectory(prefix="persist-bench-", dir=where) as directory:

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Golden cases of the generator: a machine's files as one text, and what the generator makes of them as another.
+"""Golden cases of the generator: a machine's files as one text, and what the generator makes of them as
+another.
 
 ``input`` begins with lines that say what the case is about, each with a ``#``. Then come sections:
 
     == enabled                      a link that enables persist-setup.target
     == file PATH                    a file; the lines below are its content
-    == bytes PATH                   the same, with the escapes below and without the newline at the end of each line
+    == bytes PATH                   the same, with the escapes below and without the newline at the end of
+    each line
     == fill PATH SIZE               a file of SIZE times '#'
     == link PATH -> TARGET          a symbolic link
     == dir PATH                     a directory; parents are always made
@@ -14,8 +16,8 @@
     == cmdline TEXT                 /proc/cmdline
     == env KEY=VALUE                a variable for the generator
 
-PATH, TARGET and the content of ``bytes`` know the escapes \\xNN (a byte), \\n and \\\\, so that no odd file name and no
-binary file is in git.
+PATH, TARGET and the content of ``bytes`` know the escapes \\xNN (a byte), \\n and \\\\, so that no odd file
+name and no binary file is in git.
 """
 
 from __future__ import annotations
@@ -72,7 +74,9 @@ class Case:
             self.actions.append((kind, decode(rest), b""))
         elif kind == "preset":
             shipped = REPOSITORY / "units" / "presets" / (rest + ".conf")
-            self.actions.append(("file", b"/usr/lib/persist.d/" + rest.encode() + b".conf", shipped.read_bytes()))
+            self.actions.append(
+                ("file", b"/usr/lib/persist.d/" + rest.encode() + b".conf", shipped.read_bytes())
+            )
         elif kind == "cmdline":
             self.actions.append(("file", b"/proc/cmdline", rest.encode() + b"\n"))
         elif kind == "env":
@@ -102,7 +106,12 @@ def run(root: Path, directories: list[Path], env: dict[str, str] | None = None) 
     done = subprocess.run(
         [str(GENERATOR), *[str(d) for d in directories]],
         env={"PERSIST_LIBRARY": str(REPOSITORY), "PERSIST_GENERATOR_ROOT": str(root), **(env or {})},
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, umask=0o022, check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        umask=0o022,
+        check=False,
     )
     assert not done.stdout, "a generator has nothing to say on standard output"
     return done.returncode, done.stderr.decode("utf-8", "backslashreplace")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Each directory in cases/ is one machine; see golden.py. PERSIST_UPDATE_GOLDEN=1 writes the expected texts anew."""
+"""Each directory in cases/ is one machine; see golden.py. PERSIST_UPDATE_GOLDEN=1 writes the expected texts
+anew."""
 
 from __future__ import annotations
 
@@ -36,12 +37,18 @@ def test_case(name: str, tmp_path: Path) -> None:
 
     again = fresh(tmp_path, "again")
     status, stderr = run(root, [again], case.env)
-    assert record(status, stderr.replace(str(again), "OUT"), again) == got, "the same input gives the same bytes"
+    assert record(status, stderr.replace(str(again), "OUT"), again) == got, (
+        "the same input gives the same bytes"
+    )
 
     three = [fresh(tmp_path, n) for n in ("normal", "early", "late")]
     status, stderr = run(root, three, case.env)
-    assert record(status, stderr.replace(str(three[0]), "OUT"), three[0]) == got, "three directories give what one gives"
-    assert not list(three[1].iterdir()) and not list(three[2].iterdir()), "all units go into the normal directory"
+    assert record(status, stderr.replace(str(three[0]), "OUT"), three[0]) == got, (
+        "three directories give what one gives"
+    )
+    assert not list(three[1].iterdir()) and not list(three[2].iterdir()), (
+        "all units go into the normal directory"
+    )
 
 
 def test_enough_cases() -> None:
@@ -80,7 +87,9 @@ def test_output_directory_that_cannot_be_written(tmp_path: Path) -> None:
 def test_half_a_unit_is_taken_away(tmp_path: Path) -> None:
     """No file may have more than 300 bytes: mount units are longer, the drop-in is not."""
     root, out = fresh(tmp_path, "root"), fresh(tmp_path, "out")
-    Case("== enabled\n== file /usr/lib/persist.d/a.conf\n[Path]\nPath=/home\n[Path]\nPath=/srv\nMethod=bind\n").build(root)
+    Case(
+        "== enabled\n== file /usr/lib/persist.d/a.conf\n[Path]\nPath=/home\n[Path]\nPath=/srv\nMethod=bind\n"
+    ).build(root)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
     try:
@@ -88,7 +97,12 @@ def test_half_a_unit_is_taken_away(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert status == 0
-    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*")) == ["persist-setup.target.d", "persist-setup.target.d/50-persist.conf"]
+    assert sorted(p.relative_to(out).as_posix() for p in out.rglob("*")) == [
+        "persist-setup.target.d",
+        "persist-setup.target.d/50-persist.conf",
+    ]
     assert [line.partition(" Cannot")[0] for line in stderr.splitlines()] == [
-        f"persist-generator: {out}/home.mount:", f"persist-generator: {out}/persist-bind@srv.service:"]
+        f"persist-generator: {out}/home.mount:",
+        f"persist-generator: {out}/persist-bind@srv.service:",
+    ]
     assert stderr.count("Cannot be written: File too large. The path is not kept on this boot.") == 2

@@ -13,12 +13,40 @@ import pytest
 from tests.generator.golden import CASES, REPOSITORY, Case, run
 
 SYSTEM_UNITS = Path("/usr/lib/systemd/system")
-HOSTILE = ("09-whole-system", "10-methods", "11-nested", "20-bad-file-names", "22-quotes", "23-utf8", "24-hostile-paths", "25-odd-bytes",
-           "26-long-paths", "28-links-of-all-kinds", "33-fstab-above", "46-early", "55-persist-ro", "56-bind-early-users", "57-network-volume",
-           "58-more-than-a-name", "59-dollar", "62-fstab-uses-our-places", "63-fstab-that-cannot-wait", "64-mounts-beside-fstab",
-           "66-network-volume-and-fstab", "67-services-that-cannot-wait", "68-services-before-the-network", "69-users-of-this-boot", "72-services-in-a-circle",
-           "73-fstab-below-usr-and-run", "74-fstab-before-us", "75-network-volume-and-memory")
-FSTAB_GENERATORS = ("/usr/lib/systemd/system-generators/systemd-fstab-generator", "/lib/systemd/system-generators/systemd-fstab-generator")
+HOSTILE = (
+    "09-whole-system",
+    "10-methods",
+    "11-nested",
+    "20-bad-file-names",
+    "22-quotes",
+    "23-utf8",
+    "24-hostile-paths",
+    "25-odd-bytes",
+    "26-long-paths",
+    "28-links-of-all-kinds",
+    "33-fstab-above",
+    "46-early",
+    "55-persist-ro",
+    "56-bind-early-users",
+    "57-network-volume",
+    "58-more-than-a-name",
+    "59-dollar",
+    "62-fstab-uses-our-places",
+    "63-fstab-that-cannot-wait",
+    "64-mounts-beside-fstab",
+    "66-network-volume-and-fstab",
+    "67-services-that-cannot-wait",
+    "68-services-before-the-network",
+    "69-users-of-this-boot",
+    "72-services-in-a-circle",
+    "73-fstab-below-usr-and-run",
+    "74-fstab-before-us",
+    "75-network-volume-and-memory",
+)
+FSTAB_GENERATORS = (
+    "/usr/lib/systemd/system-generators/systemd-fstab-generator",
+    "/lib/systemd/system-generators/systemd-fstab-generator",
+)
 # Somebody waits for the network, after sysinit.target as everybody does.
 WAITS = """[Unit]
 After=network.target
@@ -49,14 +77,20 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def beside_fstab_generator(root: Path, directory: Path) -> None:
-    """What systemd makes of the same fstab, so that the graph is the whole one. Not of lines that it refuses, or that stand in another's way."""
+    """What systemd makes of the same fstab, so that the graph is the whole one. Not of lines that it refuses,
+    or that stand in another's way."""
     lines = (root / "etc/fstab").read_text().splitlines(keepends=True)
     kept = [line for line in lines if line.split()[1] not in ("/", "/usr") and "/dev/vde /data" not in line]
     fstab = root / "fstab"
     fstab.write_text("".join(kept))
     generator = next(path for path in FSTAB_GENERATORS if Path(path).exists())
-    subprocess.run([generator, directory, directory, directory], env={"SYSTEMD_FSTAB": str(fstab), "SYSTEMD_PROC_CMDLINE": "", "SYSTEMD_LOG_LEVEL": "warning"},
-                   stdin=subprocess.DEVNULL, check=True, timeout=60)
+    subprocess.run(
+        [generator, directory, directory, directory],
+        env={"SYSTEMD_FSTAB": str(fstab), "SYSTEMD_PROC_CMDLINE": "", "SYSTEMD_LOG_LEVEL": "warning"},
+        stdin=subprocess.DEVNULL,
+        check=True,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -73,10 +107,27 @@ def test_generated_units_are_silent(name: str, image: Path, tmp_path: Path) -> N
     wants.mkdir()
     (directory / "waits.service").write_text(WAITS)
     (wants / "waits.service").symlink_to(directory / "waits.service")
-    # A colon in an argument would be taken for an alias; the target wants those units, so they are read all the same.
+    # A colon in an argument would be taken for an alias; the target wants those units, so they are read all
+    # the same.
     units = [p.name for p in directory.iterdir() if p.is_file() and ":" not in p.name]
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", f"--root={image}", "persist-setup.target", "local-fs.target", "multi-user.target",
-                           "remote-fs.target", "persist-verify.service", *units],
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            "systemd-analyze",
+            "verify",
+            "--man=no",
+            f"--root={image}",
+            "persist-setup.target",
+            "local-fs.target",
+            "multi-user.target",
+            "remote-fs.target",
+            "persist-verify.service",
+            *units,
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
     assert done.stdout == ""
     assert done.returncode == 0

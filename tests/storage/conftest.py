@@ -39,7 +39,11 @@ def make_disk(tmp_path: Path) -> Iterator[Make]:
     yield make
     for disk in made:
         disk.unplug()
-    left = [line for line in tool("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines() if str(tmp_path) in line]
+    left = [
+        line
+        for line in tool("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines()
+        if str(tmp_path) in line
+    ]
     with open("/proc/self/mountinfo", encoding="utf-8") as f:
         left += [line for line in f if str(tmp_path) in line]
     for disk in made:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Faults on demand: each system call that the product makes, seen where Python makes it, can fail or be the last one of its process."""
+"""Faults on demand: each system call that the product makes, seen where Python makes it, can fail or be the
+last one of its process."""
 
 from __future__ import annotations
 
@@ -20,16 +21,68 @@ KILL = 0  # instead of an errno: the process ends here, as by SIGKILL
 KILLED = 137
 _HERE = os.path.dirname(os.path.abspath(safepath.__file__)).removesuffix("/state")
 # What the services call; os has the same functions as posix, under names of its own.
-_POSIX = ("open", "read", "write", "pread", "fsync", "stat", "fstat", "lstat", "statvfs", "fstatvfs", "listdir", "scandir", "readlink", "mkdir", "rmdir",
-          "unlink", "rename", "replace", "symlink", "chmod", "fchmod", "chown", "ftruncate", "access", "dup")
+_POSIX = (
+    "open",
+    "read",
+    "write",
+    "pread",
+    "fsync",
+    "stat",
+    "fstat",
+    "lstat",
+    "statvfs",
+    "fstatvfs",
+    "listdir",
+    "scandir",
+    "readlink",
+    "mkdir",
+    "rmdir",
+    "unlink",
+    "rename",
+    "replace",
+    "symlink",
+    "chmod",
+    "fchmod",
+    "chown",
+    "ftruncate",
+    "access",
+    "dup",
+)
 # Calls that change nothing: who is killed at one might as well have been killed at the next that does.
-_LOOKS = ("open", "read", "pread", "stat", "fstat", "lstat", "statvfs", "fstatvfs", "listdir", "scandir", "readlink", "access", "dup", "flock")
-_CREATES = ("create", "mkdir", "rename", "replace", "symlink", "write", "fsync", "process", "overlay", "move_mount")
+_LOOKS = (
+    "open",
+    "read",
+    "pread",
+    "stat",
+    "fstat",
+    "lstat",
+    "statvfs",
+    "fstatvfs",
+    "listdir",
+    "scandir",
+    "readlink",
+    "access",
+    "dup",
+    "flock",
+)
+_CREATES = (
+    "create",
+    "mkdir",
+    "rename",
+    "replace",
+    "symlink",
+    "write",
+    "fsync",
+    "process",
+    "overlay",
+    "move_mount",
+)
 Site = tuple[str, ...]
 
 
 def _site(name: str) -> Site | None:
-    """The call as the lines of the product that lead to it, None where it is not one of the product's own (or only the import of a module)."""
+    """The call as the lines of the product that lead to it, None where it is not one of the product's own (or
+    only the import of a module)."""
     frame = sys._getframe(3)
     lines: list[str] = []
     while frame is not None:
@@ -39,7 +92,7 @@ def _site(name: str) -> Site | None:
         if file.startswith(_HERE):
             if file.endswith(("/log.py", "/record.py")):
                 return None
-            lines.append(f"{file[len(_HERE) + 1:]}:{frame.f_lineno}")
+            lines.append(f"{file[len(_HERE) + 1 :]}:{frame.f_lineno}")
             if len(lines) == 2:
                 break
         frame = frame.f_back  # type: ignore[assignment]
@@ -52,7 +105,8 @@ def _creates(how: object) -> bool:
 
 
 class Faults:
-    """Wraps the calls of this process, which ends with its test, from now on. Without a target they are written down in ``seen``, each site once."""
+    """Wraps the calls of this process, which ends with its test, from now on. Without a target they are
+    written down in ``seen``, each site once."""
 
     def __init__(self, target: Site | None = None, code: int = KILL) -> None:
         self.seen: dict[Site, int] = {}
@@ -98,7 +152,8 @@ class Faults:
 
 
 def errors(site: Site, number: int) -> list[int]:
-    """With what a call is made to fail: killed where it changes something, and one errno that fits it, in turn EIO, ENOSPC, and EMFILE."""
+    """With what a call is made to fail: killed where it changes something, and one errno that fits it, in
+    turn EIO, ENOSPC, and EMFILE."""
     fitting = [errno.EIO]
     if site[0] in _CREATES:
         fitting.append(errno.ENOSPC)

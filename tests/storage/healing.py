@@ -31,8 +31,14 @@ heal.Healer(sys.argv[1], config, lambda step, text: print(step, text, flush=True
 def healing(v: Volume, **env: str) -> subprocess.Popen[str]:
     """A process that heals, in a session of its own."""
     env |= {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.Popen([PYTHON, "-c", _HEAL, v.at, *v.config.device], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
-                            start_new_session=True)
+    return subprocess.Popen(
+        [PYTHON, "-c", _HEAL, v.at, *v.config.device],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        start_new_session=True,
+    )
 
 
 def run_heal(v: Volume, kill_after: str = "", seconds: float | None = None) -> tuple[int, list[str]]:
@@ -52,15 +58,23 @@ def check_whole(v: Volume, count: int, text: str = "") -> None:
     """The end state: all there, mirrored, marked as healed alike, recorded, and what was written is there."""
     devices = in_kernel.members(v.at)
     assert [m.state for m in devices] == ["ok"] * count, devices
-    assert v.profiles() == {"data raid1", f"metadata {'raid1' if count == 2 else 'raid1c3'}", f"system {'raid1' if count == 2 else 'raid1c3'}"}
+    assert v.profiles() == {
+        "data raid1",
+        f"metadata {'raid1' if count == 2 else 'raid1c3'}",
+        f"system {'raid1' if count == 2 else 'raid1c3'}",
+    }
     marks = {m.mark for m in devices}
     assert len(marks) == 1 and all(m is None or m.counter == 0 for m in marks)
-    uuids = sorted(tool("blkid", "-p", "-o", "value", "-s", "PART_ENTRY_UUID", m.node).strip() for m in devices)
+    uuids = sorted(
+        tool("blkid", "-p", "-o", "value", "-s", "PART_ENTRY_UUID", m.node).strip() for m in devices
+    )
     assert sorted(store.read_record(v.at)["members"]) == uuids
     for m in devices:
         size = int(tool("blockdev", "--getsize64", m.node))
         assert m.size == partition_table.filesystem_bytes(size)
-        assert not superblock.read_at(m.node.removesuffix("p1"), 0, header.MARK_OFFSET).strip(b"\0"), "the claim is gone"
+        assert not superblock.read_at(m.node.removesuffix("p1"), 0, header.MARK_OFFSET).strip(b"\0"), (
+            "the claim is gone"
+        )
     if text:
         assert v.read("text") == text
     assert "no errors found" in v.scrub()
@@ -71,7 +85,8 @@ def check_whole(v: Volume, count: int, text: str = "") -> None:
 
 
 def stale(place: Path, make: Make) -> Volume:
-    """A mirror, mounted from its first disk; the second is there and stale. Degraded writing has left chunks without a mirror."""
+    """A mirror, mounted from its first disk; the second is there and stale. Degraded writing has left chunks
+    without a mirror."""
     v = Volume(place, [make(MIB, b""), make(MIB, b"")])
     v.up()
     v.write("text", "old")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A machine of its own for a test: a process in a mount namespace with empty /run, /srv and /opt, and a registry. Needs root."""
+"""A machine of its own for a test: a process in a mount namespace with empty /run, /srv and /opt, and a
+registry. Needs root."""
 
 from __future__ import annotations
 
@@ -38,6 +39,7 @@ def _inside(test: Callable[[], None]) -> None:
 
 def own_machine(test: Callable[[], None]) -> Callable[[], None]:
     """Decorates a test that runs in a child process; nothing that it mounts is seen, or left, outside."""
+
     @functools.wraps(test)
     def run() -> None:
         if os.geteuid() != 0 or not shutil.which("mount"):
@@ -60,6 +62,7 @@ def own_machine(test: Callable[[], None]) -> Callable[[], None]:
             said = f.read()
         _, status = os.waitpid(child, 0)
         assert status == 0, said
+
     return run
 
 
@@ -74,13 +77,18 @@ def registry(text: str, *, fstab: str = "", cmdline: str = "") -> Loaded:
     Path("/run/fstab").write_text(fstab, encoding="utf-8")
     os.environ["SYSTEMD_FSTAB"], os.environ["SYSTEMD_PROC_CMDLINE"] = "/run/fstab", cmdline
     loaded = load("", os.environ)
-    assert not [p for p in loaded.problems if p.where.startswith("/run/persist.d")], list(map(str, loaded.problems))
+    assert not [p for p in loaded.problems if p.where.startswith("/run/persist.d")], list(
+        map(str, loaded.problems)
+    )
     return loaded
 
 
 def disk(at: str = "/run/persist/volume") -> None:
     """A filesystem on a loop device that stands for a volume; the device is gone with the namespace."""
-    sh(f"mkdir -p {at}; truncate -s 32M /run/disk; mkfs.ext4 -q /run/disk; mount -o loop /run/disk {at}; rm /run/disk; rmdir {at}/lost+found")
+    sh(
+        f"mkdir -p {at}; truncate -s 32M /run/disk; mkfs.ext4 -q /run/disk; mount -o loop /run/disk {at}; rm "
+        f"/run/disk; rmdir {at}/lost+found"
+    )
     store.make(at)
 
 

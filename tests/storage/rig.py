@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Disks for the tests of persist/volume: loop devices over sparse files. Whatever a test does to them, nothing is left behind."""
+"""Disks for the tests of persist/volume: loop devices over sparse files. Whatever a test does to them,
+nothing is left behind."""
 
 from __future__ import annotations
 
@@ -35,14 +36,23 @@ print("uuid", done.uuid if done else "")
 """
 
 
-def format_set(disks: list[LoopDisk], kill_after: str = "", swap: str = "auto", kill_after_seconds: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the formatter over these disks in a process of its own, which may be killed after a step, or with all its children after a time."""
-    env = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin"), "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
+def format_set(
+    disks: list[LoopDisk], kill_after: str = "", swap: str = "auto", kill_after_seconds: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the formatter over these disks in a process of its own, which may be killed after a step, or with
+    all its children after a time."""
+    env = {
+        "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin"),
+        "PYTHONPATH": str(TOP),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     if kill_after:
         env["PERSIST_TEST_KILL_AFTER"] = kill_after
     wish = {"nodes": [d.node for d in disks], "swap": None if swap == "auto" else int(swap)}
     argv = [PYTHON, "-c", _FORMAT, json.dumps(wish)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True) as process:
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
+    ) as process:
         try:
             out, err = process.communicate(timeout=kill_after_seconds)
         except subprocess.TimeoutExpired:
@@ -54,7 +64,9 @@ def format_set(disks: list[LoopDisk], kill_after: str = "", swap: str = "auto", 
 
 def tool(*argv: str | Path, stdin: str | None = None) -> str:
     """Run a tool and return what it printed."""
-    return subprocess.run([str(a) for a in argv], check=True, capture_output=True, text=True, input=stdin).stdout
+    return subprocess.run(
+        [str(a) for a in argv], check=True, capture_output=True, text=True, input=stdin
+    ).stdout
 
 
 def mounts_of(node: str) -> list[str]:
@@ -65,7 +77,8 @@ def mounts_of(node: str) -> list[str]:
 
 
 def is_part_of(device: str, disk: str) -> bool:
-    """Whether a node is a disk or a partition of it: /dev/loop1p2 is one of /dev/loop1, /dev/loop10 is not."""
+    """Whether a node is a disk or a partition of it: /dev/loop1p2 is one of /dev/loop1, /dev/loop10 is
+    not."""
     return device == disk or device.startswith(f"{disk}p")
 
 
@@ -75,7 +88,8 @@ def attached(file: Path) -> list[str]:
 
 
 def wait_for_group(group: int) -> None:
-    """Wait, 10 s at most, until a killed process group is gone: mount(2) goes on in the kernel after the signal, and ends with a mount."""
+    """Wait, 10 s at most, until a killed process group is gone: mount(2) goes on in the kernel after the
+    signal, and ends with a mount."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
@@ -116,7 +130,9 @@ class LoopDisk:
         deadline = time.monotonic() + 20
         while attached(self.file) and time.monotonic() < deadline:
             for place in reversed(mounts_of(self.node)):
-                subprocess.run(["umount", place], check=False, capture_output=True)  # a mount(2) that ended after its process was killed
+                subprocess.run(
+                    ["umount", place], check=False, capture_output=True
+                )  # a mount(2) that ended after its process was killed
             time.sleep(0.05)
         self.node = ""
 
@@ -151,8 +167,13 @@ class LoopDisk:
             f.flush()
             os.fsync(f.fileno())
         for part in glob.glob(f"{self.node}p*"):
-            tool("blockdev", "--flushbufs", part)  # it has a cache of its own, which lives as long as anybody has it open
+            tool(
+                "blockdev", "--flushbufs", part
+            )  # it has a cache of its own, which lives as long as anybody has it open
 
-    def format(self, kill_after: str = "", swap: str = "auto", kill_after_seconds: float | None = None) -> subprocess.CompletedProcess[str]:
-        """Run the formatter in a process of its own, which may be killed after a step, or with all its children after a time."""
+    def format(
+        self, kill_after: str = "", swap: str = "auto", kill_after_seconds: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the formatter in a process of its own, which may be killed after a step, or with all its
+        children after a time."""
         return format_set([self], kill_after, swap, kill_after_seconds)

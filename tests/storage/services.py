@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The two services on real disks, each run in a mount namespace of its own with a /run and a /mnt of its own."""
+"""The two services on real disks, each run in a mount namespace of its own with a /run and a /mnt of its
+own."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ print(json.dumps({"report": report, "refused": refused}))
 """
 
 
-# $1: the type of the filesystem that holds the upper layer of a root for the program behind $2, a directory that it needs.
+# $1: the type of the filesystem that holds the upper layer of a root for the program behind $2, a directory
+#     that it needs.
 _IN_MEMORY = """
 mount -t "$1" none /media
 mkdir /media/upper /media/work /media/root
@@ -100,13 +102,41 @@ class Result:
         return self.report[-1]
 
 
-def services(*do: str, cmdline: str = "", device: list[str] | None = None, config: dict[str, Any] | None = None, **wish: Any) -> Result:
-    """Run services, and shell commands between them, in a namespace that ends with them. ``root_in``: the root is an overlay with its upper in that."""
+def services(
+    *do: str,
+    cmdline: str = "",
+    device: list[str] | None = None,
+    config: dict[str, Any] | None = None,
+    **wish: Any,
+) -> Result:
+    """Run services, and shell commands between them, in a namespace that ends with them. ``root_in``: the
+    root is an overlay with its upper in that."""
     wish |= {"do": do, "config": {"device": device or ["auto"]} | (config or {})}
-    env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1", "SYSTEMD_PROC_CMDLINE": cmdline}
+    env = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "PYTHONPATH": str(TOP),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "SYSTEMD_PROC_CMDLINE": cmdline,
+    }
     root = ["sh", "-ec", _IN_MEMORY, "sh", wish.pop("root_in"), str(TOP)] if "root_in" in wish else []
-    return Result(subprocess.run(["unshare", "--mount", "--propagation", "private", *root, PYTHON, "-c", _SCRIPT, json.dumps(wish)],
-                                 capture_output=True, text=True, env=env))
+    return Result(
+        subprocess.run(
+            [
+                "unshare",
+                "--mount",
+                "--propagation",
+                "private",
+                *root,
+                PYTHON,
+                "-c",
+                _SCRIPT,
+                json.dumps(wish),
+            ],
+            capture_output=True,
+            text=True,
+            env=env,
+        )
+    )
 
 
 KNOWN = "11111111-2222-4333-8444-555555555555"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Copies, backups and disks that went apart, on real btrfs: what nothing proves an ancestor is neither mounted with the others nor wiped."""
+"""Copies, backups and disks that went apart, on real btrfs: what nothing proves an ancestor is neither
+mounted with the others nor wiped."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def boot() -> None:
 
 
 def mirrored_elsewhere(place: Path, make: Make, *, alone: bool) -> tuple[Volume, LoopDisk, LoopDisk]:
-    """B1: this machine's disk R, and a disk B that a raw copy of R was mirrored to. Both are plugged; ``alone``: B was then used without the copy."""
+    """B1: this machine's disk R, and a disk B that a raw copy of R was mirrored to. Both are plugged;
+    ``alone``: B was then used without the copy."""
     v = single(place, make)
     v.down()
     (r,) = v.disks
@@ -84,7 +86,9 @@ def mirrored_elsewhere(place: Path, make: Make, *, alone: bool) -> tuple[Volume,
 
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("ours", [False, True])
-def test_a_copy_of_a_single_disk_that_was_mirrored_elsewhere(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch, alone: bool, ours: bool) -> None:
+def test_a_copy_of_a_single_disk_that_was_mirrored_elsewhere(
+    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch, alone: bool, ours: bool
+) -> None:
     """It was copied over R, and nobody was asked."""
     monkeypatch.setattr(binding, "machine_dmi", lambda: MACHINE)
     v, r, b = mirrored_elsewhere(place, make_disk, alone=alone)
@@ -95,12 +99,23 @@ def test_a_copy_of_a_single_disk_that_was_mirrored_elsewhere(place: Path, make_d
     note_of(root).parent.mkdir(parents=True)
     note_of(root).write_text(v.uuid + "\n")
     before = contents(b)
-    seen = services("volume", device=v.config.device, root=str(root),
-                    python=f"from persist.volume.ondisk import binding; binding.machine_dmi = lambda: '{MACHINE}'")
+    seen = services(
+        "volume",
+        device=v.config.device,
+        root=str(root),
+        python=f"from persist.volume.ondisk import binding; binding.machine_dmi = lambda: '{MACHINE}'",
+    )
     assert contents(b) == before
     if not ours:
-        assert seen.last["kind"] == "none" and seen.last["reason"] == "broken" and "nothing proves that one is only an older state" in seen.last["message"]
-        assert "detach what this machine is not to use" in seen.last["hint"] and v.look().notes[0].code == UNDECIDED
+        assert (
+            seen.last["kind"] == "none"
+            and seen.last["reason"] == "broken"
+            and "nothing proves that one is only an older state" in seen.last["message"]
+        )
+        assert (
+            "detach what this machine is not to use" in seen.last["hint"]
+            and v.look().notes[0].code == UNDECIDED
+        )
         v.pull(b)
         boot()
         v.up()
@@ -129,7 +144,8 @@ def test_r_comes_while_b_is_mounted(place: Path, make_disk: Make) -> None:
 
 
 def test_a_copy_of_one_of_a_mirror(place: Path, make_disk: Make) -> None:
-    """The same device twice, and both are as new: none is used. Once the original went on with the other, the copy is left out."""
+    """The same device twice, and both are as new: none is used. Once the original went on with the other, the
+    copy is left out."""
     v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
     v.up()
     v.write("text", "one")

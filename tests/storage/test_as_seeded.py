@@ -24,7 +24,9 @@ BELOW = "[Path]\nPath=/srv/home/data\nMethod=bind\n"
 
 def seeded(path: str, method: str) -> None:
     """Its marker, with the method."""
-    Path(f"{paths.STORE}/seed/{paths.escape(path)}.json").write_text(f'{{"version": 1, "method": "{method}"}}')
+    Path(f"{paths.STORE}/seed/{paths.escape(path)}.json").write_text(
+        f'{{"version": 1, "method": "{method}"}}'
+    )
 
 
 def overlay() -> None:
@@ -33,7 +35,9 @@ def overlay() -> None:
     os.makedirs("/srv/home/image")
     (kept_overlay("/srv/home") / "mine").write_text("mine")
     seeded("/srv/home", "overlay")
-    sh("umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower")  # /srv is a mount of its own here
+    sh(
+        "umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower"
+    )  # /srv is a mount of its own here
 
 
 def boot(loaded: Loaded) -> list[str]:
@@ -46,7 +50,10 @@ def states(loaded: Loaded) -> list[EntryState]:
     """What the verdict says of the entries of the plan."""
     as_seeded.settle(loaded)
     look = Look()
-    return [entry_state(planned, Here(look, look.mount(paths.VOLUME), "btrfs", "/mnt/state")) for planned in loaded.plan.entries]
+    return [
+        entry_state(planned, Here(look, look.mount(paths.VOLUME), "btrfs", "/mnt/state"))
+        for planned in loaded.plan.entries
+    ]
 
 
 @own_machine
@@ -56,8 +63,12 @@ def test_what_an_overlay_has_kept_is_in_sight() -> None:
     at = mountinfo.at("/srv/home")
     assert at is not None and at.fstype == "overlay" and at.lacks("nosuid,nodev") == ""
     assert sorted(os.listdir("/srv/home")) == ["image", "mine"]
-    assert [(e.path, e.state, e.method, e.reason) for e in states(registry(BIND))] == [("/srv/home", "mounted", "overlay", "")]
-    assert boot(registry(BIND)) == [] and sum(m.mount_point == "/srv/home" for m in mountinfo.mounts()) == 1, "once"
+    assert [(e.path, e.state, e.method, e.reason) for e in states(registry(BIND))] == [
+        ("/srv/home", "mounted", "overlay", "")
+    ]
+    assert (
+        boot(registry(BIND)) == [] and sum(m.mount_point == "/srv/home" for m in mountinfo.mounts()) == 1
+    ), "once"
     assert bind_service.main("srv-home") == 0 and mountinfo.at("/srv/home") == at
 
 
@@ -73,7 +84,10 @@ def test_a_bind_below_it_is_in_sight_too() -> None:
     assert [out.state for out in loaded.plan.outside] == ["ignored"]
     assert boot(loaded) == []
     assert (Path("/srv/home/data/f").read_text(), Path("/srv/home/mine").read_text()) == ("kept", "mine")
-    assert [(e.path, e.state, e.method) for e in states(load("", os.environ))] == [("/srv/home", "mounted", "overlay"), ("/srv/home/data", "mounted", "bind")]
+    assert [(e.path, e.state, e.method) for e in states(load("", os.environ))] == [
+        ("/srv/home", "mounted", "overlay"),
+        ("/srv/home/data", "mounted", "bind"),
+    ]
     assert not loaded.plan.outside and not [p for p in loaded.problems if "keeps it already" in str(p)]
 
 
@@ -91,7 +105,11 @@ def test_all_else_is_as_ever() -> None:
     loaded = registry(text + "[Path]\nPath=/srv/over\n", fstab="tmpfs /srv/late tmpfs defaults 0 0\n")
     assert as_seeded.settle(loaded) == []
     problems = boot(loaded)
-    assert len(problems) == 1 and "'/srv/over' is not used" in problems[0] and "was seeded for Method=bind" in problems[0]
+    assert (
+        len(problems) == 1
+        and "'/srv/over' is not used" in problems[0]
+        and "was seeded for Method=bind" in problems[0]
+    )
     assert not stores.flag("srv-over") and Path("/srv/bind/f").read_text() == "kept"
 
 

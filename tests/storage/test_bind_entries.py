@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Bind entries as persist-volume.service and persist-bind@.service mount them, with real mounts in a namespace."""
+"""Bind entries as persist-volume.service and persist-bind@.service mount them, with real mounts in a
+namespace."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def test_seeded_binds_are_mounted_once() -> None:
     disk()
     os.makedirs("/srv/data")
     kept("/srv/data", "kept")
-    loaded = registry(BIND + "[Path]\nPath=/srv/new\nMethod=bind\n[Path]\nPath=/srv/file\nMethod=bind\nType=file\n")
+    loaded = registry(
+        BIND + "[Path]\nPath=/srv/new\nMethod=bind\n[Path]\nPath=/srv/file\nMethod=bind\nType=file\n"
+    )
     Path("/srv/file").touch()
     Path("/run/persist/volume/srv/file").write_text("of the volume")
     marker("/srv/file")
@@ -68,11 +71,17 @@ def test_overlays_above_are_mounted_first_and_alike() -> None:
     kept_overlay("/opt")
     kept("/srv/top/data", "kept")
     loaded = registry("[Path]\nPath=/srv/top\n[Path]\nPath=/srv/top/data\nMethod=bind\n[Path]\nPath=/opt\n")
-    sh("umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower")  # /srv is a mount of its own here
+    sh(
+        "umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower"
+    )  # /srv is a mount of its own here
     for _ in range(2):
         assert mount_seeded(loaded) == []
         assert entry_mounts() == ["/srv/top", "/srv/top/data"], "an overlay with no bind in it has a unit"
-    assert (text("/srv/top/image"), text("/srv/top/changed"), text("/srv/top/data/f")) == ("image", "changed", "kept")
+    assert (text("/srv/top/image"), text("/srv/top/changed"), text("/srv/top/data/f")) == (
+        "image",
+        "changed",
+        "kept",
+    )
     look = judge.Look()
     volume = look.mount(paths.VOLUME)
     assert volume is not None
@@ -105,13 +114,17 @@ def test_no_link_is_followed() -> None:
         os.makedirs(path)
         kept(path, "kept")
     sh("cd /run/persist/volume/srv; mv outer real; ln -s real outer; rm -r inner; ln -s /etc inner")
-    loaded = registry("".join(f"[Path]\nPath={p}\nMethod=bind\n" for p in ("/srv/outer/data", "/srv/inner", "/srv/fine")))
+    loaded = registry(
+        "".join(f"[Path]\nPath={p}\nMethod=bind\n" for p in ("/srv/outer/data", "/srv/inner", "/srv/fine"))
+    )
     problems = mount_seeded(loaded)
     assert entry_mounts() == ["/srv/fine"]
     assert len(problems) == 2 and all(p.message_id == "ENTRY_FAILED" for p in problems)
     assert "'/srv/inner' is not used" in said(problems)[0] and "symbolic link" in said(problems)[0]
     assert "'/run/persist/volume/srv/outer' is a symbolic link to 'real'" in said(problems)[1]
-    assert problems[0].fields["PERSIST_PATH"] == "/srv/inner" and problems[0].fields["PERSIST_SOURCE"].startswith("/run/persist.d/t.conf:")
+    assert problems[0].fields["PERSIST_PATH"] == "/srv/inner" and problems[0].fields[
+        "PERSIST_SOURCE"
+    ].startswith("/run/persist.d/t.conf:")
 
 
 @own_machine
@@ -142,7 +155,10 @@ def test_what_comes_later_is_left_to_its_unit() -> None:
     os.makedirs("/opt/part/data")
     kept("/srv/disk/data", "kept")
     kept("/opt/part/data", "kept")
-    loaded = registry("[Path]\nPath=/srv/disk/data\nMethod=bind\n[Path]\nPath=/opt/part/data\nMethod=bind\n", fstab="UUID=1 /srv/disk ext4 defaults\n")
+    loaded = registry(
+        "[Path]\nPath=/srv/disk/data\nMethod=bind\n[Path]\nPath=/opt/part/data\nMethod=bind\n",
+        fstab="UUID=1 /srv/disk ext4 defaults\n",
+    )
     Path("/run/systemd/generator.late").mkdir()
     Path("/run/systemd/generator.late/opt-part.mount").touch()  # as systemd-gpt-auto-generator would
     assert mount_seeded(loaded) == [] and entry_mounts() == []
@@ -156,7 +172,10 @@ def test_what_comes_later_is_left_to_its_unit() -> None:
 
 @own_machine
 def test_memory_does_not_satisfy_required() -> None:
-    sh("mkdir /run/persist/volume; mount -t tmpfs none /run/persist/volume; mkdir -p /run/persist/volume/.persist/seed")
+    sh(
+        "mkdir /run/persist/volume; mount -t tmpfs none /run/persist/volume; mkdir -p "
+        "/run/persist/volume/.persist/seed"
+    )
     for name in ("data", "must"):
         os.makedirs(f"/srv/{name}")
         kept(f"/srv/{name}", "memory")
@@ -172,7 +191,10 @@ def test_a_mount_on_a_bind_is_not_seen_on_the_volume() -> None:
     disk()
     os.makedirs("/srv/data")
     kept("/srv/data", "kept")
-    sh("mkdir /run/persist/volume/srv/data/below; mount --make-shared /srv; mount --make-shared /run/persist/volume")
+    sh(
+        "mkdir /run/persist/volume/srv/data/below; mount --make-shared /srv; mount --make-shared "
+        "/run/persist/volume"
+    )
     assert mount_seeded(registry(BIND)) == []
     sh("mount -t tmpfs none /srv/data/below; touch /srv/data/below/x")
     assert os.listdir("/run/persist/volume/srv/data/below") == []
@@ -195,9 +217,12 @@ def test_stale_entries_are_held_read_only() -> None:
         os.makedirs(path)
     Path("/srv/data/f").write_text("of the root")
     sh("mkdir /srv/data/below; mount -t tmpfs none /srv/data/below")
-    loaded = registry(BIND + "[Path]\nPath=/srv/allowed\nMethod=bind\nStale=allow\n[Path]\nPath=/opt/over\n"
-                      "[Path]\nPath=/srv/none\nMethod=bind\n"
-                      "[Path]\nPath=/srv/disk/data\nMethod=bind\n", fstab="UUID=1 /srv/disk ext4 defaults\n")
+    loaded = registry(
+        BIND + "[Path]\nPath=/srv/allowed\nMethod=bind\nStale=allow\n[Path]\nPath=/opt/over\n"
+        "[Path]\nPath=/srv/none\nMethod=bind\n"
+        "[Path]\nPath=/srv/disk/data\nMethod=bind\n",
+        fstab="UUID=1 /srv/disk ext4 defaults\n",
+    )
     problems = hold_stale(loaded)
     assert [(p.message_id, p.fields["PERSIST_PATH"]) for p in problems] == [("ENTRY_STALE", "/srv/data")]
     assert text("/srv/data/f") == "of the root"
@@ -208,7 +233,10 @@ def test_stale_entries_are_held_read_only() -> None:
     Path("/srv/allowed/x").touch()
     Path("/opt/over/x").touch()
     assert hold_stale(loaded) == [], "once"
-    states = {e.path: e.state for e in judge.judge(loaded, judge.read_volume() | {"expected": True}, judge.Look()).entries}
+    states = {
+        e.path: e.state
+        for e in judge.judge(loaded, judge.read_volume() | {"expected": True}, judge.Look()).entries
+    }
     assert states["/srv/data"] == "stale" and states["/srv/allowed"] == "waiting"
     sh("mount -t tmpfs none /srv/disk; mkdir /srv/disk/data")
     assert bind_service.main("srv-disk-data") == 0

@@ -45,16 +45,30 @@ sys.exit(main(sys.argv[3:]))
 
 def persistctl(*argv: str, mounted: str = "") -> subprocess.CompletedProcess[str]:
     """Run the command with a configuration that trusts loop devices."""
-    return subprocess.run([PYTHON, "-c", _CTL, format_lock.LOCK, mounted, *argv], capture_output=True, text=True,
-                          env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"})
+    return subprocess.run(
+        [PYTHON, "-c", _CTL, format_lock.LOCK, mounted, *argv],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
 
 
 def on_a_terminal(answer: str, *argv: str) -> tuple[int, str]:
     """Run the command as somebody at a terminal, who answers; returns its exit status and what was shown."""
     ours, theirs = os.openpty()
     try:
-        with subprocess.Popen([PYTHON, "-c", _CTL, format_lock.LOCK, "", *argv], stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True,
-                              env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}) as process:
+        with subprocess.Popen(
+            [PYTHON, "-c", _CTL, format_lock.LOCK, "", *argv],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "PYTHONPATH": str(TOP),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+        ) as process:
             os.write(ours, answer.encode())
             out, _ = process.communicate(timeout=60)
         os.write(theirs, b"\0")  # so that there is something to read
@@ -74,7 +88,13 @@ def test_several_become_one_volume(make_disk: Make) -> None:
     done = persistctl("claim", "--json", "--layout=raid1", *(d.node for d in disks))
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
-    assert found == {"devices": [d.node for d in disks], "claimed": True, "join": None, "layout": "raid1", "members": 2}
+    assert found == {
+        "devices": [d.node for d in disks],
+        "claimed": True,
+        "join": None,
+        "layout": "raid1",
+        "members": 2,
+    }
     assert [options(d) for d in disks] == [Options("raid1", 2)] * 2
     assert format_set(disks[:1]).returncode == 1, "one waits for the other"
     assert format_set(disks).returncode == 0
@@ -94,10 +114,15 @@ def test_none_is_claimed_where_one_is_refused(make_disk: Make) -> None:
         write_claims([good.node, good.node], config)
 
 
-@pytest.mark.parametrize(("argv", "mounted", "join"), [
-    (["--join=" + VOLUME.upper(), "DISK"], "", VOLUME), (["--join", "DISK"], VOLUME, VOLUME), (["DISK", "--join"], VOLUME, VOLUME),
-    (["--join", VOLUME, "DISK"], "", VOLUME),
-])
+@pytest.mark.parametrize(
+    ("argv", "mounted", "join"),
+    [
+        (["--join=" + VOLUME.upper(), "DISK"], "", VOLUME),
+        (["--join", "DISK"], VOLUME, VOLUME),
+        (["DISK", "--join"], VOLUME, VOLUME),
+        (["--join", VOLUME, "DISK"], "", VOLUME),
+    ],
+)
 def test_join(make_disk: Make, argv: list[str], mounted: str, join: str) -> None:
     disk = make_disk(300, b"")
     done = persistctl("claim", *(disk.node if a == "DISK" else a for a in argv), mounted=mounted)
@@ -106,11 +131,17 @@ def test_join(make_disk: Make, argv: list[str], mounted: str, join: str) -> None
     assert join in done.stdout
 
 
-@pytest.mark.parametrize(("argv", "status", "said"), [
-    (["--join", "DISK"], 1, "no state volume to join"), (["--join=nonsense", "DISK"], 1, "is not the UUID"), ([], 2, "DEVICE"),
-    (["--layout=raid0", "DISK"], 2, "raid0"), (["--join=" + VOLUME, "--layout=single", "DISK"], 2, "--layout is not for"),
-    (["--bind-serial", "DISK"], 1, "has no serial number"),
-])
+@pytest.mark.parametrize(
+    ("argv", "status", "said"),
+    [
+        (["--join", "DISK"], 1, "no state volume to join"),
+        (["--join=nonsense", "DISK"], 1, "is not the UUID"),
+        ([], 2, "DEVICE"),
+        (["--layout=raid0", "DISK"], 2, "raid0"),
+        (["--join=" + VOLUME, "--layout=single", "DISK"], 2, "--layout is not for"),
+        (["--bind-serial", "DISK"], 1, "has no serial number"),
+    ],
+)
 def test_wrong_calls(make_disk: Make, argv: list[str], status: int, said: str) -> None:
     disk = make_disk(300, b"")
     done = persistctl("claim", *(disk.node if a == "DISK" else a for a in argv))
@@ -137,7 +168,9 @@ def test_the_formatter_sees_all_claims_or_none(make_disk: Make, monkeypatch: pyt
         assert ours
 
 
-def test_who_claims_does_not_wait_for_a_long_formatting(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_claims_does_not_wait_for_a_long_formatting(
+    make_disk: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disk = make_disk(300, b"")
     monkeypatch.setattr(format_lock, "PATIENCE", 0.3)
     with format_lock.alone(), pytest.raises(PersistError, match="is formatting disks"):
@@ -171,11 +204,20 @@ def test_a_member_that_was_left_out_is_claimed_by_force(make_disk: Make) -> None
     assert superblock.read(f"{two.node}p1") is None and not partitions(two.disk)
 
 
-@pytest.mark.parametrize(("answer", "argv", "claimed"), [
-    ("\n", (), False), ("n\n", (), False), ("y\n", (), True), ("yes\n", ("--layout=single",), True), ("", ("--yes",), True), ("no\n", ("--force",), False),
-])
+@pytest.mark.parametrize(
+    ("answer", "argv", "claimed"),
+    [
+        ("\n", (), False),
+        ("n\n", (), False),
+        ("y\n", (), True),
+        ("yes\n", ("--layout=single",), True),
+        ("", ("--yes",), True),
+        ("no\n", ("--force",), False),
+    ],
+)
 def test_a_terminal_is_asked(make_disk: Make, answer: str, argv: tuple[str, ...], claimed: bool) -> None:
-    """What is formatted at once is shown first: how large, what it is called, what is on it. A script is not asked (all other tests here)."""
+    """What is formatted at once is shown first: how large, what it is called, what is on it. A script is not
+    asked (all other tests here)."""
     disk = make_disk(300, b"")
     if "--force" in argv:
         tool("mkfs.ext4", "-q", disk.node)
@@ -202,7 +244,8 @@ def _partition(disk: LoopDisk, script: str) -> str:
 
 @pytest.mark.parametrize("what", ["one of two", "named", "the only one", "in use", "another disk"])
 def test_a_partition(make_disk: Make, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine with one disk nobody is told to claim the whole of it, while other partitions of it are in use."""
+    """On a machine with one disk nobody is told to claim the whole of it, while other partitions of it are in
+    use."""
     disk, other = make_disk(300, b""), make_disk(300, b"")
     size = "size=100MiB" + (", name=state" if what == "named" else "")
     node = _partition(disk, size + ("\n" if what in ("the only one", "in use") else "\nsize=100MiB\n"))
@@ -216,9 +259,19 @@ def test_a_partition(make_disk: Make, what: str, monkeypatch: pytest.MonkeyPatch
         write_claims([node], disk.config())
     hint = caught.value.hint
     assert caught.value.code == "partition" and node in caught.value.message
-    wanted = {"one of two": f"mkfs.ext4 {node}", "named": "Device=PARTLABEL=state", "the only one": f"claim --force {disk.node}'", "in use": "nothing uses",
-              "another disk": other.node}[what]
+    wanted = {
+        "one of two": f"mkfs.ext4 {node}",
+        "named": "Device=PARTLABEL=state",
+        "the only one": f"claim --force {disk.node}'",
+        "in use": "nothing uses",
+        "another disk": other.node,
+    }[what]
     assert wanted in hint
-    assert ("mkfs" in hint) == (what in ("one of two", "named")) and ("--force" in hint) == (what == "the only one")
+    assert ("mkfs" in hint) == (what in ("one of two", "named")) and ("--force" in hint) == (
+        what == "the only one"
+    )
     if what == "one of two":
-        assert f"Device=PARTUUID={tool('blkid', '-p', '-o', 'value', '-s', 'PART_ENTRY_UUID', node).strip()}" in hint
+        assert (
+            f"Device=PARTUUID={tool('blkid', '-p', '-o', 'value', '-s', 'PART_ENTRY_UUID', node).strip()}"
+            in hint
+        )

@@ -18,13 +18,26 @@ from .services import KNOWN, note_of, services, uuid_of
 def test_two_claims_are_one_volume_and_a_third_comes_too_late(make_disk: Make) -> None:
     one, two, three = make_disk(300), make_disk(300), make_disk(300)
     nodes = [one.node, two.node]
-    seen = services("format", "more", "format", "format", "volume", disks=nodes, device=[*nodes, three.node], config={"member_timeout": 0},
-                    more=three.node)
+    seen = services(
+        "format",
+        "more",
+        "format",
+        "format",
+        "volume",
+        disks=nodes,
+        device=[*nodes, three.node],
+        config={"member_timeout": 0},
+        more=three.node,
+    )
     assert [r.get("failed") for r in seen.report[:3]] == [0, 0, 0]
     assert [(r["device"], r["code"]) for r in seen.refused] == [(three.node, "volume-exists")]
     assert seen.log.count("is left alone") == 1, "said once"
     assert three.read(0, MIB) == HEADER.ljust(MIB, b"\0")
-    assert (seen.last["kind"], seen.last["device"], seen.last["degraded"]) == ("btrfs", f"{one.node}p1", False)
+    assert (seen.last["kind"], seen.last["device"], seen.last["degraded"]) == (
+        "btrfs",
+        f"{one.node}p1",
+        False,
+    )
 
 
 def test_disk_that_was_begun_comes_first(make_disk: Make) -> None:
@@ -47,7 +60,9 @@ def test_claim_beside_a_volume(volume: LoopDisk, make_disk: Make) -> None:
 
 def test_claim_where_another_volume_is_named(make_disk: Make) -> None:
     disk = make_disk(300)
-    seen = services("format", disks=[disk.node], device=[disk.node], wanted="11111111-2222-3333-4444-555555555555")
+    seen = services(
+        "format", disks=[disk.node], device=[disk.node], wanted="11111111-2222-3333-4444-555555555555"
+    )
     assert [r["code"] for r in seen.refused] == ["volume-expected"]
 
 
@@ -60,7 +75,10 @@ def test_claim_where_a_volume_is_known(make_disk: Make, tmp_path: Path) -> None:
     assert "/var/lib/persist/known-volume" in seen.refused[0]["hint"] and KNOWN in seen.refused[0]["message"]
     assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
     note_of(tmp_path).unlink()
-    assert services("format", "volume", disks=[disk.node], device=[disk.node], root=str(tmp_path)).last["kind"] == "btrfs"
+    assert (
+        services("format", "volume", disks=[disk.node], device=[disk.node], root=str(tmp_path)).last["kind"]
+        == "btrfs"
+    )
 
 
 def test_known_volume_whose_claim_was_not_erased(make_disk: Make, tmp_path: Path) -> None:
@@ -96,9 +114,14 @@ def test_nothing_is_formatted_for_an_unknown_word(make_disk: Make) -> None:
     disk = make_disk(300)
     script = "format_service.facts.enabled = lambda root: True; claims.tagged = lambda: disks"
     seen = services("format_main", cmdline="persist=of", disks=[disk.node], device=[disk.node], python=script)
-    assert seen.report == [{"status": 0}] and "nothing is formatted: persist=of is on the kernel command line" in seen.log
+    assert (
+        seen.report == [{"status": 0}]
+        and "nothing is formatted: persist=of is on the kernel command line" in seen.log
+    )
     assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
-    assert services("format_main", cmdline="persist=on", disks=[disk.node], device=[disk.node], python=script).report == [{"status": 0}]
+    assert services(
+        "format_main", cmdline="persist=on", disks=[disk.node], device=[disk.node], python=script
+    ).report == [{"status": 0}]
     assert disk.read(0, MIB) != HEADER.ljust(MIB, b"\0")
 
 
@@ -107,11 +130,15 @@ def test_blank_disk_that_is_named(make_disk: Make, what: str, reason: str) -> No
     """Format=blank: the ephemeral disk of a cloud needs no header; whatever is on it is not blank."""
     disk = make_disk(300, b"" if what == "blank" else b"somebody's")
     script = "from persist.boot import facts; facts.enabled = lambda root: True"
-    last = services("volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script).last
+    last = services(
+        "volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script
+    ).last
     assert (last["kind"], last["reason"]) == ("none" if reason else "btrfs", reason)
     assert (disk.read(0, 10) == b"somebody's") == bool(reason)
     if not reason:
-        again = services("volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script).last
+        again = services(
+            "volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script
+        ).last
         assert (again["kind"], again["uuid"]) == ("btrfs", last["uuid"])
 
 
@@ -120,7 +147,8 @@ _ENABLED = "from persist.boot import facts; facts.enabled = lambda root: True"
 
 @pytest.mark.parametrize("ephemeral", [True, False])
 def test_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Path, ephemeral: bool) -> None:
-    """A cloud's disk by Device= and Format=blank: after a stop it is blank again, and with Ephemeral=yes it is taken anew, without a wait."""
+    """A cloud's disk by Device= and Format=blank: after a stop it is blank again, and with Ephemeral=yes it
+    is taken anew, without a wait."""
     first = make_disk(300, b"")
     config = {"format_blank": True, "ephemeral": ephemeral, "member_timeout": 0}
     before = services("volume", device=[first.node], config=config, python=_ENABLED, root=str(tmp_path)).last
@@ -128,46 +156,79 @@ def test_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Path, ephemera
     first.unplug()
     again = make_disk(300, b"")
     # A wait would be seen: there is no udev here, and it would be asked for.
-    waits = f"{_ENABLED}\nsearch._wait = lambda config, told, timeout, last, enough: print('waited', timeout, file=sys.stderr) or last"
-    seen = services("volume", "volume", device=[again.node], config=config | {"member_timeout": 7}, python=waits, root=str(tmp_path))
+    waits = (
+        f"{_ENABLED}\nsearch._wait = lambda config, told, timeout, last, enough: print('waited', "
+        "timeout, file=sys.stderr) or last"
+    )
+    seen = services(
+        "volume",
+        "volume",
+        device=[again.node],
+        config=config | {"member_timeout": 7},
+        python=waits,
+        root=str(tmp_path),
+    )
     if ephemeral:
-        assert [r["kind"] for r in seen.report] == ["btrfs"] * 2 and seen.last["uuid"] != before["uuid"] and not seen.last["expected"]
+        assert (
+            [r["kind"] for r in seen.report] == ["btrfs"] * 2
+            and seen.last["uuid"] != before["uuid"]
+            and not seen.last["expected"]
+        )
         assert before["uuid"] in seen.log and "lost by contract" in seen.log and "waited 7" not in seen.log
         assert note_of(tmp_path).read_text() == f"{seen.last['uuid']}\n"
-        assert services("volume", device=[again.node], config=config, python=_ENABLED, root=str(tmp_path)).last["uuid"] == seen.last["uuid"]
+        assert (
+            services("volume", device=[again.node], config=config, python=_ENABLED, root=str(tmp_path)).last[
+                "uuid"
+            ]
+            == seen.last["uuid"]
+        )
     else:
-        assert (seen.last["kind"], seen.last["expected"]) == ("none", True) and again.read(0, MIB) == bytes(MIB)
+        assert (seen.last["kind"], seen.last["expected"]) == ("none", True) and again.read(0, MIB) == bytes(
+            MIB
+        )
         assert "Ephemeral=yes" in seen.log
 
 
 def test_claim_on_a_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Path) -> None:
-    """Where the provider writes the claim at each start; only a disk that Device= names, and never beside a volume that is there."""
+    """Where the provider writes the claim at each start; only a disk that Device= names, and never beside a
+    volume that is there."""
     note_of(tmp_path).parent.mkdir(parents=True)
     note_of(tmp_path).write_text(f"{KNOWN}\n")
     disk = make_disk(300)
     config = {"ephemeral": True, "allow_removable": True, "member_timeout": 0}
-    seen = services("format", disks=[disk.node], device=["auto"], config=config, root=str(tmp_path), only=[disk.node])
+    seen = services(
+        "format", disks=[disk.node], device=["auto"], config=config, root=str(tmp_path), only=[disk.node]
+    )
     assert [r["code"] for r in seen.refused] == ["volume-expected"]
-    seen = services("format", "volume", disks=[disk.node], device=[disk.node], config=config, root=str(tmp_path))
+    seen = services(
+        "format", "volume", disks=[disk.node], device=[disk.node], config=config, root=str(tmp_path)
+    )
     assert seen.last["kind"] == "btrfs" and "lost by contract" in seen.log
     other = make_disk(300)
-    seen = services("format", disks=[other.node], device=[other.node, disk.node], config=config, root=str(tmp_path))
+    seen = services(
+        "format", disks=[other.node], device=[other.node, disk.node], config=config, root=str(tmp_path)
+    )
     assert [r["code"] for r in seen.refused] == ["volume-exists"]
 
 
 def test_another_volume_is_attached(make_disk: Make, volume: LoopDisk) -> None:
-    """The one that is bound to this machine, or named, is used; the other one is said, and is in volume.json."""
+    """The one that is bound to this machine, or named, is used; the other one is said, and is in
+    volume.json."""
     other = make_disk(300)
     assert other.format().returncode == 0
     seen = services("volume", "volume", device=[f"UUID={uuid_of(volume)}"], only=[volume.node, other.node])
     assert [r["others"] for r in seen.report] == [[{"device": f"{other.node}p1", "uuid": uuid_of(other)}]] * 2
-    assert seen.log.count("could be a state volume, too") == 1 and (seen.last["kind"], seen.last["reason"]) == ("btrfs", "")
+    assert seen.log.count("could be a state volume, too") == 1 and (
+        seen.last["kind"],
+        seen.last["reason"],
+    ) == ("btrfs", "")
     other.unplug()
     assert services("volume", device=[f"UUID={uuid_of(volume)}"], only=[volume.node]).last["others"] == []
 
 
 def test_disk_that_is_plugged_in_while_another_is_formatted(make_disk: Make) -> None:
-    """udev's start of the service is none while it runs: what was tagged meanwhile is looked at before it ends."""
+    """udev's start of the service is none while it runs: what was tagged meanwhile is looked at before it
+    ends."""
     first, late = make_disk(300), make_disk(300)
     script = f"""
 format_service.facts.enabled = lambda root: True
@@ -181,4 +242,6 @@ def plugged(*arguments, **more):
 claims._make = plugged
 """
     seen = services("format_main", cmdline="persist=on", device=[first.node, late.node], python=script)
-    assert seen.report == [{"status": 0}] and [(r["device"], r["code"]) for r in seen.refused] == [(late.node, "volume-exists")]
+    assert seen.report == [{"status": 0}] and [(r["device"], r["code"]) for r in seen.refused] == [
+        (late.node, "volume-exists")
+    ]

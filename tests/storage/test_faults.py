@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Each system call of persist-volume.service and of the verdict fails once, and is the last one once. The verdict is never better than the truth, which
-the test finds out by itself: what is written to an entry now is on the filesystem of the volume, or it is not."""
+"""Each system call of persist-volume.service and of the verdict fails once, and is the last one once. The
+verdict is never better than the truth, which the test finds out by itself: what is written to an entry now is
+on the filesystem of the volume, or it is not."""
 
 from __future__ import annotations
 
@@ -53,13 +54,28 @@ Path=/opt/link
 Method=symlink
 """
 # Where the probe of each entry has to be on the volume.
-STORES = {"/srv": ".persist/overlay/srv/upper", "/srv/data": "srv/data", "/opt/data": "opt/data", "/opt/link": "opt/link"}
-PLACES = {VOLUME, "/mnt/state", "/srv", "/srv/data", "/opt/data", f"{PRIVATE}/image", f"{PRIVATE}/lower", f"{PRIVATE}/rescue"}
+STORES = {
+    "/srv": ".persist/overlay/srv/upper",
+    "/srv/data": "srv/data",
+    "/opt/data": "opt/data",
+    "/opt/link": "opt/link",
+}
+PLACES = {
+    VOLUME,
+    "/mnt/state",
+    "/srv",
+    "/srv/data",
+    "/opt/data",
+    f"{PRIVATE}/image",
+    f"{PRIVATE}/lower",
+    f"{PRIVATE}/rescue",
+}
 CHECK = "/run/check"
 
 
 class Child:
-    """Work in a process of its own, which shares nothing that it changes; ``said`` is what it returned, or how it ended instead."""
+    """Work in a process of its own, which shares nothing that it changes; ``said`` is what it returned, or
+    how it ended instead."""
 
     def __init__(self, work: Callable[[], str]) -> None:
         read, write = os.pipe()
@@ -89,7 +105,8 @@ class Child:
 
 
 class Machine:
-    """A process with a mount namespace, all modules loaded, and a formatted disk; each boot of it is a process below with a namespace of its own."""
+    """A process with a mount namespace, all modules loaded, and a formatted disk; each boot of it is a
+    process below with a namespace of its own."""
 
     def __init__(self, node: str) -> None:
         self.node = node
@@ -102,6 +119,7 @@ class Machine:
 
     def _quiet(self) -> None:
         """What is none of this test's business."""
+
         def load(root: str, environ: Any) -> Loaded:
             found = loading.load(root, environ)
             found.config = self.config
@@ -116,7 +134,9 @@ class Machine:
         setattr(say, "_environment", dict)  # noqa: B010
         setattr(say, "run", run)  # noqa: B010
         say.CONSOLE = "/dev/null"
-        fallback._has_symlinks = lambda: False  # no stand-in is mounted, so that a second run finds the volume
+        fallback._has_symlinks = lambda: (
+            False
+        )  # no stand-in is mounted, so that a second run finds the volume
         swap.enable = lambda members, config: []
         remembered.ROOT = "/run/root"
         paths.ROOT_STORE = "/run/root/store"
@@ -128,9 +148,19 @@ class Machine:
         if _libc.unshare(_CLONE_NEWNS) != 0:
             raise OSError("unshare")
         sh("mount --make-rprivate /; for d in run opt mnt; do mount -t tmpfs none /$d; done")
-        for path in ("/run/root", "/opt/data", "/mnt/state", "/run/persist.d", "/run/systemd/system/local-fs.target.wants", CHECK):
+        for path in (
+            "/run/root",
+            "/opt/data",
+            "/mnt/state",
+            "/run/persist.d",
+            "/run/systemd/system/local-fs.target.wants",
+            CHECK,
+        ):
             os.makedirs(path)
-        os.symlink("/usr/lib/systemd/system/persist-setup.target", "/run/systemd/system/local-fs.target.wants/persist-setup.target")
+        os.symlink(
+            "/usr/lib/systemd/system/persist-setup.target",
+            "/run/systemd/system/local-fs.target.wants/persist-setup.target",
+        )
         os.symlink(f"{VOLUME}/opt/link", "/opt/link")
         self.others = _points()
         Path("/run/persist.d/t.conf").write_text(REGISTRY, encoding="utf-8")
@@ -161,7 +191,9 @@ class Machine:
             return dict.fromkeys(STORES, False)  # the volume did not mount, and nobody writes to it
         sh(f"mount -o subvol=@persist-state {self.node}p1 {CHECK}")
         try:
-            return {path: wrote[path] and Path(CHECK, store, probe).exists() for path, store in STORES.items()}
+            return {
+                path: wrote[path] and Path(CHECK, store, probe).exists() for path, store in STORES.items()
+            }
         finally:
             sh(f"umount {CHECK}")
 
@@ -172,7 +204,11 @@ def _better(truth: dict[str, bool], found: dict[str, Any]) -> list[str]:
     at = mountinfo.at(VOLUME)
     if at is not None and at.fstype == "tmpfs" and found["verdict"] != v.VOLATILE:
         wrong.append(f"{found['verdict']} in memory")
-    return wrong + [f"{e['path']} {e['state']}" for e in found["entries"] if e["state"] in ("mounted", "linked", "early") and not truth[e["path"]]]
+    return wrong + [
+        f"{e['path']} {e['state']}"
+        for e in found["entries"]
+        if e["state"] in ("mounted", "linked", "early") and not truth[e["path"]]
+    ]
 
 
 def _judged() -> dict[str, Any]:
@@ -186,11 +222,14 @@ def _points() -> list[str]:
 def _mounted(machine: Machine) -> list[str]:
     """What is mounted where nothing of ours belongs, or twice."""
     points = [p for p in _points() if p not in machine.others]
-    return [f"mounted: {p}" for p in points if p not in PLACES] + [f"mounted twice: {p}" for p in set(points) if points.count(p) > 1]
+    return [f"mounted: {p}" for p in points if p not in PLACES] + [
+        f"mounted twice: {p}" for p in set(points) if points.count(p) > 1
+    ]
 
 
 def _boot(machine: Machine, site: Site, code: int) -> str:
     """One boot with a fault in persist-volume.service; what is wrong afterwards, or ''."""
+
     def service() -> str:
         injected = Faults(site, code)
         return f"{volume_service.volume_main()} {injected.struck}"
@@ -203,7 +242,10 @@ def _boot(machine: Machine, site: Site, code: int) -> str:
     found, truth = _judged(), machine.truth()
     wrong += [f"after the second run: {w}" for w in _better(truth, found) + _mounted(machine)]
     if said != "0" or found["verdict"] != v.ONLINE or not all(truth.values()):
-        wrong.append(f"after the second run: {said}, {found['verdict']}, {truth}, {[r['message'] for r in found['reasons']]}")
+        wrong.append(
+            f"after the second run: {said}, {found['verdict']}, {truth}, "
+            f"{[r['message'] for r in found['reasons']]}"
+        )
     return "; ".join(wrong)
 
 
@@ -234,6 +276,7 @@ def _verdict(machine: Machine, site: Site, code: int) -> str:
 
 def _sites(machine: Machine, work: Callable[[], object]) -> str:
     """The calls of one run, of which nothing fails, as JSON."""
+
     def dry() -> str:
         injected = Faults()
         work()

@@ -26,7 +26,8 @@ SWAP = str(192 << 20)
 
 
 def end_state(disk: LoopDisk, tmp_path: Path) -> dict[str, Any]:
-    """All that a formatted disk consists of, as far as it is the same for every disk; the rest is checked here."""
+    """All that a formatted disk consists of, as far as it is the same for every disk; the rest is checked
+    here."""
     assert disk.read(0, header.MARK_OFFSET) == bytes(header.MARK_OFFSET), "the claim is erased"
     bound = binding.read(disk.node)
     assert disk.read(510, 2) == b"\x55\xaa"
@@ -44,7 +45,11 @@ def end_state(disk: LoopDisk, tmp_path: Path) -> dict[str, Any]:
         for directory, names, files in os.walk(place):
             for name in names + files:
                 st = os.lstat(f"{directory}/{name}")
-                tree[os.path.relpath(f"{directory}/{name}", place)] = (stat.filemode(st.st_mode), st.st_uid, st.st_gid)
+                tree[os.path.relpath(f"{directory}/{name}", place)] = (
+                    stat.filemode(st.st_mode),
+                    st.st_uid,
+                    st.st_gid,
+                )
         record = json.loads((place / "@persist-state/.persist/volume.json").read_text())
         uuids = {p["name"]: p["uuid"].lower() for p in table["partitions"]}
         assert record["uuid"] == probed[-1]["UUID"]
@@ -57,8 +62,13 @@ def end_state(disk: LoopDisk, tmp_path: Path) -> dict[str, Any]:
         assert tool("btrfs", "scrub", "start", "-B", place)
     finally:
         tool("umount", place)
-    return {"parts": parts, "labels": [(p.get("TYPE"), p.get("LABEL")) for p in probed], "tree": tree, "slack": slack,
-            "profiles": [line.split(":")[0] for line in profiles.splitlines()]}
+    return {
+        "parts": parts,
+        "labels": [(p.get("TYPE"), p.get("LABEL")) for p in probed],
+        "tree": tree,
+        "slack": slack,
+        "profiles": [line.split(":")[0] for line in profiles.splitlines()],
+    }
 
 
 def _size(place: Path) -> int:
@@ -113,7 +123,9 @@ def uncut(make_disk: Make, tmp_path: Path, wanted: dict[str, Any]) -> dict[str, 
 
 @pytest.mark.parametrize("replug", [True, False], ids=["restarted", "same boot"])
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_after(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], step: str, replug: bool) -> None:
+def test_killed_after(
+    make_disk: Make, tmp_path: Path, wanted: dict[str, Any], step: str, replug: bool
+) -> None:
     disk = make_disk(BIG)
     killed = disk.format(kill_after=step, swap=SWAP)
     assert killed.returncode == -9, killed.stderr
@@ -130,7 +142,9 @@ def test_killed_after(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], s
 
 
 @pytest.mark.parametrize("first", ["swap", "filesystem"])
-def test_cut_between_swap_and_filesystem(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], first: str) -> None:
+def test_cut_between_swap_and_filesystem(
+    make_disk: Make, tmp_path: Path, wanted: dict[str, Any], first: str
+) -> None:
     """They are made at the same time: either may be there without the other."""
     disk = make_disk(BIG)
     assert disk.format(kill_after="partition", swap=SWAP).returncode == -9
@@ -144,8 +158,12 @@ def test_cut_between_swap_and_filesystem(make_disk: Make, tmp_path: Path, wanted
     assert end_state(disk, tmp_path) == uncut(make_disk, tmp_path, wanted)
 
 
-@pytest.mark.parametrize("steps", [("mkfs", "partition", "mark", "subvolumes"), ("subvolumes", "subvolumes", "partition", "label")])
-def test_killed_again_and_again(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], steps: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "steps", [("mkfs", "partition", "mark", "subvolumes"), ("subvolumes", "subvolumes", "partition", "label")]
+)
+def test_killed_again_and_again(
+    make_disk: Make, tmp_path: Path, wanted: dict[str, Any], steps: tuple[str, ...]
+) -> None:
     disk = make_disk(BIG)
     for step in steps:
         disk.format(kill_after=step, swap=SWAP)
@@ -154,7 +172,8 @@ def test_killed_again_and_again(make_disk: Make, tmp_path: Path, wanted: dict[st
 
 
 def test_killed_at_any_moment(make_disk: Make, tmp_path: Path, wanted: dict[str, Any]) -> None:
-    """With all its children, as systemd kills a unit; four times at growing moments for each disk, then to the end."""
+    """With all its children, as systemd kills a unit; four times at growing moments for each disk, then to
+    the end."""
     for run in range(6):
         disk = make_disk(BIG)
         for cut in range(4):
@@ -177,7 +196,8 @@ def test_large_sectors(make_disk: Make, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["", "mkfs", "label"])
 def test_mark_of_version_1(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], step: str) -> None:
-    """Begun by a version that knew one disk only, and no id of the volume: finished as that would have done."""
+    """Begun by a version that knew one disk only, and no id of the volume: finished as that would have
+    done."""
     disk = make_disk(BIG)
     disk.write(header.MARK_OFFSET, FormatMark(uuids.new(), 192).encode())
     if step:
@@ -220,7 +240,10 @@ def _no_pmbr(disk: LoopDisk) -> None:
     disk.write(440, bytes(72))
 
 
-@pytest.mark.parametrize("tear", [_zero_primary, _zero_backup, _only_pmbr, _only_backup, _only_backup_header, _only_entries, _no_pmbr])
+@pytest.mark.parametrize(
+    "tear",
+    [_zero_primary, _zero_backup, _only_pmbr, _only_backup, _only_backup_header, _only_entries, _no_pmbr],
+)
 def test_cut_within_the_table(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], tear: Any) -> None:
     """sfdisk's writes reach the medium in any order; each half of a table is known by the mark."""
     disk = make_disk(BIG)
@@ -233,7 +256,8 @@ def test_cut_within_the_table(make_disk: Make, tmp_path: Path, wanted: dict[str,
 
 
 def test_mounted_before_the_claim_was_erased(make_disk: Make, tmp_path: Path) -> None:
-    """A cut before the last step: the initrd finds the volume by its label and mounts it, then the formatter comes."""
+    """A cut before the last step: the initrd finds the volume by its label and mounts it, then the formatter
+    comes."""
     disk = make_disk(300)
     disk.format(kill_after="label")
     disk.replug()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persist-format.service on real disks: what it takes, what it refuses and remembers, disks that join. In a mount namespace with a /run of its own."""
+"""persist-format.service on real disks: what it takes, what it refuses and remembers, disks that join. In a
+mount namespace with a /run of its own."""
 
 from __future__ import annotations
 
@@ -73,14 +74,41 @@ class Seen:
         self.log = log
 
 
-def service(disks: list[LoopDisk], *, trusted: list[LoopDisk] | None = None, known: str = "", wanted: str = "", mount: str = "", times: int = 1,
-            touch: tuple[str, ...] = (), joiners: tuple[str, ...] = (), finish: bool = False, python: str = "", **config: Any) -> Seen:
+def service(
+    disks: list[LoopDisk],
+    *,
+    trusted: list[LoopDisk] | None = None,
+    known: str = "",
+    wanted: str = "",
+    mount: str = "",
+    times: int = 1,
+    touch: tuple[str, ...] = (),
+    joiners: tuple[str, ...] = (),
+    finish: bool = False,
+    python: str = "",
+    **config: Any,
+) -> Seen:
     """Run the service over these disks. ``trusted``: the disks that Device= names."""
     device = [d.node for d in (disks if trusted is None else trusted)]
-    wish = {"disks": [d.node for d in disks], "known": known, "wanted": wanted or None, "mount": mount, "times": times, "touch": touch, "joiners": joiners,
-            "finish": finish, "python": python, "config": {"device": device} | config}
+    wish = {
+        "disks": [d.node for d in disks],
+        "known": known,
+        "wanted": wanted or None,
+        "mount": mount,
+        "times": times,
+        "touch": touch,
+        "joiners": joiners,
+        "finish": finish,
+        "python": python,
+        "config": {"device": device} | config,
+    }
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _SCRIPT, json.dumps(wish)], capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _SCRIPT, json.dumps(wish)],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
     assert done.returncode == 0, done.stderr
     return Seen(json.loads(done.stdout.splitlines()[-1]), done.stderr)
 
@@ -131,7 +159,8 @@ def test_claim_beside_a_healthy_volume(make_disk: Make, volume: LoopDisk) -> Non
 
 
 def test_two_begun_sets(make_disk: Make) -> None:
-    """Disks of two machines, each cut: one set is finished with what is here, and takes the other one's empty disks."""
+    """Disks of two machines, each cut: one set is finished with what is here, and takes the other one's empty
+    disks."""
     one, two = make_disk(SMALL), make_disk(SMALL)
     for disk in (one, two):
         assert disk.format(kill_after="mkfs").returncode == -9
@@ -207,7 +236,10 @@ def test_a_disk_that_is_gone_is_waited_for_and_then_done_without(make_disk: Make
 def test_nobody_waits_for_members_of_a_volume_that_is_there(make_disk: Make) -> None:
     one, two = make_disk(SMALL), make_disk(SMALL)
     format_set([one, two], "label")
-    look = "from persist.volume.find.candidates import _by_probing; every = _by_probing(); only_volume.candidates_now = lambda: every"
+    look = (
+        "from persist.volume.find.candidates import _by_probing; every = _by_probing(); "
+        "only_volume.candidates_now = lambda: every"
+    )
     python = _UDEV.replace("only_volume.candidates_now = lambda: []", look)
     for disks, codes in (([one], []), ([make_disk(SMALL, HEADER + b"\nmembers=2")], ["volume-exists"])):
         seen = service(disks, trusted=[one, two, *disks], python=python, come=[])
@@ -224,7 +256,8 @@ def test_volume_that_is_expected(make_disk: Make) -> None:
 
 @pytest.mark.parametrize("kill", ["label", "erase:0"])
 def test_a_set_that_became_a_volume_is_never_formatted_again(make_disk: Make, kill: str) -> None:
-    """Also where the one disk that still has its claim does not say so, because it stopped before: the other one has the label."""
+    """Also where the one disk that still has its claim does not say so, because it stopped before: the other
+    one has the label."""
     one, two = make_disk(SMALL), make_disk(SMALL)
     format_set([one, two], kill)
     uuid = uuid_of(one)
@@ -248,10 +281,15 @@ def test_the_volume_was_mounted_and_noted_before_the_claims_were_erased(make_dis
     node = blockdev.partitions(one.disk)[-1].node
     seen = service([one, two], mount=node, known=uuid_of(one))
     assert (seen.failed, seen.refused, seen.flags) == ([0], {}, ["formatted"])
-    assert may_format.read_claim(one.disk, [HEADER.decode()]) is may_format.read_claim(two.disk, [HEADER.decode()]) is None
+    assert (
+        may_format.read_claim(one.disk, [HEADER.decode()])
+        is may_format.read_claim(two.disk, [HEADER.decode()])
+        is None
+    )
 
 
 # Joining.
+
 
 def test_join(make_disk: Make, volume: LoopDisk) -> None:
     uuid = uuid_of(volume)
@@ -263,15 +301,22 @@ def test_join(make_disk: Make, volume: LoopDisk) -> None:
     assert claim is not None and claim.mark is not None and claim.options.join == uuid
     assert (str(claim.mark.volume), claim.mark.join, claim.mark.swap) == (uuid, True, 64)
     probed = [blockdev.probe(p.node) for p in blockdev.partitions(disk.disk)]
-    assert [(p.get("TYPE"), p["PART_ENTRY_NAME"]) for p in probed] == [("swap", "persist-swap"), (None, "persist-data")]
+    assert [(p.get("TYPE"), p["PART_ENTRY_NAME"]) for p in probed] == [
+        ("swap", "persist-swap"),
+        (None, "persist-data"),
+    ]
     assert seen.log.count("writing the partition table") == 1, "what is ready is not done again"
 
 
 @pytest.mark.parametrize("step", ["mark", "partition", "mkswap"])
-def test_join_killed_after(make_disk: Make, volume: LoopDisk, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_join_killed_after(
+    make_disk: Make, volume: LoopDisk, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uuid = uuid_of(volume)
     disk = make_disk(SMALL, with_options(Options(join=uuid)))
-    script = _SCRIPT.replace("import json", f"import os; os.environ['PERSIST_TEST_KILL_AFTER'] = '{step}'; import json", 1)
+    script = _SCRIPT.replace(
+        "import json", f"import os; os.environ['PERSIST_TEST_KILL_AFTER'] = '{step}'; import json", 1
+    )
     with monkeypatch.context() as patch:
         patch.setitem(globals(), "_SCRIPT", script)
         with pytest.raises(AssertionError):
@@ -284,7 +329,12 @@ def test_join_killed_after(make_disk: Make, volume: LoopDisk, step: str, monkeyp
 
 def test_join_after_the_boot_leaves_word(make_disk: Make, volume: LoopDisk) -> None:
     disk = make_disk(SMALL, with_options(Options(join=uuid_of(volume))))
-    seen = service([disk], trusted=[volume, disk], mount=blockdev.partitions(volume.disk)[-1].node, touch=("/run/persist/booted",))
+    seen = service(
+        [disk],
+        trusted=[volume, disk],
+        mount=blockdev.partitions(volume.disk)[-1].node,
+        touch=("/run/persist/booted",),
+    )
     assert seen.flags == ["heal"], "persist-heal.path starts the healer"
 
 
@@ -302,17 +352,30 @@ def test_joined_disk_is_finished(make_disk: Make, volume: LoopDisk, tmp_path: Pa
         if not mounted:
             tool("umount", place)
         seen = service([disk], trusted=[volume, disk], joiners=(uuid,), finish=not mounted)
-        assert (seen.failed, seen.refused, seen.flags, seen.joiners) == ([0], {}, ["heal"], {uuid: [[disk.node, node, True]]})
+        assert (seen.failed, seen.refused, seen.flags, seen.joiners) == (
+            [0],
+            {},
+            ["heal"],
+            {uuid: [[disk.node, node, True]]},
+        )
         assert "partition table" not in seen.log
     assert may_format.read_claim(disk.disk, [HEADER.decode()]) is None
     assert binding.read(disk.node) == binding.of_machine(disk.disk, uuid)
     assert superblock.read(node) is not None
 
 
-@pytest.mark.parametrize(("join", "policy", "code", "remembered"), [
-    (OTHER, "by-id", "join-other", True), (OTHER, "auto", "join-other", True), ("mine", "no", "volume-exists", True), ("", "by-id", "volume-exists", True),
-])
-def test_join_refused(make_disk: Make, volume: LoopDisk, join: str, policy: str, code: str, remembered: bool) -> None:
+@pytest.mark.parametrize(
+    ("join", "policy", "code", "remembered"),
+    [
+        (OTHER, "by-id", "join-other", True),
+        (OTHER, "auto", "join-other", True),
+        ("mine", "no", "volume-exists", True),
+        ("", "by-id", "volume-exists", True),
+    ],
+)
+def test_join_refused(
+    make_disk: Make, volume: LoopDisk, join: str, policy: str, code: str, remembered: bool
+) -> None:
     head = with_options(Options(join=uuid_of(volume) if join == "mine" else join))
     disk = make_disk(SMALL, head)
     seen = service([disk], trusted=[volume, disk], join=policy)
@@ -339,7 +402,10 @@ def test_join_auto(make_disk: Make, volume: LoopDisk) -> None:
 
 def test_join_is_for_trusted_and_blank_disks(make_disk: Make, volume: LoopDisk) -> None:
     uuid = uuid_of(volume)
-    disk, dirty = make_disk(SMALL, with_options(Options(join=uuid))), make_disk(SMALL, with_options(Options(join=uuid)))
+    disk, dirty = (
+        make_disk(SMALL, with_options(Options(join=uuid))),
+        make_disk(SMALL, with_options(Options(join=uuid))),
+    )
     dirty.write(1 << 19, b"x")
     seen = service([disk, dirty], trusted=[volume, dirty])
     assert seen.refused == {disk.node: "not-named", dirty.node: "not-blank"}
@@ -347,6 +413,7 @@ def test_join_is_for_trusted_and_blank_disks(make_disk: Make, volume: LoopDisk) 
 
 
 # Format=blank.
+
 
 def test_blank_disk_that_is_named(make_disk: Make) -> None:
     disk = make_disk(SMALL, b"")
@@ -359,7 +426,9 @@ def test_blank_disk_that_is_named(make_disk: Make) -> None:
 def test_blank_disk_killed(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first write on it carries a claim."""
     disk = make_disk(SMALL, b"")
-    script = _SCRIPT.replace("import json", "import os; os.environ['PERSIST_TEST_KILL_AFTER'] = 'mark'; import json", 1)
+    script = _SCRIPT.replace(
+        "import json", "import os; os.environ['PERSIST_TEST_KILL_AFTER'] = 'mark'; import json", 1
+    )
     with monkeypatch.context() as patch:
         patch.setitem(globals(), "_SCRIPT", script)
         with pytest.raises(AssertionError):
@@ -376,7 +445,10 @@ def test_disk_that_is_named_and_not_blank(make_disk: Make, offset: int) -> None:
     before = disk.read(0, SMALL * MIB)
     seen = service([], trusted=[disk], format_blank=True)
     assert (seen.failed, seen.refused, seen.flags) == ([0], {}, [])
-    assert f"{disk.node} is named by Device= and is not formatted: {disk.node} has data at byte {offset}." in seen.log
+    assert (
+        f"{disk.node} is named by Device= and is not formatted: {disk.node} has data at byte {offset}."
+        in seen.log
+    )
     assert disk.read(0, SMALL * MIB) == before
 
 
@@ -392,7 +464,13 @@ def test_blank_disk_beside_a_volume_or_a_claim(make_disk: Make, volume: LoopDisk
 
 def test_auto_and_labels_lead_to_no_blank_disk(make_disk: Make) -> None:
     blank = make_disk(SMALL, b"")
-    seen = service([], trusted=[], format_blank=True, device=["auto", "LABEL=persist-data", f"{blank.node}-not-here"], allow_removable=True)
+    seen = service(
+        [],
+        trusted=[],
+        format_blank=True,
+        device=["auto", "LABEL=persist-data", f"{blank.node}-not-here"],
+        allow_removable=True,
+    )
     assert seen.flags == [] and blank.read(0, MIB) == bytes(MIB)
 
 
@@ -423,6 +501,11 @@ for child in children:
     assert os.waitpid(child, 0)[1] == 0
 """
     services("true", disks=[d.node for d in disks], device=[d.node for d in disks], python=python)
-    labelled = {tool("blkid", "-p", "-o", "value", "-s", "UUID", f"{d.node}p{n}").strip() for d in disks for n in (1, 2)
-                if Path(f"{d.node}p{n}").exists() and "persist-data" in tool("blkid", "-p", "-o", "value", "-s", "LABEL", f"{d.node}p{n}")}
+    labelled = {
+        tool("blkid", "-p", "-o", "value", "-s", "UUID", f"{d.node}p{n}").strip()
+        for d in disks
+        for n in (1, 2)
+        if Path(f"{d.node}p{n}").exists()
+        and "persist-data" in tool("blkid", "-p", "-o", "value", "-s", "LABEL", f"{d.node}p{n}")
+    }
     assert len(labelled) == 1

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Several claimed disks to one volume: whole, killed after each step on each disk, with a disk that is gone."""
+"""Several claimed disks to one volume: whole, killed after each step on each disk, with a disk that is
+gone."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def data_node(disk: LoopDisk) -> str:
 
 
 def look(disks: list[LoopDisk], tmp_path: Path) -> dict[str, Any]:
-    """What a volume over these disks consists of, as far as it is the same for every such set; the rest is checked here."""
+    """What a volume over these disks consists of, as far as it is the same for every such set; the rest is
+    checked here."""
     tables = [json.loads(tool("sfdisk", "--json", d.node))["partitiontable"]["partitions"] for d in disks]
     ids = [{p["name"]: p["uuid"].lower() for p in table} for table in tables]
     found = [superblock.read(data_node(d)) for d in disks]
@@ -46,7 +48,13 @@ def look(disks: list[LoopDisk], tmp_path: Path) -> dict[str, Any]:
         assert binding.read(disk.node) == binding.of_machine(disk.disk, uuid)
     place = tmp_path / "look"
     place.mkdir(exist_ok=True)
-    tool("mount", "-o", ",".join(["subvolid=5", *(f"device={data_node(d)}" for d in disks)]), data_node(disks[0]), place)
+    tool(
+        "mount",
+        "-o",
+        ",".join(["subvolid=5", *(f"device={data_node(d)}" for d in disks)]),
+        data_node(disks[0]),
+        place,
+    )
     try:
         record = json.loads((place / "@persist-state/.persist/volume.json").read_text())
         assert record["uuid"] == uuid
@@ -54,15 +62,35 @@ def look(disks: list[LoopDisk], tmp_path: Path) -> dict[str, Any]:
         assert sorted(record["swap"]) == sorted(i["persist-swap"] for i in ids if "persist-swap" in i)
         assert {p.name for p in place.iterdir()} == set(SUBVOLUMES)
         profiles = [line.split(":")[0] for line in tool("btrfs", "filesystem", "df", place).splitlines()]
-        sizes = {int(f[1]): int(f[3]) for f in (line.split() for line in tool("btrfs", "filesystem", "show", "--raw", place).splitlines()) if "devid" in f}
+        sizes = {
+            int(f[1]): int(f[3])
+            for f in (
+                line.split() for line in tool("btrfs", "filesystem", "show", "--raw", place).splitlines()
+            )
+            if "devid" in f
+        }
         tool("btrfs", "scrub", "start", "-B", place)
     finally:
         tool("umount", place)
-    slack = {s.devid: blockdev.by_node(data_node(d)).size - sizes[s.devid] for d, s in zip(disks, found, strict=True) if s is not None}
-    return {"labels": [(p.get("TYPE"), p.get("LABEL")) for d in disks for p in (blockdev.probe(n.node) for n in blockdev.partitions(d.disk))],
-            "parts": [[(p["name"], p["type"], p["start"], p["size"]) for p in table] for table in tables], "profiles": profiles,
-            "slack": dict(sorted(slack.items())), "devids": sorted(slack), "count": {s.num_devices for s in found if s is not None},
-            "generations": len({s.generation for s in found if s is not None}), "profile": record["profile"]}
+    slack = {
+        s.devid: blockdev.by_node(data_node(d)).size - sizes[s.devid]
+        for d, s in zip(disks, found, strict=True)
+        if s is not None
+    }
+    return {
+        "labels": [
+            (p.get("TYPE"), p.get("LABEL"))
+            for d in disks
+            for p in (blockdev.probe(n.node) for n in blockdev.partitions(d.disk))
+        ],
+        "parts": [[(p["name"], p["type"], p["start"], p["size"]) for p in table] for table in tables],
+        "profiles": profiles,
+        "slack": dict(sorted(slack.items())),
+        "devids": sorted(slack),
+        "count": {s.num_devices for s in found if s is not None},
+        "generations": len({s.generation for s in found if s is not None}),
+        "profile": record["profile"],
+    }
 
 
 def made(disks: list[LoopDisk], **more: Any) -> str:
@@ -72,17 +100,31 @@ def made(disks: list[LoopDisk], **more: Any) -> str:
     return done.stdout.split("uuid")[0]
 
 
-@pytest.mark.parametrize(("sizes", "head", "data", "metadata"), [
-    ((BIG, BIG), b"", "RAID1", "RAID1"), ((SMALL, 600, 450), b"", "RAID1", "RAID1C3"), ((SMALL, 450), b"layout=single", "single", "RAID1"),
-    ((SMALL, SMALL), b"layout=raid1 members=2", "RAID1", "RAID1"),
-])
-def test_whole(make_disk: Make, tmp_path: Path, sizes: tuple[int, ...], head: bytes, data: str, metadata: str) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "head", "data", "metadata"),
+    [
+        ((BIG, BIG), b"", "RAID1", "RAID1"),
+        ((SMALL, 600, 450), b"", "RAID1", "RAID1C3"),
+        ((SMALL, 450), b"layout=single", "single", "RAID1"),
+        ((SMALL, SMALL), b"layout=raid1 members=2", "RAID1", "RAID1"),
+    ],
+)
+def test_whole(
+    make_disk: Make, tmp_path: Path, sizes: tuple[int, ...], head: bytes, data: str, metadata: str
+) -> None:
     disks = [make_disk(mib, HEADER + b"\n" + head) for mib in sizes]
     assert made(disks, swap=SWAP if sizes[0] == BIG else "auto").split() == list(STEPS)
     end = look(disks, tmp_path)
-    assert end["profiles"] == [f"Data, {data}", f"System, {metadata}", f"Metadata, {metadata}", "GlobalReserve, single"]
+    assert end["profiles"] == [
+        f"Data, {data}",
+        f"System, {metadata}",
+        f"Metadata, {metadata}",
+        "GlobalReserve, single",
+    ]
     assert end["count"] == {len(sizes)} and end["generations"] == 1
-    reserve = {mib: 64 * MIB if mib >= 1026 else ((mib - 2) * MIB // 16 + MIB - 1) // MIB * MIB for mib in sizes}
+    reserve = {
+        mib: 64 * MIB if mib >= 1026 else ((mib - 2) * MIB // 16 + MIB - 1) // MIB * MIB for mib in sizes
+    }
     assert list(end["slack"].values()) == [reserve[mib] for mib in sizes]
     assert [len(p) for p in end["parts"]] == [2 if mib == BIG else 1 for mib in sizes]
     assert end["profile"] == ("single" if b"single" in head else "raid1" if b"raid1" in head else "auto")
@@ -92,7 +134,12 @@ def test_whole(make_disk: Make, tmp_path: Path, sizes: tuple[int, ...], head: by
 def test_swap_is_shared_by_the_disks(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partition_table, "memory_mib", lambda: 512)
     disk = make_disk(8192)
-    assert [may_format.new_mark(disk.disk, disk.config(), count).swap for count in (1, 2, 3, 5)] == [512, 256, 128, 0]
+    assert [may_format.new_mark(disk.disk, disk.config(), count).swap for count in (1, 2, 3, 5)] == [
+        512,
+        256,
+        128,
+        0,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -122,14 +169,18 @@ def test_killed_after(make_disk: Make, tmp_path: Path, wanted: dict[str, Any], k
     uuids = {m for m in (marked(d) for d in disks) if m}
     assert len(uuids) == (kill != "erase")
     if kill in ("mkfs", "subvolumes", "label"):
-        assert uuids == {s.fsid for s in (superblock.read(data_node(d)) for d in disks) if s}, "the mark names the filesystem"
+        assert uuids == {s.fsid for s in (superblock.read(data_node(d)) for d in disks) if s}, (
+            "the mark names the filesystem"
+        )
     for disk in disks:
         disk.replug()
     # What was decided when it began is not decided again.
     steps = made(disks, swap="0" if not kill.startswith("mark:") else SWAP).split()
     step = kill.split(":")[0]
     if kill != "erase":
-        assert steps == (["erase"] if step in ("label", "erase") else list(STEPS if kill == "mark:0" else STEPS[1:]))
+        assert steps == (
+            ["erase"] if step in ("label", "erase") else list(STEPS if kill == "mark:0" else STEPS[1:])
+        )
     assert look(disks, tmp_path) == uncut(make_disk, tmp_path, wanted)
 
 
@@ -156,7 +207,8 @@ def test_killed_at_any_moment(make_disk: Make, tmp_path: Path, wanted: dict[str,
 
 
 def test_label_cut_between_two_superblocks(make_disk: Make, tmp_path: Path, wanted: dict[str, Any]) -> None:
-    """The label has reached the first disk, and the second has the superblocks of the transaction before: all it needs is the label once more."""
+    """The label has reached the first disk, and the second has the superblocks of the transaction before: all
+    it needs is the label once more."""
     disks = [make_disk(SMALL), make_disk(450)]
     format_set(disks, "subvolumes", SWAP)
     place = tmp_path / "top"
@@ -181,7 +233,8 @@ def test_label_cut_between_two_superblocks(make_disk: Make, tmp_path: Path, want
 
 @pytest.mark.parametrize("step", ["mark", "mkfs", "subvolumes"])
 def test_a_disk_is_gone(make_disk: Make, tmp_path: Path, step: str) -> None:
-    """The set is made of what is here, under a new id, so that the other one is a stranger when it comes back."""
+    """The set is made of what is here, under a new id, so that the other one is a stranger when it comes
+    back."""
     disks = [make_disk(SMALL), make_disk(450)]
     format_set(disks, step, SWAP)
     old = marked(disks[0])
@@ -217,11 +270,16 @@ def test_a_missing_place_is_filled(make_disk: Make, tmp_path: Path, wanted: dict
     assert look([first, fresh], tmp_path) == uncut(make_disk, tmp_path, wanted)
 
 
-@pytest.mark.parametrize(("heads", "said"), [
-    ((b"members=3", b""), "is to have 3 disks at least, and 2 of them are here"), ((b"layout=raid1", b"layout=single"), "disagree: layout="),
-    ((b"members=2", b"members=3"), "disagree: members="), ((b"serial=NOT-THIS-ONE", b""), "serial number 'NOT-THIS-ONE', this one has '-'"),
-    ((b"layout=raid1",), "is to have 2 disks at least, and 1 of them is here"),
-])
+@pytest.mark.parametrize(
+    ("heads", "said"),
+    [
+        ((b"members=3", b""), "is to have 3 disks at least, and 2 of them are here"),
+        ((b"layout=raid1", b"layout=single"), "disagree: layout="),
+        ((b"members=2", b"members=3"), "disagree: members="),
+        ((b"serial=NOT-THIS-ONE", b""), "serial number 'NOT-THIS-ONE', this one has '-'"),
+        ((b"layout=raid1",), "is to have 2 disks at least, and 1 of them is here"),
+    ],
+)
 def test_refused_as_a_set(make_disk: Make, heads: tuple[bytes, ...], said: str) -> None:
     disks = [make_disk(SMALL, HEADER + b"\n" + head) for head in heads]
     before = [d.read(0, MIB) for d in disks]
@@ -251,7 +309,11 @@ def test_one_disk_by_two_ways(make_disk: Make) -> None:
         steps: list[str] = []
         for _ in range(2):
             with pytest.raises(PersistError, match="the same disk"):
-                format_disks([blockdev.by_node(disk.node), blockdev.by_node(other)], config, lambda step, nodes, text: steps.append(step))
+                format_disks(
+                    [blockdev.by_node(disk.node), blockdev.by_node(other)],
+                    config,
+                    lambda step, nodes, text: steps.append(step),
+                )
         assert steps == ["mark", "mark"]
     finally:
         tool("losetup", "--detach", other)

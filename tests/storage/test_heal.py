@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Healing on real btrfs: whatever is done to the members, and wherever healing is killed, the same whole volume comes out of it."""
+"""Healing on real btrfs: whatever is done to the members, and wherever healing is killed, the same whole
+volume comes out of it."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def test_stale_member(place: Path, make_disk: Make) -> None:
     check_whole(v, 2, "new")
 
 
-def test_udev_is_kept_off_while_a_member_is_wiped(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_udev_is_kept_off_while_a_member_is_wiped(
+    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its lock is ours from the wipe on, and free again at the end: udev has to see the new member."""
     v = stale(place, make_disk)
     disk = v.disks[1].node
@@ -88,7 +91,8 @@ def test_killed_at_random(place: Path, make_disk: Make) -> None:
 
 
 def test_killed_as_a_replace_begins(place: Path, make_disk: Make) -> None:
-    """The kernel goes on without us. The new member has its mark from the first moment, or it would pass for one that was written elsewhere."""
+    """The kernel goes on without us. The new member has its mark from the first moment, or it would pass for
+    one that was written elsewhere."""
     v = stale(place, make_disk)
     with healing(v) as process:
         while btrfs.attribute(v.uuid, "exclusive_operation") != "device replace":
@@ -106,10 +110,14 @@ def test_unmounted_within_a_replace(place: Path, make_disk: Make) -> None:
     Path(f"{v.at}/bigger").write_bytes(os.urandom(100 << 20))
     tool("btrfs", "filesystem", "sync", v.at)
     tool("wipefs", "-a", "-f", v.data(v.disks[1]))
-    Path(f"{btrfs.SYSFS}/{v.uuid}/devinfo/1/scrub_speed_max").write_text("20m", encoding="ascii")  # a replace heeds it: some seconds instead of an instant
+    Path(f"{btrfs.SYSFS}/{v.uuid}/devinfo/1/scrub_speed_max").write_text(
+        "20m", encoding="ascii"
+    )  # a replace heeds it: some seconds instead of an instant
     tool("btrfs", "replace", "start", "-f", "2", v.data(v.disks[1]), v.at)
     in_kernel.level(in_kernel.glance(v.at))
-    tool("mount", "-o", "remount,ro", v.at)  # as a shutdown does: the tool that waits for the replace keeps it from being unmounted
+    tool(
+        "mount", "-o", "remount,ro", v.at
+    )  # as a shutdown does: the tool that waits for the replace keeps it from being unmounted
     v.down()
     target = superblock.read(v.data(v.disks[1]))
     assert target is not None and target.devid == 0, "it was not finished"
@@ -192,8 +200,11 @@ def test_comes_back_while_it_is_mounted(place: Path, make_disk: Make) -> None:
     check_whole(v, 2, "new")
 
 
-def test_superblock_that_is_read_while_it_is_written(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the old one and half of the new one is no reason to call a member lost, to say nothing of wiping it."""
+def test_superblock_that_is_read_while_it_is_written(
+    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the old one and half of the new one is no reason to call a member lost, to say nothing of
+    wiping it."""
     v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
     v.up()
     read = superblock.read

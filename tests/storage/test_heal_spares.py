@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What healing never touches, on real btrfs: split members, what is in use, what was exchanged, what is somebody else's, and a volume that is too full."""
+"""What healing never touches, on real btrfs: split members, what is in use, what was exchanged, what is
+somebody else's, and a volume that is too full."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def test_split_member_is_given_back(place: Path, make_disk: Make) -> None:
 
 @pytest.mark.parametrize("smaller", [0, 40])
 def test_no_room_at_all_is_said_and_changes_nothing(place: Path, make_disk: Make, smaller: int) -> None:
-    """The kernel would take the volume read-only within the removal of the missing member, and so at each boot."""
+    """The kernel would take the volume read-only within the removal of the missing member, and so at each
+    boot."""
     v = full_and_stale(place, make_disk)
     if smaller:
         exchange(v, make_disk(MIB - smaller, b""))
@@ -86,7 +88,8 @@ def test_an_untrusted_stale_member_is_left_alone(place: Path, make_disk: Make) -
 
 
 def test_split_member_with_a_claim_is_never_touched(place: Path, make_disk: Make) -> None:
-    """A disk joined, and all was done but for the erasing of its claim. Then each was written alone: its claim does not make it fair game."""
+    """A disk joined, and all was done but for the erasing of its claim. Then each was written alone: its
+    claim does not make it fair game."""
     v = single(place, make_disk)
     joiner(v, make_disk(MIB, b""))
     assert run_heal(v, "balance")[0] == -signal.SIGKILL
@@ -121,7 +124,11 @@ def test_member_in_use_is_never_wiped(place: Path, make_disk: Make, monkeypatch:
     node = v.data(v.disks[1])
     before = superblock.read(node)
     read = in_kernel.glance
-    monkeypatch.setattr(in_kernel, "glance", lambda path: [record.replace(m, state="behind") if m.node == node else m for m in read(path)])
+    monkeypatch.setattr(
+        in_kernel,
+        "glance",
+        lambda path: [record.replace(m, state="behind") if m.node == node else m for m in read(path)],
+    )
     assert healer.Healer(v.at, v.config, lambda step, text: None).heal() == 0
     with pytest.raises(PersistError, match="in use"):
         wipe.erase(node, v.uuid, lambda member: False)

@@ -43,7 +43,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(outcome, "HEAL", str(tmp_path / "heal"))
     monkeypatch.setattr(lock, "LOCK", str(tmp_path / "lock"))
     # Without udev its database is asked in vain; what is there is found by probing.
-    monkeypatch.setattr("persist.volume.find.candidates.from_database", __import__("persist.volume.find.candidates", fromlist=["x"]).candidates)
+    monkeypatch.setattr(
+        "persist.volume.find.candidates.from_database",
+        __import__("persist.volume.find.candidates", fromlist=["x"]).candidates,
+    )
     with unmounted(str(tmp_path / "volume")):
         yield tmp_path
 
@@ -129,7 +132,9 @@ def test_back_while_it_is_mounted_is_marked_once(place: Path, make_disk: Make) -
     assert degraded_mark.read(v.data(v.disks[0]), v.uuid) == after
     assert codes(v) == ["member-stale"]
     degraded_mark.clear([v.data(v.disks[0])], v.uuid)
-    assert [m.devid for m in lost.mark_lost(v.uuid, in_kernel.members(v.at))] == [2], "a mark that was healed is not for the next one that goes"
+    assert [m.devid for m in lost.mark_lost(v.uuid, in_kernel.members(v.at))] == [2], (
+        "a mark that was healed is not for the next one that goes"
+    )
 
 
 class Service:
@@ -153,8 +158,11 @@ class Service:
         return work(outcome.take_heal, outcome.heal_noted, this.look, this.verdict)
 
 
-def test_room_is_left_to_whoever_works_by_hand(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel does one of resize, balance, replace at a time, and a healing that finds it busy would have failed."""
+def test_room_is_left_to_whoever_works_by_hand(
+    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel does one of resize, balance, replace at a time, and a healing that finds it busy would have
+    failed."""
     v = mirror(place, make_disk)
     v.up()
     service = Service(v, monkeypatch)
@@ -162,8 +170,9 @@ def test_room_is_left_to_whoever_works_by_hand(place: Path, make_disk: Make, mon
     assert service.run() == 0 and service.room == [v.at]
 
 
-def test_stale_member_is_healed_and_the_verdict_is_made_on_the_way(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch,
-                                                                   capsys: pytest.CaptureFixture[str]) -> None:
+def test_stale_member_is_healed_and_the_verdict_is_made_on_the_way(
+    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Before the copy, which may take hours, and when all is done; nobody else need look for that."""
     v = healing.stale(place, make_disk)
     service = Service(v, monkeypatch)
@@ -173,7 +182,9 @@ def test_stale_member_is_healed_and_the_verdict_is_made_on_the_way(place: Path, 
     healing.check_whole(v, 2, "new")
 
 
-def test_member_that_goes_while_another_one_is_healed_is_marked_at_once(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_member_that_goes_while_another_one_is_healed_is_marked_at_once(
+    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The copy goes on for hours; who went must not come back as if nothing had been."""
     v = Volume(place, [make_disk(MIB, b"") for _ in range(3)])
     v.up()
@@ -189,14 +200,21 @@ def test_member_that_goes_while_another_one_is_healed_is_marked_at_once(place: P
     monkeypatch.setattr(in_kernel, "glance", glance)
     this.healer._tick()  # each second of a step
     after = degraded_mark.read(v.data(v.disks[0]), v.uuid)
-    assert after is not None and after.counter and after != before and degraded_mark.read(v.data(v.disks[1]), v.uuid) == after
+    assert (
+        after is not None
+        and after.counter
+        and after != before
+        and degraded_mark.read(v.data(v.disks[1]), v.uuid) == after
+    )
     assert degraded_mark.read(v.data(v.disks[2]), v.uuid) == before, "what is gone gets no mark"
     this.healer._tick()
     assert degraded_mark.read(v.data(v.disks[0]), v.uuid) == after, "once"
     assert len(service.verdicts) == 1
 
 
-def test_step_that_failed_is_not_tried_again_by_each_event(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_that_failed_is_not_tried_again_by_each_event(
+    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     v = healing.stale(place, make_disk)
     service = Service(v, monkeypatch)
     this = heal_service.Round(v.at, v.config, service.verdict, ours=True, patient=False)
@@ -214,7 +232,11 @@ def test_what_the_kernel_refuses_without_an_error(place: Path, make_disk: Make) 
     for n in range(3):
         Path(f"{v.at}/{n}").write_bytes(os.urandom(30 << 20))
         tool("btrfs", "filesystem", "sync", v.at)
-    with subprocess.Popen(["btrfs", "balance", "start", "--full-balance", v.at], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as balance:
+    with subprocess.Popen(
+        ["btrfs", "balance", "start", "--full-balance", v.at],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as balance:
         while btrfs.attribute(v.uuid, "exclusive_operation") != "balance":
             assert balance.poll() is None
         with pytest.raises(OSError, match="busy"):
@@ -249,7 +271,10 @@ def _stripes(dump: str, devid: int, kind: str) -> list[tuple[int, int]]:
     for line in dump.splitlines():
         words = line.split()
         if "length" in words and "type" in words:
-            length, wanted = int(words[words.index("length") + 1]), words[words.index("type") + 1].startswith(kind)
+            length, wanted = (
+                int(words[words.index("length") + 1]),
+                words[words.index("type") + 1].startswith(kind),
+            )
         elif words[:1] == ["stripe"] and wanted and int(words[3]) == devid:
             found.append((int(words[5]), length))
     return found
@@ -270,12 +295,17 @@ def test_full_and_room_again(place: Path, make_disk: Make, capsys: pytest.Captur
     subprocess.run(["rm", "-r", f"{v.at}/small"], check=True)
     tool("btrfs", "filesystem", "sync", v.at)
     assert reserve.shrink_back(v.at) > 0
-    assert codes(v) == [] and in_kernel.members(v.at)[0].size == partition_table.filesystem_bytes(v.disks[0].disk.size - 2 * partition_table.MIB)
+    assert codes(v) == [] and in_kernel.members(v.at)[0].size == partition_table.filesystem_bytes(
+        v.disks[0].disk.size - 2 * partition_table.MIB
+    )
     assert Path(f"{v.at}/etc-change").read_text() == "kept"
 
 
-def test_a_volume_that_persist_did_not_make_has_no_reserve(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    """It has no record, and is as large as its partition: neither was it full once, nor is it to be made smaller."""
+def test_a_volume_that_persist_did_not_make_has_no_reserve(
+    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no record, and is as large as its partition: neither was it full once, nor is it to be made
+    smaller."""
     disk = make_disk(MIB, b"")
     whole = (disk.disk.size - 2 * partition_table.MIB) // 4096 * 4096
     v = Volume(place, [disk], whole=whole)
@@ -326,11 +356,17 @@ def test_overlay_on_a_full_volume(place: Path, make_disk: Make) -> None:
     image = place / "image"
     (image / "etc" / "below").mkdir(parents=True)
     (image / "etc" / "from-image").write_text("image")
-    done = subprocess.run(["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _REOPEN, v.at, str(image)], capture_output=True, text=True,
-                          env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"})
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _REOPEN, v.at, str(image)],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
     assert done.returncode == 0, done.stderr
     before, after, paths, names, below, lower, again = json.loads(done.stdout)
-    assert before and not after and paths == [f"{image}/etc"] and sorted(names) == ["below", "from-image", "new"]
+    assert (
+        before and not after and paths == [f"{image}/etc"] and sorted(names) == ["below", "from-image", "new"]
+    )
     assert (below, lower, again) == ("below", "image", [])
     assert Path(f"{v.at}/.persist/overlay/etc/upper/new").read_text() == "written"
 
@@ -347,16 +383,29 @@ def test_disk_that_grew(place: Path, make_disk: Make) -> None:
     assert follow_disk.follow(v.at) == []
     bigger(v.disks[0], 400)
     grown = follow_disk.follow(v.at)
-    assert [(g.node, g.after) for g in grown] == [(v.data(v.disks[0]), partition_table.filesystem_bytes(398 * partition_table.MIB))]
+    assert [(g.node, g.after) for g in grown] == [
+        (v.data(v.disks[0]), partition_table.filesystem_bytes(398 * partition_table.MIB))
+    ]
     assert in_kernel.members(v.at)[0].size == grown[0].after and v.read("text") == "kept"
-    assert "The backup GPT" not in subprocess.run(["sfdisk", "--verify", v.disks[0].node], capture_output=True, text=True).stderr
+    assert (
+        "The backup GPT"
+        not in subprocess.run(["sfdisk", "--verify", v.disks[0].node], capture_output=True, text=True).stderr
+    )
     assert follow_disk.follow(v.at) == []
 
 
 def test_a_partition_that_is_followed_by_another_is_left_alone(place: Path, make_disk: Make) -> None:
     v = single(place, make_disk)
     bigger(v.disks[0], 400)
-    tool("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--append", v.disks[0].node, stdin="start=310MiB, size=20MiB\n")
+    tool(
+        "sfdisk",
+        "--quiet",
+        "--no-reread",
+        "--no-tell-kernel",
+        "--append",
+        v.disks[0].node,
+        stdin="start=310MiB, size=20MiB\n",
+    )
     tool("partx", "--update", v.disks[0].node)
     assert follow_disk.follow(v.at) == []
 
@@ -376,13 +425,20 @@ def test_healing_that_failed_is_said(place: Path, make_disk: Make) -> None:
 def test_low() -> None:
     gib = 1 << 30
     assert not health.low(6 * gib, 100 * gib) and not health.low(2 * gib, 100 * gib)
-    assert health.low(gib - 1, 100 * gib) and health.low(gib // 4, 10 * gib) and health.low(15 << 20, 200 << 20)
+    assert (
+        health.low(gib - 1, 100 * gib) and health.low(gib // 4, 10 * gib) and health.low(15 << 20, 200 << 20)
+    )
     assert not health.low(17 << 20, 200 << 20)
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_scrub_that_does_not_end_is_said(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-                                         stopped: bool) -> None:
+def test_scrub_that_does_not_end_is_said(
+    place: Path,
+    make_disk: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stopped: bool,
+) -> None:
     """With or without a report; a machine that is shut down within it is no failure."""
     v = single(place, make_disk)
     monkeypatch.setattr(scrub_service, "VOLUME", v.at)
@@ -393,30 +449,56 @@ def test_scrub_that_does_not_end_is_said(place: Path, make_disk: Make, monkeypat
         assert scrub_service.scrub_main() == (0 if stopped else 1)
     finally:
         signal.signal(signal.SIGTERM, handler)
-    assert ("stopped before its end" if stopped else "could not be scrubbed: btrfs(8) does not say") in capsys.readouterr().err
+    assert (
+        "stopped before its end" if stopped else "could not be scrubbed: btrfs(8) does not say"
+    ) in capsys.readouterr().err
 
 
 def test_scrub_report() -> None:
     assert scrub.parse("UUID: x\nStatus:   finished\nError summary:    no errors found\n").errors == ""
-    found = scrub.parse("Status: finished\nError summary:    csum=72\n  Corrected:      2\n  Uncorrectable:  70\n  Unverified:     0\n")
+    found = scrub.parse(
+        "Status: finished\nError summary:    csum=72\n  Corrected:      2\n  Uncorrectable:  70\n  "
+        "Unverified:     0\n"
+    )
     assert found.errors == "csum=72" and found.beyond_repair
 
 
-@pytest.mark.parametrize("text", ["Status: aborted\nError summary: no errors found\n", "Status: interrupted\nError summary: no errors found\n",
-                                  "Error summary: no errors found\n", "Status: finished\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Status: aborted\nError summary: no errors found\n",
+        "Status: interrupted\nError summary: no errors found\n",
+        "Error summary: no errors found\n",
+        "Status: finished\n",
+    ],
+)
 def test_scrub_that_did_not_read_everything_found_nothing_out(text: str) -> None:
     with pytest.raises(PersistError):
         scrub.parse(text)
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("UUID: x\n\tno stats available\nTotal to scrub:   288.00KiB\nError summary:    no errors found\n", "never, as far as /var/lib/btrfs has it noted"),
-    ("", "never, as far as /var/lib/btrfs has it noted"),
-    ("Scrub started:    Sun Nov 29\nStatus:           finished\nError summary:    no errors found\n", "finished, no errors found; it was started Sun Nov 29"),
-    ("Scrub started:    Sun Nov 29\nStatus:           running\nTime left:        0:01:02\nError summary:    csum=1\n",
-     "running, csum=1 as far as it came; it was started Sun Nov 29, 0:01:02 left"),
-    ("Scrub resumed:    Sun Nov 29\nStatus:           aborted\nError summary:    no errors found\n",
-     "aborted, no errors found as far as it came; it was started Sun Nov 29"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "UUID: x\n\tno stats available\nTotal to scrub:   288.00KiB\nError summary:    no errors found\n",
+            "never, as far as /var/lib/btrfs has it noted",
+        ),
+        ("", "never, as far as /var/lib/btrfs has it noted"),
+        (
+            "Scrub started:    Sun Nov 29\nStatus:           finished\nError summary:    no errors found\n",
+            "finished, no errors found; it was started Sun Nov 29",
+        ),
+        (
+            "Scrub started:    Sun Nov 29\nStatus:           running\nTime left:        0:01:02\nError "
+            "summary:    csum=1\n",
+            "running, csum=1 as far as it came; it was started Sun Nov 29, 0:01:02 left",
+        ),
+        (
+            "Scrub resumed:    Sun Nov 29\nStatus:           aborted\nError summary:    no errors found\n",
+            "aborted, no errors found as far as it came; it was started Sun Nov 29",
+        ),
+    ],
+)
 def test_last_scrub(text: str, said: str) -> None:
     assert scrub.last(text) == said

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A volume is data. A table of volumes as a stranger would make them, each met by the real services in a namespace of its own.
+"""A volume is data. A table of volumes as a stranger would make them, each met by the real services in a
+namespace of its own.
 
-Whatever is on the volume: nothing beside it is read, written, emptied or given another mode; the service ends well, so that the boot goes on; what
-is wrong is said; and the verdict is not better than the truth. PID 1 is played by ``_boot()``, which takes the conditions from the units themselves and
-follows links as PID 1 does.
+Whatever is on the volume: nothing beside it is read, written, emptied or given another mode; the service ends
+well, so that the boot goes on; what is wrong is said; and the verdict is not better than the truth. PID 1 is
+played by ``_boot()``, which takes the conditions from the units themselves and follows links as PID 1 does.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Row(Record):
-    """One volume: what is done to a good one, which entries fail of it (None: all that is known is that it is not online), and a word that has to be said.
+    """One volume: what is done to a good one, which entries fail of it (None: all that is known is that it is
+    not online), and a word that has to be said.
 
     ``how``: on which boot it is met: ``plain``, ``ro`` (persist=ro), or ``initrd`` (which has mounted it).
     """
@@ -80,9 +82,20 @@ def _deep_marker(at: Path) -> None:
 
 def _odd_names(at: Path) -> None:
     seeds = os.fsencode(at / ".persist/seed")
-    for name in (b"\xff\xfe.json", b"a\nb.json", b"..-..-run-sentinel.json", b".json", b"\\x2e\\x2e-run.json", b"\\x00.json", "srv-\u2028.json".encode()):
+    for name in (
+        b"\xff\xfe.json",
+        b"a\nb.json",
+        b"..-..-run-sentinel.json",
+        b".json",
+        b"\\x2e\\x2e-run.json",
+        b"\\x00.json",
+        "srv-\u2028.json".encode(),
+    ):
         with open(seeds + b"/" + name, "w", encoding="utf-8") as f:
-            f.write('{"version": 1, "path": "/../../run/sentinel", "manifest": {"list": "../../../../run/sentinel/secret"}}')
+            f.write(
+                '{"version": 1, "path": "/../../run/sentinel", "manifest": {"list": '
+                '"../../../../run/sentinel/secret"}}'
+            )
 
 
 def _redirect(at: Path) -> None:
@@ -112,48 +125,106 @@ ROWS = {
     "store is a user's": Row("chown 1000 .persist", _STRANGE, WRITERS),
     "store is everybody's": Row("chmod 777 .persist", _STRANGE, WRITERS),
     "top is everybody's": Row("chmod 1777 .", _STRANGE, WRITERS),
-    "overlay is a link": Row("rm -r .persist/overlay; ln -s /run/sentinel/store .persist/overlay", _STRANGE, "symbolic link"),
+    "overlay is a link": Row(
+        "rm -r .persist/overlay; ln -s /run/sentinel/store .persist/overlay", _STRANGE, "symbolic link"
+    ),
     "overlay is a group's": Row("chmod 770 .persist/overlay", _STRANGE, WRITERS),
     "seed is a link": Row("mv .persist/seed s; ln -s ../s .persist/seed", _STRANGE, "symbolic link"),
-    "tmp is a link": Row("rm -r .persist/tmp; ln -s /run/sentinel/store .persist/tmp", _STRANGE, "symbolic link"),
-    "migrations is a link": Row("rm -r .persist/migrations; ln -s /run/sentinel .persist/migrations", _STRANGE, "symbolic link"),
-    "no tmp and overlay is a link": Row("rm -r .persist/tmp .persist/overlay; ln -s /run/sentinel .persist/overlay", _STRANGE, "symbolic link"),
+    "tmp is a link": Row(
+        "rm -r .persist/tmp; ln -s /run/sentinel/store .persist/tmp", _STRANGE, "symbolic link"
+    ),
+    "migrations is a link": Row(
+        "rm -r .persist/migrations; ln -s /run/sentinel .persist/migrations", _STRANGE, "symbolic link"
+    ),
+    "no tmp and overlay is a link": Row(
+        "rm -r .persist/tmp .persist/overlay; ln -s /run/sentinel .persist/overlay", _STRANGE, "symbolic link"
+    ),
     "record is a pipe": Row("mkfifo .persist/volume.json", _STRANGE, "not a regular file"),
     "record is a link": Row("ln -s /run/sentinel/secret .persist/volume.json", _STRANGE, "symbolic link"),
-    "record is a device": Row("mknod .persist/volume.json c 10 130", _STRANGE, "not a regular file"),  # a watchdog: opening it starts it
+    "record is a device": Row(
+        "mknod .persist/volume.json c 10 130", _STRANGE, "not a regular file"
+    ),  # a watchdog: opening it starts it
     "record is deep": Row(_deep, (), "volume.json cannot be understood"),
     "an entry's store is a link": Row(f"mv {OVER} s; ln -s ../../s {OVER}", ("/srv/over",), "symbolic link"),
     "an entry's store is a user's": Row(f"chown 1000 {OVER}", ("/srv/over",), WRITERS),
-    "upper is a link": Row(f"rmdir {OVER}/upper; ln -s /run/sentinel/upper {OVER}/upper", ("/srv/over",), "symbolic link"),
-    "work is a link": Row(f"rmdir {OVER}/work; ln -s /run/sentinel/store {OVER}/work", ("/srv/over",), "symbolic link"),
-    "upper and work are links": Row(f"rmdir {OVER}/*; ln -s /run/sentinel/upper {OVER}/upper; ln -s /run/sentinel/tools {OVER}/work", ("/srv/over",),
-                                    "symbolic link"),
+    "upper is a link": Row(
+        f"rmdir {OVER}/upper; ln -s /run/sentinel/upper {OVER}/upper", ("/srv/over",), "symbolic link"
+    ),
+    "work is a link": Row(
+        f"rmdir {OVER}/work; ln -s /run/sentinel/store {OVER}/work", ("/srv/over",), "symbolic link"
+    ),
+    "upper and work are links": Row(
+        f"rmdir {OVER}/*; ln -s /run/sentinel/upper {OVER}/upper; ln -s /run/sentinel/tools {OVER}/work",
+        ("/srv/over",),
+        "symbolic link",
+    ),
     "work is a user's": Row(f"chown 1000 {OVER}/work", ("/srv/over",), WRITERS),
     "work in work is a link": Row(f"ln -s /run/sentinel/tools {OVER}/work/work", (), ""),
     "upper is a file": Row(f"rmdir {OVER}/upper; touch {OVER}/upper", ("/srv/over",), "not a directory"),
     "upper is a subvolume": Row(_subvolume, ("/srv/over",), "is a subvolume"),
     "upper leads elsewhere in the image": Row(_redirect, (), ""),
-    "marker is a link": Row("rm .persist/seed/srv-bind.json; ln -s /run/sentinel/secret .persist/seed/srv-bind.json", ("/srv/bind",), "symbolic link"),
-    "marker is a pipe": Row("rm .persist/seed/srv-over.json; mkfifo .persist/seed/srv-over.json", ("/srv/over",), "not a regular file"),
-    "marker is a directory": Row("rm .persist/seed/srv-over.json; mkdir .persist/seed/srv-over.json", ("/srv/over",), "not a regular file"),
+    "marker is a link": Row(
+        "rm .persist/seed/srv-bind.json; ln -s /run/sentinel/secret .persist/seed/srv-bind.json",
+        ("/srv/bind",),
+        "symbolic link",
+    ),
+    "marker is a pipe": Row(
+        "rm .persist/seed/srv-over.json; mkfifo .persist/seed/srv-over.json",
+        ("/srv/over",),
+        "not a regular file",
+    ),
+    "marker is a directory": Row(
+        "rm .persist/seed/srv-over.json; mkdir .persist/seed/srv-over.json",
+        ("/srv/over",),
+        "not a regular file",
+    ),
     "marker is huge": Row("truncate -s 1T .persist/seed/srv-over.json", ("/srv/over",), "not a marker"),
     "marker is deep": Row(_deep_marker, ("/srv/bind",), "nested too deeply"),
     "markers have odd names": Row(_odd_names, (), ""),
-    "content of a bind is a link": Row("rm -r srv/bind; ln -s /run/sentinel/upper srv/bind", ("/srv/bind",), "symbolic link"),
-    "content of a bind is a device": Row("rm -r srv/bind; mknod srv/bind c 1 3", ("/srv/bind",), "device or a pipe"),
-    "way to the content is a link": Row("mv srv s; ln -s /run/sentinel/srv srv", ("/srv/bind", "/srv/link", "/srv/fresh"), "symbolic link"),
-    "content of a link is a link": Row("rm -r srv/link; ln -s /run/sentinel/upper srv/link", ("/srv/link",), "symbolic link"),
-    "new content is a link already": Row("ln -s /run/sentinel/upper srv/fresh", ("/srv/fresh",), "symbolic link"),
-    "new store is a link already": Row("ln -s /run/sentinel/store .persist/overlay/srv-new", ("/srv/new",), "symbolic link"),
-    "place of the seed is a link": Row("ln -s /run/sentinel/tools .persist/tmp/srv-new", ("/srv/new",), "symbolic link"),
-    "half a seed is a link": Row("mkdir -m 700 .persist/tmp/srv-fresh; ln -s /run/sentinel/tools .persist/tmp/srv-fresh/tree", (), ""),
+    "content of a bind is a link": Row(
+        "rm -r srv/bind; ln -s /run/sentinel/upper srv/bind", ("/srv/bind",), "symbolic link"
+    ),
+    "content of a bind is a device": Row(
+        "rm -r srv/bind; mknod srv/bind c 1 3", ("/srv/bind",), "device or a pipe"
+    ),
+    "way to the content is a link": Row(
+        "mv srv s; ln -s /run/sentinel/srv srv", ("/srv/bind", "/srv/link", "/srv/fresh"), "symbolic link"
+    ),
+    "content of a link is a link": Row(
+        "rm -r srv/link; ln -s /run/sentinel/upper srv/link", ("/srv/link",), "symbolic link"
+    ),
+    "new content is a link already": Row(
+        "ln -s /run/sentinel/upper srv/fresh", ("/srv/fresh",), "symbolic link"
+    ),
+    "new store is a link already": Row(
+        "ln -s /run/sentinel/store .persist/overlay/srv-new", ("/srv/new",), "symbolic link"
+    ),
+    "place of the seed is a link": Row(
+        "ln -s /run/sentinel/tools .persist/tmp/srv-new", ("/srv/new",), "symbolic link"
+    ),
+    "half a seed is a link": Row(
+        "mkdir -m 700 .persist/tmp/srv-fresh; ln -s /run/sentinel/tools .persist/tmp/srv-fresh/tree", (), ""
+    ),
     "manifest is a link": Row("ln -s /run/sentinel/secret .persist/seed/srv-fresh.manifest", (), ""),
     "all of it is read-only": Row(_read_only, None, "ead-only"),
-    "store is a link, read-only boot": Row("mv .persist s; ln -s /run/sentinel/store .persist", (), "symbolic link", "ro"),
-    "upper is a link, read-only boot": Row(f"rmdir {OVER}/upper; ln -s /run/sentinel/upper {OVER}/upper", (), "symbolic link", "ro"),
-    "content of a bind is a link, read-only boot": Row("rm -r srv/bind; ln -s /run/sentinel/upper srv/bind", (), "neither a directory", "ro"),
-    "tmp is a link, mounted by the initrd": Row("rm -r .persist/tmp; ln -s /run/sentinel/store .persist/tmp", _STRANGE, "symbolic link", "initrd"),
-    "upper is a link, mounted by the initrd": Row(f"rmdir {OVER}/upper; ln -s /run/sentinel/upper {OVER}/upper", ("/srv/over",), "symbolic link", "initrd"),
+    "store is a link, read-only boot": Row(
+        "mv .persist s; ln -s /run/sentinel/store .persist", (), "symbolic link", "ro"
+    ),
+    "upper is a link, read-only boot": Row(
+        f"rmdir {OVER}/upper; ln -s /run/sentinel/upper {OVER}/upper", (), "symbolic link", "ro"
+    ),
+    "content of a bind is a link, read-only boot": Row(
+        "rm -r srv/bind; ln -s /run/sentinel/upper srv/bind", (), "neither a directory", "ro"
+    ),
+    "tmp is a link, mounted by the initrd": Row(
+        "rm -r .persist/tmp; ln -s /run/sentinel/store .persist/tmp", _STRANGE, "symbolic link", "initrd"
+    ),
+    "upper is a link, mounted by the initrd": Row(
+        f"rmdir {OVER}/upper; ln -s /run/sentinel/upper {OVER}/upper",
+        ("/srv/over",),
+        "symbolic link",
+        "initrd",
+    ),
     "something is mounted in the store": Row("", _STRANGE, "is mounted on", "initrd-and-more"),
 }
 
@@ -162,7 +233,11 @@ ROWS = {
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Volume]:
     """One filesystem for all rows, with a fresh subvolume for each."""
     # In memory: each row unmounts it some times, and would wait for the machine's own disk.
-    memory = tempfile.mkdtemp(dir="/dev/shm") if os.path.isdir("/dev/shm") else str(tmp_path_factory.mktemp("disk"))
+    memory = (
+        tempfile.mkdtemp(dir="/dev/shm")
+        if os.path.isdir("/dev/shm")
+        else str(tmp_path_factory.mktemp("disk"))
+    )
     disk = LoopDisk(Path(memory), 300)
     try:
         yield Volume(tmp_path_factory.mktemp("hostile"), [disk])
@@ -221,7 +296,9 @@ def _picture() -> list[tuple[object, ...]]:
     for top, directories, files in sorted(os.walk(SENTINEL)):
         for name in sorted((*directories, *files, ".")):
             st = os.lstat(f"{top}/{name}")
-            found.append((f"{top}/{name}", st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_mtime_ns, st.st_nlink))
+            found.append(
+                (f"{top}/{name}", st.st_mode, st.st_uid, st.st_gid, st.st_size, st.st_mtime_ns, st.st_nlink)
+            )
     return found
 
 
@@ -250,7 +327,9 @@ def _image(node: str, how: str) -> Loaded:
     sh(f"mount --bind {tree} /srv")
     for place in (paths.IMAGE, paths.LOWER):
         sh(f"umount {place}; mount --bind /run/tree {place}")
-    Path("/run/persist/persist.conf").write_text(f"[Volume]\nDevice={node}\nMount=/run/state\nMemberTimeoutSec=0\n")
+    Path("/run/persist/persist.conf").write_text(
+        f"[Volume]\nDevice={node}\nMount=/run/state\nMemberTimeoutSec=0\n"
+    )
     Path("/run/root").mkdir()
     remembered.ROOT = "/run/root"
     sh("mount -o remount,bind,ro /")
@@ -258,7 +337,8 @@ def _image(node: str, how: str) -> Loaded:
 
 
 def _holds(text: str, instance: str) -> bool:
-    """Whether PID 1 would start a unit of this text: its conditions and asserts, as condition.c looks at them."""
+    """Whether PID 1 would start a unit of this text: its conditions and asserts, as condition.c looks at
+    them."""
     ways: list[bool] = []
     for line in text.splitlines():
         key, _, value = line.partition("=")
@@ -266,10 +346,17 @@ def _holds(text: str, instance: str) -> bool:
             continue
         kind = key.removeprefix("Condition").removeprefix("Assert")
         trigger, value = value.startswith("|"), value.removeprefix("|")
-        negated, path = value.startswith("!"), value.removeprefix("!").replace("%i", instance).replace("%f", paths.unescape(instance))
+        negated, path = (
+            value.startswith("!"),
+            value.removeprefix("!").replace("%i", instance).replace("%f", paths.unescape(instance)),
+        )
         checks: dict[str, Callable[[str], bool]] = {
-            "PathExists": os.path.exists, "PathIsDirectory": os.path.isdir, "PathIsSymbolicLink": os.path.islink, "PathIsMountPoint": os.path.ismount,
-            "PathIsReadWrite": lambda p: os.path.exists(p) and not os.statvfs(p).f_flag & os.ST_RDONLY}
+            "PathExists": os.path.exists,
+            "PathIsDirectory": os.path.isdir,
+            "PathIsSymbolicLink": os.path.islink,
+            "PathIsMountPoint": os.path.ismount,
+            "PathIsReadWrite": lambda p: os.path.exists(p) and not os.statvfs(p).f_flag & os.ST_RDONLY,
+        }
         good = checks[kind](path) is not negated
         if trigger:
             ways.append(good)
@@ -297,7 +384,9 @@ def _boot(loaded: Loaded) -> None:
 
 def _down() -> None:
     """Unmount what was mounted, and wait for it: a namespace that ends does so later."""
-    for mount in reversed(mountinfo.mounts("/srv") + mountinfo.mounts("/run/persist") + mountinfo.mounts("/run/state")):
+    for mount in reversed(
+        mountinfo.mounts("/srv") + mountinfo.mounts("/run/persist") + mountinfo.mounts("/run/state")
+    ):
         _libc.umount2(os.fsencode(mount.mount_point), 0)
 
 
@@ -313,7 +402,10 @@ def _meet(row: Row, node: str) -> tuple[int, judge.Verdict, str]:
     if row.how == "initrd-and-more":
         sh(f"mount -t tmpfs tmpfs {paths.VOLUME}/.persist/overlay")
     try:
-        with open("/run/said", "w", encoding="utf-8", errors="backslashreplace") as said, redirect_stderr(said):
+        with (
+            open("/run/said", "w", encoding="utf-8", errors="backslashreplace") as said,
+            redirect_stderr(said),
+        ):
             status = volume_service.volume_main()
             _boot(loaded)
             loaded = load("", os.environ)
@@ -328,7 +420,12 @@ def _meet(row: Row, node: str) -> tuple[int, judge.Verdict, str]:
             assert os.listdir("/srv/over/moved") == []
     finally:
         _down()
-    return status, found, Path("/run/said").read_text(errors="backslashreplace") + "".join(f"{r.message} {r.hint}\n" for r in found.reasons)
+    return (
+        status,
+        found,
+        Path("/run/said").read_text(errors="backslashreplace")
+        + "".join(f"{r.message} {r.hint}\n" for r in found.reasons),
+    )
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -350,7 +447,11 @@ def test_hostile_volume(disk: Volume, name: str) -> None:
         elif row.fails is None:
             assert found.verdict in ("degraded", "volatile")
         elif row.fails == _STRANGE:
-            assert found.verdict == "volatile" and found.volume["reason"] == "strange-store" and found.volume["kind"] == "tmpfs", found.as_dict()
+            assert (
+                found.verdict == "volatile"
+                and found.volume["reason"] == "strange-store"
+                and found.volume["kind"] == "tmpfs"
+            ), found.as_dict()
         else:
             assert failed == set(row.fails), states
             assert found.verdict == ("degraded" if row.fails else "online"), found.reasons
@@ -376,7 +477,10 @@ def test_an_upper_that_was_exchanged_after_the_mount_is_seen() -> None:
 
     Path(paths.MOUNT_ENTRIES).touch()
     assert states() == {"/srv/over": "", "/srv/bind": ""}
-    sh(f"cd {paths.VOLUME}; mv .persist/overlay/srv-over old; mkdir -m 700 .persist/overlay/srv-over; cd .persist/overlay/srv-over; mkdir -m 700 upper work")
+    sh(
+        f"cd {paths.VOLUME}; mv .persist/overlay/srv-over old; mkdir -m 700 .persist/overlay/srv-over; cd "
+        ".persist/overlay/srv-over; mkdir -m 700 upper work"
+    )
     assert "something else" in states()["/srv/over"]
     os.unlink(f"{paths.STORES}/srv-bind")
     assert "was not looked at" in states()["/srv/bind"]

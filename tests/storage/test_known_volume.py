@@ -14,27 +14,69 @@ from .services import KNOWN, READ_ONLY, note_of, services, uuid_of
 
 
 def test_volume_is_noted_on_a_writable_root(volume: LoopDisk, tmp_path: Path) -> None:
-    assert services("volume", device=[volume.node], before=READ_ONLY, root=str(tmp_path)).last["kind"] == "btrfs"
+    assert (
+        services("volume", device=[volume.node], before=READ_ONLY, root=str(tmp_path)).last["kind"] == "btrfs"
+    )
     assert not note_of(tmp_path).exists()
     # Not what is mounted over it, but what is below.
-    seen = services("volume", device=[volume.node], root=str(tmp_path), before=f"mkdir -p {tmp_path}/var/lib; mount -t tmpfs tmpfs {tmp_path}/var")
+    seen = services(
+        "volume",
+        device=[volume.node],
+        root=str(tmp_path),
+        before=f"mkdir -p {tmp_path}/var/lib; mount -t tmpfs tmpfs {tmp_path}/var",
+    )
     assert (seen.last["kind"], seen.last["expected"]) == ("btrfs", False)
     assert note_of(tmp_path).read_text() == f"{uuid_of(volume)}\n"
-    assert services("volume", device=["/dev/nothing"], config={"member_timeout": 0}, root=str(tmp_path),
-                    before=f"mount -t tmpfs tmpfs {tmp_path}/var").last["reason"] == "known-volume-missing"
+    assert (
+        services(
+            "volume",
+            device=["/dev/nothing"],
+            config={"member_timeout": 0},
+            root=str(tmp_path),
+            before=f"mount -t tmpfs tmpfs {tmp_path}/var",
+        ).last["reason"]
+        == "known-volume-missing"
+    )
 
 
-@pytest.mark.parametrize(("before", "config", "symlinks", "kind", "hidden"), [
-    ("", {}, False, "none", True), ("", {}, True, "root", True), (READ_ONLY, {}, False, "tmpfs", False), ("", {"fallback": "tmpfs"}, False, "tmpfs", False),
-])
-def test_known_volume_is_missing(make_disk: Make, tmp_path: Path, before: str, config: dict[str, Any], symlinks: bool, kind: str, hidden: bool) -> None:
+@pytest.mark.parametrize(
+    ("before", "config", "symlinks", "kind", "hidden"),
+    [
+        ("", {}, False, "none", True),
+        ("", {}, True, "root", True),
+        (READ_ONLY, {}, False, "tmpfs", False),
+        ("", {"fallback": "tmpfs"}, False, "tmpfs", False),
+    ],
+)
+def test_known_volume_is_missing(
+    make_disk: Make,
+    tmp_path: Path,
+    before: str,
+    config: dict[str, Any],
+    symlinks: bool,
+    kind: str,
+    hidden: bool,
+) -> None:
     note_of(tmp_path).parent.mkdir(parents=True)
     note_of(tmp_path).write_text(f"{KNOWN}\n")
     again = ["volume"] if kind != "none" else []
-    seen = services("volume", *again, config=config | {"member_timeout": 0}, before=before, symlinks=symlinks, root=str(tmp_path),
-                    root_store=str(tmp_path / "store"), only=["/dev/none"])
+    seen = services(
+        "volume",
+        *again,
+        config=config | {"member_timeout": 0},
+        before=before,
+        symlinks=symlinks,
+        root=str(tmp_path),
+        root_store=str(tmp_path / "store"),
+        only=["/dev/none"],
+    )
     for last in seen.report:
-        assert (last["kind"], last["reason"], last["expected"], last["status"]) == (kind, "known-volume-missing", True, 0)
+        assert (last["kind"], last["reason"], last["expected"], last["status"]) == (
+            kind,
+            "known-volume-missing",
+            True,
+            0,
+        )
         assert KNOWN in last["message"] and "/var/lib/persist/known-volume" in last["hint"]
         assert ("is hidden when the volume is back" in last["message"]) == hidden
     assert note_of(tmp_path).read_text() == f"{KNOWN}\n"
@@ -43,42 +85,79 @@ def test_known_volume_is_missing(make_disk: Make, tmp_path: Path, before: str, c
 def test_known_volume_is_waited_for(make_disk: Make, tmp_path: Path) -> None:
     note_of(tmp_path).parent.mkdir(parents=True)
     note_of(tmp_path).write_text(f"{KNOWN}\n")
-    script = "lookup.search = lambda config, told, timeout: print('timeout', timeout, file=sys.stderr) or search._once(config, told)"
-    assert "timeout 7.0\n" in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
+    script = (
+        "lookup.search = lambda config, told, timeout: print('timeout', timeout, file=sys.stderr) or "
+        "search._once(config, told)"
+    )
+    assert (
+        "timeout 7.0\n"
+        in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
+    )
     note_of(tmp_path).unlink()
-    assert "timeout 0.0\n" in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
+    assert (
+        "timeout 0.0\n"
+        in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
+    )
 
 
 def test_another_reason_stands_beside_a_known_volume(volume: LoopDisk, tmp_path: Path) -> None:
     note_of(tmp_path).parent.mkdir(parents=True)
     note_of(tmp_path).write_text(f"{KNOWN}\n")
     last = services("volume", config={"member_timeout": 0}, root=str(tmp_path)).last
-    assert (last["kind"], last["reason"], last["expected"]) == ("none", "known-volume-missing", True), "another one on a stick is not the state volume"
+    assert (last["kind"], last["reason"], last["expected"]) == ("none", "known-volume-missing", True), (
+        "another one on a stick is not the state volume"
+    )
     assert "could be a state volume" in last["message"] and KNOWN in last["message"]
-    last = services("volume", config={"member_timeout": 0}, root=str(tmp_path), cmdline=f"persist.volume={KNOWN.replace('5', '6')}").last
+    last = services(
+        "volume",
+        config={"member_timeout": 0},
+        root=str(tmp_path),
+        cmdline=f"persist.volume={KNOWN.replace('5', '6')}",
+    ).last
     assert (last["kind"], last["reason"], last["expected"]) == ("none", "missing", True)
     last = services("volume", device=[volume.node], config={"member_timeout": 0}, root=str(tmp_path)).last
-    assert (last["kind"], last["reason"], last["expected"]) == ("none", "known-volume-missing", True), "no other one in its place"
+    assert (last["kind"], last["reason"], last["expected"]) == ("none", "known-volume-missing", True), (
+        "no other one in its place"
+    )
     assert f"Device=UUID={uuid_of(volume)}" in last["hint"]
     last = services("volume", device=[f"UUID={uuid_of(volume)}"], root=str(tmp_path)).last
     assert (last["kind"], last["reason"], last["expected"]) == ("btrfs", "", False)
-    assert note_of(tmp_path).read_text() == f"{uuid_of(volume)}\n", "the volume of this machine is the one that it has now"
+    assert note_of(tmp_path).read_text() == f"{uuid_of(volume)}\n", (
+        "the volume of this machine is the one that it has now"
+    )
 
 
-@pytest.mark.parametrize(("config", "before", "symlinks", "kind", "status"), [
-    ({}, "", False, "none", 0),
-    ({}, "", True, "root", 0),
-    ({}, READ_ONLY, True, "tmpfs", 0),
-    ({"fallback": "tmpfs"}, "", False, "tmpfs", 0),
-    ({"fallback": "none"}, READ_ONLY, False, "none", 0),
-    ({"fallback": "root"}, "", False, "root", 0),
-    ({"fallback": "root"}, READ_ONLY, False, "tmpfs", 0),
-    ({"fallback": "fail"}, "", False, "none", 1),
-])
-def test_fallback(make_disk: Make, tmp_path: Path, config: dict[str, Any], before: str, symlinks: bool, kind: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("config", "before", "symlinks", "kind", "status"),
+    [
+        ({}, "", False, "none", 0),
+        ({}, "", True, "root", 0),
+        ({}, READ_ONLY, True, "tmpfs", 0),
+        ({"fallback": "tmpfs"}, "", False, "tmpfs", 0),
+        ({"fallback": "none"}, READ_ONLY, False, "none", 0),
+        ({"fallback": "root"}, "", False, "root", 0),
+        ({"fallback": "root"}, READ_ONLY, False, "tmpfs", 0),
+        ({"fallback": "fail"}, "", False, "none", 1),
+    ],
+)
+def test_fallback(
+    make_disk: Make,
+    tmp_path: Path,
+    config: dict[str, Any],
+    before: str,
+    symlinks: bool,
+    kind: str,
+    status: int,
+) -> None:
     store = tmp_path / "root"
-    seen = services("volume", "volume", config=config | {"device": ["/dev/nothing"], "member_timeout": 0}, before=before, symlinks=symlinks,
-                    root_store=str(store))
+    seen = services(
+        "volume",
+        "volume",
+        config=config | {"device": ["/dev/nothing"], "member_timeout": 0},
+        before=before,
+        symlinks=symlinks,
+        root_store=str(store),
+    )
     for last in seen.report:
         assert (last["kind"], last["status"], last["reason"]) == (kind, status, "missing")
         assert last["root_read_only"] == bool(before)

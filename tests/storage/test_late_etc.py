@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""/etc that comes after PID 1 on a boot that does not seed it: PID 1's bind on machine-id must not be left below it."""
+"""/etc that comes after PID 1 on a boot that does not seed it: PID 1's bind on machine-id must not be left
+below it."""
 
 from __future__ import annotations
 
@@ -60,6 +61,8 @@ def test_it_stays_where_nothing_takes_its_place() -> None:
         assert late_etc.give_way(registry(ENTRY.format("overlay"))) is None and there(), text
     os.unlink(upper / "machine-id")
     os.symlink("/run/machine-id", upper / "machine-id")
-    with suppress(OSError, PersistError):  # a link on a volume is not followed; the service says so and goes on
+    with suppress(
+        OSError, PersistError
+    ):  # a link on a volume is not followed; the service says so and goes on
         assert late_etc.give_way(registry(ENTRY.format("overlay"))) is None
     assert there()

@@ -54,15 +54,24 @@ def test_from_one_disk_to_three_and_back(place: Path, make_disk: Make) -> None:
     v.up()
     v.write("text", "kept")
     add(v, make_disk(MIB, b""))
-    assert v.profiles() == {"data raid1", "metadata raid1", "system raid1"} and len(store.read_record(v.at)["members"]) == 2
+    assert (
+        v.profiles() == {"data raid1", "metadata raid1", "system raid1"}
+        and len(store.read_record(v.at)["members"]) == 2
+    )
     assert outcome.take_heal(), "the verdict is made anew by persist-heal.service"
     add(v, make_disk(MIB, b""))
     assert v.profiles() == {"data raid1", "metadata raid1c3", "system raid1c3"}
     done = by_hand.remove(v.disks[1].node, quiet, path=v.at)
     assert "no longer a member" in done["message"]
-    assert v.profiles() == {"data raid1", "metadata raid1", "system raid1"} and len(store.read_record(v.at)["members"]) == 2
+    assert (
+        v.profiles() == {"data raid1", "metadata raid1", "system raid1"}
+        and len(store.read_record(v.at)["members"]) == 2
+    )
     by_hand.remove(v.data(v.disks[0]), quiet, path=v.at)
-    assert v.profiles() == {"data single", "metadata dup", "system dup"} and len(store.read_record(v.at)["members"]) == 1
+    assert (
+        v.profiles() == {"data single", "metadata dup", "system dup"}
+        and len(store.read_record(v.at)["members"]) == 1
+    )
     assert v.read("text") == "kept" and [m.state for m in in_kernel.members(v.at)] == ["ok"]
     with pytest.raises(Refusal, match="only disk"):
         by_hand.remove(v.disks[2].node, quiet, path=v.at)
@@ -71,7 +80,9 @@ def test_from_one_disk_to_three_and_back(place: Path, make_disk: Make) -> None:
     assert v.read("text") == "kept"
 
 
-def test_add_and_the_formatter_take_turns(place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_add_and_the_formatter_take_turns(
+    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """udev starts it for the very disk that is being prepared here."""
     v = Volume(place, [make_disk(MIB, b"")])
     v.up()
@@ -98,7 +109,11 @@ def test_add_refuses_a_disk_that_is_not_blank(place: Path, make_disk: Make) -> N
     other.write(4096, b"somebody's")
     with pytest.raises(Refusal) as caught:
         add(v, other)
-    assert caught.value.code == "not-blank" and other.read(4096, 10) == b"somebody's" and len(in_kernel.members(v.at)) == 1
+    assert (
+        caught.value.code == "not-blank"
+        and other.read(4096, 10) == b"somebody's"
+        and len(in_kernel.members(v.at)) == 1
+    )
 
 
 def test_missing_one_is_given_up(place: Path, make_disk: Make) -> None:
@@ -113,7 +128,11 @@ def test_missing_one_is_given_up(place: Path, make_disk: Make) -> None:
     v.down()
     v.back(v.disks[1])
     assembly = v.up()
-    assert not assembly.degraded and [m.node for m in assembly.stale] == [v.data(v.disks[1])] and v.read("text") == "kept"
+    assert (
+        not assembly.degraded
+        and [m.node for m in assembly.stale] == [v.data(v.disks[1])]
+        and v.read("text") == "kept"
+    )
 
 
 def test_no_room(place: Path, make_disk: Make) -> None:
@@ -136,33 +155,54 @@ def test_which(place: Path, make_disk: Make) -> None:
         by_hand.describe(str(place))
 
 
-def test_show_scrub_and_grow(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_scrub_and_grow(
+    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
     v.up()
     found = by_hand.describe(v.at)
-    assert [m["state"] for m in found["members"]] == ["ok", "ok"] and found["profiles"] == {"data": ["raid1"], "metadata": ["raid1"]}
-    assert found["operation"] == "none" and found["reasons"] == [] and found["layout"] == "auto" and found["scrub"]
+    assert [m["state"] for m in found["members"]] == ["ok", "ok"] and found["profiles"] == {
+        "data": ["raid1"],
+        "metadata": ["raid1"],
+    }
+    assert (
+        found["operation"] == "none"
+        and found["reasons"] == []
+        and found["layout"] == "auto"
+        and found["scrub"]
+    )
     monkeypatch.setattr(by_hand, "describe", lambda: found)
     parser = argparse.ArgumentParser()
     verb.add(parser.add_subparsers())
     arguments = parser.parse_args(["volume", "show"])
     assert arguments.run(arguments) == 0
     text = capsys.readouterr().out
-    assert v.data(v.disks[1]) in text and "raid1" in text and "ALLOCATED" in text and "as df shows them" in text and "\\n" not in text
+    assert (
+        v.data(v.disks[1]) in text
+        and "raid1" in text
+        and "ALLOCATED" in text
+        and "as df shows them" in text
+        and "\\n" not in text
+    )
     assert found["used"] == (os.statvfs(v.at).f_blocks - os.statvfs(v.at).f_bfree) * os.statvfs(v.at).f_frsize
     assert all(m["allocated"] >= found["used"] for m in found["members"])
     arguments = parser.parse_args(["volume", "show", "--full"])
     assert arguments.run(arguments) == 0 and "GENERATION" in capsys.readouterr().out
     arguments = parser.parse_args(["volume", "show", "--json"])
     assert arguments.run(arguments) == 0 and json.loads(capsys.readouterr().out)["uuid"] == v.uuid
-    assert by_hand.scrub_status(v.at)["message"].startswith("never"), "btrfs(8) itself finds no errors in what nobody has read"
+    assert by_hand.scrub_status(v.at)["message"].startswith("never"), (
+        "btrfs(8) itself finds no errors in what nobody has read"
+    )
     assert by_hand.scrub(quiet, v.at)["message"] == "All data was read and is good."
     assert "finished" in by_hand.scrub_status(v.at)["message"]
     assert "used to the end" in by_hand.grow(v.at)["message"]
 
 
-def test_show_names_the_disk_that_is_gone(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the serial number that was noted when it was there; and the exit status is that of 'persistctl status'."""
+def test_show_names_the_disk_that_is_gone(
+    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the serial number that was noted when it was there; and the exit status is that of 'persistctl
+    status'."""
     v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
     v.up()
     numbers = {d.disk.sys_path: f"S3R1AL-{i}" for i, d in enumerate(v.disks)}
@@ -174,7 +214,10 @@ def test_show_names_the_disk_that_is_gone(place: Path, make_disk: Make, capsys: 
     v.up()
     healer.Healer(v.at, v.config, lambda step, text: None).note_serials()
     found = by_hand.describe(v.at)
-    assert [(m["devid"], m["state"], m["serial"], m["errors"]) for m in found["members"]] == [(1, "ok", "S3R1AL-0", {}), (2, "missing", "S3R1AL-1", None)]
+    assert [(m["devid"], m["state"], m["serial"], m["errors"]) for m in found["members"]] == [
+        (1, "ok", "S3R1AL-0", {}),
+        (2, "missing", "S3R1AL-1", None),
+    ]
     assert "S3R1AL-1" in found["reasons"][0]["message"]
     monkeypatch.setattr(by_hand, "describe", lambda: found)
     parser = argparse.ArgumentParser()
@@ -187,7 +230,9 @@ def test_show_names_the_disk_that_is_gone(place: Path, make_disk: Make, capsys: 
         assert f"* {reason['message']}\n  {reason['hint']}\n" in text
 
 
-def test_what_is_not_known_is_no_number(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_known_is_no_number(
+    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A kernel that does not tell its error counters has not counted none; nor are there no profiles."""
     v = Volume(place, [make_disk(MIB, b"")])
     v.up()
@@ -204,10 +249,14 @@ def test_what_is_not_known_is_no_number(place: Path, make_disk: Make, capsys: py
     arguments = parser.parse_args(["volume", "show"])
     assert arguments.run(arguments) == 0
     text = capsys.readouterr().out
-    assert "Data: not known; metadata: not known" in text and "Kernel: not known" in text and "none" not in text
+    assert (
+        "Data: not known; metadata: not known" in text and "Kernel: not known" in text and "none" not in text
+    )
 
 
-def test_grow_prints_a_line_for_each_disk(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grow_prints_a_line_for_each_disk(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(by_hand, "grow", lambda: {"message": "/dev/a: 1\n/dev/b\x1b: 2"})
     parser = argparse.ArgumentParser()
     verb.add(parser.add_subparsers())

@@ -35,9 +35,17 @@ def pair(make_disk: Make, tmp_path: Path) -> Iterator[Volume]:
 
 def test_both(pair: Volume) -> None:
     assert not pair.up().degraded
-    assert [(m.devid, m.state, m.node) for m in in_kernel.members(pair.at)] == [(1, "ok", pair.data(pair.disks[0])), (2, "ok", pair.data(pair.disks[1]))]
+    assert [(m.devid, m.state, m.node) for m in in_kernel.members(pair.at)] == [
+        (1, "ok", pair.data(pair.disks[0])),
+        (2, "ok", pair.data(pair.disks[1])),
+    ]
     marks = [degraded_mark.read(pair.data(d), pair.uuid) for d in pair.disks]
-    assert marks[0] is not None and marks[0] == marks[1] and marks[0].counter == 0 and degraded_mark.is_whole(marks[0].id)
+    assert (
+        marks[0] is not None
+        and marks[0] == marks[1]
+        and marks[0].counter == 0
+        and degraded_mark.is_whole(marks[0].id)
+    )
 
 
 @pytest.mark.parametrize("gone", [0, 1])
@@ -47,7 +55,9 @@ def test_one_alone(pair: Volume, gone: int) -> None:
     assert pair.up().degraded
     mark = degraded_mark.read(pair.data(left), pair.uuid)
     assert mark is not None and mark.counter == 1 and mark.earlier == ()
-    assert [m.state for m in in_kernel.members(pair.at)] == (["missing", "ok"] if gone == 0 else ["ok", "missing"])
+    assert [m.state for m in in_kernel.members(pair.at)] == (
+        ["missing", "ok"] if gone == 0 else ["ok", "missing"]
+    )
     pair.down()
     pair.up()
     again = degraded_mark.read(pair.data(left), pair.uuid)
@@ -154,13 +164,17 @@ def test_three_disks(make_disk: Make, tmp_path: Path) -> None:
         v.pull(b)
         v.up()
         v.write("text", "without b")
-        assert {degraded_mark.read(v.data(d), v.uuid) for d in (a, c)} == {in_kernel.head(in_kernel.members(v.at))}
+        assert {degraded_mark.read(v.data(d), v.uuid) for d in (a, c)} == {
+            in_kernel.head(in_kernel.members(v.at))
+        }
         v.down()
         v.pull(c)
         before = degraded_mark.read(v.data(a), v.uuid)
         with pytest.raises(PersistError, match="more disks of it are missing"):
             v.up()  # raid1 stands the loss of one
-        assert degraded_mark.read(v.data(a), v.uuid) == before, "c would be stale although nobody wrote without it"
+        assert degraded_mark.read(v.data(a), v.uuid) == before, (
+            "c would be stale although nobody wrote without it"
+        )
         v.back(b)
         with pytest.raises(PersistError):
             v.up()  # b is no help
@@ -183,8 +197,11 @@ def test_one_that_comes_between_the_look_and_the_mount(pair: Volume) -> None:
     assert [m.state for m in in_kernel.members(pair.at)] == ["ok", "missing"]
 
 
-def test_a_namespace_that_is_made_while_the_mount_is_tried(pair: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gets a copy of each mount. One of the trial would keep the filesystem read-only and without its log, and the real mount would be refused."""
+def test_a_namespace_that_is_made_while_the_mount_is_tried(
+    pair: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets a copy of each mount. One of the trial would keep the filesystem read-only and without its log,
+    and the real mount would be refused."""
     pair.pull(pair.disks[1])
     stands = btrfs.stands
 
@@ -207,8 +224,11 @@ def test_a_namespace_that_is_made_while_the_mount_is_tried(pair: Volume, monkeyp
             other.wait()
 
 
-def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(pair: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel took it, wrote to it, and the second mount failed: from then on only the mark tells it from the one that is current."""
+def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(
+    pair: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel took it, wrote to it, and the second mount failed: from then on only the mark tells it from
+    the one that is current."""
     a, b = pair.disks
     pair.pull(b)
     pair.up()
@@ -232,28 +252,39 @@ def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(pair: Volume, 
         btrfs_mount.mount_assembly(alone, assembly, at=pair.at)
     assert len(mounts) == 2
     found = pair.look()
-    assert [m.node for m in found.use] == [pair.data(a)] and [m.node for m in (*found.stale, *found.split)] == [pair.data(b)]
+    assert [m.node for m in found.use] == [pair.data(a)] and [
+        m.node for m in (*found.stale, *found.split)
+    ] == [pair.data(b)]
 
 
 @pytest.mark.parametrize("back", [False, True])
 def test_power_cut_between_two_marks(make_disk: Make, tmp_path: Path, back: bool) -> None:
-    """One of three is away, and the mark is on the first of the others alone: nothing was written under it."""
+    """One of three is away, and the mark is on the first of the others alone: nothing was written under
+    it."""
     with unmounted(str(tmp_path / "volume")):
         v = Volume(tmp_path, [make_disk(MIB, b"") for _ in range(3)])
         v.up()
         v.write("text", "mine")
         v.down()
         v.pull(v.disks[2])
-        degraded_mark.write([v.data(v.disks[0])], degraded_mark.following(v.uuid, v.look().head, v.generation(v.disks[0])))
+        degraded_mark.write(
+            [v.data(v.disks[0])], degraded_mark.following(v.uuid, v.look().head, v.generation(v.disks[0]))
+        )
         if back:
             v.back(v.disks[2])
         assert len(v.look().use) == (3 if back else 2)
         v.up()
         assert v.read("text") == "mine"
-        assert sorted(m.state for m in in_kernel.members(v.at)) == ["missing", "ok", "ok"] if not back else ["ok"] * 3
+        assert (
+            sorted(m.state for m in in_kernel.members(v.at)) == ["missing", "ok", "ok"]
+            if not back
+            else ["ok"] * 3
+        )
 
 
-def test_marks_are_taken_back_where_one_cannot_be_written(make_disk: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marks_are_taken_back_where_one_cannot_be_written(
+    make_disk: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with unmounted(str(tmp_path / "volume")):
         v = Volume(tmp_path, [make_disk(MIB, b"") for _ in range(3)])
         v.pull(v.disks[2])
@@ -269,8 +300,11 @@ def test_marks_are_taken_back_where_one_cannot_be_written(make_disk: Make, tmp_p
         assert [degraded_mark.read(v.data(d), v.uuid) for d in v.disks[:2]] == [None, None]
 
 
-def test_udev_does_not_look_at_those_that_are_left_out_until_they_are(pair: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its event between forgetting and mounting would have the kernel mount a member that was written alone, and write over what only it has."""
+def test_udev_does_not_look_at_those_that_are_left_out_until_they_are(
+    pair: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event between forgetting and mounting would have the kernel mount a member that was written alone,
+    and write over what only it has."""
     for n in (0, 1):
         pair.pull(pair.disks[n])
         pair.up()
@@ -280,12 +314,19 @@ def test_udev_does_not_look_at_those_that_are_left_out_until_they_are(pair: Volu
     locked: list[list[bool]] = []
 
     def look(*argv: str) -> str:
-        locked.append([subprocess.run(["flock", "--shared", "--nonblock", d.node, "true"]).returncode != 0 for d in pair.disks])
+        locked.append(
+            [
+                subprocess.run(["flock", "--shared", "--nonblock", d.node, "true"]).returncode != 0
+                for d in pair.disks
+            ]
+        )
         return run(*argv)
 
     monkeypatch.setattr("persist.volume.mount.btrfs_mount.run", look)
     split = pair.up().split[0].node
-    assert [d.node for d in pair.disks if pair.data(d) == split] == [d.node for d, held in zip(pair.disks, locked[-1], strict=True) if held]
+    assert [d.node for d in pair.disks if pair.data(d) == split] == [
+        d.node for d, held in zip(pair.disks, locked[-1], strict=True) if held
+    ]
     assert subprocess.run(["flock", "--shared", "--nonblock", pair.disks[0].node, "true"]).returncode == 0
 
 

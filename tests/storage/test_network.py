@@ -20,7 +20,11 @@ def test_netdev_is_noted(tmp_path: Path) -> None:
         run("mount", "-o", "remount,bind,nosuid", str(target))
         before = mountinfo.at(str(target))
         netdev.note(str(target))
-        assert mountinfo.at(str(target)) == before and before is not None and "nosuid" in before.options.split(",")
+        assert (
+            mountinfo.at(str(target)) == before
+            and before is not None
+            and "nosuid" in before.options.split(",")
+        )
         said = run("findmnt", "--mtab", "--noheadings", "--output", "OPTIONS", "--target", str(target))
         assert "_netdev" in said.strip().split(","), said
     finally:

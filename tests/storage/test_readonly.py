@@ -48,7 +48,7 @@ def text(path: str) -> str:
 def machine(real: bool = True) -> Loaded:
     """A machine with a volume of all kinds of entries, booted with persist=ro."""
     os.makedirs("/srv/over/bound")
-    os.makedirs("/srv/a,b \"c\"")
+    os.makedirs('/srv/a,b "c"')
     os.makedirs("/opt/new")
     Path("/opt/new/image").write_text("image")
     Path("/srv/file").touch()
@@ -65,7 +65,7 @@ def machine(real: bool = True) -> Loaded:
         os.mknod(upper / "deleted", stat.S_IFCHR, 0)
         (upper / "opaque").mkdir()
         os.setxattr(upper / "opaque", "trusted.overlay.opaque", b"y")
-        for path in ("/srv/over/bound", "/srv/a,b \"c\"", "/srv/link"):
+        for path in ("/srv/over/bound", '/srv/a,b "c"', "/srv/link"):
             kept(path, "volume", REAL)
         os.chown(f"{REAL}/srv/over", 5, 6)
         os.chmod(f"{REAL}/srv/link", 0o710)
@@ -73,7 +73,9 @@ def machine(real: bool = True) -> Loaded:
         os.chmod(f"{REAL}/srv/file", 0o640)
         marker("/srv/file", REAL)
         sh(f"mount -o remount,ro {REAL}")
-    sh("umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower")  # /srv and /opt are mounts of their own here
+    sh(
+        "umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower"
+    )  # /srv and /opt are mounts of their own here
     sh("mkdir -p /run/persist/volume; mount -t tmpfs -o mode=0755 none /run/persist/volume")
     store.make(paths.VOLUME)
     os.symlink(f"{paths.VOLUME}/srv/link", "/srv/link")
@@ -107,12 +109,25 @@ def test_all_of_it_is_shown_and_nothing_is_written() -> None:
     assert (st.st_mode & 0o7777, st.st_uid, st.st_gid) == (0o751, 7, 8)
     assert (text("/srv/over/image"), text("/srv/over/changed")) == ("image", "volume")
     assert not os.path.lexists("/srv/over/deleted") and os.listdir("/srv/over/opaque") == []
-    assert text("/srv/over/bound/f") == text('/srv/a,b "c"/f') == text("/srv/link/f") == text("/srv/file") == "volume"
+    assert (
+        text("/srv/over/bound/f")
+        == text('/srv/a,b "c"/f')
+        == text("/srv/link/f")
+        == text("/srv/file")
+        == "volume"
+    )
     assert os.stat("/srv/link/.").st_mode & 0o7777 == 0o710 and os.stat("/srv/file").st_mode & 0o7777 == 0o640
     assert os.stat(f"{paths.VOLUME}/srv/over").st_uid == 5, "parents look as they do on the volume"
     assert text("/opt/new/image") == "image"
 
-    for path in ("/srv/over/changed", "/srv/over/bound/f", '/srv/a,b "c"/f', "/srv/link/f", "/srv/file", "/opt/new/image"):
+    for path in (
+        "/srv/over/changed",
+        "/srv/over/bound/f",
+        '/srv/a,b "c"/f',
+        "/srv/link/f",
+        "/srv/file",
+        "/opt/new/image",
+    ):
         Path(path).write_text("memory")
         assert text(path) == "memory"
     os.unlink("/srv/over/bound/f")
@@ -121,8 +136,13 @@ def test_all_of_it_is_shown_and_nothing_is_written() -> None:
 
     found = judge.judge(loaded, judge.read_volume() | {"kind": "tmpfs"}, judge.Look())
     assert {e.path: (e.state, e.reason) for e in found.entries} == {
-        "/srv/over": ("mounted", ""), "/srv/over/bound": ("mounted", ""), '/srv/a,b "c"': ("mounted", ""), "/srv/file": ("mounted", ""),
-        "/srv/link": ("linked", ""), "/opt/new": ("mounted", "")}
+        "/srv/over": ("mounted", ""),
+        "/srv/over/bound": ("mounted", ""),
+        '/srv/a,b "c"': ("mounted", ""),
+        "/srv/file": ("mounted", ""),
+        "/srv/link": ("linked", ""),
+        "/opt/new": ("mounted", ""),
+    }
 
 
 @own_machine
@@ -158,13 +178,20 @@ rm srv/file; mkfifo srv/file
 rm -r .persist/overlay/srv-over/upper; ln -s /opt/secret .persist/overlay/srv-over/upper
 mount -o remount,ro {REAL}""")
     problems = prepare(loaded)
-    assert [p.fields["PERSIST_PATH"] for p in problems] == ["/srv/file", "/srv/link", "/srv/over", "/srv/over/bound"]
+    assert [p.fields["PERSIST_PATH"] for p in problems] == [
+        "/srv/file",
+        "/srv/link",
+        "/srv/over",
+        "/srv/over/bound",
+    ]
     assert mount_seeded(loaded) == []
     assert text('/srv/a,b "c"/f') == "volume"
     assert [m.mount_point for m in mountinfo.mounts("/srv") if m.mount_point != "/srv"] == ['/srv/a,b "c"']
     Path(paths.MOUNT_ENTRIES).touch()
     assert seed_service.main("srv-over") == 0
-    mount_unit(loaded, "srv-over.mount")  # a /var without what the volume has is better than one that takes no writes
+    mount_unit(
+        loaded, "srv-over.mount"
+    )  # a /var without what the volume has is better than one that takes no writes
     assert text("/srv/over/image") == "image" and not os.path.exists("/srv/over/f")
 
 
@@ -184,14 +211,21 @@ mount -t overlay -o $o,$layers overlay /srv/over
 mkdir -p /srv/over/bound
 layers=upperdir=$store/srv-over-bound/upper,workdir=$store/srv-over-bound/work,lowerdir={REAL}/srv/over/bound
 mount -t overlay -o $o,$layers overlay /srv/over/bound""")
-    loaded = registry(ENTRIES.replace("[Path]\nPath=/srv/over\n", "[Path]\nPath=/srv/over\nEarly=yes\n").replace(
-        "Path=/srv/over/bound\n", "Path=/srv/over/bound\nEarly=yes\n"), cmdline="persist=ro")
+    loaded = registry(
+        ENTRIES.replace("[Path]\nPath=/srv/over\n", "[Path]\nPath=/srv/over\nEarly=yes\n").replace(
+            "Path=/srv/over/bound\n", "Path=/srv/over/bound\nEarly=yes\n"
+        ),
+        cmdline="persist=ro",
+    )
     assert [p.mounted_early for p in loaded.plan.entries if p.path.startswith("/srv/over")] == [True, True]
     for _ in range(2):
         assert set_options(loaded) == [] and prepare(loaded) == [] and mount_seeded(loaded) == []
     assert text("/srv/over/bound/f") == text(f"{paths.VOLUME}/srv/over/bound/f") == "volume"
     assert len([m for m in mountinfo.mounts("/srv/over") if m.mount_point == "/srv/over"]) == 1
-    states = {e.path: (e.state, e.reason) for e in judge.judge(loaded, judge.read_volume() | {"kind": "tmpfs"}, judge.Look()).entries}
+    states = {
+        e.path: (e.state, e.reason)
+        for e in judge.judge(loaded, judge.read_volume() | {"kind": "tmpfs"}, judge.Look()).entries
+    }
     assert states["/srv/over"] == states["/srv/over/bound"] == ("early", "")
 
 

@@ -76,7 +76,15 @@ def _swap(disk: LoopDisk) -> None:
 
 def _lvm(disk: LoopDisk) -> None:
     # A physical volume's label, in the second sector; lvm2 itself is not needed to write one.
-    disk.write(512, b"LABELONE" + (1).to_bytes(8, "little") + bytes(4) + (32).to_bytes(4, "little") + b"LVM2 001" + b"a" * 32)
+    disk.write(
+        512,
+        b"LABELONE"
+        + (1).to_bytes(8, "little")
+        + bytes(4)
+        + (32).to_bytes(4, "little")
+        + b"LVM2 001"
+        + b"a" * 32,
+    )
 
 
 def _md_at_the_end(disk: LoopDisk) -> None:
@@ -91,7 +99,8 @@ def _old_filesystem(disk: LoopDisk) -> None:
 
 
 def _old_second_header_of_luks(disk: LoopDisk) -> None:
-    # LUKS2 (its on-disk format, section 2.1): the first header is gone, the second one is 4 MiB into our partition.
+    # LUKS2 (its on-disk format, section 2.1): the first header is gone, the second one is 4 MiB into our
+    # partition.
     header = bytearray(4096)
     header[:8] = b"SKUL\xba\xbe\0\2"
     header[8:16] = header[256:264] = (4 * MIB).to_bytes(8, "big")
@@ -99,7 +108,10 @@ def _old_second_header_of_luks(disk: LoopDisk) -> None:
     disk.write(5 * MIB, bytes(header))
 
 
-@pytest.mark.parametrize("make", [_table, _mbr, _backup_gpt_only, _ext4, _btrfs, _swap, _lvm, _old_filesystem, _old_second_header_of_luks])
+@pytest.mark.parametrize(
+    "make",
+    [_table, _mbr, _backup_gpt_only, _ext4, _btrfs, _swap, _lvm, _old_filesystem, _old_second_header_of_luks],
+)
 def test_signatures(make_disk: Make, make: Callable[[LoopDisk], None]) -> None:
     disk = make_disk(300)
     make(disk)
@@ -132,11 +144,19 @@ def test_data(make_disk: Make, offset: int) -> None:
     assert refused(disk) == "not-blank"
 
 
-@pytest.mark.parametrize(("head", "code"), [
-    (HEADER + b"-too", "header-unknown"), (HEADER + b"\nlayout=raid0\n", "header-options"), (HEADER + b"\n\n" + b"\0" * 9 + b"x", "header-options"),
-    (HEADER.ljust(256, b"\0") + b"rubbish", "header-unknown"),
-    (HEADER.ljust(256, b"\0") + b"persist-format-begun 9 00000000-0000-0000-0000-000000000000 0\n", "header-version"),
-])
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [
+        (HEADER + b"-too", "header-unknown"),
+        (HEADER + b"\nlayout=raid0\n", "header-options"),
+        (HEADER + b"\n\n" + b"\0" * 9 + b"x", "header-options"),
+        (HEADER.ljust(256, b"\0") + b"rubbish", "header-unknown"),
+        (
+            HEADER.ljust(256, b"\0") + b"persist-format-begun 9 00000000-0000-0000-0000-000000000000 0\n",
+            "header-version",
+        ),
+    ],
+)
 def test_headers(make_disk: Make, head: bytes, code: str) -> None:
     assert refused(make_disk(300, head)) == code
 
@@ -278,12 +298,15 @@ def test_device_mapper_holder(make_disk: Make) -> None:
 
 # Writing claims.
 
+
 def test_claim_a_blank_disk(make_disk: Make) -> None:
     disk = make_disk(300, b"")
     write_claim(disk.node, disk.config())
     assert disk.read(0, MIB) == header.encode("persist-please-format-me").ljust(MIB, b"\0")
     write_claim(disk.node, disk.config(), options=header.Options(members=1))
-    assert disk.read(0, MIB) == header.encode("persist-please-format-me", header.Options(members=1)).ljust(MIB, b"\0"), "claimed again"
+    assert disk.read(0, MIB) == header.encode("persist-please-format-me", header.Options(members=1)).ljust(
+        MIB, b"\0"
+    ), "claimed again"
     disk.write(1000, b"x")
     with pytest.raises(Refusal) as more:
         write_claim(disk.node, disk.config())
@@ -292,7 +315,9 @@ def test_claim_a_blank_disk(make_disk: Make) -> None:
     assert disk.format().returncode == 0
 
 
-@pytest.mark.parametrize("make", [_table, _mbr, _backup_gpt_only, _ext4, _btrfs, _swap, _lvm, _md_at_the_end, _old_filesystem])
+@pytest.mark.parametrize(
+    "make", [_table, _mbr, _backup_gpt_only, _ext4, _btrfs, _swap, _lvm, _md_at_the_end, _old_filesystem]
+)
 def test_claim_by_force(make_disk: Make, make: Callable[[LoopDisk], None]) -> None:
     disk = make_disk(300, b"")
     make(disk)
@@ -306,15 +331,21 @@ def test_claim_by_force(make_disk: Make, make: Callable[[LoopDisk], None]) -> No
 
 
 def test_claim_a_former_volume(make_disk: Make) -> None:
-    """The partitions are where they were: nothing of the old life may show between two steps of the new one."""
+    """The partitions are where they were: nothing of the old life may show between two steps of the new
+    one."""
     disk = make_disk(300)
     assert disk.format().returncode == 0
     with pytest.raises(Refusal):
         write_claim(disk.node, disk.config())
     write_claim(disk.node, disk.config(), force=True)
     disk.format(kill_after="partition")
-    assert tool("blkid", "-p", "-o", "value", "-s", "PART_ENTRY_NAME", f"{disk.node}p1").strip() == "persist-data"
-    assert subprocess.run(["wipefs", "--no-act", f"{disk.node}p1"], capture_output=True, text=True).stdout == ""
+    assert (
+        tool("blkid", "-p", "-o", "value", "-s", "PART_ENTRY_NAME", f"{disk.node}p1").strip()
+        == "persist-data"
+    )
+    assert (
+        subprocess.run(["wipefs", "--no-act", f"{disk.node}p1"], capture_output=True, text=True).stdout == ""
+    )
     assert disk.format().returncode == 0
 
 
@@ -324,7 +355,12 @@ def test_claim_what_is_no_disk(make_disk: Make, tmp_path: Path) -> None:
     disk = make_disk(300, b"")
     _table(disk)
     tool("partx", "--update", disk.node)
-    for node, code in ((str(file), "not-a-disk"), ("/dev/null", "not-a-disk"), ("/dev/nothing", "not-a-disk"), (f"{disk.node}p1", "partition")):
+    for node, code in (
+        (str(file), "not-a-disk"),
+        ("/dev/null", "not-a-disk"),
+        ("/dev/nothing", "not-a-disk"),
+        (f"{disk.node}p1", "partition"),
+    ):
         for force in (False, True):
             with pytest.raises(Refusal) as caught:
                 write_claim(node, disk.config(), force=force)
@@ -343,7 +379,8 @@ def test_claim_a_locked_disk(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_volume_with_a_damaged_table(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has its label, so it may have been used since, whatever became of its table, or kept sfdisk from reading it."""
+    """It has its label, so it may have been used since, whatever became of its table, or kept sfdisk from
+    reading it."""
     disk = make_disk(300)
     disk.format(kill_after="label")
     with monkeypatch.context() as patch:

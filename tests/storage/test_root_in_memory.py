@@ -35,7 +35,11 @@ def test_real_filesystems() -> None:
           mkdir /run/disk/upper /run/disk/work
           o=lowerdir=/run/below,upperdir=/run/disk/upper,workdir=/run/disk/work
           mount -t overlay -o $o over /run/disk-over""")
-    assert _lost("/run") == "a tmpfs" and _lost("/run/r") == "a ramfs" and _lost("/run/over") == "an overlay whose upper layer is a ramfs"
+    assert (
+        _lost("/run") == "a tmpfs"
+        and _lost("/run/r") == "a ramfs"
+        and _lost("/run/over") == "an overlay whose upper layer is a ramfs"
+    )
     assert "whose file is on a tmpfs" in _lost("/run/disk")
     assert _lost("/run/disk-over").startswith("an overlay whose upper layer is on loop")
     found = root_kept.look("/run/over")
@@ -46,19 +50,38 @@ def test_real_filesystems() -> None:
 
 @pytest.mark.parametrize("kind", ["tmpfs", "ramfs"])
 @pytest.mark.parametrize(("fallback", "came_to"), [("auto", "tmpfs"), ("root", "root"), ("none", "none")])
-def test_no_volume_and_a_root_in_memory(make_disk: Make, tmp_path: Path, kind: str, fallback: str, came_to: str) -> None:
-    """As on a read-only root: memory takes the volume's place by itself, nothing is called persistent, and the verdict is volatile."""
-    last = services("volume", device=["/dev/nothing"], config={"fallback": fallback, "member_timeout": 0}, root_in=kind).last
-    assert (last["kind"], last["status"], last["root_memory"]) == (came_to, 0, f"an overlay whose upper layer is a {kind}")
+def test_no_volume_and_a_root_in_memory(
+    make_disk: Make, tmp_path: Path, kind: str, fallback: str, came_to: str
+) -> None:
+    """As on a read-only root: memory takes the volume's place by itself, nothing is called persistent, and
+    the verdict is volatile."""
+    last = services(
+        "volume", device=["/dev/nothing"], config={"fallback": fallback, "member_timeout": 0}, root_in=kind
+    ).last
+    assert (last["kind"], last["status"], last["root_memory"]) == (
+        came_to,
+        0,
+        f"an overlay whose upper layer is a {kind}",
+    )
     assert "persistent" not in last["flags"] and not last["root_read_only"]
-    word, reasons = volume_reasons({k: last[k] for k in last if k not in ("at", "flags", "status")}, expected=False)
-    assert word == v.VOLATILE and reasons[0].code == "missing" and ("root-in-memory" in [r.code for r in reasons]) == (came_to != "tmpfs")
+    word, reasons = volume_reasons(
+        {k: last[k] for k in last if k not in ("at", "flags", "status")}, expected=False
+    )
+    assert (
+        word == v.VOLATILE
+        and reasons[0].code == "missing"
+        and ("root-in-memory" in [r.code for r in reasons]) == (came_to != "tmpfs")
+    )
 
 
 def test_volume_beside_a_root_in_memory(volume: LoopDisk, tmp_path: Path) -> None:
-    """No note is made where it would be gone at the next boot, and one that the image brings along is no promise of this root."""
+    """No note is made where it would be gone at the next boot, and one that the image brings along is no
+    promise of this root."""
     last = services("volume", device=[volume.node], root=str(tmp_path), root_in="tmpfs").last
-    assert (last["kind"], last["reason"]) == ("btrfs", "") and last["flags"] == ["mount-entries", "persistent"]
+    assert (last["kind"], last["reason"]) == ("btrfs", "") and last["flags"] == [
+        "mount-entries",
+        "persistent",
+    ]
     assert not note_of(tmp_path).exists()
     assert services("volume", device=[volume.node], root=str(tmp_path)).last["kind"] == "btrfs"
     assert note_of(tmp_path).exists()
@@ -67,7 +90,13 @@ def test_volume_beside_a_root_in_memory(volume: LoopDisk, tmp_path: Path) -> Non
 def test_known_volume_is_missing_on_a_root_in_memory(make_disk: Make, tmp_path: Path) -> None:
     note_of(tmp_path).parent.mkdir(parents=True)
     note_of(tmp_path).write_text(f"{KNOWN}\n")
-    last = services("volume", device=["/dev/nothing"], config={"member_timeout": 0, "fallback": "none"}, root=str(tmp_path), root_in="tmpfs").last
+    last = services(
+        "volume",
+        device=["/dev/nothing"],
+        config={"member_timeout": 0, "fallback": "none"},
+        root=str(tmp_path),
+        root_in="tmpfs",
+    ).last
     assert (last["kind"], last["reason"]) == ("none", "known-volume-missing")
     assert "is hidden when the volume is back" not in last["message"]
 

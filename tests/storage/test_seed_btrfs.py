@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Seeding onto btrfs: what cp keeps, no space, read-only roots, overlays as the live root. Root, and a loop device."""
+"""Seeding onto btrfs: what cp keeps, no space, read-only roots, overlays as the live root. Root, and a loop
+device."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from persist.system.safepath import Dir
 from tests.unit.test_seed_basic import ID, OTHER, Rig
 from tests.unit.test_seed_cuts import killed, snapshot
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None, reason="root and mkfs.btrfs")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None, reason="root and mkfs.btrfs"
+)
 
 
 def tool(*argv: str | Path) -> str:
@@ -64,8 +67,18 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         yield Rig(tmp_path, volume)
 
 
-HARD_NAMES = ["with space", "äöü 日本", "new\nline", "back\\slash", "-rf", "*", "%n$HOME", os.fsdecode(b"\xff\xfe"),
-              "'\"", ".hidden"]
+HARD_NAMES = [
+    "with space",
+    "äöü 日本",
+    "new\nline",
+    "back\\slash",
+    "-rf",
+    "*",
+    "%n$HOME",
+    os.fsdecode(b"\xff\xfe"),
+    "'\"",
+    ".hidden",
+]
 
 
 def test_everything_that_belongs_to_a_file(rig: Rig) -> None:
@@ -113,9 +126,16 @@ def test_everything_that_belongs_to_a_file(rig: Rig) -> None:
             st = path.lstat()
             names = os.listxattr(path, follow_symlinks=False)
             attributes = {n: os.getxattr(path, n, follow_symlinks=False) for n in names}
-            found[str(path.relative_to(base))] = (st.st_mode, st.st_uid, st.st_gid, st.st_mtime_ns, st.st_nlink if
-                                                  stat.S_ISREG(st.st_mode) else 0, st.st_rdev, attributes,
-                                                  st.st_size if stat.S_ISREG(st.st_mode) else 0)
+            found[str(path.relative_to(base))] = (
+                st.st_mode,
+                st.st_uid,
+                st.st_gid,
+                st.st_mtime_ns,
+                st.st_nlink if stat.S_ISREG(st.st_mode) else 0,
+                st.st_rdev,
+                attributes,
+                st.st_size if stat.S_ISREG(st.st_mode) else 0,
+            )
         return found
 
     assert all_of(new) == all_of(top)
@@ -144,7 +164,8 @@ def test_upper_has_acl_and_attributes(rig: Rig) -> None:
     rig.seed("/var", "overlay")
     upper = rig.volume / ".persist/overlay/var/upper"
     assert {n: os.getxattr(upper, n) for n in os.listxattr(upper)} == {
-        n: os.getxattr(rig.root / "var", n) for n in os.listxattr(rig.root / "var")}
+        n: os.getxattr(rig.root / "var", n) for n in os.listxattr(rig.root / "var")
+    }
     options = f"lowerdir={rig.root}/var,upperdir={upper},workdir={upper.parent}/work"
     options += ",index=off,metacopy=off,redirect_dir=nofollow,xino=off"
     with mounted("-t", "overlay", "-o", options, "overlay", rig.root / "var") as var:
@@ -235,12 +256,23 @@ def test_reflinks_on_the_same_filesystem(tmp_path: Path) -> None:
         assert rig.at("/data/f").stat().st_size == 160 << 20
 
 
-@pytest.mark.parametrize(("method", "path", "hint"), [
-    ("bind", "/new/dir", "cannot be made: Read-only file system.*Add '/new/dir' to the image, or keep one of its par"),
-    ("overlay", "/new/dir", "cannot be made: Read-only file system.*or use Method=bind"),
-    ("symlink", "/there", "has to become a link.*Make it a link to '/run/persist/volume/there' in the image"),
-    ("symlink", "/new", "has to become a link.*in the image"),
-])
+@pytest.mark.parametrize(
+    ("method", "path", "hint"),
+    [
+        (
+            "bind",
+            "/new/dir",
+            "cannot be made: Read-only file system.*Add '/new/dir' to the image, or keep one of its par",
+        ),
+        ("overlay", "/new/dir", "cannot be made: Read-only file system.*or use Method=bind"),
+        (
+            "symlink",
+            "/there",
+            "has to become a link.*Make it a link to '/run/persist/volume/there' in the image",
+        ),
+        ("symlink", "/new", "has to become a link.*in the image"),
+    ],
+)
 def test_read_only_root(rig: Rig, method: str, path: str, hint: str) -> None:
     rig.put("/there/f", "x")
     before = snapshot(rig.root)
@@ -269,8 +301,14 @@ def merged(tmp_path: Path) -> Iterator[Rig]:
     os.chown(lower / "var/lib/x", 3, 3)
     for name in ("upper", "work", "root"):
         (tmp_path / name).mkdir()
-    with mounted("-t", "overlay", "-o", f"lowerdir={lower},upperdir={tmp_path}/upper,workdir={tmp_path}/work,"
-                 "redirect_dir=nofollow", "overlay", tmp_path / "root"):
+    with mounted(
+        "-t",
+        "overlay",
+        "-o",
+        f"lowerdir={lower},upperdir={tmp_path}/upper,workdir={tmp_path}/work,redirect_dir=nofollow",
+        "overlay",
+        tmp_path / "root",
+    ):
         yield Rig(tmp_path)
 
 

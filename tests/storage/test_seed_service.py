@@ -40,7 +40,9 @@ from persist.services.seed import main
 sys.exit(main(sys.argv[1]))' "$1"; }}
 """
     argv = ["unshare", "-m", "sh", "-c", SCENE + seed + script]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, env=os.environ | {"SYSTEMD_FSTAB": "/run/fstab"})
+    return subprocess.run(
+        argv, capture_output=True, text=True, check=False, env=os.environ | {"SYSTEMD_FSTAB": "/run/fstab"}
+    )
 
 
 def test_from_registry_to_marker() -> None:
@@ -54,15 +56,23 @@ cat /run/persist/volume/.persist/seed/srv-real-data.json""")
     uid, content, marker = done.stdout.split("\n", 2)
     assert (uid, content) == ("1", "kept")
     assert json.loads(marker)["path"] == "/srv/real/data"
-    assert done.stderr.splitlines() == ["'/srv/real/data' was seeded from /srv/real/data: 1 file, 5 bytes.",
-                                        "'/srv/real/data' was seeded before."]
+    assert done.stderr.splitlines() == [
+        "'/srv/real/data' was seeded from /srv/real/data: 1 file, 5 bytes.",
+        "'/srv/real/data' was seeded before.",
+    ]
 
 
-@pytest.mark.parametrize(("script", "said"), [
-    ("seed srv-real-data", "No state volume is mounted at /run/persist/volume."),
-    ("mount -t tmpfs none /run/persist/volume; seed srv-nowhere", "No entry of the registry has the name 'srv-now"),
-    ("mount -t tmpfs none /run/persist/volume; seed srv-real-bad", "'no-such-user'"),
-])
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("seed srv-real-data", "No state volume is mounted at /run/persist/volume."),
+        (
+            "mount -t tmpfs none /run/persist/volume; seed srv-nowhere",
+            "No entry of the registry has the name 'srv-now",
+        ),
+        ("mount -t tmpfs none /run/persist/volume; seed srv-real-bad", "'no-such-user'"),
+    ],
+)
 def test_failures_are_said(script: str, said: str) -> None:
     done = run(script)
     assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
@@ -85,10 +95,16 @@ def test_an_entry_below_a_mount_of_fstab() -> None:
     done = run("""mount -t tmpfs none /run/persist/volume
 seed srv-disk-data
 stat -c %u /run/persist/volume/.persist/overlay/srv-disk-data/upper""")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "7\n", "'/srv/disk/data' is ready for changes.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "7\n",
+        "'/srv/disk/data' is ready for changes.\n",
+    )
 
 
-@pytest.mark.parametrize(("target", "status"), [("/data/volume", 0), ("/run/persist/volume", 0), ("/mnt/state", 1)])
+@pytest.mark.parametrize(
+    ("target", "status"), [("/data/volume", 0), ("/run/persist/volume", 0), ("/mnt/state", 1)]
+)
 def test_links_by_the_public_name(target: str, status: int) -> None:
     """What Mount= says is a name of the volume; what it would say by default is none then."""
     done = run(f"""mount -t tmpfs none /run/persist/volume

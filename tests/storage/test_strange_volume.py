@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Any disk with the right label may become the volume, so it is data: what a user can do with setuid programs, devices and files on one.
+"""Any disk with the right label may become the volume, so it is data: what a user can do with setuid
+programs, devices and files on one.
 
 As the user nobody, by every way that a boot opens to them.
 """
@@ -95,8 +96,15 @@ def bad(directory: Path) -> None:
 
 
 def fill(state: Path) -> None:
-    """What a stranger put on a volume, open to everybody. A top that is not root's own is not used at all (test_hostile.py)."""
-    for place in ("", "srv/bound", "media/bound", "opt/link", *(f".persist/overlay{o}/upper" for o in OVERLAYS)):
+    """What a stranger put on a volume, open to everybody. A top that is not root's own is not used at all
+    (test_hostile.py)."""
+    for place in (
+        "",
+        "srv/bound",
+        "media/bound",
+        "opt/link",
+        *(f".persist/overlay{o}/upper" for o in OVERLAYS),
+    ):
         bad(state / place)
     for overlay in OVERLAYS:
         (state / f".persist/overlay{overlay}/work").mkdir()
@@ -116,23 +124,49 @@ def strange(volume: LoopDisk, tmp_path: Path) -> LoopDisk:
 
 def machine(entries: str, before: str = "") -> str:
     """A machine with these entries, whose /opt has the link of one of them."""
-    return (f"mount -t tmpfs tmpfs /opt; ln -s {VOLUME}/opt/link /opt/link; mkdir -p /run/persist.d /run/systemd/system/local-fs.target.wants; "
-            "ln -s /usr/lib/systemd/system/persist-setup.target /run/systemd/system/local-fs.target.wants/persist-setup.target; "
-            f"cat >/run/persist.d/t.conf <<'END'\n{entries}\nEND\n{before}")
+    return (
+        f"mount -t tmpfs tmpfs /opt; ln -s {VOLUME}/opt/link /opt/link; mkdir -p /run/persist.d "
+        "/run/systemd/system/local-fs.target.wants; "
+        "ln -s /usr/lib/systemd/system/persist-setup.target "
+        "/run/systemd/system/local-fs.target.wants/persist-setup.target; "
+        f"cat >/run/persist.d/t.conf <<'END'\n{entries}\nEND\n{before}"
+    )
 
 
-def as_a_user(disk: LoopDisk, tmp_path: Path, *ways: str, entries: str, before: str = "", after: str = "", cmdline: str = "") -> dict[str, str]:
-    """What nobody can do in each of the directories after the volume service has run (twice: the second time it finds what is mounted)."""
+def as_a_user(
+    disk: LoopDisk,
+    tmp_path: Path,
+    *ways: str,
+    entries: str,
+    before: str = "",
+    after: str = "",
+    cmdline: str = "",
+) -> dict[str, str]:
+    """What nobody can do in each of the directories after the volume service has run (twice: the second time
+    it finds what is mounted)."""
     program, result = tmp_path / "user.py", tmp_path / "found.json"
     program.write_text(_USER)
-    services("volume", "volume", after or "true", f"{PYTHON} {program} {result} {' '.join(ways)}", device=[disk.node], cmdline=cmdline,
-             before=machine(entries, before))
+    services(
+        "volume",
+        "volume",
+        after or "true",
+        f"{PYTHON} {program} {result} {' '.join(ways)}",
+        device=[disk.node],
+        cmdline=cmdline,
+        before=machine(entries, before),
+    )
     found: dict[str, str] = json.loads(result.read_text())
     return found
 
 
 PLACES = ("/srv", "/srv/bound", "/media", "/media/bound")
-BELOW = (VOLUME, "/mnt/state", f"{VOLUME}/srv/bound", "/mnt/state/srv/bound", f"{VOLUME}/.persist/overlay/srv/upper")
+BELOW = (
+    VOLUME,
+    "/mnt/state",
+    f"{VOLUME}/srv/bound",
+    "/mnt/state/srv/bound",
+    f"{VOLUME}/.persist/overlay/srv/upper",
+)
 EARLY = """
 mkdir -p /run/persist/volume /run/persist/early; mount -o subvol=@persist-state {node}p1 /run/persist/volume
 for o in srv media; do
@@ -146,32 +180,72 @@ done
 
 @pytest.mark.parametrize("boot", ["", "ro", "early"])
 def test_nobody_becomes_root_by_a_strange_volume(strange: LoopDisk, tmp_path: Path, boot: str) -> None:
-    """What an entry shows is a file to read, and more only where the entry asks for it; the volume itself is shown to nobody."""
+    """What an entry shows is a file to read, and more only where the entry asks for it; the volume itself is
+    shown to nobody."""
     entries = ENTRIES
     if boot == "early":
         entries = entries.replace("Path=/", "Early=yes\nPath=/")
-    found = as_a_user(strange, tmp_path, *PLACES, *BELOW, f"{PRIVATE}/readonly", f"{PRIVATE}/readonly/srv/bound", entries=entries,
-                      before=EARLY.format(node=strange.node) if boot == "early" else "", cmdline="persist=ro" if boot == "ro" else "")
-    assert found == {"/srv": "file", "/srv/bound": "file", "/media": ALL, "/media/bound": ALL} | dict.fromkeys(
-        (*BELOW, f"{PRIVATE}/readonly", f"{PRIVATE}/readonly/srv/bound"), "")
+    found = as_a_user(
+        strange,
+        tmp_path,
+        *PLACES,
+        *BELOW,
+        f"{PRIVATE}/readonly",
+        f"{PRIVATE}/readonly/srv/bound",
+        entries=entries,
+        before=EARLY.format(node=strange.node) if boot == "early" else "",
+        cmdline="persist=ro" if boot == "ro" else "",
+    )
+    assert found == {
+        "/srv": "file",
+        "/srv/bound": "file",
+        "/media": ALL,
+        "/media/bound": ALL,
+    } | dict.fromkeys((*BELOW, f"{PRIVATE}/readonly", f"{PRIVATE}/readonly/srv/bound"), "")
 
 
 def test_links_lead_through_a_strange_volume_and_make_nobody_root(strange: LoopDisk, tmp_path: Path) -> None:
     """With a symlink entry users come through the top of the volume to names that they know."""
-    found = as_a_user(strange, tmp_path, "/opt/link", *PLACES, f"{VOLUME}/opt/link", "/mnt/state/opt/link", entries=ENTRIES + LINK,
-                      after=f"set -- $(stat -c '%a %u %g' {VOLUME}); test \"$*\" = '711 0 0'; ! setpriv --reuid 65534 --clear-groups ls {VOLUME}")
-    assert found == {"/opt/link": "file", "/srv": "file", "/srv/bound": "file", "/media": ALL, "/media/bound": ALL, f"{VOLUME}/opt/link": "file",
-                     "/mnt/state/opt/link": "file"}
+    found = as_a_user(
+        strange,
+        tmp_path,
+        "/opt/link",
+        *PLACES,
+        f"{VOLUME}/opt/link",
+        "/mnt/state/opt/link",
+        entries=ENTRIES + LINK,
+        after=f"set -- $(stat -c '%a %u %g' {VOLUME}); test \"$*\" = '711 0 0'; ! setpriv --reuid 65534 "
+        f"--clear-groups ls {VOLUME}",
+    )
+    assert found == {
+        "/opt/link": "file",
+        "/srv": "file",
+        "/srv/bound": "file",
+        "/media": ALL,
+        "/media/bound": ALL,
+        f"{VOLUME}/opt/link": "file",
+        "/mnt/state/opt/link": "file",
+    }
 
 
-def test_volume_that_takes_no_writes_and_is_open_has_no_public_name(strange: LoopDisk, tmp_path: Path) -> None:
+def test_volume_that_takes_no_writes_and_is_open_has_no_public_name(
+    strange: LoopDisk, tmp_path: Path
+) -> None:
     strange.replug("--read-only")
-    assert as_a_user(strange, tmp_path, VOLUME, "/mnt/state", entries=ENTRIES) == {VOLUME: "file", "/mnt/state": ""}
+    assert as_a_user(strange, tmp_path, VOLUME, "/mnt/state", entries=ENTRIES) == {
+        VOLUME: "file",
+        "/mnt/state": "",
+    }
 
 
 def test_what_the_initrd_mounted_is_protected_whatever_fails(strange: LoopDisk) -> None:
-    seen = services("volume", f"findmnt -no OPTIONS {VOLUME} | grep ^rw,nosuid,nodev; test $(stat -c %a {VOLUME}) = 711", device=[strange.node],
-                    before=machine(ENTRIES, EARLY.format(node=strange.node)), python="from persist.volume.mount import taken_over as kept; kept.keep = None")
+    seen = services(
+        "volume",
+        f"findmnt -no OPTIONS {VOLUME} | grep ^rw,nosuid,nodev; test $(stat -c %a {VOLUME}) = 711",
+        device=[strange.node],
+        before=machine(ENTRIES, EARLY.format(node=strange.node)),
+        python="from persist.volume.mount import taken_over as kept; kept.keep = None",
+    )
     assert (seen.last["status"], seen.last["kind"], seen.last["reason"]) == (1, "btrfs", "failed")
 
 
@@ -180,23 +254,47 @@ def test_what_stands_in_for_the_volume(volume: LoopDisk, tmp_path: Path, kind: s
     """Memory and a directory of the root are as closed as a volume, but for links."""
     store = tmp_path / "store"
     store.mkdir()
-    copy = f"for d in . opt/link; do mkdir -p {VOLUME}/$d; cp -p /usr/bin/id {VOLUME}/$d/; chmod 4755 {VOLUME}/$d/id; echo data >{VOLUME}/$d/file; done"
+    copy = (
+        f"for d in . opt/link; do mkdir -p {VOLUME}/$d; cp -p /usr/bin/id {VOLUME}/$d/; chmod 4755 "
+        f"{VOLUME}/$d/id; echo data >{VOLUME}/$d/file; done"
+    )
     for entries, file in ((ENTRIES, ""), (LINK, "file")):
         program, result = tmp_path / "user.py", tmp_path / "found.json"
         program.write_text(_USER)
-        services("volume", copy, f"{PYTHON} {program} {result} {VOLUME} {VOLUME}/opt/link /mnt/state /opt/link", symlinks=True, root_store=str(store),
-                 cmdline="persist=volatile" if kind == "memory" else "", before=machine(entries),
-                 config={"fallback": "root"} if kind == "root" else {}, device=["/dev/nothing"])
-        assert json.loads(result.read_text()) == dict.fromkeys((VOLUME, f"{VOLUME}/opt/link", "/mnt/state", "/opt/link"), file)
+        services(
+            "volume",
+            copy,
+            f"{PYTHON} {program} {result} {VOLUME} {VOLUME}/opt/link /mnt/state /opt/link",
+            symlinks=True,
+            root_store=str(store),
+            cmdline="persist=volatile" if kind == "memory" else "",
+            before=machine(entries),
+            config={"fallback": "root"} if kind == "root" else {},
+            device=["/dev/nothing"],
+        )
+        assert json.loads(result.read_text()) == dict.fromkeys(
+            (VOLUME, f"{VOLUME}/opt/link", "/mnt/state", "/opt/link"), file
+        )
 
 
 def test_image_is_shown_to_root_alone_and_with_its_own_flags(volume: LoopDisk, tmp_path: Path) -> None:
-    """Users run no program by private/lower that was removed from an overlay; in holes, which are binds of private/image, programs work as ever."""
+    """Users run no program by private/lower that was removed from an overlay; in holes, which are binds of
+    private/image, programs work as ever."""
     options = "sed -n 's|.* / {} \\([^ ]*\\) .*|\\1|p' /proc/self/mountinfo"
-    found = as_a_user(volume, tmp_path, f"{PRIVATE}/lower/usr/bin", f"{PRIVATE}/image/usr/bin", PRIVATE, entries=ENTRIES, after=(
-        f"for p in lower image; do ! setpriv --reuid 65534 --clear-groups test -x {PRIVATE}/$p/usr/bin/id; done; "
-        f"test \"$({options.format(PRIVATE + '/image')})\" = \"$({options.format('/')})\"; "
-        f"case \"$({options.format(PRIVATE + '/lower')})\" in ro,nosuid,nodev*) ;; *) exit 1 ;; esac"))
+    found = as_a_user(
+        volume,
+        tmp_path,
+        f"{PRIVATE}/lower/usr/bin",
+        f"{PRIVATE}/image/usr/bin",
+        PRIVATE,
+        entries=ENTRIES,
+        after=(
+            "for p in lower image; do ! setpriv --reuid 65534 --clear-groups test -x "
+            f"{PRIVATE}/$p/usr/bin/id; done; "
+            f'test "$({options.format(PRIVATE + "/image")})" = "$({options.format("/")})"; '
+            f'case "$({options.format(PRIVATE + "/lower")})" in ro,nosuid,nodev*) ;; *) exit 1 ;; esac'
+        ),
+    )
     assert set(found.values()) == {""}
 
 
@@ -212,7 +310,9 @@ def test_new_volume_is_closed(volume: LoopDisk, place: Path) -> None:
     at = place / "volume"
     at.mkdir()
     tool("mount", "-o", "subvolid=5", f"{volume.node}p1", at)
-    assert {d.name: d.stat().st_mode & 0o7777 for d in at.iterdir()} == dict.fromkeys(("@persist-state", "@persist-data", "@persist-state-snapshots"), 0o700)
+    assert {d.name: d.stat().st_mode & 0o7777 for d in at.iterdir()} == dict.fromkeys(
+        ("@persist-state", "@persist-data", "@persist-state-snapshots"), 0o700
+    )
 
 
 @own_machine

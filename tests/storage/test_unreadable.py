@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Disks of ours whose filesystem cannot be read: they are named, left alone, and nothing is formatted beside them; and what the hint says helps."""
+"""Disks of ours whose filesystem cannot be read: they are named, left alone, and nothing is formatted beside
+them; and what the hint says helps."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def look(disk: LoopDisk, **more: Any) -> dict[str, Any]:
 
 
 def test_rescue_as_the_hint_says(volume: LoopDisk) -> None:
-    """The first superblock is gone, its copy at 64 MiB is whole: the disk is named, and each command of the hint brings the volume back."""
+    """The first superblock is gone, its copy at 64 MiB is whole: the disk is named, and each command of the
+    hint brings the volume back."""
     uuid, node = uuid_of(volume), f"{volume.node}p1"
     whole = digest(volume)
     for command in ("btrfs rescue super-recover", "btrfs-select-super"):
@@ -53,13 +55,19 @@ def test_rescue_as_the_hint_says(volume: LoopDisk) -> None:
         before = digest(volume)
         found = look(volume)
         assert (found["kind"], found["reason"]) == ("none", "unreadable")
-        assert f"UUID={uuid}" in found["message"] and node in found["message"] and "this machine's" not in found["message"]
+        assert (
+            f"UUID={uuid}" in found["message"]
+            and node in found["message"]
+            and "this machine's" not in found["message"]
+        )
         assert "'persistctl claim'" not in found["hint"] and "claim --force" in found["hint"]
         assert digest(volume) == before
         said = re.search(rf"'({command} [^']*)'", found["hint"])
         assert said is not None, found["hint"]
         # 2: the superblock was written; 0 says that there was nothing to do.
-        done = subprocess.run(said[1].replace("super-recover", "super-recover -y").split(), capture_output=True, text=True)
+        done = subprocess.run(
+            said[1].replace("super-recover", "super-recover -y").split(), capture_output=True, text=True
+        )
         assert done.returncode == (2 if "super-recover" in command else 0), done.stderr
         assert look(volume)["uuid"] == uuid
         volume.unplug()
@@ -93,10 +101,14 @@ def test_the_table_is_gone(volume: LoopDisk) -> None:
     volume.write(volume.disk.size - 33 * 512, bytes(33 * 512))
     volume.replug()
     found = look(volume)
-    assert found["reason"] == "unreadable" and uuid in found["message"] and "partition table" in found["message"]
+    assert (
+        found["reason"] == "unreadable" and uuid in found["message"] and "partition table" in found["message"]
+    )
 
 
-@pytest.mark.parametrize("what", ["whole", "another filesystem", "taken out", "blank partition", "erased by force"])
+@pytest.mark.parametrize(
+    "what", ["whole", "another filesystem", "taken out", "blank partition", "erased by force"]
+)
 def test_what_is_not_unreadable(volume: LoopDisk, make_disk: Make, tmp_path: Path, what: str) -> None:
     node = f"{volume.node}p1"
     if what == "another filesystem":
@@ -135,11 +147,23 @@ def test_no_claim_is_honoured_beside_it(volume: LoopDisk, make_disk: Make) -> No
         assert seen.report == [{"failed": 0}] * 2 and seen.log.count("is left alone") >= 2
         assert volume.node in seen.log and seen.refused == []
     script = "from persist.boot import facts; facts.enabled = lambda root: True"
-    assert services("volume", device=["auto", blank.node], config=TRUST | {"format_blank": True}, python=script, only=here).last["kind"] == "none"
+    assert (
+        services(
+            "volume",
+            device=["auto", blank.node],
+            config=TRUST | {"format_blank": True},
+            python=script,
+            only=here,
+        ).last["kind"]
+        == "none"
+    )
     assert claimed.read(0, MIB) == HEADER.ljust(MIB, b"\0") and blank.read(0, MIB) == bytes(MIB)
     assert digest(volume) == before
     volume.unplug()
-    assert services("format", "volume", disks=nodes, device=nodes, config=TRUST, only=nodes).last["kind"] == "btrfs"
+    assert (
+        services("format", "volume", disks=nodes, device=nodes, config=TRUST, only=nodes).last["kind"]
+        == "btrfs"
+    )
 
 
 def test_a_stick_keeps_nobody_from_formatting(volume: LoopDisk, make_disk: Make) -> None:
@@ -147,10 +171,22 @@ def test_a_stick_keeps_nobody_from_formatting(volume: LoopDisk, make_disk: Make)
     overwrite(volume)
     claimed = make_disk(300)
     here = [claimed.node, volume.node]
-    assert services("format", "volume", disks=[claimed.node], device=[claimed.node], config={"member_timeout": 0}, only=here).last["kind"] == "btrfs"
+    assert (
+        services(
+            "format",
+            "volume",
+            disks=[claimed.node],
+            device=[claimed.node],
+            config={"member_timeout": 0},
+            only=here,
+        ).last["kind"]
+        == "btrfs"
+    )
 
 
-def test_the_volume_that_is_known_is_the_unreadable_one(volume: LoopDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_volume_that_is_known_is_the_unreadable_one(
+    volume: LoopDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uuid = uuid_of(volume)
     note_of(tmp_path).parent.mkdir(parents=True)
     note_of(tmp_path).write_text(f"{uuid}\n")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A volume that is mounted for writing and takes no writes: found out, said with what helps, and not relied on."""
+"""A volume that is mounted for writing and takes no writes: found out, said with what helps, and not relied
+on."""
 
 from __future__ import annotations
 
@@ -38,12 +39,23 @@ def test_read_only_subvolume_on_a_writable_root(volume: LoopDisk, tmp_path: Path
         _received(place)
     seen = _run(volume)
     last = seen.last
-    assert (last["kind"], last["reason"], last["read_only"], last["flags"]) == ("btrfs", "subvolume-read-only", True, [])
-    assert "'btrfs property set -f -ts /run/persist/volume ro false'" in last["hint"] and "btrfs receive" in last["message"]
+    assert (last["kind"], last["reason"], last["read_only"], last["flags"]) == (
+        "btrfs",
+        "subvolume-read-only",
+        True,
+        [],
+    )
+    assert (
+        "'btrfs property set -f -ts /run/persist/volume ro false'" in last["hint"]
+        and "btrfs receive" in last["message"]
+    )
     assert "full" not in seen.log and "reserve" not in seen.log
     # The hint helps.
     _run(volume, last["hint"].split("'")[1])
-    assert (lambda found: (found["reason"], found["flags"]))(_run(volume).last) == ("", ["mount-entries", "persistent"])
+    assert (lambda found: (found["reason"], found["flags"]))(_run(volume).last) == (
+        "",
+        ["mount-entries", "persistent"],
+    )
 
 
 def test_read_only_subvolume_on_a_read_only_root(volume: LoopDisk, tmp_path: Path) -> None:
@@ -51,19 +63,32 @@ def test_read_only_subvolume_on_a_read_only_root(volume: LoopDisk, tmp_path: Pat
     with _mounted(volume, tmp_path / "place") as place:
         _received(place)
     last = _run(volume, before=READ_ONLY).last
-    assert (last["kind"], last["reason"], last["flags"]) == ("tmpfs", "subvolume-read-only", ["mount-entries"])
+    assert (last["kind"], last["reason"], last["flags"]) == (
+        "tmpfs",
+        "subvolume-read-only",
+        ["mount-entries"],
+    )
     command = last["hint"].split("'")[1]
     assert f"{volume.node}p1" in command
     _run(volume, command, before=READ_ONLY)
-    assert (lambda found: (found["kind"], found["reason"]))(_run(volume, before=READ_ONLY).last) == ("btrfs", "")
+    assert (lambda found: (found["kind"], found["reason"]))(_run(volume, before=READ_ONLY).last) == (
+        "btrfs",
+        "",
+    )
 
 
 def test_immutable_store(volume: LoopDisk, tmp_path: Path) -> None:
     with _mounted(volume, tmp_path / "place") as place:
         tool("chattr", "+i", place / ".persist/tmp")
     seen = _run(volume)
-    assert (seen.last["kind"], seen.last["reason"], seen.last["flags"]) == ("btrfs", "immutable", ["mount-entries", "persistent"])
-    assert "'chattr -ia /run/persist/volume/.persist/tmp'" in seen.last["hint"] and seen.last["hint"] in seen.log
+    assert (seen.last["kind"], seen.last["reason"], seen.last["flags"]) == (
+        "btrfs",
+        "immutable",
+        ["mount-entries", "persistent"],
+    )
+    assert (
+        "'chattr -ia /run/persist/volume/.persist/tmp'" in seen.last["hint"] and seen.last["hint"] in seen.log
+    )
     _run(volume, seen.last["hint"].split("'")[1])
     assert _run(volume).last["reason"] == ""
 
@@ -74,10 +99,16 @@ def test_quota(volume: LoopDisk, tmp_path: Path) -> None:
         tool("btrfs", "quota", "enable", place)
         tool("btrfs", "qgroup", "limit", "16K", place)
     seen = _run(volume)
-    assert (seen.last["kind"], seen.last["reason"], seen.last["flags"]) == ("btrfs", "quota", ["mount-entries", "persistent"])
+    assert (seen.last["kind"], seen.last["reason"], seen.last["flags"]) == (
+        "btrfs",
+        "quota",
+        ["mount-entries", "persistent"],
+    )
     assert "qgroup" in seen.last["hint"] and "reserve" not in seen.log and "grown" not in seen.log
 
 
 @pytest.mark.parametrize("before", ["", READ_ONLY])
 def test_a_volume_that_takes_writes(volume: LoopDisk, before: str) -> None:
-    assert (lambda found: (found["kind"], found["reason"], found["read_only"]))(_run(volume, before=before).last) == ("btrfs", "", False)
+    assert (lambda found: (found["kind"], found["reason"], found["read_only"]))(
+        _run(volume, before=before).last
+    ) == ("btrfs", "", False)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A state volume over several loop disks, made by plain tools, for the tests of what comes after formatting."""
+"""A state volume over several loop disks, made by plain tools, for the tests of what comes after
+formatting."""
 
 from __future__ import annotations
 
@@ -34,23 +35,47 @@ class Volume:
         for disk in disks:
             self.divide(disk)
         data, metadata = partition_table.profiles("single" if profile == "single" else "auto", len(disks))
-        tool("mkfs.btrfs", "--quiet", "--force", "--nodiscard", "--uuid", self.uuid, "--label", "persist-data", "--data", data, "--metadata", metadata,
-             *(self.data(d) for d in disks))
+        tool(
+            "mkfs.btrfs",
+            "--quiet",
+            "--force",
+            "--nodiscard",
+            "--uuid",
+            self.uuid,
+            "--label",
+            "persist-data",
+            "--data",
+            data,
+            "--metadata",
+            metadata,
+            *(self.data(d) for d in disks),
+        )
         tool("mount", "-o", "subvolid=5", self.data(disks[0]), self.at)
         for name in btrfs.SUBVOLUMES:
             tool("btrfs", "subvolume", "create", f"{self.at}/{name}")
         store.make(f"{self.at}/{btrfs.SUBVOLUMES[0]}")
         part_ids = [self.marks[str(d.file)].data_id for d in disks]
-        store.write_record(f"{self.at}/{btrfs.SUBVOLUMES[0]}", store.record(self.uuid, part_ids, []) | {"profile": profile})
+        store.write_record(
+            f"{self.at}/{btrfs.SUBVOLUMES[0]}", store.record(self.uuid, part_ids, []) | {"profile": profile}
+        )
         for number in range(1, len(disks) + 1):
-            size = whole or partition_table.filesystem_bytes(os.stat(disk.file).st_size - 2 * partition_table.MIB)
+            size = whole or partition_table.filesystem_bytes(
+                os.stat(disk.file).st_size - 2 * partition_table.MIB
+            )
             tool("btrfs", "filesystem", "resize", f"{number}:{size}", self.at)
         tool("umount", self.at)
 
     def divide(self, disk: LoopDisk) -> None:
         """Give a disk its partition."""
         disk.write(0, bytes(header.LENGTH))
-        tool("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk.node, stdin=partition_table.script(self.marks[str(disk.file)], disk.disk.mib))
+        tool(
+            "sfdisk",
+            "--quiet",
+            "--no-reread",
+            "--no-tell-kernel",
+            disk.node,
+            stdin=partition_table.script(self.marks[str(disk.file)], disk.disk.mib),
+        )
         tool("partx", "--update", disk.node)
 
     @staticmethod
@@ -82,7 +107,8 @@ class Volume:
         return assembly
 
     def down(self) -> None:
-        """Unmount it, and wait until the kernel has let go of it: a killed process may still be in a call, or another namespace have a copy."""
+        """Unmount it, and wait until the kernel has let go of it: a killed process may still be in a call, or
+        another namespace have a copy."""
         deadline = time.monotonic() + 20
         while mountinfo.at(self.at) is not None or os.path.exists(f"{btrfs.SYSFS}/{self.uuid}"):
             subprocess.run(["umount", self.at], check=False, capture_output=True)
@@ -108,7 +134,9 @@ class Volume:
 
     def pull(self, disk: LoopDisk) -> None:
         """Take a disk away, as between two boots; the volume is not mounted."""
-        subprocess.run(["btrfs", "device", "scan", "--forget", self.data(disk)], check=False, capture_output=True)
+        subprocess.run(
+            ["btrfs", "device", "scan", "--forget", self.data(disk)], check=False, capture_output=True
+        )
         disk.unplug()
 
     def back(self, disk: LoopDisk) -> None:
@@ -120,7 +148,11 @@ class Volume:
         """The profiles of the mounted volume, as 'data raid1'."""
         found = set()
         for kind in ("data", "metadata", "system"):
-            found |= {f"{kind} {n}" for n in btrfs.names(self.uuid, f"allocation/{kind}") if n in ("single", "dup", "raid1", "raid1c3")}
+            found |= {
+                f"{kind} {n}"
+                for n in btrfs.names(self.uuid, f"allocation/{kind}")
+                if n in ("single", "dup", "raid1", "raid1c3")
+            }
         return found
 
     def scrub(self) -> str:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""packaging/initramfs-tools/persist-early without a machine: in a mount namespace of its own, with made-up disks, sysfs and command line.
+"""packaging/initramfs-tools/persist-early without a machine: in a mount namespace of its own, with made-up
+disks, sysfs and command line.
 
-blkid, udevadm, btrfs and sleep are stubs that note their arguments. mount is one too: a btrfs becomes a bind of a directory, all else is
-mounted truly, by klibc's mount where there is one; dd reads and writes files in the place of disks. The shell is dash, and klibc's where it is installed.
+blkid, udevadm, btrfs and sleep are stubs that note their arguments. mount is one too: a btrfs becomes a bind
+of a directory, all else is mounted truly, by klibc's mount where there is one; dd reads and writes files in
+the place of disks. The shell is dash, and klibc's where it is installed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ SHELLS = ["dash", str(KLIBC / "sh")]
 PCI = "pci0000:00/0000:00:05.0/virtio2"
 
 needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0, reason="mounts need root")
+    os.geteuid() != 0
+    or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0,
+    reason="mounts need root",
+)
 
 # Everything is prepared in $FAKE: volume/, root/, sys/, blkid/, cmdline, table, bin/.
 _RUN = r"""
@@ -62,7 +67,9 @@ _STUB = """#!/bin/sh
 { printf '%s' "${0##*/}"; for word; do printf '\\t%s' "$word"; done; echo; } >>"$FAKE/calls"
 """
 
-_BLKID = _STUB + r"""
+_BLKID = (
+    _STUB
+    + r"""
 case "$3 $5" in
     "-t -o") [ ! -r "$FAKE/blkid/$4" ] || while read -r node; do echo "$node"; done <"$FAKE/blkid/$4" ;;
     "-o -s")
@@ -74,8 +81,11 @@ case "$3 $5" in
     *) echo "stub of blkid: what is that: $*" >&2; exit 4 ;;
 esac
 """
+)
 
-_MOUNT = _STUB + r"""
+_MOUNT = (
+    _STUB
+    + r"""
 case "$1 $2" in
     "-t btrfs")
         case $(/bin/cat "$FAKE/broken" 2>/dev/null) in
@@ -104,15 +114,19 @@ case "$1 $2" in
 esac
 exec "$REAL_MOUNT" "$@"
 """
+)
 
-_BTRFS = r"""#!/bin/sh
+_BTRFS = (
+    r"""#!/bin/sh
 if [ "$1 $2" = "inspect-internal dump-super" ]; then
     exec /bin/cat "$FAKE/super/${3#/dev/}"
 fi
 if [ "$1 $2" = "device usage" ]; then
     exec /bin/cat "$FAKE/usage"
 fi
-""" + _STUB.split("\n", 1)[1] + r"""
+"""
+    + _STUB.split("\n", 1)[1]
+    + r"""
 case "$1 $2" in
     "filesystem resize") [ -e "$FAKE/really-full" ] || /bin/rm -f "$FAKE/full" ;;
     "device scan")
@@ -120,8 +134,11 @@ case "$1 $2" in
         ;;
 esac
 """
+)
 
-_DD = _STUB + r"""
+_DD = (
+    _STUB
+    + r"""
 case "$1 $2 $3" in
     if=/dev/*"bs=512 skip=96") file=$FAKE/marks/${1#if=/dev/} ;;
     if=/dev/*"bs=8 skip=32") file=$FAKE/bound/${1#if=/dev/} ;;
@@ -135,6 +152,7 @@ esac
 [ -e "$file" ] || exit 1
 exec /bin/dd "if=$file" "$2"
 """
+)
 
 
 # As btrfs-progs 6.2 has it, less what nobody reads.
@@ -245,8 +263,19 @@ class Initrd:
     def __init__(self, base: Path, shell: str) -> None:
         self.base = base
         self.shell = shell
-        for name in ("volume/.persist/seed", "volume/.persist/overlay", "root", "sys/class/block", "sys/devices", "blkid", "bin", "super", "marks", "bound",
-                     "unwritable"):
+        for name in (
+            "volume/.persist/seed",
+            "volume/.persist/overlay",
+            "root",
+            "sys/class/block",
+            "sys/devices",
+            "blkid",
+            "bin",
+            "super",
+            "marks",
+            "bound",
+            "unwritable",
+        ):
             (base / name).mkdir(parents=True)
         klibc = KLIBC.is_dir()
         for name in ("mkdir", "readlink", "umount"):
@@ -254,7 +283,14 @@ class Initrd:
         for name in ("chmod", "chown"):
             (base / "bin" / name).symlink_to(shutil.which(name) or name)
         self.real_mount = str(KLIBC / "mount") if klibc else "/bin/mount"
-        for name, text in (("blkid", _BLKID), ("mount", _MOUNT), ("udevadm", _STUB), ("sleep", _STUB), ("btrfs", _BTRFS), ("dd", _DD)):
+        for name, text in (
+            ("blkid", _BLKID),
+            ("mount", _MOUNT),
+            ("udevadm", _STUB),
+            ("sleep", _STUB),
+            ("btrfs", _BTRFS),
+            ("dd", _DD),
+        ):
             (base / "bin" / name).write_text(text)
             (base / "bin" / name).chmod(0o755)
         (base / "usage").write_text(USAGE.format(data="RAID1"))
@@ -267,7 +303,13 @@ class Initrd:
         self.disks.append(disk)
         name = disk.node
         partition = name[:2] in ("sd", "vd")
-        whole = self.base / "sys/devices" / disk.sys / "block" / (name.rstrip("0123456789") if partition else name)
+        whole = (
+            self.base
+            / "sys/devices"
+            / disk.sys
+            / "block"
+            / (name.rstrip("0123456789") if partition else name)
+        )
         at = whole / name if partition else whole
         at.mkdir(parents=True)
         if partition:
@@ -280,7 +322,9 @@ class Initrd:
         (self.base / f"blkid/{name}.TYPE").write_text(disk.fstype + "\n")
         (self.base / f"super/{name}").write_text(disk.superblock)
         (self.base / f"marks/{name}").write_bytes(disk.mark.encode().ljust(512, b"\0"))
-        (self.base / f"bound/{name.rstrip('0123456789') if partition else name}").write_bytes(disk.bound.encode().ljust(184, b"\0"))
+        (self.base / f"bound/{name.rstrip('0123456789') if partition else name}").write_bytes(
+            disk.bound.encode().ljust(184, b"\0")
+        )
         for spec in (f"LABEL={disk.label}", f"UUID={disk.uuid}", *disk.match):
             with open(self.base / "blkid" / spec, "a", encoding="utf-8") as f:
                 f.write(f"/dev/{name}\n")
@@ -288,7 +332,9 @@ class Initrd:
     def whole(self, name: str) -> None:
         """Show a disk whose partition is there already by its own name, and by that of a link."""
         partition = self.base / "sys/class/block" / f"{name}1"
-        (self.base / "sys/class/block" / name).symlink_to(os.path.relpath(partition.resolve().parent, partition.parent))
+        (self.base / "sys/class/block" / name).symlink_to(
+            os.path.relpath(partition.resolve().parent, partition.parent)
+        )
         self.nodes.append(name)
 
     def cmdline(self, text: str) -> None:
@@ -303,14 +349,20 @@ class Initrd:
         if not target.is_symlink():
             target.symlink_to("/usr/lib/systemd/system/persist-setup.target")
         entries = [line.rsplit(maxsplit=1) for line in text.splitlines()]
-        (root / "usr/lib/persist.d/a.conf").write_text("".join(f"[Path]\nPath={quoted(path)}\nMethod={method}\nEarly=yes\n" for path, method in entries))
+        (root / "usr/lib/persist.d/a.conf").write_text(
+            "".join(f"[Path]\nPath={quoted(path)}\nMethod={method}\nEarly=yes\n" for path, method in entries)
+        )
         self.table += load(str(root), {"SYSTEMD_PROC_CMDLINE": ""}).plan.early_table
 
     def seeded(self, path: str, method: str = "overlay", content: str = "kept") -> None:
         """An entry that an earlier boot has seeded; its directory is in the image too."""
         name = escape(path)
         (self.base / f"root{path}").mkdir(parents=True, exist_ok=True)
-        store = self.base / f"volume/.persist/overlay/{name}/upper" if method == "overlay" else self.base / f"volume{path}"
+        store = (
+            self.base / f"volume/.persist/overlay/{name}/upper"
+            if method == "overlay"
+            else self.base / f"volume{path}"
+        )
         store.mkdir(parents=True, exist_ok=True)
         (store / content).touch()
         if method == "overlay":
@@ -328,9 +380,20 @@ class Initrd:
         if not (self.base / "cmdline").exists():
             self.cmdline("root=/dev/vda ro quiet")
         done = subprocess.run(
-            ["unshare", "-m", "--propagation", "private", "/bin/sh", "-c", _RUN], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-            timeout=60, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "FAKE": str(self.base), "SCRIPT": str(SCRIPT), "SHELL_UNDER_TEST": self.shell,
-                 "REAL_MOUNT": self.real_mount})
+            ["unshare", "-m", "--propagation", "private", "/bin/sh", "-c", _RUN],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "FAKE": str(self.base),
+                "SCRIPT": str(SCRIPT),
+                "SHELL_UNDER_TEST": self.shell,
+                "REAL_MOUNT": self.real_mount,
+            },
+        )
         assert done.returncode == 0, done.stderr
         for line in done.stderr.splitlines():
             assert line.startswith(("<", "mount: ")), f"a complaint of the shell: {line}"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Escaping: names of units as systemd-escape makes them, mount options as PID 1 and the kernel take them apart."""
+"""Escaping: names of units as systemd-escape makes them, mount options as PID 1 and the kernel take them
+apart."""
 
 from __future__ import annotations
 
@@ -18,10 +19,22 @@ ALPHABET = "abcXYZ019:_.-\\@%,;'\"!|&$(){}[]*?~#=+<>^` /éß€データ💾\u00
 
 def paths(count: int = 3000) -> list[str]:
     chosen = random.Random(20)
-    out = ["/" + c for c in ALPHABET if c not in " /."] + ["/etc", "/.", "/..a", "/.a/.b", "/a/.b", "/-", "/a-b/c-d", "/\\x2d", "/a\\"]
+    out = ["/" + c for c in ALPHABET if c not in " /."] + [
+        "/etc",
+        "/.",
+        "/..a",
+        "/.a/.b",
+        "/a/.b",
+        "/-",
+        "/a-b/c-d",
+        "/\\x2d",
+        "/a\\",
+    ]
     for number in range(count):
         alphabet = "aZ9:_.-" if number % 4 == 0 else ALPHABET.replace("/", "")
-        parts = ["".join(chosen.choices(alphabet, k=chosen.randint(1, 8))) for _ in range(chosen.randint(1, 4))]
+        parts = [
+            "".join(chosen.choices(alphabet, k=chosen.randint(1, 8))) for _ in range(chosen.randint(1, 4))
+        ]
         out.append("/" + "/".join(parts))
     return [p for p in out if not any(part in ("", ".", "..") for part in p[1:].split("/"))]
 
@@ -43,12 +56,33 @@ def test_as_systemd_escape() -> None:
 @pytest.mark.skipif(not shutil.which("systemd-escape"), reason="no systemd-escape")
 def test_unescape_as_systemd_escape() -> None:
     for name in [escape(p) for p in paths(100)]:
-        done = subprocess.run(["systemd-escape", "--unescape", "--path", "--", name], capture_output=True, check=True)
+        done = subprocess.run(
+            ["systemd-escape", "--unescape", "--path", "--", name], capture_output=True, check=True
+        )
         assert done.stdout.decode("utf-8")[:-1] == unescape(name)
 
 
-@pytest.mark.parametrize("name", ["", "-a", "a-", "a--b", "..", "a-..-b", ".-a", "a\\", "a\\x", "a\\x2",
-                                  "a\\xg0", "a\\x+1", "a\\x_1", "a\\x 1", "a\\n", "a\\x00b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "-a",
+        "a-",
+        "a--b",
+        "..",
+        "a-..-b",
+        ".-a",
+        "a\\",
+        "a\\x",
+        "a\\x2",
+        "a\\xg0",
+        "a\\x+1",
+        "a\\x_1",
+        "a\\x 1",
+        "a\\n",
+        "a\\x00b",
+    ],
+)
 def test_unescape_refuses(name: str) -> None:
     with pytest.raises(ValueError, match="bad escape|not the name"):
         unescape(name)
@@ -74,7 +108,9 @@ def test_overlay_option() -> None:
 
 def test_options_as_pid_1_takes_them() -> None:
     """fstab_filter_options() is what PID 1 calls on Options= before it runs mount(8)."""
-    found = glob.glob("/usr/lib/*/systemd/libsystemd-shared-*.so") + glob.glob("/usr/lib/systemd/libsystemd-shared-*.so")
+    found = glob.glob("/usr/lib/*/systemd/libsystemd-shared-*.so") + glob.glob(
+        "/usr/lib/systemd/libsystemd-shared-*.so"
+    )
     if not found:
         pytest.skip("no libsystemd-shared")
     library = ctypes.CDLL(found[0])
@@ -88,7 +124,14 @@ def test_options_as_pid_1_takes_them() -> None:
         written = mount_options(wanted)
         assert "%" not in written.replace("%%", "")
         got = ctypes.c_char_p()
-        status = library.fstab_filter_options(written.replace("%%", "%").encode(), b"nofail\0noauto\0auto\0\0", None, None, None, ctypes.byref(got))
+        status = library.fstab_filter_options(
+            written.replace("%%", "%").encode(),
+            b"nofail\0noauto\0auto\0\0",
+            None,
+            None,
+            None,
+            ctypes.byref(got),
+        )
         assert status == 0 and got.value is not None
         assert got.value.decode() == wanted
         lower, upper, _ = wanted.split(",")

@@ -19,20 +19,52 @@ from persist.boot.rare.settings import VOLUME, size
 from persist.boot.registry import Registry, parse_file
 
 
-@pytest.mark.parametrize(("cmdline", "value"), [
-    ("", None), ("quiet", None), ("persist", ""), ("persist=", ""), ("persist=off", "off"), ("persist=ro persist=off", "off"),
-    ("xpersist=off", None), ("persist.volume=1", None), ('"persist=off"', "off"), ("'persist=off'", "off"), ('persist="of"f', "off"),
-    ('a="b persist=off"', None), ("a='b persist=off", None), ('persist="a b"', "a b"),
-    ("a\tpersist=off\n", "off"), ('"', None), ("persist=it's", "its"),
-])
+@pytest.mark.parametrize(
+    ("cmdline", "value"),
+    [
+        ("", None),
+        ("quiet", None),
+        ("persist", ""),
+        ("persist=", ""),
+        ("persist=off", "off"),
+        ("persist=ro persist=off", "off"),
+        ("xpersist=off", None),
+        ("persist.volume=1", None),
+        ('"persist=off"', "off"),
+        ("'persist=off'", "off"),
+        ('persist="of"f', "off"),
+        ('a="b persist=off"', None),
+        ("a='b persist=off", None),
+        ('persist="a b"', "a b"),
+        ("a\tpersist=off\n", "off"),
+        ('"', None),
+        ("persist=it's", "its"),
+    ],
+)
 def test_command_line(cmdline: str, value: str | None) -> None:
     assert facts.option(cmdline, "persist") == value
 
 
-@pytest.mark.parametrize(("text", "value"), [
-    ("0", 0), ("512M", 512 << 20), ("1K", 1024), ("4G", 4 << 30), ("2T", 2 << 40), ("", None), ("M", None), ("-1", None), ("1.5G", None),
-    ("٣", None), ("9" * 5000, None), ("9" * 18, 10**18 - 1), ("1 G", None), ("0x10", None), ("1_0", None),
-])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("512M", 512 << 20),
+        ("1K", 1024),
+        ("4G", 4 << 30),
+        ("2T", 2 << 40),
+        ("", None),
+        ("M", None),
+        ("-1", None),
+        ("1.5G", None),
+        ("٣", None),
+        ("9" * 5000, None),
+        ("9" * 18, 10**18 - 1),
+        ("1 G", None),
+        ("0x10", None),
+        ("1_0", None),
+    ],
+)
 def test_size(text: str, value: int | None) -> None:
     assert size(text) == value
 
@@ -42,18 +74,23 @@ def values(text: str) -> list[tuple[str, str, int]]:
     return [s for section in ini.parse(text.encode(), "f", problems) for s in section.settings]
 
 
-@pytest.mark.parametrize(("lines", "said", "blank", "options", "netdev"), [
-    ("", "", False, "", False),
-    ("Format=blank\nOptions=noatime,_netdev", "", True, "noatime,_netdev", True),
-    ("Format=blank\nFormat=claimed\nOptions=,a=b,\n", "", False, "a=b", False),
-    ("Options=_netdev\nOptions=", "", False, "", False),
-    ("Options=x_netdev,_netdevs", "", False, "x_netdev,_netdevs", False),
-    ("Format=all", "must be one of claimed, blank", False, "", False),
-    ("Options=a b", "without blanks", False, "", False),
-    ('Options=a="b"', "without blanks", False, "", False),
-    ("Options=a\x07b", "without blanks", False, "", False),
-])
-def test_format_and_options(tmp_path: Path, lines: str, said: str, blank: bool, options: str, netdev: bool) -> None:
+@pytest.mark.parametrize(
+    ("lines", "said", "blank", "options", "netdev"),
+    [
+        ("", "", False, "", False),
+        ("Format=blank\nOptions=noatime,_netdev", "", True, "noatime,_netdev", True),
+        ("Format=blank\nFormat=claimed\nOptions=,a=b,\n", "", False, "a=b", False),
+        ("Options=_netdev\nOptions=", "", False, "", False),
+        ("Options=x_netdev,_netdevs", "", False, "x_netdev,_netdevs", False),
+        ("Format=all", "must be one of claimed, blank", False, "", False),
+        ("Options=a b", "without blanks", False, "", False),
+        ('Options=a="b"', "without blanks", False, "", False),
+        ("Options=a\x07b", "without blanks", False, "", False),
+    ],
+)
+def test_format_and_options(
+    tmp_path: Path, lines: str, said: str, blank: bool, options: str, netdev: bool
+) -> None:
     file = tmp_path / "usr/lib/persist/persist.conf"
     file.parent.mkdir(parents=True)
     file.write_text(f"[Volume]\n{lines}\n")
@@ -79,14 +116,36 @@ def test_continuation() -> None:
 def test_lines_that_are_plain() -> None:
     """The quick way through a file in which no line goes on is the long one's, to the last problem."""
     chosen = random.Random(9)
-    pieces = ["\n", "\n", "\n", "[Path]", "Path=/a", "K = v", " ", "\t", "\r", "#", ";", "=", "é", "\u2028", "\x85", "\x0b", "\x1c", "\u00a0", "a" * 99]
+    pieces = [
+        "\n",
+        "\n",
+        "\n",
+        "[Path]",
+        "Path=/a",
+        "K = v",
+        " ",
+        "\t",
+        "\r",
+        "#",
+        ";",
+        "=",
+        "é",
+        "\u2028",
+        "\x85",
+        "\x0b",
+        "\x1c",
+        "\u00a0",
+        "a" * 99,
+    ]
     for _ in range(3000):
         text = "".join(chosen.choices(pieces, k=chosen.randint(0, 40)))
         problems: list[ini.Problem] = []
         assert ini._plain_lines(text) == list(ini._logical_lines(text, "f", problems)), text
         assert not problems
     problems = []
-    assert not ini.parse(b"[" + b"x" * ini.MAX_LINE + b"]", "f", problems) and len(problems) == 1, "too long is looked at"
+    assert not ini.parse(b"[" + b"x" * ini.MAX_LINE + b"]", "f", problems) and len(problems) == 1, (
+        "too long is looked at"
+    )
     assert values("[S]\nK=a\\\nb") == [("K", "a b", 2)], "and so is what goes on"
 
 
@@ -99,7 +158,9 @@ def test_paths_that_are_plain() -> None:
         path = "".join(chosen.choices("//..ab-", k=chosen.randint(0, 8)))
         good = path[:1] == "/" and path[1:2] not in ("", "/") and posixpath.normpath(path) == path
         assert (wrong_path(path) == "") == good, path
-        assert (wrong_path(path + "@") == "") == (path[:1] == "/" and posixpath.normpath(path + "@") == path + "@" and path[:2] != "//"), path
+        assert (wrong_path(path + "@") == "") == (
+            path[:1] == "/" and posixpath.normpath(path + "@") == path + "@" and path[:2] != "//"
+        ), path
         seen.add(good)
     assert seen == {True, False}
 
@@ -110,16 +171,25 @@ def test_unquote_refuses(text: str) -> None:
         ini.unquote(text)
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ('"/x" # y', "something follows the closing quote"), ('"/x"y"', "something follows the closing quote"), ('"/x', "the quote is not closed"),
-    ('"/x\\"', "the quote is not closed"), ('"/x\\', "the quote is not closed"), ('"', "the quote is not closed"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"/x" # y', "something follows the closing quote"),
+        ('"/x"y"', "something follows the closing quote"),
+        ('"/x', "the quote is not closed"),
+        ('"/x\\"', "the quote is not closed"),
+        ('"/x\\', "the quote is not closed"),
+        ('"', "the quote is not closed"),
+    ],
+)
 def test_what_is_wrong_with_quotes(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ini.unquote(text)
 
 
-@pytest.mark.parametrize(("text", "value"), [('""', ""), ('"a b"', "a b"), ('"a\\"\\\\"', 'a"\\'), ("a", "a"), ("", "")])
+@pytest.mark.parametrize(
+    ("text", "value"), [('""', ""), ('"a b"', "a b"), ('"a\\"\\\\"', 'a"\\'), ("a", "a"), ("", "")]
+)
 def test_unquote(text: str, value: str) -> None:
     assert ini.unquote(text) == value
 
@@ -163,13 +233,33 @@ def test_real_path(tmp_path: Path) -> None:
         facts.resolve(root, "/loop", known)
 
 
-@pytest.mark.parametrize("path", ["", "a", "/", "//", "/a/",
-                                  "/a//b", "/./a", "/a/..", "/a\nb", "/a\x7f", "/a ", "/a\\", "/a\udce9", "/a\ufdd0", "/a\U0001ffff"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "a",
+        "/",
+        "//",
+        "/a/",
+        "/a//b",
+        "/./a",
+        "/a/..",
+        "/a\nb",
+        "/a\x7f",
+        "/a ",
+        "/a\\",
+        "/a\udce9",
+        "/a\ufdd0",
+        "/a\U0001ffff",
+    ],
+)
 def test_wrong_path(path: str) -> None:
     assert wrong_path(path)
 
 
-@pytest.mark.parametrize("path", ["/a", "/a b", "/a\\b", "/é", "/💾", "/-", "/...", "/..a", "/%", '/"', "/\u00a0"])
+@pytest.mark.parametrize(
+    "path", ["/a", "/a b", "/a\\b", "/é", "/💾", "/-", "/...", "/..a", "/%", '/"', "/\u00a0"]
+)
 def test_right_path(path: str) -> None:
     assert not wrong_path(path)
 
@@ -179,10 +269,20 @@ def test_forbidden() -> None:
     assert forbidden("/mnt", "/mnt/state") and forbidden("/usr/locale") and forbidden("/boot")
 
 
-@pytest.mark.parametrize(("value", "mount"), [
-    ("/mnt/persist", "/mnt/persist"), ("/mnt/two words", "/mnt/two words"), ("/mnt/state # the volume", ""), ("/mnt/state ; the volume", ""),
-    ("/", ""), ("/mnt/*", ""), ("/mnt/$NAME", ""), ("/mnt/a,/mnt/b", ""), ("/mnt/a /mnt/b", ""),
-])
+@pytest.mark.parametrize(
+    ("value", "mount"),
+    [
+        ("/mnt/persist", "/mnt/persist"),
+        ("/mnt/two words", "/mnt/two words"),
+        ("/mnt/state # the volume", ""),
+        ("/mnt/state ; the volume", ""),
+        ("/", ""),
+        ("/mnt/*", ""),
+        ("/mnt/$NAME", ""),
+        ("/mnt/a,/mnt/b", ""),
+        ("/mnt/a /mnt/b", ""),
+    ],
+)
 def test_the_public_name_is_one_name(tmp_path: Path, value: str, mount: str) -> None:
     file = tmp_path / "usr/lib/persist/persist.conf"
     file.parent.mkdir(parents=True)
@@ -200,41 +300,76 @@ def registry(text: str) -> list[str]:
 
 def test_a_misspelled_path_key_is_named() -> None:
     assert registry("[Path]\nPth=/srv/d\nX-Mine=1\n") == [
-        "f:1: [Path] without Path=, the entry is ignored.", "f:2: Unknown key 'Pth=' in section [Path], ignoring. Did you mean Path=?"]
+        "f:1: [Path] without Path=, the entry is ignored.",
+        "f:2: Unknown key 'Pth=' in section [Path], ignoring. Did you mean Path=?",
+    ]
 
 
-@pytest.mark.parametrize(("line", "said"), [
-    ("Path=/srv/a,/srv/b", "this looks like a list .* Write one .Path. section for each path.$"),
-    ("Path=/srv/*", "this looks like a pattern .* Name the directory that holds what is meant.$"),
-    ("Path=/srv/$NAME", "this looks like a variable .* Write the path itself.$"),
-    ("Path=/srv/a # mine", "this looks like a comment .* Comments stand on lines of their own.$"),
-    ('Path="/srv/a" # mine', "something follows the closing quote, .* Comments stand on lines of their own.$"),
-    ('Path="/srv/a', "the quote is not closed, the entry is ignored.$"),
-    ("Path=", ":2: Path= is empty, the entry is ignored.$"),
-    ("Path=/srv/a,b", "Write one .Path. section for each path if this is a list; Method=bind keeps a path with a comma.$"),
-    ('Path="/srv/\\""', "Use Method=bind.$"),
-    ("Path=/srv/a\nSeedFrom=/usr/share/*", "the entry for /srv/a is ignored. Name the directory"),
-    ("Path=/srv/a\nServices=a.service,b.service", "blanks stand between units, not commas, "),
-    ("Path=/srv/a\nServices=a", "such as foo.service, the entry"),
-    ("Path=/srv/a\nOptions=noexec noatime", "Options=noexec noatime has 'noexec noatime', and commas stand between options, not blanks, "),
-    ("Path=/srv/a\nOptions=", "Options= is empty, the entry for /srv/a is ignored.$"),
-    ("Path=/srv/a\nOptions=noexec,sync", "has 'sync', which is none of"),
-])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("Path=/srv/a,/srv/b", "this looks like a list .* Write one .Path. section for each path.$"),
+        ("Path=/srv/*", "this looks like a pattern .* Name the directory that holds what is meant.$"),
+        ("Path=/srv/$NAME", "this looks like a variable .* Write the path itself.$"),
+        ("Path=/srv/a # mine", "this looks like a comment .* Comments stand on lines of their own.$"),
+        (
+            'Path="/srv/a" # mine',
+            "something follows the closing quote, .* Comments stand on lines of their own.$",
+        ),
+        ('Path="/srv/a', "the quote is not closed, the entry is ignored.$"),
+        ("Path=", ":2: Path= is empty, the entry is ignored.$"),
+        (
+            "Path=/srv/a,b",
+            "Write one .Path. section for each path if this is a list; Method=bind keeps a path with a "
+            "comma.$",
+        ),
+        ('Path="/srv/\\""', "Use Method=bind.$"),
+        ("Path=/srv/a\nSeedFrom=/usr/share/*", "the entry for /srv/a is ignored. Name the directory"),
+        ("Path=/srv/a\nServices=a.service,b.service", "blanks stand between units, not commas, "),
+        ("Path=/srv/a\nServices=a", "such as foo.service, the entry"),
+        (
+            "Path=/srv/a\nOptions=noexec noatime",
+            "Options=noexec noatime has 'noexec noatime', and commas stand between options, not blanks, ",
+        ),
+        ("Path=/srv/a\nOptions=", "Options= is empty, the entry for /srv/a is ignored.$"),
+        ("Path=/srv/a\nOptions=noexec,sync", "has 'sync', which is none of"),
+    ],
+)
 def test_what_to_do_about_a_value(line: str, said: str) -> None:
     found = registry(f"[Path]\n{line}\n")
     assert len(found) == 1 and re.search(said, found[0]), found
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("[Volume]\nDevise=auto\n", "usr/lib/persist/persist.conf:2: Unknown key 'Devise=' in section [Volume], ignoring. Did you mean Device=?"),
-    ("[Volumes]\nDevice=auto\n", "Unknown section [Volumes], ignoring. Known are [Volume], [Seal] and [Registry]. Did you mean [Volume]?"),
-    ("Device=auto\n", "Setting 'Device=' outside of a section, ignoring. Put it below a line such as [Volume]."),
-    ("[Volume]\nDevice=/dev/vdb,/dev/vdc\n", "'/dev/vdb,/dev/vdc' looks like a list, and blanks stand between devices, not commas, ignoring."),
-    ("[Volume]\nDevice=UUID=1,LABEL=b\n", "blanks stand between devices, not commas, ignoring."),
-    ("[Volume]\nDevice=LABEL=a,b\n", ""),
-    ("[Volume]\nMount=/\n", "Mount=/: must be an absolute path without '..', and not / itself, ignoring."),
-    ("[Volume]\nX-Mine=1\n", ""),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "[Volume]\nDevise=auto\n",
+            "usr/lib/persist/persist.conf:2: Unknown key 'Devise=' in section [Volume], ignoring. Did you "
+            "mean Device=?",
+        ),
+        (
+            "[Volumes]\nDevice=auto\n",
+            "Unknown section [Volumes], ignoring. Known are [Volume], [Seal] and [Registry]. Did you mean "
+            "[Volume]?",
+        ),
+        (
+            "Device=auto\n",
+            "Setting 'Device=' outside of a section, ignoring. Put it below a line such as [Volume].",
+        ),
+        (
+            "[Volume]\nDevice=/dev/vdb,/dev/vdc\n",
+            "'/dev/vdb,/dev/vdc' looks like a list, and blanks stand between devices, not commas, ignoring.",
+        ),
+        ("[Volume]\nDevice=UUID=1,LABEL=b\n", "blanks stand between devices, not commas, ignoring."),
+        ("[Volume]\nDevice=LABEL=a,b\n", ""),
+        (
+            "[Volume]\nMount=/\n",
+            "Mount=/: must be an absolute path without '..', and not / itself, ignoring.",
+        ),
+        ("[Volume]\nX-Mine=1\n", ""),
+    ],
+)
 def test_what_is_said_of_persist_conf(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "usr/lib/persist/persist.conf"
     file.parent.mkdir(parents=True)

@@ -39,38 +39,74 @@ def test_list(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (image / "usr/lib/persist.d/bad.conf").write_text("[Path]\nPath=/usr/share/x\n")
     assert main(["list", "--json", "--root", str(image)]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert [(e["path"], e["state"]) for e in found["entries"]] == [("/usr/share/x", "refused"), ("/var/lib/app", "declared")]
+    assert [(e["path"], e["state"]) for e in found["entries"]] == [
+        ("/usr/share/x", "refused"),
+        ("/var/lib/app", "declared"),
+    ]
     assert found["problems"][0]["where"] == "/usr/lib/persist.d/bad.conf:2"
 
 
 def test_list_text(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--root", str(image)]) == 0
     out = capsys.readouterr().out
-    assert out.splitlines()[1].split() == ["/var/lib/app", "bind", "no", "declared", "/usr/lib/persist.d/app.conf:2"]
+    assert out.splitlines()[1].split() == [
+        "/var/lib/app",
+        "bind",
+        "no",
+        "declared",
+        "/usr/lib/persist.d/app.conf:2",
+    ]
 
 
-@pytest.mark.parametrize(("cmdline", "state", "said"), [
-    ("quiet persist=off", "off", "Nothing of this is in force: persist=off on the kernel command line."),
-    ("persist=volatile", "declared", "Nothing is kept on this boot: persist=volatile is on the kernel command line."),
-    ("persist=of", "declared", "Nothing is kept on this boot: persist=of is on the kernel command line, which"),
-    ("persist=ro", "declared", "What this boot writes is not kept: persist=ro is on the kernel command line."),
-    ("systemd.mount-extra=/dev/vdb:/var/lib/app:ext4", "elsewhere", ""), ("persist=on", "declared", ""),
-])
-def test_list_knows_the_kernel_command_line(image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-                                            cmdline: str, state: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("cmdline", "state", "said"),
+    [
+        ("quiet persist=off", "off", "Nothing of this is in force: persist=off on the kernel command line."),
+        (
+            "persist=volatile",
+            "declared",
+            "Nothing is kept on this boot: persist=volatile is on the kernel command line.",
+        ),
+        (
+            "persist=of",
+            "declared",
+            "Nothing is kept on this boot: persist=of is on the kernel command line, which",
+        ),
+        (
+            "persist=ro",
+            "declared",
+            "What this boot writes is not kept: persist=ro is on the kernel command line.",
+        ),
+        ("systemd.mount-extra=/dev/vdb:/var/lib/app:ext4", "elsewhere", ""),
+        ("persist=on", "declared", ""),
+    ],
+)
+def test_list_knows_the_kernel_command_line(
+    image: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    cmdline: str,
+    state: str,
+    said: str,
+) -> None:
     (image / "usr/lib/persist.d/bad.conf").write_text("[Path]\nPath=/usr/share/x\n")
     real = facts.gather
     monkeypatch.setattr(facts, "gather", lambda root, environ: real(root, {"SYSTEMD_PROC_CMDLINE": cmdline}))
     assert main(["list", "--json", "--root", str(image)]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert {e["path"]: e["state"] for e in found["entries"]} == {"/usr/share/x": "refused", "/var/lib/app": state}
+    assert {e["path"]: e["state"] for e in found["entries"]} == {
+        "/usr/share/x": "refused",
+        "/var/lib/app": state,
+    }
     assert found["reason"].startswith(said) and bool(found["reason"]) == bool(said)
     assert main(["list", "--root", str(image)]) == 1
     shown = capsys.readouterr()
     assert shown.err.startswith(said) and f" {state} " in shown.out and "/var/lib/app: off" not in shown.out
 
 
-def test_list_asks_as_plan_does(image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_asks_as_plan_does(
+    image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The command line of this boot is nothing to an image."""
     asked: list[tuple[str, object]] = []
     real = facts.gather
@@ -88,17 +124,29 @@ def test_list_asks_as_plan_does(image: Path, monkeypatch: pytest.MonkeyPatch, ca
     capsys.readouterr()
     assert main(["list", "--root", str(image)]) == 0
     shown = capsys.readouterr()
-    assert " declared " in shown.out and shown.err == "Nothing of this is in force: persist-setup.target is not enabled.\n"
+    assert (
+        " declared " in shown.out
+        and shown.err == "Nothing of this is in force: persist-setup.target is not enabled.\n"
+    )
 
 
-def test_list_says_each_path_that_is_left_out_with_its_reason(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_says_each_path_that_is_left_out_with_its_reason(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = str(image)
     assert main(["preset", "enable", "whole-system", "--without=/home", "--root", root]) == 0
     capsys.readouterr()
     assert main(["list", "--json", "--root", root]) == 0
-    found = [(e["state"], e["reason"]) for e in json.loads(capsys.readouterr().out)["entries"] if e["path"] == "/home"]
+    found = [
+        (e["state"], e["reason"])
+        for e in json.loads(capsys.readouterr().out)["entries"]
+        if e["path"] == "/home"
+    ]
     out = "/etc/persist.d/zz-preset-whole-system-without.conf:4"
-    assert found == [("none", f"{out} takes it out (Method=none)"), ("ignored", f"taken out by {out} (Method=none)")]
+    assert found == [
+        ("none", f"{out} takes it out (Method=none)"),
+        ("ignored", f"taken out by {out} (Method=none)"),
+    ]
 
 
 def test_preset_enable_disable(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,12 +171,19 @@ def test_preset_enable_disable(image: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_preset_without_a_path(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = str(image)
-    assert main(["preset", "enable", "whole-system", "--without=/var/", "--without", "/home", "--root", root]) == 0
+    assert (
+        main(["preset", "enable", "whole-system", "--without=/var/", "--without", "/home", "--root", root])
+        == 0
+    )
     capsys.readouterr()
     assert main(["plan", "--json", "--root", root]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert "etc.mount" in plan["files"] and not [name for name in plan["files"] if name.startswith(("var", "home", "persist-bind@home"))]
-    assert not [p for p in plan["problems"] if p["level"] <= 4], "what lies below a path that is left out goes with it"
+    assert "etc.mount" in plan["files"] and not [
+        name for name in plan["files"] if name.startswith(("var", "home", "persist-bind@home"))
+    ]
+    assert not [p for p in plan["problems"] if p["level"] <= 4], (
+        "what lies below a path that is left out goes with it"
+    )
     assert "persist-bind@var-lib-app.service" in plan["files"], "a package's own file still counts"
     assert main(["preset", "list", "--root", root]) == 0
     assert "without /home /var" in capsys.readouterr().out
@@ -141,27 +196,51 @@ def test_preset_without_a_path(image: Path, capsys: pytest.CaptureFixture[str]) 
     assert list((image / "etc/persist.d").iterdir()) == []
 
 
-@pytest.mark.parametrize(("path", "said"), [
-    ("/etc/ssh", "'/etc/ssh' has no entry of its own in the preset 'whole-system', /etc keeps it.\n"
-                 "To leave it to the image, write Path=/etc/ssh and Method=image"),
-    ("/home/me", "/home keeps it"), ("/var/lib/dpkg/info", "does not keep '/var/lib/dpkg/info'"), ("etc", "--without=etc is not an absolute path"),
-    ("/home,/etc", "--without=/home,/etc looks like a list, and takes one path.\nSay --without= once for each path."), ("/home /etc", "looks like a list"),
-])
-def test_preset_without_what_it_does_not_declare(image: Path, capsys: pytest.CaptureFixture[str], path: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (
+            "/etc/ssh",
+            "'/etc/ssh' has no entry of its own in the preset 'whole-system', /etc keeps it.\n"
+            "To leave it to the image, write Path=/etc/ssh and Method=image",
+        ),
+        ("/home/me", "/home keeps it"),
+        ("/var/lib/dpkg/info", "does not keep '/var/lib/dpkg/info'"),
+        ("etc", "--without=etc is not an absolute path"),
+        (
+            "/home,/etc",
+            "--without=/home,/etc looks like a list, and takes one path.\nSay --without= once for each path.",
+        ),
+        ("/home /etc", "looks like a list"),
+    ],
+)
+def test_preset_without_what_it_does_not_declare(
+    image: Path, capsys: pytest.CaptureFixture[str], path: str, said: str
+) -> None:
     assert main(["preset", "enable", "whole-system", f"--without={path}", "--root", str(image)]) == 1
     assert said in capsys.readouterr().err
     assert list((image / "etc/persist.d").iterdir()) == []
 
 
 @pytest.mark.parametrize("stage", [True, False])
-def test_the_initrd_is_made_anew_where_an_early_entry_went_away(image: Path, capsys: pytest.CaptureFixture[str], stage: bool) -> None:
+def test_the_initrd_is_made_anew_where_an_early_entry_went_away(
+    image: Path, capsys: pytest.CaptureFixture[str], stage: bool
+) -> None:
     root = str(image)
-    hint = f"The initrd still mounts /etc where it has been built with that: run 'chroot {root} update-initramfs -u' when all is done.\n"
+    hint = (
+        f"The initrd still mounts /etc where it has been built with that: run 'chroot {root} "
+        "update-initramfs -u' when all is done.\n"
+    )
     if stage:
         (image / "usr/share/initramfs-tools/hooks").mkdir(parents=True)
         (image / "usr/share/initramfs-tools/hooks/persist").touch()
-    for arguments, said in ((["enable", "whole-system"], False), (["enable", "whole-system", "--without=/etc"], True),
-                            (["disable", "whole-system"], False), (["enable", "whole-system"], False), (["disable", "whole-system"], True)):
+    for arguments, said in (
+        (["enable", "whole-system"], False),
+        (["enable", "whole-system", "--without=/etc"], True),
+        (["disable", "whole-system"], False),
+        (["enable", "whole-system"], False),
+        (["disable", "whole-system"], True),
+    ):
         assert main(["preset", *arguments, "--root", root]) == 0
         err = capsys.readouterr().err
         assert (hint in err) == (said and stage), arguments
@@ -172,18 +251,26 @@ def test_preset_enable_where_persist_cannot_start(image: Path, capsys: pytest.Ca
     root = str(image)
     (image / "etc/systemd/system/persist-setup.target").symlink_to("/dev/null")
     assert main(["preset", "enable", "docker", "--root", root]) == 0
-    assert "is masked (/etc/systemd/system/persist-setup.target), so nothing is kept. Run 'systemctl" in capsys.readouterr().err
+    assert (
+        "is masked (/etc/systemd/system/persist-setup.target), so nothing is kept. Run 'systemctl"
+        in capsys.readouterr().err
+    )
     (image / "etc/systemd/system/local-fs.target.wants/persist-setup.target").unlink()
     (image / "etc/systemd/system/persist-setup.target").unlink()
     assert main(["preset", "enable", "docker", "--root", root]) == 0
-    assert f"so nothing is kept. Run 'systemctl --root={root} enable persist-setup.target'." in capsys.readouterr().err
+    assert (
+        f"so nothing is kept. Run 'systemctl --root={root} enable persist-setup.target'."
+        in capsys.readouterr().err
+    )
     (image / "usr/lib/systemd/system/persist-setup.target").unlink()
     assert main(["preset", "enable", "docker", "--root", root]) == 0
     assert f"persist is not installed in {root} (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("action", ["enable", "disable"])
-def test_presets_are_roots(image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+def test_presets_are_roots(
+    image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
     def refuse(*arguments: object) -> None:
         raise PermissionError(13, "Permission denied", "/etc/persist.d")
 
@@ -192,14 +279,19 @@ def test_presets_are_roots(image: Path, capsys: pytest.CaptureFixture[str], monk
     assert f"Only root can {action} presets (/etc/persist.d: Permission denied)." in capsys.readouterr().err
 
 
-def test_whole_system_keeps_the_stores_of_containers_in_a_way_that_works(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_whole_system_keeps_the_stores_of_containers_in_a_way_that_works(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = str(image)
     program = image / "usr/sbin/dockerd"
     program.parent.mkdir(parents=True)
     program.touch(0o755)
     assert main(["preset", "enable", "whole-system", "--root", root]) == 0
     assert "The preset docker is enabled, too: the image has /usr/sbin/dockerd" in capsys.readouterr().err
-    assert sorted(f.name for f in (image / "etc/persist.d").iterdir()) == ["zz-preset-docker.conf", "zz-preset-whole-system.conf"]
+    assert sorted(f.name for f in (image / "etc/persist.d").iterdir()) == [
+        "zz-preset-docker.conf",
+        "zz-preset-whole-system.conf",
+    ]
     main(["verify", "--root", root])
     assert "/var/lib/docker would lie" not in capsys.readouterr().out
     assert main(["plan", "--json", "--root", root]) == 0
@@ -208,8 +300,11 @@ def test_whole_system_keeps_the_stores_of_containers_in_a_way_that_works(image: 
 
 
 @pytest.mark.parametrize("choice", ["--without", "mask"])
-def test_a_preset_that_comes_along_leaves_an_earlier_choice_alone(image: Path, capsys: pytest.CaptureFixture[str], choice: str) -> None:
-    """It would keep again what somebody had taken out; and a file that somebody put there stopped the preset that was asked for."""
+def test_a_preset_that_comes_along_leaves_an_earlier_choice_alone(
+    image: Path, capsys: pytest.CaptureFixture[str], choice: str
+) -> None:
+    """It would keep again what somebody had taken out; and a file that somebody put there stopped the preset
+    that was asked for."""
     root, links = str(image), image / "etc/persist.d"
     (image / "usr/sbin").mkdir()
     (image / "usr/sbin/dockerd").touch(0o755)
@@ -245,7 +340,10 @@ def test_preset_does_not_replace_a_file(image: Path) -> None:
 def test_plan_is_what_the_generator_writes(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--root", str(image)]) == 0
     out = capsys.readouterr().out
-    assert "# persist-bind@var-lib-app.service\n" in out and "ConditionPathExists=/run/persist/stores/var-lib-app\n" in out
+    assert (
+        "# persist-bind@var-lib-app.service\n" in out
+        and "ConditionPathExists=/run/persist/stores/var-lib-app\n" in out
+    )
 
 
 def test_plan_not_enabled(image: Path, capsys: pytest.CaptureFixture[str]) -> None:

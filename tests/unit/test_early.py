@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""packaging/initramfs-tools/persist-early: the command line, finding the volume, entries. See early_rig.py; test_early_members.py has the members."""
+"""packaging/initramfs-tools/persist-early: the command line, finding the volume, entries. See early_rig.py;
+test_early_members.py has the members."""
 
 from __future__ import annotations
 
@@ -23,12 +24,24 @@ def test_second_boot(ready: Initrd) -> None:
     at = found.mounts["/run/image/etc"]
     assert at.fstype == "overlay"
     options = at.super_options.split(",")
-    assert "upperdir=/run/persist/volume/.persist/overlay/etc/upper" in options and "lowerdir=/run/image/etc" in options
-    assert ["-t", "btrfs", "-o", "noatime,subvol=@persist-state", "/dev/vdb2", "/run/persist/volume"] in found.ran("mount")
+    assert (
+        "upperdir=/run/persist/volume/.persist/overlay/etc/upper" in options
+        and "lowerdir=/run/image/etc" in options
+    )
+    assert [
+        "-t",
+        "btrfs",
+        "-o",
+        "noatime,subvol=@persist-state",
+        "/dev/vdb2",
+        "/run/persist/volume",
+    ] in found.ran("mount")
     assert not found.ran("btrfs") and found.noted == ["plain", "/dev/vdb2"] and not found.heal
     assert found.ran("mount")[-1][3].endswith(",index=off,metacopy=off,redirect_dir=nofollow,xino=off")
     assert not found.ran("udevadm") and not found.ran("sleep"), "nothing is waited for"
-    assert "<6>persist-early: state volume mounted from /dev/vdb2\n<6>persist-early: /etc mounted\n" in found.log
+    assert (
+        "<6>persist-early: state volume mounted from /dev/vdb2\n<6>persist-early: /etc mounted\n" in found.log
+    )
 
 
 def test_nested_and_binds(initrd: Initrd) -> None:
@@ -42,7 +55,19 @@ def test_nested_and_binds(initrd: Initrd) -> None:
     assert found.mounts["/run/image/etc/app"].root.endswith("/etc/app")
 
 
-@pytest.mark.parametrize("path", ["/srv/my-data", "/srv/a:b", "/srv/a\\tb\\c", "/srv/a\\x2db", "/srv/a'b#", "/srv/*", "/srv/100%s", "/srv/\u00fcn\u00ef"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/srv/my-data",
+        "/srv/a:b",
+        "/srv/a\\tb\\c",
+        "/srv/a\\x2db",
+        "/srv/a'b#",
+        "/srv/*",
+        "/srv/100%s",
+        "/srv/\u00fcn\u00ef",
+    ],
+)
 @pytest.mark.parametrize("method", ["overlay", "bind"])
 def test_names(initrd: Initrd, path: str, method: str) -> None:
     initrd.disk(Disk("vdb2"))
@@ -68,8 +93,21 @@ def test_switched_off(ready: Initrd, word: str) -> None:
     assert found.calls == [] and not found.volume and found.early == set()
 
 
-@pytest.mark.parametrize("cmdline", ["persist=off persist=on", "persist=on", "persist=", "xpersist=off", "persist", "persist=off persist",
-                                     "persist.overlay=off", "* persist ?", "", "persist.volume=id-1"])
+@pytest.mark.parametrize(
+    "cmdline",
+    [
+        "persist=off persist=on",
+        "persist=on",
+        "persist=",
+        "xpersist=off",
+        "persist",
+        "persist=off persist",
+        "persist.overlay=off",
+        "* persist ?",
+        "",
+        "persist.volume=id-1",
+    ],
+)
 def test_not_switched_off(ready: Initrd, cmdline: str) -> None:
     ready.cmdline(cmdline)
     assert ready.run().early == {"etc"}
@@ -112,7 +150,9 @@ def test_nothing_to_do_without_entries(initrd: Initrd) -> None:
 def test_no_volume(initrd: Initrd) -> None:
     initrd.registry("/etc overlay")
     found = initrd.run()
-    assert found.ran("udevadm") == [["settle", "--timeout=10"]] and not found.ran("sleep") and not found.volume
+    assert (
+        found.ran("udevadm") == [["settle", "--timeout=10"]] and not found.ran("sleep") and not found.volume
+    )
 
 
 def test_not_a_btrfs(initrd: Initrd) -> None:
@@ -124,7 +164,11 @@ def test_not_a_btrfs(initrd: Initrd) -> None:
 def test_two_volumes(ready: Initrd) -> None:
     ready.disk(Disk("vdc2", "id-2", sys="pci0/virtio3"))
     found = ready.run()
-    assert not found.volume and not found.ran("mount") and "more than one filesystem could be the state volume: /dev/vdb2 /dev/vdc2" in found.log
+    assert (
+        not found.volume
+        and not found.ran("mount")
+        and "more than one filesystem could be the state volume: /dev/vdb2 /dev/vdc2" in found.log
+    )
 
 
 def test_cloned_disk(initrd: Initrd) -> None:
@@ -169,7 +213,9 @@ def test_untrusted(initrd: Initrd, case: str) -> None:
     assert not found.volume and "its bus is not trusted" in found.log
 
 
-@pytest.mark.parametrize("allowed", ["removable\n", "device\tUUID=id-1\n", "device\t/dev/sdb1\n", "device\tPARTLABEL=mine\n"])
+@pytest.mark.parametrize(
+    "allowed", ["removable\n", "device\tUUID=id-1\n", "device\t/dev/sdb1\n", "device\tPARTLABEL=mine\n"]
+)
 def test_untrusted_but_named(initrd: Initrd, allowed: str) -> None:
     initrd.disk(Disk("sdb1", sys=UNTRUSTED["usb"].sys, match=("PARTLABEL=mine",)))
     initrd.seeded("/etc")
@@ -200,7 +246,8 @@ def test_first_device_decides(ready: Initrd) -> None:
 
 @pytest.mark.parametrize("spec", ["/dev/sdb", "/dev/disk/by-id/stick", "UUID=0A-B", "PARTUUID=C-D"])
 def test_named_as_in_the_configuration(initrd: Initrd, spec: str) -> None:
-    """As persist/volume/find/choose.py has it: a whole disk stands for the volume on it, ids are not case-sensitive."""
+    """As persist/volume/find/choose.py has it: a whole disk stands for the volume on it, ids are not
+    case-sensitive."""
     initrd.disk(Disk("sdc1", "id-3", label="other", sys=UNTRUSTED["usb"].sys + "1"))
     initrd.disk(Disk("sdb1", "0a-b", sys=UNTRUSTED["usb"].sys, match=("PARTUUID=c-d",)))
     initrd.disk(Disk("vdc2", "id-2", sys="pci0/virtio3"))
@@ -227,20 +274,30 @@ def test_name_that_device_mapper_gave(initrd: Initrd) -> None:
     (initrd.base / "blkid/LABEL=persist-data").write_text("/dev/mapper/vdb2\n")
     initrd.registry("/etc overlay")
     found = initrd.run()
-    assert not found.ran("mount") and "/dev/mapper/vdb2 has the label persist-data, but its bus is not trusted" in found.log
+    assert (
+        not found.ran("mount")
+        and "/dev/mapper/vdb2 has the label persist-data, but its bus is not trusted" in found.log
+    )
 
 
 def test_write_protection(ready: Initrd) -> None:
     (ready.base / "protected").touch()
     found = ready.run()
     assert len(found.ran("mount")) == 1 and not found.volume and found.early == set()
-    assert "<3>persist-early: /dev/vdb2 can only be mounted read-only" in found.log and "state volume mounted" not in found.log
+    assert (
+        "<3>persist-early: /dev/vdb2 can only be mounted read-only" in found.log
+        and "state volume mounted" not in found.log
+    )
 
 
 def test_volume_does_not_mount(ready: Initrd) -> None:
     (ready.base / "broken").touch()
     found = ready.run()
-    assert not found.volume and found.early == set() and "<3>persist-early: /dev/vdb2 does not mount" in found.log
+    assert (
+        not found.volume
+        and found.early == set()
+        and "<3>persist-early: /dev/vdb2 does not mount" in found.log
+    )
 
 
 # -- entries that come late
@@ -260,8 +317,17 @@ def test_not_in_the_image(ready: Initrd) -> None:
     assert found.early == {"etc"} and "/srv/x is not in the image" in found.log
 
 
-@pytest.mark.parametrize("link", [".persist", ".persist/seed", ".persist/overlay", ".persist/overlay/etc",
-                                  ".persist/overlay/etc/upper", ".persist/overlay/etc/work"])
+@pytest.mark.parametrize(
+    "link",
+    [
+        ".persist",
+        ".persist/seed",
+        ".persist/overlay",
+        ".persist/overlay/etc",
+        ".persist/overlay/etc/upper",
+        ".persist/overlay/etc/work",
+    ],
+)
 def test_links_on_the_volume_are_not_followed(ready: Initrd, link: str) -> None:
     at = ready.base / "volume" / link
     at.rename(ready.base / "moved")

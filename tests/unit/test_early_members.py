@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persist-early with volumes of several members: waiting, degraded mounts, bindings, persist=ro, a full volume. See early_rig.py."""
+"""persist-early with volumes of several members: waiting, degraded mounts, bindings, persist=ro, a full
+volume. See early_rig.py."""
 
 from __future__ import annotations
 
@@ -26,18 +27,28 @@ OLD = DegradedMark(FSID, 1, "a" * 16)
 
 def tried(node: str) -> list[list[str]]:
     """The mounts where a member is missing: first without a byte written."""
-    return [[options + PLAIN, node, "/run/persist/volume"] for options in ("ro,rescue=nologreplay,degraded,", "degraded,")]
+    return [
+        [options + PLAIN, node, "/run/persist/volume"]
+        for options in ("ro,rescue=nologreplay,degraded,", "degraded,")
+    ]
 
 
 def text(mark: DegradedMark) -> str:
     return mark.encode().rstrip(b"\0").decode()
 
 
-def pair(initrd: Initrd, *, here: str = "ab", a: dict[str, object] | None = None, b: dict[str, object] | None = None) -> Initrd:
+def pair(
+    initrd: Initrd,
+    *,
+    here: str = "ab",
+    a: dict[str, object] | None = None,
+    b: dict[str, object] | None = None,
+) -> Initrd:
     """A machine whose volume has two members."""
     for name, devid, changes in (("vda2", 1, a), ("vdb2", 2, b)):
         if name[2] in here:
-            initrd.disk(Disk(name, **{"uuid": FSID, "devid": devid, "devices": 2, "sys": f"pci0/virtio{devid}", **(changes or {})}))  # type: ignore[arg-type]
+            wish = {"uuid": FSID, "devid": devid, "devices": 2, "sys": f"pci0/virtio{devid}", **(changes or {})}
+            initrd.disk(Disk(name, **wish))  # type: ignore[arg-type]
     initrd.seeded("/etc")
     initrd.table += "timeout\t3\n"
     initrd.registry("/etc overlay")
@@ -54,17 +65,25 @@ def test_member_missing(initrd: Initrd) -> None:
     mark = degraded_mark.parse(found.marks["vda2"].encode())
     assert mark is not None and (mark.uuid, mark.counter, mark.earlier) == (FSID, 1, ())
     assert found.noted == ["degraded", "/dev/vda2"] and found.heal
-    assert "<3>persist-early: state volume mounted degraded from /dev/vda2, 1 of its disks missing" in found.log
-    order = [c[0] for c in found.calls if c[0] in ("sleep", "udevadm", "mount") or "conv=notrunc,sync,fsync" in c]
-    assert order == ["sleep", "sleep", "sleep", "udevadm", "mount", "dd", "mount", "mount"], "the mark is on the disk before the mount"
+    assert (
+        "<3>persist-early: state volume mounted degraded from /dev/vda2, 1 of its disks missing" in found.log
+    )
+    order = [
+        c[0] for c in found.calls if c[0] in ("sleep", "udevadm", "mount") or "conv=notrunc,sync,fsync" in c
+    ]
+    assert order == ["sleep", "sleep", "sleep", "udevadm", "mount", "dd", "mount", "mount"], (
+        "the mark is on the disk before the mount"
+    )
 
 
 def test_waiting_has_its_bound_where_disks_are_slow(initrd: Initrd) -> None:
     """A disk that fails makes each look take long, which counts too."""
     machine = pair(initrd, here="a")
     (machine.base / "uptime").write_text("7.41 3.1\n")
-    (machine.base / "bin/sleep").write_text('#!/bin/sh\necho sleep >>"$FAKE/calls"\nread -r now _ <"$FAKE/uptime"\n'
-                                            'echo "$((${now%%.*} + 2)).90 3.1" >"$FAKE/uptime"\n')
+    (machine.base / "bin/sleep").write_text(
+        '#!/bin/sh\necho sleep >>"$FAKE/calls"\nread -r now _ <"$FAKE/uptime"\n'
+        'echo "$((${now%%.*} + 2)).90 3.1" >"$FAKE/uptime"\n'
+    )
     found = machine.run()
     assert len(found.ran("sleep")) == 2 and found.noted == ["degraded", "/dev/vda2"]
 
@@ -72,32 +91,47 @@ def test_waiting_has_its_bound_where_disks_are_slow(initrd: Initrd) -> None:
 def test_member_that_comes_late(initrd: Initrd) -> None:
     machine = pair(initrd, here="a")
     (machine.base / "late").touch()
-    (machine.base / "bin/sleep").write_text('#!/bin/sh\necho sleep >>"$FAKE/calls"\n'
-                                            '[ -e "$FAKE/come" ] || { : >"$FAKE/come"; exit; }\n'
-                                            'for f in LABEL=persist-data UUID=' + FSID + '; do echo /dev/vdb2 >>"$FAKE/blkid/$f"; done\n')
+    (machine.base / "bin/sleep").write_text(
+        '#!/bin/sh\necho sleep >>"$FAKE/calls"\n'
+        '[ -e "$FAKE/come" ] || { : >"$FAKE/come"; exit; }\n'
+        "for f in LABEL=persist-data UUID=" + FSID + '; do echo /dev/vdb2 >>"$FAKE/blkid/$f"; done\n'
+    )
     machine.disk(Disk("vdb2", FSID, devid=2, devices=2, sys="pci0/virtio2", label="not-yet"))
     (machine.base / f"blkid/UUID={FSID}").write_text("/dev/vda2\n")
     found = machine.run()
-    assert len(found.ran("sleep")) == 2 and found.noted == ["plain", "/dev/vda2", "/dev/vdb2"] and not found.heal
+    assert (
+        len(found.ran("sleep")) == 2 and found.noted == ["plain", "/dev/vda2", "/dev/vdb2"] and not found.heal
+    )
     assert found.btrfs_mounts == [[PLAIN, "/dev/vda2", "/run/persist/volume"]] and found.marks["vda2"] == ""
 
 
 def test_stale_member(initrd: Initrd) -> None:
     found = pair(initrd, a={"mark": text(OLD), "generation": 20}, b={"generation": 19}).run()
-    assert found.ran("btrfs")[:2] == [["device", "scan", "--forget", "/dev/vdb2"], ["device", "scan", "/dev/vda2"]]
+    assert found.ran("btrfs")[:2] == [
+        ["device", "scan", "--forget", "/dev/vdb2"],
+        ["device", "scan", "/dev/vda2"],
+    ]
     assert found.btrfs_mounts == tried("/dev/vda2")
     mark = degraded_mark.parse(found.marks["vda2"].encode())
-    assert mark is not None and (mark.counter, mark.earlier) == (2, (OLD.id,)) and found.marks["vdb2"] == "", "a stale member is not touched"
+    assert (
+        mark is not None and (mark.counter, mark.earlier) == (2, (OLD.id,)) and found.marks["vdb2"] == ""
+    ), "a stale member is not touched"
     assert "/dev/vdb2 did not see what was written last" in found.log and found.heal
 
 
-@pytest.mark.parametrize("a, b", [
-    ({"mark": text(OLD), "generation": 20}, {"generation": 99, "mark": text(DegradedMark(FSID, 3, "b" * 16))}),
-    ({"mark": text(OLD), "generation": 20}, {"generation": 99}),
-    ({"generation": 20}, {"generation": 99}),
-    ({"devices": 1, "generation": 20}, {"generation": 99}),
-    ({"devices": 1, "generation": 20}, {"generation": 99, "mark": text(OLD)}),
-])
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        (
+            {"mark": text(OLD), "generation": 20},
+            {"generation": 99, "mark": text(DegradedMark(FSID, 3, "b" * 16))},
+        ),
+        ({"mark": text(OLD), "generation": 20}, {"generation": 99}),
+        ({"generation": 20}, {"generation": 99}),
+        ({"devices": 1, "generation": 20}, {"generation": 99}),
+        ({"devices": 1, "generation": 20}, {"generation": 99, "mark": text(OLD)}),
+    ],
+)
 def test_what_nothing_proves_an_ancestor(initrd: Initrd, a: dict[str, object], b: dict[str, object]) -> None:
     """It is not mounted, and nothing is marked, here: that would make it a stale one."""
     found = pair(initrd, a=a, b=b).run()
@@ -109,7 +143,10 @@ def test_marked_and_whole(initrd: Initrd) -> None:
     """Healing goes on in the real root; the marks stay."""
     found = pair(initrd, a={"mark": text(OLD)}, b={"mark": text(OLD)}).run()
     assert found.noted == ["plain", "/dev/vda2", "/dev/vdb2"] and found.heal and not found.ran("sleep")
-    assert found.btrfs_mounts == [[PLAIN, "/dev/vda2", "/run/persist/volume"]] and found.marks == {"vda2": text(OLD), "vdb2": text(OLD)}
+    assert found.btrfs_mounts == [[PLAIN, "/dev/vda2", "/run/persist/volume"]] and found.marks == {
+        "vda2": text(OLD),
+        "vdb2": text(OLD),
+    }
 
 
 def test_healed_marks(initrd: Initrd) -> None:
@@ -121,7 +158,12 @@ def test_unfinished_replace(initrd: Initrd) -> None:
     machine = pair(initrd, here="a", a={"mark": text(OLD)})
     machine.disk(Disk("vdc2", FSID, devid=0, devices=2, sys="pci0/virtio3"))
     found = machine.run()
-    assert found.noted == ["degraded", "/dev/vda2", "/dev/vdc2"] and found.ran("btrfs")[0] == ["device", "scan", "/dev/vda2", "/dev/vdc2"]
+    assert found.noted == ["degraded", "/dev/vda2", "/dev/vdc2"] and found.ran("btrfs")[0] == [
+        "device",
+        "scan",
+        "/dev/vda2",
+        "/dev/vdc2",
+    ]
     assert found.marks["vda2"] == found.marks["vdc2"] != text(OLD) and found.btrfs_mounts[0][1] == "/dev/vda2"
 
 
@@ -129,20 +171,36 @@ def test_unfinished_replace_of_a_member_that_is_here(initrd: Initrd) -> None:
     machine = pair(initrd)
     machine.disk(Disk("vdc2", FSID, devid=0, devices=2, sys="pci0/virtio3"))
     found = machine.run()
-    assert found.noted == ["plain", "/dev/vda2", "/dev/vdb2", "/dev/vdc2"] and found.heal and found.marks["vdc2"] == ""
+    assert (
+        found.noted == ["plain", "/dev/vda2", "/dev/vdb2", "/dev/vdc2"]
+        and found.heal
+        and found.marks["vdc2"] == ""
+    )
 
 
 def test_unusable_mark(initrd: Initrd) -> None:
-    found = pair(initrd, a={"mark": "persist-degraded 9 whatever\n"}, b={"mark": text(DegradedMark(OTHER, 1, "c" * 16))}).run()
+    found = pair(
+        initrd,
+        a={"mark": "persist-degraded 9 whatever\n"},
+        b={"mark": text(DegradedMark(OTHER, 1, "c" * 16))},
+    ).run()
     assert found.noted[0] == "plain"
-    assert "the degraded mark of /dev/vda2 cannot be understood" in found.log and "the degraded mark of /dev/vdb2 is of another filesystem" in found.log
+    assert (
+        "the degraded mark of /dev/vda2 cannot be understood" in found.log
+        and "the degraded mark of /dev/vdb2 is of another filesystem" in found.log
+    )
 
 
 def test_mark_that_cannot_be_written(initrd: Initrd) -> None:
     machine = pair(initrd, here="a")
     (machine.base / "unwritable/vda2").touch()
     found = machine.run()
-    assert not found.volume and found.noted == [] and not found.heal and "/dev/vda2 takes no degraded mark" in found.log
+    assert (
+        not found.volume
+        and found.noted == []
+        and not found.heal
+        and "/dev/vda2 takes no degraded mark" in found.log
+    )
 
 
 @pytest.mark.parametrize("mark", ["", text(OLD)])
@@ -151,12 +209,28 @@ def test_mark_of_a_mount_that_fails(initrd: Initrd, mark: str) -> None:
     machine = pair(initrd, here="a", a={"mark": mark})
     (machine.base / "broken").write_text("rw")
     found = machine.run()
-    assert found.btrfs_mounts == tried("/dev/vda2") and not found.volume and found.marks["vda2"] == mark and not found.heal
+    assert (
+        found.btrfs_mounts == tried("/dev/vda2")
+        and not found.volume
+        and found.marks["vda2"] == mark
+        and not found.heal
+    )
 
 
-@pytest.mark.parametrize("data, number, enough", [
-    ("RAID1", 1, True), ("single", 1, False), ("DUP", 1, False), ("RAID0", 1, False), ("RAID1", 2, False), ("RAID1C3", 2, False), ("RAID10/4", 1, True),
-    ("RAID5", 1, True), ("something-new", 1, False)])
+@pytest.mark.parametrize(
+    "data, number, enough",
+    [
+        ("RAID1", 1, True),
+        ("single", 1, False),
+        ("DUP", 1, False),
+        ("RAID0", 1, False),
+        ("RAID1", 2, False),
+        ("RAID1C3", 2, False),
+        ("RAID10/4", 1, True),
+        ("RAID5", 1, True),
+        ("something-new", 1, False),
+    ],
+)
 def test_what_the_volume_can_do_without(initrd: Initrd, data: str, number: int, enough: bool) -> None:
     """The metadata is a mirror of two: with two missing it may be gone."""
     machine = pair(initrd, here="a", a={"devices": 1 + number})
@@ -174,23 +248,46 @@ def test_nobody_says_what_is_missing(initrd: Initrd, usage: str) -> None:
     assert not machine.run().volume
 
 
-@pytest.mark.parametrize("damage", [
-    "csum\t\t\t0xf166e7b2 [match]", "magic\t\t\t_BHRfS_M [match]", "[match]\ndev_item.devid", "generation\t\t8", "num_devices\t\t2"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "csum\t\t\t0xf166e7b2 [match]",
+        "magic\t\t\t_BHRfS_M [match]",
+        "[match]\ndev_item.devid",
+        "generation\t\t8",
+        "num_devices\t\t2",
+    ],
+)
 def test_damaged_superblock(initrd: Initrd, damage: str) -> None:
     """Such a member is as good as absent."""
     machine = pair(initrd)
     at = machine.base / "super/vdb2"
     assert damage in at.read_text()
-    at.write_text(at.read_text().replace(damage, damage.replace("[match]", "[DON'T MATCH]").replace("\t8", "\tx").replace("\t2", "\t")))
+    at.write_text(
+        at.read_text().replace(
+            damage, damage.replace("[match]", "[DON'T MATCH]").replace("\t8", "\tx").replace("\t2", "\t")
+        )
+    )
     found = machine.run()
-    assert found.noted == ["degraded", "/dev/vda2"] and "/dev/vdb2 cannot be read as a member of a btrfs" in found.log
+    assert (
+        found.noted == ["degraded", "/dev/vda2"]
+        and "/dev/vdb2 cannot be read as a member of a btrfs" in found.log
+    )
 
 
 def test_member_on_an_untrusted_bus(initrd: Initrd) -> None:
     """It is absent, and the kernel must not find it by itself."""
     found = pair(initrd, b={"sys": "pci0/usb3/3-1/host4"}).run()
-    assert found.noted == ["degraded", "/dev/vda2"] and ["device", "scan", "--forget", "/dev/vdb2"] in found.ran("btrfs")
-    assert "/dev/vdb2 belongs to the state volume, but its bus is not trusted" in found.log and found.marks["vdb2"] == ""
+    assert found.noted == ["degraded", "/dev/vda2"] and [
+        "device",
+        "scan",
+        "--forget",
+        "/dev/vdb2",
+    ] in found.ran("btrfs")
+    assert (
+        "/dev/vdb2 belongs to the state volume, but its bus is not trusted" in found.log
+        and found.marks["vdb2"] == ""
+    )
 
 
 @pytest.mark.parametrize("spec", ["/dev/vda2", "/dev/vda", "PARTUUID=C-D"])
@@ -205,13 +302,21 @@ def test_member_on_an_untrusted_bus_that_is_not_named(initrd: Initrd, spec: str)
     initrd.table = f"device\t{spec}\ntimeout\t1\n"
     initrd.registry("/etc overlay")
     found = initrd.run()
-    assert found.noted == ["degraded", "/dev/vda2"] and ["device", "scan", "--forget", "/dev/sdb1"] in found.ran("btrfs")
+    assert found.noted == ["degraded", "/dev/vda2"] and [
+        "device",
+        "scan",
+        "--forget",
+        "/dev/sdb1",
+    ] in found.ran("btrfs")
     assert "/dev/sdb1 belongs to the state volume, but its bus is not trusted" in found.log
 
 
-@pytest.mark.parametrize("specs", [["/dev/vda2", "/dev/sdb"], ["/dev/vda2", "PARTUUID=C-D"], [f"UUID={FSID}"]])
+@pytest.mark.parametrize(
+    "specs", [["/dev/vda2", "/dev/sdb"], ["/dev/vda2", "PARTUUID=C-D"], [f"UUID={FSID}"]]
+)
 def test_member_on_an_untrusted_bus_that_is_named(initrd: Initrd, specs: list[str]) -> None:
-    """One spec leads to the volume, and any may name a member: as persist/volume/find/choose.py has it, or each boot would make a stale member of it."""
+    """One spec leads to the volume, and any may name a member: as persist/volume/find/choose.py has it, or
+    each boot would make a stale member of it."""
     initrd.disk(Disk("vda2", FSID, devid=1, devices=2))
     initrd.disk(Disk("sdb1", FSID, devid=2, devices=2, sys="pci0/usb3/3-1/host4", match=("PARTUUID=c-d",)))
     initrd.whole("sdb")
@@ -232,7 +337,12 @@ def test_member_that_was_replaced_while_it_was_away(initrd: Initrd) -> None:
     machine = pair(initrd)
     machine.disk(Disk("vdc2", FSID, sub="sub-2", devid=2, devices=2, generation=7, sys="pci0/virtio3"))
     found = machine.run()
-    assert found.noted == ["plain", "/dev/vda2", "/dev/vdb2"] and found.ran("btrfs")[0] == ["device", "scan", "--forget", "/dev/vdc2"]
+    assert found.noted == ["plain", "/dev/vda2", "/dev/vdb2"] and found.ran("btrfs")[0] == [
+        "device",
+        "scan",
+        "--forget",
+        "/dev/vdc2",
+    ]
 
 
 def test_cloned_member(initrd: Initrd) -> None:
@@ -250,9 +360,16 @@ def test_udev_shows_a_stale_member_again(initrd: Initrd, how: str, tries: int) -
     found = machine.run()
     assert len(found.btrfs_mounts) == tries
     if how == "udev-shows":
-        assert found.early == {"etc"} and found.ran("btrfs").count(["device", "scan", "--forget", "/dev/vdb2"]) == tries
+        assert (
+            found.early == {"etc"}
+            and found.ran("btrfs").count(["device", "scan", "--forget", "/dev/vdb2"]) == tries
+        )
     else:
-        assert not found.volume and not found.heal and "the kernel takes a device of the state volume that must not be used" in found.log
+        assert (
+            not found.volume
+            and not found.heal
+            and "the kernel takes a device of the state volume that must not be used" in found.log
+        )
 
 
 # -- which volume
@@ -277,13 +394,25 @@ def serial(machine: Initrd, disk: str, value: str, name: str = "serial") -> None
     at.write_text(value + "\n")
 
 
-@pytest.mark.parametrize("a, b, taken", [
-    (bind(FSID, MACHINE, "S1"), "", "/dev/vda2"), ("", bind(OTHER, MACHINE), "/dev/vdb2"), (bind(FSID, "-", "S1"), bind(OTHER, "-", "S1"), "/dev/vda2"),
-    (bind(FSID, MACHINE, "S1"), bind(OTHER, MACHINE, "S1"), "/dev/vda2"), (bind(FSID, MACHINE), bind(OTHER, MACHINE), ""), ("", "", ""),
-    (bind(FSID), "", ""), (bind(OTHER, MACHINE), "", ""), (bind(FSID, MACHINE[:-1] + "5"), "", ""), (bind(FSID, MACHINE, "S2"), "", ""),
-    (bind(FSID, MACHINE, "S1").replace("bound 1", "bound 2"), "", ""), (bind(FSID, MACHINE, "S1") + "more", "", ""), ("garbage", "", ""),
-    (bind(FSID, "-", "S1%20x"), bind(OTHER, "-", "A%20B"), "/dev/vdb2"),
-])
+@pytest.mark.parametrize(
+    "a, b, taken",
+    [
+        (bind(FSID, MACHINE, "S1"), "", "/dev/vda2"),
+        ("", bind(OTHER, MACHINE), "/dev/vdb2"),
+        (bind(FSID, "-", "S1"), bind(OTHER, "-", "S1"), "/dev/vda2"),
+        (bind(FSID, MACHINE, "S1"), bind(OTHER, MACHINE, "S1"), "/dev/vda2"),
+        (bind(FSID, MACHINE), bind(OTHER, MACHINE), ""),
+        ("", "", ""),
+        (bind(FSID), "", ""),
+        (bind(OTHER, MACHINE), "", ""),
+        (bind(FSID, MACHINE[:-1] + "5"), "", ""),
+        (bind(FSID, MACHINE, "S2"), "", ""),
+        (bind(FSID, MACHINE, "S1").replace("bound 1", "bound 2"), "", ""),
+        (bind(FSID, MACHINE, "S1") + "more", "", ""),
+        ("garbage", "", ""),
+        (bind(FSID, "-", "S1%20x"), bind(OTHER, "-", "A%20B"), "/dev/vdb2"),
+    ],
+)
 def test_bindings(two: Initrd, a: str, b: str, taken: str) -> None:
     two.disk(Disk("vda2", FSID, bound=a, sys="pci0/virtio1"))
     two.disk(Disk("vdb2", OTHER, bound=b, sys="pci0/virtio2"))
@@ -300,7 +429,10 @@ def test_bindings_lie_where_they_are_looked_for(two: Initrd) -> None:
     two.disk(Disk("vdb2", OTHER, sys="pci0/virtio2"))
     two.registry("/etc overlay")
     read = [c for c in two.run().ran("dd") if c[0] == "if=/dev/vda"]
-    assert read == [["if=/dev/vda", "bs=8", "skip=32", "count=23"]] and (MARK_OFFSET, LENGTH) == (32 * 8, 55 * 8)
+    assert read == [["if=/dev/vda", "bs=8", "skip=32", "count=23"]] and (MARK_OFFSET, LENGTH) == (
+        32 * 8,
+        55 * 8,
+    )
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -347,18 +479,38 @@ def test_read_only(initrd: Initrd) -> None:
     machine.registry("/srv/a bind\n/opt overlay")
     machine.cmdline("persist=ro")
     found = machine.run()
-    assert found.btrfs_mounts == [["ro,rescue=nologreplay," + PLAIN, "/dev/vda2", "/run/persist/private/readonly"]]
+    assert found.btrfs_mounts == [
+        ["ro,rescue=nologreplay," + PLAIN, "/dev/vda2", "/run/persist/private/readonly"]
+    ]
     assert found.mounts["/run/persist/volume"].fstype == "tmpfs" and found.early == {"etc", "srv-a", "opt"}
     etc = found.mounts["/run/image/etc"]
-    assert "lowerdir=/run/persist/private/readonly/.persist/overlay/etc/upper:/run/image/etc" in etc.super_options and "rw" in etc.super_options.split(",")
-    assert "upperdir=/run/persist/volume/.persist/overlay/etc/upper" in etc.super_options and "redirect_dir=nofollow" in etc.super_options
+    assert (
+        "lowerdir=/run/persist/private/readonly/.persist/overlay/etc/upper:/run/image/etc"
+        in etc.super_options
+        and "rw" in etc.super_options.split(",")
+    )
+    assert (
+        "upperdir=/run/persist/volume/.persist/overlay/etc/upper" in etc.super_options
+        and "redirect_dir=nofollow" in etc.super_options
+    )
     assert "lowerdir=/run/persist/private/readonly/srv/a," in found.mounts["/run/image/srv/a"].super_options
-    assert "lowerdir=/run/image/opt," in found.mounts["/run/image/opt"].super_options, "what was not seeded shows the image"
+    assert "lowerdir=/run/image/opt," in found.mounts["/run/image/opt"].super_options, (
+        "what was not seeded shows the image"
+    )
     memory = machine.base / "mounted/.persist"
     assert sorted(p.name for p in (memory / "seed").iterdir()) == ["etc.json", "srv-a.json"]
-    assert all((memory / name).stat().st_mode & 0o7777 == 0o700 for name in ("", "overlay", "seed", "tmp", "migrations", "overlay/etc"))
-    modes = {name: (memory / "overlay" / escape(name) / "upper").stat() for name in ("/etc", "/srv/a", "/opt")}
-    assert [(s.st_mode & 0o7777, s.st_uid, s.st_gid) for s in modes.values()] == [(0o751, 0, 0), (0o700, 12, 34), (0o711, 0, 0)]
+    assert all(
+        (memory / name).stat().st_mode & 0o7777 == 0o700
+        for name in ("", "overlay", "seed", "tmp", "migrations", "overlay/etc")
+    )
+    modes = {
+        name: (memory / "overlay" / escape(name) / "upper").stat() for name in ("/etc", "/srv/a", "/opt")
+    }
+    assert [(s.st_mode & 0o7777, s.st_uid, s.st_gid) for s in modes.values()] == [
+        (0o751, 0, 0),
+        (0o700, 12, 34),
+        (0o711, 0, 0),
+    ]
     assert not found.heal
 
 
@@ -366,8 +518,15 @@ def test_read_only_without_a_member(initrd: Initrd) -> None:
     machine = pair(initrd, here="a", a={"mark": text(OLD)})
     machine.cmdline("persist=ro")
     found = machine.run()
-    assert found.btrfs_mounts == [["ro,rescue=nologreplay,degraded," + PLAIN, "/dev/vda2", "/run/persist/private/readonly"]]
-    assert found.marks["vda2"] == text(OLD) and found.early == {"etc"} and found.noted == ["degraded", "/dev/vda2"] and not found.heal
+    assert found.btrfs_mounts == [
+        ["ro,rescue=nologreplay,degraded," + PLAIN, "/dev/vda2", "/run/persist/private/readonly"]
+    ]
+    assert (
+        found.marks["vda2"] == text(OLD)
+        and found.early == {"etc"}
+        and found.noted == ["degraded", "/dev/vda2"]
+        and not found.heal
+    )
 
 
 @pytest.mark.parametrize("link", [".persist/seed", ".persist/overlay/etc", ".persist/overlay/etc/upper"])
@@ -396,9 +555,17 @@ def test_full_volume(initrd: Initrd) -> None:
     machine = pair(initrd)
     (machine.base / "full").touch()
     found = machine.run()
-    assert found.early == {"etc"} and "<4>persist-early: /etc came up read-only: the state volume is full; growing it into its reserve" in found.log
-    assert [c for c in found.ran("btrfs") if c[0] == "filesystem"] == [["filesystem", "resize", f"{n}:max", "/run/persist/volume"] for n in (1, 2)]
-    assert len([c for c in found.ran("mount") if c[1] == "overlay"]) == 2 and "still read-only" not in found.log
+    assert (
+        found.early == {"etc"}
+        and "<4>persist-early: /etc came up read-only: the state volume is full; growing it into its reserve"
+        in found.log
+    )
+    assert [c for c in found.ran("btrfs") if c[0] == "filesystem"] == [
+        ["filesystem", "resize", f"{n}:max", "/run/persist/volume"] for n in (1, 2)
+    ]
+    assert (
+        len([c for c in found.ran("mount") if c[1] == "overlay"]) == 2 and "still read-only" not in found.log
+    )
     assert "rw" in found.mounts["/run/image/etc"].super_options.split(",")
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every entry of the registry leaves the verdict with a state and, where it is not in place, a reason; each state is reached."""
+"""Every entry of the registry leaves the verdict with a state and, where it is not in place, a reason; each
+state is reached."""
 
 from __future__ import annotations
 
@@ -19,11 +20,39 @@ from persist.verdict import judge as v
 from persist.verdict.look import Fragment
 from persist.volume.outcome import Outcome
 
-from .test_verdict import BTRFS, IMAGE_MOUNT, ROOT, VOLUME_MOUNT, FakeLook, Scene, bind, codes, hole, overlay, scene, states
+from .test_verdict import (
+    BTRFS,
+    IMAGE_MOUNT,
+    ROOT,
+    VOLUME_MOUNT,
+    FakeLook,
+    Scene,
+    bind,
+    codes,
+    hole,
+    overlay,
+    scene,
+    states,
+)
 
 __all__ = ["scene"]
 
-STATES = {"mounted", "early", "linked", "image", "tmpfs", "root", "stale", "waiting", "failed", "elsewhere", "ignored", "none", "refused", "off"}
+STATES = {
+    "mounted",
+    "early",
+    "linked",
+    "image",
+    "tmpfs",
+    "root",
+    "stale",
+    "waiting",
+    "failed",
+    "elsewhere",
+    "ignored",
+    "none",
+    "refused",
+    "off",
+}
 IN_PLACE = {"mounted", "early", "linked", "image", "tmpfs", "root", "stale"}
 ASKED = [ROOT, VOLUME_MOUNT, IMAGE_MOUNT]
 
@@ -48,33 +77,65 @@ def unit(scene: Scene, name: str, directory: str = "usr/lib/systemd/system") -> 
 
 # -- the property
 
-PATHS = ["/home", "/home/a", "/home/a/b", "/srv", "/srv/x", "/tmp", "/usr/share/x", "/opt/alias/x", "/opt/real/x", "/var", "/var/lib", "relative",
-         "/srv/../x", "/srv/a\u2028b", "/srv/a\u0085b", "/srv/two words"]
+PATHS = [
+    "/home",
+    "/home/a",
+    "/home/a/b",
+    "/srv",
+    "/srv/x",
+    "/tmp",
+    "/usr/share/x",
+    "/opt/alias/x",
+    "/opt/real/x",
+    "/var",
+    "/var/lib",
+    "relative",
+    "/srv/../x",
+    "/srv/a\u2028b",
+    "/srv/a\u0085b",
+    "/srv/two words",
+]
 METHODS = ["overlay", "bind", "symlink", "image", "tmpfs", "none", "copy"]
 
 
 def _machine(scene: Scene, chance: random.Random) -> tuple[set[str], FakeLook]:
-    """A random registry and random facts: what fstab and shipped units say, what is mounted, what is a link."""
+    """A random registry and random facts: what fstab and shipped units say, what is mounted, what is a
+    link."""
     wanted = set()
     for name in chance.sample(["00-local", "a", "b", "zz-preset-x"], chance.randint(1, 3)):
         text = ""
         for path in chance.choices(PATHS, k=chance.randint(1, 8)):
             wanted.add(path)
-            text += f'[Path]\nPath="{path}"\nMethod={chance.choice(METHODS)}\n' + chance.choice(["", "", "Mode=9\n", "Type=file\n", "Early=yes\n"])
+            text += f'[Path]\nPath="{path}"\nMethod={chance.choice(METHODS)}\n' + chance.choice(
+                ["", "", "Mode=9\n", "Type=file\n", "Early=yes\n"]
+            )
         scene.registry(text, name)
     (scene.root / "opt").mkdir(exist_ok=True)
     (scene.root / "opt/alias").unlink(missing_ok=True)
     if chance.random() < 0.5:
         (scene.root / "opt/alias").symlink_to(chance.choice(["real", "/usr/share", "alias", "/home"]))
-    fstab(scene, *(f"/dev/sda1 {p.replace(' ', chr(92) + '040')} ext4 defaults 0 0" for p in chance.sample(PATHS[:8], chance.randint(0, 3))))
+    fstab(
+        scene,
+        *(
+            f"/dev/sda1 {p.replace(' ', chr(92) + '040')} ext4 defaults 0 0"
+            for p in chance.sample(PATHS[:8], chance.randint(0, 3))
+        ),
+    )
     for path in chance.sample(PATHS[:6], chance.randint(0, 2)):
         unit(scene, f"{escape(path)}.mount")
     mounts = [*ASKED] if chance.random() < 0.7 else [ROOT]
     for number, path in enumerate(chance.sample(PATHS[:12], chance.randint(0, 5)), 30):
         mounts.append(chance.choice([disk, memory, overlay, bind])(path, number))
-    look = FakeLook(mounts, seeded=chance.sample([escape(p) for p in PATHS], 8), there=chance.sample(PATHS, 4), writable=chance.random() < 0.5)
+    look = FakeLook(
+        mounts,
+        seeded=chance.sample([escape(p) for p in PATHS], 8),
+        there=chance.sample(PATHS, 4),
+        writable=chance.random() < 0.5,
+    )
     for path in chance.sample(PATHS[:6], chance.randint(0, 2)):
-        look.fragments[path] = Fragment("/run/systemd/generator/x.mount", "somebody", "", "", chance.choice(["", "ext4", "tmpfs"]))
+        look.fragments[path] = Fragment(
+            "/run/systemd/generator/x.mount", "somebody", "", "", chance.choice(["", "ext4", "tmpfs"])
+        )
     return wanted, look
 
 
@@ -86,7 +147,11 @@ def test_every_entry_has_a_state_and_a_reason(tmp_path: Path, seed: int) -> None
         wanted, look = _machine(scene, chance)
         if chance.random() < 0.1:
             scene.environ["SYSTEMD_PROC_CMDLINE"] = "persist=off"
-        volume = BTRFS | {"kind": chance.choice(["btrfs", "native", "tmpfs", "root", "none"]), "reason": "", "root_read_only": chance.random() < 0.5}
+        volume = BTRFS | {
+            "kind": chance.choice(["btrfs", "native", "tmpfs", "root", "none"]),
+            "reason": "",
+            "root_read_only": chance.random() < 0.5,
+        }
         found = scene.judge(look, volume)
         said = f"seed {seed}, round {number}: {states(found)}"
         assert {e.path for e in found.entries} == wanted, said
@@ -107,15 +172,41 @@ def test_each_state_is_reached(scene: Scene) -> None:
     (scene.root / "opt").mkdir()
     fstab(scene, "/dev/sda1 /home ext4 defaults 0 0")
     scene.registry("/var|none\n/srv/twice|bind", "00-local")
-    scene.registry("/etc|overlay\n/home|overlay\n/opt/l|symlink\n/srv/a|overlay\n/srv/a/x|image\n/srv/b|bind\n/tmp|tmpfs\n/usr/x|bind\n/srv/twice|bind\n/var|bind")
-    mounts = [*ASKED, overlay("/etc", 30), disk("/home", 31), overlay("/srv/a", 32), hole("/srv/a/x", 33, parent=32)]
-    look = FakeLook(mounts, links={"/opt/l": VOLUME + "/opt/l"}, there=("/srv/a/x", IMAGE + "/srv/a/x"), writable=True)
+    scene.registry(
+        "/etc|overlay\n/home|overlay\n/opt/l|symlink\n/srv/a|overlay\n/srv/a/x|image\n/srv/b|bind\n/tmp|tmpfs\n/usr/x|bind\n/srv/twice|bind\n/var|bind"
+    )
+    mounts = [
+        *ASKED,
+        overlay("/etc", 30),
+        disk("/home", 31),
+        overlay("/srv/a", 32),
+        hole("/srv/a/x", 33, parent=32),
+    ]
+    look = FakeLook(
+        mounts, links={"/opt/l": VOLUME + "/opt/l"}, there=("/srv/a/x", IMAGE + "/srv/a/x"), writable=True
+    )
     seen |= {e.state for e in scene.judge(look).entries}
-    assert seen == {"none", "early", "elsewhere", "linked", "mounted", "image", "failed", "tmpfs", "refused", "ignored"}
+    assert seen == {
+        "none",
+        "early",
+        "elsewhere",
+        "linked",
+        "mounted",
+        "image",
+        "failed",
+        "tmpfs",
+        "refused",
+        "ignored",
+    }
     seen |= {e.state for e in scene.judge(FakeLook([ROOT]), as_dict(Outcome(reason="missing"))).entries}
     seen |= {e.state for e in scene.judge(FakeLook([ROOT, VOLUME_MOUNT]), BTRFS | {"kind": "root"}).entries}
     held = Mount(30, 1, "254:0", "/srv/b", "/srv/b", "ro", "ext4", "/dev/vdb", "rw")
-    seen |= {e.state for e in scene.judge(FakeLook([ROOT, held], there=(STALE,)), as_dict(Outcome(reason="missing", expected=True))).entries}
+    seen |= {
+        e.state
+        for e in scene.judge(
+            FakeLook([ROOT, held], there=(STALE,)), as_dict(Outcome(reason="missing", expected=True))
+        ).entries
+    }
     scene.environ["SYSTEMD_PROC_CMDLINE"] = "persist=off"
     seen |= {e.state for e in scene.judge(FakeLook([ROOT])).entries}
     assert seen == STATES
@@ -126,25 +217,38 @@ def test_list_has_a_state_and_a_reason_for_each(scene: Scene, capsys: pytest.Cap
     unit(scene, "tmp.mount")
     fstab(scene, "/dev/sda1 /home ext4 defaults 0 0")
     scene.registry("/var|none\n/srv/twice|bind", "00-local")
-    scene.registry("/home|overlay\n/srv/kept|bind\n/srv/wrong|copy\n/srv/twice|bind\n/tmp|tmpfs\n/usr/x|bind\n/var|overlay")
+    scene.registry(
+        "/home|overlay\n/srv/kept|bind\n/srv/wrong|copy\n/srv/twice|bind\n/tmp|tmpfs\n/usr/x|bind\n/var|overlay"
+    )
     assert main(["list", "--json", f"--root={scene.root}"]) == 1
-    found = {(e["path"], e["source"].rpartition("/")[2]): (e["state"], e["reason"]) for e in json.loads(capsys.readouterr().out)["entries"]}
+    found = {
+        (e["path"], e["source"].rpartition("/")[2]): (e["state"], e["reason"])
+        for e in json.loads(capsys.readouterr().out)["entries"]
+    }
     assert found == {
         ("/home", "app.conf:2"): ("elsewhere", "/etc/fstab:1 mounts it"),
         ("/srv/kept", "app.conf:5"): ("declared", ""),
         ("/srv/twice", "00-local.conf:5"): ("declared", ""),
-        ("/srv/twice", "app.conf:11"): ("ignored", "/usr/lib/persist.d/00-local.conf:5 declares it and sorts first"),
+        ("/srv/twice", "app.conf:11"): (
+            "ignored",
+            "/usr/lib/persist.d/00-local.conf:5 declares it and sorts first",
+        ),
         ("/srv/wrong", "app.conf:9"): ("refused", found["/srv/wrong", "app.conf:9"][1]),
         ("/tmp", "app.conf:14"): ("elsewhere", "/usr/lib/systemd/system/tmp.mount mounts it"),
         ("/usr/x", "app.conf:17"): ("refused", "/usr belongs to the image"),
-        ("/var", "00-local.conf:2"): ("none", "/usr/lib/persist.d/00-local.conf:2 takes it out (Method=none)"),
+        ("/var", "00-local.conf:2"): (
+            "none",
+            "/usr/lib/persist.d/00-local.conf:2 takes it out (Method=none)",
+        ),
         ("/var", "app.conf:20"): ("ignored", "taken out by /usr/lib/persist.d/00-local.conf:2 (Method=none)"),
     }
     assert "Method=copy must be one of" in found["/srv/wrong", "app.conf:9"][1]
     assert main(["list", f"--root={scene.root}"]) == 1
     shown = capsys.readouterr()
     assert "/tmp: elsewhere, /usr/lib/systemd/system/tmp.mount mounts it\n" in shown.out
-    assert "/usr/x: refused, /usr belongs to the image\n" in shown.out and shown.err == "", "each is said once"
+    assert "/usr/x: refused, /usr belongs to the image\n" in shown.out and shown.err == "", (
+        "each is said once"
+    )
 
 
 # -- somebody else
@@ -175,7 +279,9 @@ MOUNTED: list[tuple[list[Mount], str, str, str]] = [
 
 @pytest.mark.parametrize(("who", "why"), WHO)
 @pytest.mark.parametrize("case", range(len(MOUNTED)))
-def test_who_says_that_he_mounts_it_is_believed_of_mountinfo_only(scene: Scene, case: int, who: str, why: str) -> None:
+def test_who_says_that_he_mounts_it_is_believed_of_mountinfo_only(
+    scene: Scene, case: int, who: str, why: str
+) -> None:
     mounts, method, state, reason = MOUNTED[case]
     if who == "fstab":
         fstab(scene, "/dev/sda1 /srv ext4 defaults 0 0")
@@ -183,17 +289,23 @@ def test_who_says_that_he_mounts_it_is_believed_of_mountinfo_only(scene: Scene, 
         unit(scene, "srv.mount")
     scene.registry(f"/srv|{method}")
     look = FakeLook([*ASKED, *mounts])
-    look.forget = {m.mount_point: "on zram0" for m in mounts if m.source == "/dev/zram0"}  # tests/unit/test_root_kept.py has how that is known
+    look.forget = {
+        m.mount_point: "on zram0" for m in mounts if m.source == "/dev/zram0"
+    }  # tests/unit/test_root_kept.py has how that is known
     found = scene.judge(look)
     entry = found.entries[0]
     assert (entry.path, entry.method, entry.state) == ("/srv", method, state)
     assert why in entry.reason and reason in entry.reason
     if state == "elsewhere":
         assert (found.verdict, found.reasons) == (v.ONLINE, [])
-        assert [(n.code, n.path) for n in found.notices] == ([] if method == "tmpfs" else [("elsewhere", "/srv")])
+        assert [(n.code, n.path) for n in found.notices] == (
+            [] if method == "tmpfs" else [("elsewhere", "/srv")]
+        )
     else:
         assert (found.verdict, codes(found), found.notices) == (v.DEGRADED, ["entry-failed"], [])
-        first = "See 'systemctl status srv.mount'" if not mounts or method == "tmpfs" else "Take that mount away"
+        first = (
+            "See 'systemctl status srv.mount'" if not mounts or method == "tmpfs" else "Take that mount away"
+        )
         assert found.reasons[0].hint.startswith(first) and "Method=none" in found.reasons[0].hint
 
 
@@ -215,25 +327,41 @@ def test_a_whole_system_with_a_line_for_home(scene: Scene) -> None:
     scene.registry("/home|overlay\n/var|overlay\n/var/lib/dpkg|image\n/srv|bind", "zz-preset-whole-system")
     found = scene.judge(FakeLook([*ASKED, disk("/home", 30), disk("/var", 31), bind("/srv", 32)]))
     assert (found.verdict, found.reasons) == (v.ONLINE, [])
-    assert states(found) == {"/home": "elsewhere", "/var": "elsewhere", "/var/lib/dpkg": "ignored", "/srv": "mounted"}
-    assert found.as_dict()["notices"][0]["message"] == "/home is left alone: /etc/fstab:1 mounts it (ext4 on /dev/sd30)."
+    assert states(found) == {
+        "/home": "elsewhere",
+        "/var": "elsewhere",
+        "/var/lib/dpkg": "ignored",
+        "/srv": "mounted",
+    }
+    assert (
+        found.as_dict()["notices"][0]["message"]
+        == "/home is left alone: /etc/fstab:1 mounts it (ext4 on /dev/sd30)."
+    )
 
 
-@pytest.mark.parametrize(("fstype", "mounts", "word", "state"), [
-    ("ext4", [disk("/srv", 30)], v.ONLINE, "elsewhere"),
-    ("tmpfs", [memory("/srv", 30)], v.DEGRADED, "failed"),
-    ("", [disk("/srv", 30)], v.ONLINE, "elsewhere"),
-    ("ext4", [disk("/srv", 30, options="ro")], v.DEGRADED, "failed"),
-    ("ext4", [memory("/srv", 30)], v.DEGRADED, "failed"),  # not what the unit says: by hand
-    ("ext4", [bind("/srv", 30)], v.ONLINE, "mounted"),
-    ("ext4", [disk("/srv", 30), bind("/srv", 31, parent=30)], v.ONLINE, "mounted"),
-])
+@pytest.mark.parametrize(
+    ("fstype", "mounts", "word", "state"),
+    [
+        ("ext4", [disk("/srv", 30)], v.ONLINE, "elsewhere"),
+        ("tmpfs", [memory("/srv", 30)], v.DEGRADED, "failed"),
+        ("", [disk("/srv", 30)], v.ONLINE, "elsewhere"),
+        ("ext4", [disk("/srv", 30, options="ro")], v.DEGRADED, "failed"),
+        ("ext4", [memory("/srv", 30)], v.DEGRADED, "failed"),  # not what the unit says: by hand
+        ("ext4", [bind("/srv", 30)], v.ONLINE, "mounted"),
+        ("ext4", [disk("/srv", 30), bind("/srv", 31, parent=30)], v.ONLINE, "mounted"),
+    ],
+)
 @pytest.mark.parametrize("kind", ["btrfs", "root", "none"])
-def test_another_generator_had_the_path_first(scene: Scene, fstype: str, mounts: list[Mount], word: str, state: str, kind: str) -> None:
-    """What is in no fstab (systemd.mount-extra=, a GPT, a credential) is known by the unit that was made of it."""
+def test_another_generator_had_the_path_first(
+    scene: Scene, fstype: str, mounts: list[Mount], word: str, state: str, kind: str
+) -> None:
+    """What is in no fstab (systemd.mount-extra=, a GPT, a credential) is known by the unit that was made of
+    it."""
     scene.registry("/srv|bind")
     look = FakeLook([*([] if kind == "none" else ASKED), ROOT, *mounts])
-    look.fragments["/srv"] = Fragment("/run/systemd/generator/srv.mount", "systemd-fstab-generator", "/proc/cmdline", "/dev/sd30", fstype)
+    look.fragments["/srv"] = Fragment(
+        "/run/systemd/generator/srv.mount", "systemd-fstab-generator", "/proc/cmdline", "/dev/sd30", fstype
+    )
     found = scene.judge(look, BTRFS | {"kind": kind, "reason": "" if kind != "none" else "missing"})
     entry = found.entries[0]
     if state == "mounted":
@@ -244,21 +372,34 @@ def test_another_generator_had_the_path_first(scene: Scene, fstype: str, mounts:
         assert (found.verdict, entry.state) == (word, state)
     if state == "elsewhere":
         assert entry.state == state
-        assert entry.reason.startswith("/run/systemd/generator/srv.mount (systemd-fstab-generator, from /proc/cmdline) mounts it")
+        assert entry.reason.startswith(
+            "/run/systemd/generator/srv.mount (systemd-fstab-generator, from /proc/cmdline) mounts it"
+        )
 
 
 def test_what_somebody_mounts_by_hand_is_not_there_at_the_next_boot(scene: Scene) -> None:
     scene.registry("/srv|bind\n/var|overlay")
     found = scene.judge(FakeLook([*ASKED, disk("/srv", 30), disk("/var", 31)]))
     assert (found.verdict, states(found)) == (v.DEGRADED, {"/srv": "failed", "/var": "failed"})
-    assert [r.hint.partition(",")[0] for r in found.reasons] == ["Unmount it with 'umount /srv'", "Unmount it with 'umount /var'"]
+    assert [r.hint.partition(",")[0] for r in found.reasons] == [
+        "Unmount it with 'umount /srv'",
+        "Unmount it with 'umount /var'",
+    ]
 
 
-@pytest.mark.parametrize(("method", "mounts", "state"), [
-    ("overlay", [memory("/srv", 30)], "failed"), ("bind", [memory("/srv", 30)], "failed"), ("overlay", [], "root"), ("overlay", [disk("/srv", 30)], "root"),
-    ("tmpfs", [memory("/srv", 30)], "tmpfs"),
-])
-def test_memory_on_the_way_to_what_the_root_is_said_to_keep(scene: Scene, method: str, mounts: list[Mount], state: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "mounts", "state"),
+    [
+        ("overlay", [memory("/srv", 30)], "failed"),
+        ("bind", [memory("/srv", 30)], "failed"),
+        ("overlay", [], "root"),
+        ("overlay", [disk("/srv", 30)], "root"),
+        ("tmpfs", [memory("/srv", 30)], "tmpfs"),
+    ],
+)
+def test_memory_on_the_way_to_what_the_root_is_said_to_keep(
+    scene: Scene, method: str, mounts: list[Mount], state: str
+) -> None:
     """The root filesystem keeps what is on it, and not what a tmpfs on the way shows."""
     scene.registry(f"/srv|{method}" if method == "tmpfs" else f"/srv/x|{method}")
     found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, *mounts]), BTRFS | {"kind": "root"})
@@ -275,10 +416,21 @@ def test_method_none(scene: Scene) -> None:
     found = scene.judge(FakeLook([*ASKED, bind("/srv", 30)]))
     assert (found.verdict, found.reasons, found.notices) == (v.ONLINE, [], [])
     assert [(e.path, e.method, e.state) for e in found.entries] == [
-        ("/srv", "bind", "mounted"), ("/srv/wrong", "none", "none"), ("/var", "none", "none"), ("/var/lib/dpkg", "image", "ignored"),
-        ("/var", "overlay", "ignored"), ("/srv/wrong", "", "ignored")]
-    assert [e.reason.startswith("taken out by ") for e in found.entries if e.method == "overlay" and e.state == "ignored"] == [True]
-    assert not [p for p in load(str(scene.root), scene.environ).problems if p.level < 7], "nobody is told what was asked for"
+        ("/srv", "bind", "mounted"),
+        ("/srv/wrong", "none", "none"),
+        ("/var", "none", "none"),
+        ("/var/lib/dpkg", "image", "ignored"),
+        ("/var", "overlay", "ignored"),
+        ("/srv/wrong", "", "ignored"),
+    ]
+    assert [
+        e.reason.startswith("taken out by ")
+        for e in found.entries
+        if e.method == "overlay" and e.state == "ignored"
+    ] == [True]
+    assert not [p for p in load(str(scene.root), scene.environ).problems if p.level < 7], (
+        "nobody is told what was asked for"
+    )
 
 
 def test_method_none_by_another_name(scene: Scene) -> None:
@@ -301,21 +453,63 @@ def test_method_none_that_sorts_last_takes_nothing_out(scene: Scene) -> None:
 # -- hints
 
 
-@pytest.mark.parametrize(("name", "directory", "text", "hint"), [
-    ("app", "usr/lib/persist.d", "[Path]\nPath=/usr/x\n", "The file is the vendor's: put a corrected one at /etc/persist.d/app.conf, which counts in "
-     "its place, or take /usr/x out with Method=none in /etc/persist.d/00-local.conf (persist.d(5)), then restart the machine."),
-    ("app", "usr/local/lib/persist.d", "[Path]\nPath=/srv/x\nMode=9\n", "The file is the vendor's: put a corrected one at /etc/persist.d/app.conf, "
-     "which counts in its place, or take /srv/x out with Method=none in /etc/persist.d/00-local.conf (persist.d(5)), then restart the machine."),
-    ("app", "usr/lib/persist.d", "[Path]\nMode=9\n", "The file is the vendor's: put a corrected one at /etc/persist.d/app.conf, which counts in its "
-     "place, then restart the machine."),
-    ("app", "etc/persist.d", "[Path]\nPath=/usr/x\n", "Change or remove the entry (/etc/persist.d/app.conf:2), then restart the machine."),
-    ("app", "etc/persist.d", "[Path]\nPath=/srv/x\nMode=9\n", "Correct /etc/persist.d/app.conf:3, then restart the machine."),
-    ("zz-preset-x", "etc/persist.d", "[Path]\nPath=/usr/x\n", "The file is the vendor's: take /usr/x out with Method=none in /etc/persist.d/00-local.conf "
-     "(persist.d(5)), then restart the machine."),
-    ("persist", "usr/lib/persist", "[Volume]\nSwapSize=x\n", "Correct the file in the image, then restart the machine."),
-    ("persist", "run/persist", "[Volume]\nSwapSize=x\n", "Correct the file, then restart the machine."),
-])
-def test_nobody_is_told_to_correct_a_file_of_the_vendors(scene: Scene, name: str, directory: str, text: str, hint: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "directory", "text", "hint"),
+    [
+        (
+            "app",
+            "usr/lib/persist.d",
+            "[Path]\nPath=/usr/x\n",
+            "The file is the vendor's: put a corrected one at /etc/persist.d/app.conf, which counts in "
+            "its place, or take /usr/x out with Method=none in /etc/persist.d/00-local.conf (persist.d(5)), "
+            "then restart the machine.",
+        ),
+        (
+            "app",
+            "usr/local/lib/persist.d",
+            "[Path]\nPath=/srv/x\nMode=9\n",
+            "The file is the vendor's: put a corrected one at /etc/persist.d/app.conf, "
+            "which counts in its place, or take /srv/x out with Method=none in /etc/persist.d/00-local.conf "
+            "(persist.d(5)), then restart the machine.",
+        ),
+        (
+            "app",
+            "usr/lib/persist.d",
+            "[Path]\nMode=9\n",
+            "The file is the vendor's: put a corrected one at /etc/persist.d/app.conf, which counts in its "
+            "place, then restart the machine.",
+        ),
+        (
+            "app",
+            "etc/persist.d",
+            "[Path]\nPath=/usr/x\n",
+            "Change or remove the entry (/etc/persist.d/app.conf:2), then restart the machine.",
+        ),
+        (
+            "app",
+            "etc/persist.d",
+            "[Path]\nPath=/srv/x\nMode=9\n",
+            "Correct /etc/persist.d/app.conf:3, then restart the machine.",
+        ),
+        (
+            "zz-preset-x",
+            "etc/persist.d",
+            "[Path]\nPath=/usr/x\n",
+            "The file is the vendor's: take /usr/x out with Method=none in /etc/persist.d/00-local.conf "
+            "(persist.d(5)), then restart the machine.",
+        ),
+        (
+            "persist",
+            "usr/lib/persist",
+            "[Volume]\nSwapSize=x\n",
+            "Correct the file in the image, then restart the machine.",
+        ),
+        ("persist", "run/persist", "[Volume]\nSwapSize=x\n", "Correct the file, then restart the machine."),
+    ],
+)
+def test_nobody_is_told_to_correct_a_file_of_the_vendors(
+    scene: Scene, name: str, directory: str, text: str, hint: str
+) -> None:
     (scene.root / directory).mkdir(parents=True, exist_ok=True)
     (scene.root / directory / f"{name}.conf").write_text(text)
     scene.registry("/srv|bind", "other")
@@ -324,12 +518,24 @@ def test_nobody_is_told_to_correct_a_file_of_the_vendors(scene: Scene, name: str
     assert [e.hint for e in found.entries if e.state == "refused"] in ([hint], [])
 
 
-@pytest.mark.parametrize(("there", "writable", "hint"), [
-    (False, False, "Put the link into the image: 'ln -s /run/persist/volume/opt/l /opt/l' when the image is built."),
-    (False, True, "Put the link into the image: 'ln -s /run/persist/volume/opt/l /opt/l' here."),
-    (True, False, "Put the link into its place: remove what is there, and 'ln -s /run/persist/volume/opt/l /opt/l' when the image is built; or use "
-     "Method=bind."),
-])
+@pytest.mark.parametrize(
+    ("there", "writable", "hint"),
+    [
+        (
+            False,
+            False,
+            "Put the link into the image: 'ln -s /run/persist/volume/opt/l /opt/l' when the image is built.",
+        ),
+        (False, True, "Put the link into the image: 'ln -s /run/persist/volume/opt/l /opt/l' here."),
+        (
+            True,
+            False,
+            "Put the link into its place: remove what is there, and 'ln -s /run/persist/volume/opt/l /opt/l' "
+            "when the image is built; or use "
+            "Method=bind.",
+        ),
+    ],
+)
 def test_a_link_that_the_image_has_not_got(scene: Scene, there: bool, writable: bool, hint: str) -> None:
     """E7: the journal of a seed that was skipped has nothing to say."""
     scene.registry("/opt/l|symlink")
@@ -344,28 +550,47 @@ def test_an_entry_that_came_after_the_boot(scene: Scene, method: str) -> None:
     look = FakeLook(ASKED, seeded=(), links={"/opt/l": VOLUME + "/opt/l"} if method == "symlink" else {})
     assert scene.judge(look).entries[0].hint == "See 'systemctl status persist-seed@opt-l.service'."
     look.was_asked = False
-    assert scene.judge(look).entries[0].hint == "The entry came after this boot had begun: restart the machine."
+    assert (
+        scene.judge(look).entries[0].hint == "The entry came after this boot had begun: restart the machine."
+    )
 
 
-@pytest.mark.parametrize(("kind", "stage", "hint"), [
-    ("native", True, "The stage in the initrd mounts volumes that persist made (btrfs), and no others: "),
-    ("native", False, "The stage in the initrd mounts volumes that persist made (btrfs), and no others: "),
-    ("btrfs", False, "Install persist-initramfs-tools and run "),
-    ("btrfs", True, "Run 'update-initramfs -u' if the entry is newer than the initrd; "),
-])
+@pytest.mark.parametrize(
+    ("kind", "stage", "hint"),
+    [
+        ("native", True, "The stage in the initrd mounts volumes that persist made (btrfs), and no others: "),
+        (
+            "native",
+            False,
+            "The stage in the initrd mounts volumes that persist made (btrfs), and no others: ",
+        ),
+        ("btrfs", False, "Install persist-initramfs-tools and run "),
+        ("btrfs", True, "Run 'update-initramfs -u' if the entry is newer than the initrd; "),
+    ],
+)
 def test_late_advice_that_can_help(scene: Scene, kind: str, stage: bool, hint: str) -> None:
     """E1: on an ext4 volume no package and no update-initramfs makes /etc early."""
     scene.registry("/etc|overlay")
     hook = "/usr/share/initramfs-tools/hooks/persist"
-    found = scene.judge(FakeLook([*ASKED, overlay("/etc", 30)], there=(hook,) if stage else ()), BTRFS | {"kind": kind})
+    found = scene.judge(
+        FakeLook([*ASKED, overlay("/etc", 30)], there=(hook,) if stage else ()), BTRFS | {"kind": kind}
+    )
     assert codes(found) == ["late"] and found.reasons[0].hint.startswith(hint)
 
 
-@pytest.mark.parametrize(("maker", "what", "code", "hint"), [
-    ("systemd-gpt-auto-generator", "/dev/gpt-auto-var", "gpt", "boot with systemd.gpt_auto=0"),
-    ("systemd-fstab-generator", "tmpfs", "hides", "take away what /run/systemd/generator.late/var.mount is made from"),
-    ("", "", "hides", "take away what"),
-])
+@pytest.mark.parametrize(
+    ("maker", "what", "code", "hint"),
+    [
+        ("systemd-gpt-auto-generator", "/dev/gpt-auto-var", "gpt", "boot with systemd.gpt_auto=0"),
+        (
+            "systemd-fstab-generator",
+            "tmpfs",
+            "hides",
+            "take away what /run/systemd/generator.late/var.mount is made from",
+        ),
+        ("", "", "hides", "take away what"),
+    ],
+)
 def test_a_hint_names_only_what_was_seen(scene: Scene, maker: str, what: str, code: str, hint: str) -> None:
     """C7: with systemd.volatile=state nobody has seen a partition."""
     scene.registry("/var|overlay")
@@ -373,19 +598,36 @@ def test_a_hint_names_only_what_was_seen(scene: Scene, maker: str, what: str, co
     look.fragments["/var"] = Fragment("/run/systemd/generator.late/var.mount", maker, "", what, "")
     found = scene.judge(look)
     assert codes(found) == [code] and hint in found.reasons[0].hint
-    assert "artition" not in found.reasons[0].message and (maker or "nobody knows whom") in found.reasons[0].message
+    assert (
+        "artition" not in found.reasons[0].message
+        and (maker or "nobody knows whom") in found.reasons[0].message
+    )
 
 
 def test_fragments_of_other_generators(tmp_path: Path) -> None:
     look = v.Look(str(tmp_path), [])
     assert look.fragment("/srv/a b") is None and not look.asked("srv.mount")
-    for directory, maker in (("generator", "persist-generator"), ("generator.late", "systemd-gpt-auto-generator")):
+    for directory, maker in (
+        ("generator", "persist-generator"),
+        ("generator.late", "systemd-gpt-auto-generator"),
+    ):
         file = tmp_path / "run/systemd" / directory / f"{escape('/srv/a b')}.mount"
         file.parent.mkdir(parents=True)
-        file.write_text(f"# Automatically generated by {maker}\n\n[Unit]\nSourcePath=/x=y\n[Mount]\nWhat=/dev/a\nType=ext4\n")
+        file.write_text(
+            "# Automatically generated by "
+            f"{maker}\n\n[Unit]\nSourcePath=/x=y\n[Mount]\nWhat=/dev/a\nType=ext4\n"
+        )
     found = look.fragment("/srv/a b")
-    assert found == Fragment("/run/systemd/generator.late/srv-a\\x20b.mount", "systemd-gpt-auto-generator", "/x=y", "/dev/a", "ext4")
-    assert str(found) == "/run/systemd/generator.late/srv-a\\x20b.mount (systemd-gpt-auto-generator, from /x=y)"
+    assert found == Fragment(
+        "/run/systemd/generator.late/srv-a\\x20b.mount",
+        "systemd-gpt-auto-generator",
+        "/x=y",
+        "/dev/a",
+        "ext4",
+    )
+    assert (
+        str(found) == "/run/systemd/generator.late/srv-a\\x20b.mount (systemd-gpt-auto-generator, from /x=y)"
+    )
     wants = tmp_path / "run/systemd/generator/persist-setup.target.d/50-persist.conf"
     wants.parent.mkdir()
     wants.write_text("[Unit]\nWants=srv.mount\n")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The loop of persist-format.service beside persist-format.path: a disk that udev tags at any moment is looked at, and a failure does not spin."""
+"""The loop of persist-format.service beside persist-format.path: a disk that udev tags at any moment is
+looked at, and a failure does not spin."""
 
 from __future__ import annotations
 
@@ -87,7 +88,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(format_service, "format_claimed", made.format)
     monkeypatch.setattr(format_service, "run", made.settle)
     monkeypatch.setattr(blockdev, "udev_runs", lambda: True)
-    monkeypatch.setattr(superblock, "read_at", lambda node, offset, length: next(d.head for d in made.disks if d.node == node))
+    monkeypatch.setattr(
+        superblock, "read_at", lambda node, offset, length: next(d.head for d in made.disks if d.node == node)
+    )
     monkeypatch.setattr(search, "what_is_known", lambda facts: None)
     monkeypatch.setattr("persist.boot.facts.gather", lambda root, environ: facts)
     return made

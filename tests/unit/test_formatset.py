@@ -30,8 +30,12 @@ def own(name: str) -> str:
     return f"000000{ord(name):02x}-0000-4000-8000-000000000000"
 
 
-def begun(name: str, volume: str, index: int = 0, count: int = 1, layout: Layout = "auto", members: int = 0) -> Claimed:
-    return disk(name), Claim(DEFAULT_HEADER, FormatMark(own(name), 64, volume, index, count, False, layout), Options("", members))
+def begun(
+    name: str, volume: str, index: int = 0, count: int = 1, layout: Layout = "auto", members: int = 0
+) -> Claimed:
+    return disk(name), Claim(
+        DEFAULT_HEADER, FormatMark(own(name), 64, volume, index, count, False, layout), Options("", members)
+    )
 
 
 def names(picked: Picked) -> list[str]:
@@ -49,37 +53,61 @@ def marks(claims: list[Claimed]) -> dict[str, FormatMark]:
 def test_fresh_disks_are_one_set() -> None:
     claims = [fresh("a"), fresh("b"), fresh("c")]
     picked = disk_set.pick(claims)
-    assert (names(picked), others(picked), picked.missing, picked.layout, picked.volume) == (["a", "b", "c"], [], 0, "auto", "")
+    assert (names(picked), others(picked), picked.missing, picked.layout, picked.volume) == (
+        ["a", "b", "c"],
+        [],
+        0,
+        "auto",
+        "",
+    )
     made = disk_set.places(picked, marks(claims))
     assert len({m.volume for m in made}) == 1
     assert [(m.index, m.count, m.join) for m in made] == [(0, 3, False), (1, 3, False), (2, 3, False)]
     assert [m.disk_id for m in made] == [own(n) for n in "abc"]
 
 
-@pytest.mark.parametrize(("claims", "chosen", "wanted"), [
-    ([fresh("a", "raid1"), fresh("b")], "raid1", 2), ([fresh("a"), fresh("b", "single")], "single", 0),
-    ([fresh("a", "auto"), fresh("b", members=2)], "auto", 2),
-    ([fresh("a", members=3), fresh("b", members=3)], "auto", 3), ([fresh("a", "raid1")], "raid1", 2),
-])
+@pytest.mark.parametrize(
+    ("claims", "chosen", "wanted"),
+    [
+        ([fresh("a", "raid1"), fresh("b")], "raid1", 2),
+        ([fresh("a"), fresh("b", "single")], "single", 0),
+        ([fresh("a", "auto"), fresh("b", members=2)], "auto", 2),
+        ([fresh("a", members=3), fresh("b", members=3)], "auto", 3),
+        ([fresh("a", "raid1")], "raid1", 2),
+    ],
+)
 def test_opinions(claims: list[Claimed], chosen: str, wanted: int) -> None:
     picked = disk_set.pick(claims)
     assert (picked.layout, picked.wanted, picked.missing) == (chosen, wanted, max(0, wanted - len(claims)))
 
 
-@pytest.mark.parametrize("claims", [
-    [fresh("a", "raid1"), fresh("b", "single")], [fresh("a", "auto"), fresh("b", "raid1")], [fresh("a", members=2), fresh("b", members=3)],
-])
+@pytest.mark.parametrize(
+    "claims",
+    [
+        [fresh("a", "raid1"), fresh("b", "single")],
+        [fresh("a", "auto"), fresh("b", "raid1")],
+        [fresh("a", members=2), fresh("b", members=3)],
+    ],
+)
 def test_disagreement(claims: list[Claimed]) -> None:
     with pytest.raises(Refusal, match="/dev/a, /dev/b disagree") as caught:
         disk_set.pick(claims)
     assert caught.value.code == "members-disagree"
 
 
-@pytest.mark.parametrize(("claims", "enough"), [
-    ([fresh("a", members=2)], False), ([fresh("a", members=2), fresh("b")], True), ([fresh("a", "raid1")], False), ([fresh("a")], True),
-    ([fresh("a", members=1), fresh("b"), fresh("c")], True), ([begun("a", X, 0, 2)], True), ([begun("a", X, 0, 2, "raid1")], False),
-    ([begun("a", X, 0, 2, members=2)], False),
-])
+@pytest.mark.parametrize(
+    ("claims", "enough"),
+    [
+        ([fresh("a", members=2)], False),
+        ([fresh("a", members=2), fresh("b")], True),
+        ([fresh("a", "raid1")], False),
+        ([fresh("a")], True),
+        ([fresh("a", members=1), fresh("b"), fresh("c")], True),
+        ([begun("a", X, 0, 2)], True),
+        ([begun("a", X, 0, 2, "raid1")], False),
+        ([begun("a", X, 0, 2, members=2)], False),
+    ],
+)
 def test_enough(claims: list[Claimed], enough: bool) -> None:
     picked = disk_set.pick(claims)
     if enough:
@@ -151,20 +179,36 @@ def test_a_mark_of_version_1_is_of_a_disk_by_itself() -> None:
     assert disk_set.places(picked, marks(claims)) == [claims[0][1].mark]
 
 
-@pytest.mark.parametrize(("chosen", "members", "data", "metadata"), [
-    ("auto", 1, "single", "dup"), ("auto", 2, "raid1", "raid1"), ("auto", 3, "raid1", "raid1c3"), ("raid1", 2, "raid1", "raid1"),
-    ("raid1", 5, "raid1", "raid1c3"),
-    ("single", 1, "single", "dup"), ("single", 2, "single", "raid1"), ("single", 4, "single", "raid1"),
-])
+@pytest.mark.parametrize(
+    ("chosen", "members", "data", "metadata"),
+    [
+        ("auto", 1, "single", "dup"),
+        ("auto", 2, "raid1", "raid1"),
+        ("auto", 3, "raid1", "raid1c3"),
+        ("raid1", 2, "raid1", "raid1"),
+        ("raid1", 5, "raid1", "raid1c3"),
+        ("single", 1, "single", "dup"),
+        ("single", 2, "single", "raid1"),
+        ("single", 4, "single", "raid1"),
+    ],
+)
 def test_profiles(chosen: Layout, members: int, data: str, metadata: str) -> None:
     assert layout.profiles(chosen, members) == (data, metadata)
 
 
-@pytest.mark.parametrize(("join", "volume", "policy", "code"), [
-    (str(X), str(X), "by-id", ""), (str(X), str(X), "auto", ""), ("", str(X), "auto", ""), (str(Y), str(X), "by-id", "join-other"),
-    (str(Y), str(X), "auto", "join-other"), (str(X), "", "by-id", "join-missing"), ("", str(X), "by-id", "volume-exists"),
-    (str(X), str(X), "no", "volume-exists"),
-])
+@pytest.mark.parametrize(
+    ("join", "volume", "policy", "code"),
+    [
+        (str(X), str(X), "by-id", ""),
+        (str(X), str(X), "auto", ""),
+        ("", str(X), "auto", ""),
+        (str(Y), str(X), "by-id", "join-other"),
+        (str(Y), str(X), "auto", "join-other"),
+        (str(X), "", "by-id", "join-missing"),
+        ("", str(X), "by-id", "volume-exists"),
+        (str(X), str(X), "no", "volume-exists"),
+    ],
+)
 def test_who_may_join(join: str, volume: str, policy: str, code: str) -> None:
     config = Config()
     config.join = policy

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What PID 1 waits for grows with the input and no faster: operations are counted, where a clock would tell of the machine."""
+"""What PID 1 waits for grows with the input and no faster: operations are counted, where a clock would tell
+of the machine."""
 
 from __future__ import annotations
 
@@ -58,7 +59,9 @@ def copied(data: bytes) -> int:
     return Characters.copied
 
 
-@pytest.mark.parametrize("piece", [b"\\\n", b"a\\\n", b"# comment\n", b"a" * 999 + b"\\\n", b"[x]\n", b"k=v\n", b"\\\\\\\n"])
+@pytest.mark.parametrize(
+    "piece", [b"\\\n", b"a\\\n", b"# comment\n", b"a" * 999 + b"\\\n", b"[x]\n", b"k=v\n", b"\\\\\\\n"]
+)
 def test_continued_lines_are_put_together_once(piece: bytes) -> None:
     times = max(1, 20_000 // len(piece))
     data = b"[Path]\nPath=/a\\\n" + piece * times
@@ -89,14 +92,20 @@ def machine(root: Path, name: str, count: int) -> str:
     """A machine with ``count`` entries, each in another directory, and as many lines of fstab."""
     registry, fstab, config = "", "", ""
     if name == "children of one overlay":
-        registry = "[Path]\nPath=/srv\n" + "".join(f"[Path]\nPath=/srv/{i}\nMethod=bind\n" for i in range(count))
+        registry = "[Path]\nPath=/srv\n" + "".join(
+            f"[Path]\nPath=/srv/{i}\nMethod=bind\n" for i in range(count)
+        )
     elif name == "users":
-        registry = "[Path]\nPath=/etc\n" + "".join(f"[Path]\nPath=/srv/{i}\nUser=a\nServices=a.service\n" for i in range(count))
+        registry = "[Path]\nPath=/etc\n" + "".join(
+            f"[Path]\nPath=/srv/{i}\nUser=a\nServices=a.service\n" for i in range(count)
+        )
     elif name == "binds and mounts below":
         registry = "".join(f"[Path]\nPath=/srv/{i}\nMethod=bind\n" for i in range(count))
         fstab = "".join(f"/dev/sd{i} /srv/{i}/x ext4\n" for i in range(count))
     elif name == "sources":
-        registry = "".join(f"[Path]\nPath=/srv/{i}\nMethod=bind\nSeedFrom=/data/{i}/x\n" for i in range(count))
+        registry = "".join(
+            f"[Path]\nPath=/srv/{i}\nMethod=bind\nSeedFrom=/data/{i}/x\n" for i in range(count)
+        )
         fstab = "".join(f"/srv/{i}/x /data/{i} none bind\n/srv/{i}/y none swap\n" for i in range(count))
     elif name == "network":
         registry = "".join(f"[Path]\nPath=/srv/{i}\nServices=a{i}.service\n" for i in range(count))
@@ -108,8 +117,12 @@ def machine(root: Path, name: str, count: int) -> str:
     elif name == "services that cannot wait":
         registry = "[Path]\nPath=/srv\n" + "".join(f"Services=system-{i}.slice\n" for i in range(count))
         registry += "".join(f"[Path]\nPath=/srv/{i}\n" for i in range(count))
-    for path, text in (("usr/lib/persist.d/a.conf", registry), ("etc/fstab", fstab), ("usr/lib/persist/persist.conf", config),
-                       ("proc/cmdline", "quiet\n")):
+    for path, text in (
+        ("usr/lib/persist.d/a.conf", registry),
+        ("etc/fstab", fstab),
+        ("usr/lib/persist/persist.conf", config),
+        ("proc/cmdline", "quiet\n"),
+    ):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text(text)
     wants = root / "etc/systemd/system/local-fs.target.wants"
@@ -118,8 +131,18 @@ def machine(root: Path, name: str, count: int) -> str:
     return str(root)
 
 
-@pytest.mark.parametrize("name", ["children of one overlay", "users", "binds and mounts below", "sources", "network",
-                                  "services that are mounts", "services that cannot wait"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "children of one overlay",
+        "users",
+        "binds and mounts below",
+        "sources",
+        "network",
+        "services that are mounts",
+        "services that cannot wait",
+    ],
+)
 def test_twice_the_entries_are_twice_the_work(name: str, tmp_path: Path) -> None:
     few = machine(tmp_path / "few", name, 100)
     many = machine(tmp_path / "many", name, 400)
@@ -139,14 +162,24 @@ def test_no_line_is_too_long_for_systemd(tmp_path: Path) -> None:
 
 def test_a_line_is_ignored_where_it_is_too_long(tmp_path: Path) -> None:
     problems: list[ini.Problem] = []
-    text = b"[Path]\nPath=/a\nServices=" + b"a.service \\\n" * 100_000 + b"b.service\nMethod=bind\n[Path]\nPath=/" + b"x" * 70_000 + b"\n"
+    text = (
+        b"[Path]\nPath=/a\nServices="
+        + b"a.service \\\n" * 100_000
+        + b"b.service\nMethod=bind\n[Path]\nPath=/"
+        + b"x" * 70_000
+        + b"\n"
+    )
     sections = ini.parse(text, "f", problems)
     assert [s.settings for s in sections] == [[("Path", "/a", 2), ("Method", "bind", 100_004)], []]
     assert [(p.where, p.level) for p in problems] == [("f:3", ini.ERROR), ("f:100006", ini.ERROR)]
     assert all("longer than 64 KiB" in p.text for p in problems)
 
 
-@pytest.mark.parametrize("where", [b"/" + b"./" * 300_000 + b"a", b"/a" * 300_000, b"/" + b"\\040" * 250_000], ids=["dots", "deep", "escapes"])
+@pytest.mark.parametrize(
+    "where",
+    [b"/" + b"./" * 300_000 + b"a", b"/a" * 300_000, b"/" + b"\\040" * 250_000],
+    ids=["dots", "deep", "escapes"],
+)
 def test_a_line_of_fstab_without_end(where: bytes, tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/fstab").write_bytes(b"/dev/sda1 " + where + b" ext4\n/dev/sda2 /srv ext4\n")
@@ -159,9 +192,16 @@ def test_a_line_of_fstab_without_end(where: bytes, tmp_path: Path) -> None:
     assert max(len(path) for path in known.fstab) <= 4096, "what cannot be a path is no mount"
 
 
-@pytest.mark.parametrize("head, line", [("[Path]\nPath=/a\n", "k" * 39 + "%d=\n"), ("[Path]\nPath=/a\n", "Snap%05d=\n"),
-                                        ("", "[Pat%d]\n"), ("", "[Identity]\nActoin=%d\n")],
-                         ids=["long keys", "keys of the usual length", "sections", "the same key"])
+@pytest.mark.parametrize(
+    "head, line",
+    [
+        ("[Path]\nPath=/a\n", "k" * 39 + "%d=\n"),
+        ("[Path]\nPath=/a\n", "Snap%05d=\n"),
+        ("", "[Pat%d]\n"),
+        ("", "[Identity]\nActoin=%d\n"),
+    ],
+    ids=["long keys", "keys of the usual length", "sections", "the same key"],
+)
 def test_unknown_words_cost_a_look_at_the_first_ones(head: str, line: str) -> None:
     def work(count: int) -> tuple[int, list[ini.Problem]]:
         problems: list[ini.Problem] = []
@@ -177,7 +217,9 @@ def test_unknown_words_cost_a_look_at_the_first_ones(head: str, line: str) -> No
 
 def test_mistakes_that_cost_an_entry_are_all_kept() -> None:
     problems: list[ini.Problem] = []
-    registry.parse_file(b"[Path]\nPath=a\nFoo=1\n" * 60 + b"[Paths]\n" * 60, "f", registry.Registry(), problems)
+    registry.parse_file(
+        b"[Path]\nPath=a\nFoo=1\n" * 60 + b"[Paths]\n" * 60, "f", registry.Registry(), problems
+    )
     assert sum(p.level == ini.ERROR for p in problems) == 60
     assert sum(p.level == ini.WARNING for p in problems) == 50
 

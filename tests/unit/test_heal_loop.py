@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The loop of persist-heal.service beside persist-heal.path, as systemd treats PathExists=: word that is left at any moment is looked at."""
+"""The loop of persist-heal.service beside persist-heal.path, as systemd treats PathExists=: word that is left
+at any moment is looked at."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ from persist.volume.heal.loop import Act, work
 
 
 class Model:
-    """A machine with a volume that takes some steps to be whole. ``at``: after how many things that happen word is left.
+    """A machine with a volume that takes some steps to be whole. ``at``: after how many things that happen
+    word is left.
 
-    ``seen``: the number of the last look that began after word was left; ``said``: what the last verdict has seen.
+    ``seen``: the number of the last look that began after word was left; ``said``: what the last verdict has
+    seen.
     """
 
     def __init__(self, steps: int, at: tuple[int, ...], fails: int = 0) -> None:

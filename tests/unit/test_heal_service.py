@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The frame of persist-heal.service: word, lock, failures, and the verdict at its end. What it does to disks is in tests/storage."""
+"""The frame of persist-heal.service: word, lock, failures, and the verdict at its end. What it does to disks
+is in tests/storage."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ class Scene:
         self.patient: list[bool] = []
         self.word_comes = 0  # in how many looks somebody leaves word
         self.error: BaseException | None = None
-        self.mount: Mount | None = Mount(2, 1, "0:30", "/@persist-state", "/run/persist/volume", "rw", "btrfs", "/dev/vdb2", "rw")
+        self.mount: Mount | None = Mount(
+            2, 1, "0:30", "/@persist-state", "/run/persist/volume", "rw", "btrfs", "/dev/vdb2", "rw"
+        )
 
     def again(self) -> int:
         """Stands in for the verdict."""
@@ -100,7 +103,9 @@ def test_word_that_comes_while_it_looks(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_what_failed_is_tried_again_by_hand_and_hourly_and_not_by_each_event(scene: Scene, asked: bool) -> None:
+def test_what_failed_is_tried_again_by_hand_and_hourly_and_not_by_each_event(
+    scene: Scene, asked: bool
+) -> None:
     if asked:
         scene.word.touch()
     assert heal_service.heal_main() == 0
@@ -124,7 +129,11 @@ def test_word_never_stays(scene: Scene, why: str) -> None:
     if why == "booting":
         scene.booted.unlink()
     elif scene.mount is not None:
-        scene.mount = Mount(2, 1, "0:30", "/", scene.mount.mount_point, "rw", "ext4", "/dev/vdb2", "rw") if why == "ext4" else None
+        scene.mount = (
+            Mount(2, 1, "0:30", "/", scene.mount.mount_point, "rw", "ext4", "/dev/vdb2", "rw")
+            if why == "ext4"
+            else None
+        )
     assert heal_service.heal_main() == 0
     assert (scene.word.exists(), scene.order) == (False, ["verdict"] if why == "ext4" else [])
 
@@ -135,7 +144,9 @@ def test_a_failure_is_in_the_verdict(scene: Scene, capsys: pytest.CaptureFixture
     scene.word.touch()
     assert heal_service.heal_main() == 1
     assert "failed: The disk does not answer. Replace it." in capsys.readouterr().err
-    assert scene.failed.read_text() == "Healing of the state volume failed: The disk does not answer.\npicture\n"
+    assert (
+        scene.failed.read_text() == "Healing of the state volume failed: The disk does not answer.\npicture\n"
+    )
     assert scene.order == ["look", "verdict"] and not scene.word.exists()
     assert heal_service.failed_with("picture") and not heal_service.failed_with("another disk came")
     os.utime(scene.failed, (0, 0))
@@ -153,7 +164,9 @@ def test_a_stop_is_no_failure(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("marked", [False, True])
-def test_a_volume_that_an_earlier_version_mounted_gets_its_first_mark(marked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_volume_that_an_earlier_version_mounted_gets_its_first_mark(
+    marked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At an upgrade without a restart nobody else would write one."""
     mark = DegradedMark("uuid", 0, "a" * 16) if marked else None
     devices = [LiveDevice(n, f"uuid-{n}", f"/dev/vd{n}", 1, 0, "ok", None, mark) for n in (1, 2)]

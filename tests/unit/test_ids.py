@@ -12,13 +12,27 @@ def test_new() -> None:
     """Random ones of version 4, no two alike."""
     made = [uuids.new() for _ in range(100)]
     assert len(set(made)) == 100 and all(uuids.valid(text) for text in made)
-    assert all((found := uuid.UUID(text)).version == 4 and found.variant == uuid.RFC_4122 and str(found) == text for text in made)
+    assert all(
+        (found := uuid.UUID(text)).version == 4 and found.variant == uuid.RFC_4122 and str(found) == text
+        for text in made
+    )
 
 
 def test_valid() -> None:
     """What is written in another way is not ours."""
     good = uuids.new()
-    assert not any(uuids.valid(text) for text in ("", good.upper().replace("4", "A"), good[:-1], f"{good}0", f"{{{good}}}", good.replace("-", ""), f"{good}\n"))
+    assert not any(
+        uuids.valid(text)
+        for text in (
+            "",
+            good.upper().replace("4", "A"),
+            good[:-1],
+            f"{good}0",
+            f"{{{good}}}",
+            good.replace("-", ""),
+            f"{good}\n",
+        )
+    )
 
 
 def test_beside() -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The generator runs while PID 1 waits: what it imports, asks and writes is a closed list (docs/architecture.md)."""
+"""The generator runs while PID 1 waits: what it imports, asks and writes is a closed list
+(docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ PYTHON = "/usr/bin/python3"
 
 
 def machine(root: Path, entries: int) -> Path:
-    """A root directory with an enabled target and some entries of all methods, and an empty directory for the units."""
+    """A root directory with an enabled target and some entries of all methods, and an empty directory for the
+    units."""
     wants = root / "etc/systemd/system/local-fs.target.wants"
     wants.mkdir(parents=True)
     (wants / "persist-setup.target").symlink_to("/usr/lib/systemd/system/persist-setup.target")
@@ -28,7 +30,9 @@ def machine(root: Path, entries: int) -> Path:
     registry.mkdir(parents=True)
     methods = ("overlay", "bind", "symlink", "tmpfs")
     for i in range(entries):
-        (registry / f"{i:03}.conf").write_text(f"[Path]\nPath=/srv/grün/{i}\nMethod={methods[i % 4]}\nServices=a{i}.service\nUser=u{i}\n")
+        (registry / f"{i:03}.conf").write_text(
+            f"[Path]\nPath=/srv/grün/{i}\nMethod={methods[i % 4]}\nServices=a{i}.service\nUser=u{i}\n"
+        )
     if entries:
         (registry / "bad.conf").write_bytes(b"\xff\n")
         (registry / "worse.conf").write_text("nonsense\n[Path]\nPath=/usr\n[Path]\nPath=no\n")
@@ -43,7 +47,9 @@ def environment(root: Path) -> dict[str, str]:
 
 
 def imports(arguments: list[str], env: dict[str, str]) -> set[str]:
-    done = subprocess.run([PYTHON, "-IS", "-X", "importtime", *arguments], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [PYTHON, "-IS", "-X", "importtime", *arguments], env=env, capture_output=True, text=True, check=True
+    )
     return set(re.findall(r"^import time:[^|]*\|[^|]*\|\s*(\S+)", done.stderr, re.MULTILINE)) - {"imported"}
 
 
@@ -57,9 +63,13 @@ def test_imports(tmp_path: Path, entries: int) -> None:
     found = imported(root, machine(root, entries))
     ours = {name for name in found if name == "boot" or name.startswith("boot.")}
     assert "boot.main" in ours
-    assert found - ours <= imports(["-c", "import os, sys, stat, errno, gc"], {}), "os, sys, stat, errno and gc, and what they bring themselves"
+    assert found - ours <= imports(["-c", "import os, sys, stat, errno, gc"], {}), (
+        "os, sys, stat, errno and gc, and what they bring themselves"
+    )
     if not entries:
-        assert "boot.plan" not in ours and "boot.registry" not in ours, "a machine without a registry pays for none"
+        assert "boot.plan" not in ours and "boot.registry" not in ours, (
+            "a machine without a registry pays for none"
+        )
 
 
 def compiled(library: Path, mode: PycInvalidationMode) -> None:
@@ -74,12 +84,15 @@ def written(out: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("entries", [0, 8])
 def test_what_is_installed_is_loaded_without_importlib(tmp_path: Path, entries: int) -> None:
-    """preload() names all modules, each after those that it needs: importlib would not be faster for one that it finds after all."""
+    """preload() names all modules, each after those that it needs: importlib would not be faster for one that
+    it finds after all."""
     root, library, again = tmp_path / "root", tmp_path / "library", tmp_path / "again"
     out = machine(root, entries)
     compiled(library, PycInvalidationMode.UNCHECKED_HASH)
     found = imports([str(GENERATOR), str(out)], {**environment(root), "PERSIST_LIBRARY": str(library)})
-    lazy = {"boot.rare", "boot.rare.near", "boot.rare.uses"} if entries else set()  # where something is wrong, and where others mount
+    lazy = (
+        {"boot.rare", "boot.rare.near", "boot.rare.uses"} if entries else set()
+    )  # where something is wrong, and where others mount
     assert {name for name in found if name.startswith(("boot", "persist"))} == {"boot"} | lazy
     again.mkdir()
     subprocess.run([str(GENERATOR), str(again)], env=environment(root), check=True, capture_output=True)
@@ -88,7 +101,8 @@ def test_what_is_installed_is_loaded_without_importlib(tmp_path: Path, entries: 
 
 @pytest.mark.parametrize("mode", [*PycInvalidationMode, None])
 def test_a_source_that_was_changed(tmp_path: Path, mode: PycInvalidationMode | None) -> None:
-    """What importlib would look at is looked at; only bytecode that says that its source does not matter is taken at once."""
+    """What importlib would look at is looked at; only bytecode that says that its source does not matter is
+    taken at once."""
     root, library = tmp_path / "root", tmp_path / "library"
     out = machine(root, 8)
     compiled(library, mode or PycInvalidationMode.UNCHECKED_HASH)
@@ -99,42 +113,77 @@ def test_a_source_that_was_changed(tmp_path: Path, mode: PycInvalidationMode | N
     if mode is None:  # of another interpreter
         for file in (library / "persist/boot/__pycache__").glob("[!_]*"):
             file.write_bytes(b"xx" + file.read_bytes()[2:])
-    subprocess.run([str(GENERATOR), str(out)], env={**environment(root), "PERSIST_LIBRARY": str(library)}, check=True, capture_output=True)
+    subprocess.run(
+        [str(GENERATOR), str(out)],
+        env={**environment(root), "PERSIST_LIBRARY": str(library)},
+        check=True,
+        capture_output=True,
+    )
     old = mode is PycInvalidationMode.UNCHECKED_HASH
-    assert all(text.startswith(f"# Automatically generated by {'persist' if old else 'another'}-generator\n") for text in written(out).values())
+    assert all(
+        text.startswith(f"# Automatically generated by {'persist' if old else 'another'}-generator\n")
+        for text in written(out).values()
+    )
     assert len(written(out)) > 8
 
 
 @pytest.mark.parametrize("missing", ["_frozen_importlib", "_frozen_importlib_external"])
 def test_a_python_that_names_its_parts_otherwise(tmp_path: Path, missing: str) -> None:
     compiled(tmp_path, PycInvalidationMode.UNCHECKED_HASH)
-    code = (f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import persist.boot; there = sys.modules.pop({missing!r}); sys.modules[{missing!r}] = None\n"
-            f"persist.boot.preload('paths'); sys.modules[{missing!r}] = there\nprint('persist.boot.paths' in sys.modules)\nimport persist.boot.main")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import persist.boot; there = "
+        f"sys.modules.pop({missing!r}); sys.modules[{missing!r}] = None\n"
+        f"persist.boot.preload('paths'); sys.modules[{missing!r}] = there\nprint('persist.boot.paths' in "
+        "sys.modules)\nimport persist.boot.main"
+    )
     done = subprocess.run([PYTHON, "-IBS", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
 def test_the_package_does_without_os() -> None:
     """It costs a millisecond, see persist/boot/__init__.py."""
-    modules = ", ".join(f"persist.boot.{path.stem}" for path in (TOP / "persist/boot").glob("*.py") if path.stem != "__init__")
+    modules = ", ".join(
+        f"persist.boot.{path.stem}" for path in (TOP / "persist/boot").glob("*.py") if path.stem != "__init__"
+    )
     code = f"import sys; sys.path.insert(0, {str(TOP)!r}); import {modules}; print(*sys.modules)"
     done = subprocess.run([PYTHON, "-IBS", "-c", code], capture_output=True, text=True, check=True)
-    extra = {name for name in done.stdout.split() if name != "persist" and not name.startswith("persist.")} - set(sys.builtin_module_names)
-    assert extra <= {"__main__", "_frozen_importlib", "_frozen_importlib_external", "zipimport", "codecs", "encodings", "encodings.aliases",
-                     "encodings.utf_8", "io", "abc"}
+    extra = {
+        name for name in done.stdout.split() if name != "persist" and not name.startswith("persist.")
+    } - set(sys.builtin_module_names)
+    assert extra <= {
+        "__main__",
+        "_frozen_importlib",
+        "_frozen_importlib_external",
+        "zipimport",
+        "codecs",
+        "encodings",
+        "encodings.aliases",
+        "encodings.utf_8",
+        "io",
+        "abc",
+    }
 
 
 def test_imports_where_nothing_is_enabled(tmp_path: Path) -> None:
     root, out = tmp_path / "root", tmp_path / "out"
     root.mkdir()
     out.mkdir()
-    assert {name for name in imported(root, out) if name.startswith(("boot", "persist"))} == {"boot", "boot.main", "boot.facts", "boot.paths"}
+    assert {name for name in imported(root, out) if name.startswith(("boot", "persist"))} == {
+        "boot",
+        "boot.main",
+        "boot.facts",
+        "boot.paths",
+    }
 
 
 def test_first_line() -> None:
     line = GENERATOR.read_text().split("\n", 1)[0]
-    assert re.fullmatch(r"#!/usr/bin/python3 -[A-Za-z0-9]+", line), "one argument is all that a first line can carry"
-    assert "I" in line.split(" -")[1] and "S" in line.split(" -")[1], "without -S, site.py asks NSS for the home directory, which can deadlock PID 1"
+    assert re.fullmatch(r"#!/usr/bin/python3 -[A-Za-z0-9]+", line), (
+        "one argument is all that a first line can carry"
+    )
+    assert "I" in line.split(" -")[1] and "S" in line.split(" -")[1], (
+        "without -S, site.py asks NSS for the home directory, which can deadlock PID 1"
+    )
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
@@ -143,8 +192,12 @@ def test_system_calls(tmp_path: Path) -> None:
     root = tmp_path / "root"
     out = machine(root, 8)
     trace = tmp_path / "trace"
-    done = subprocess.run(["strace", "-f", "-y", "-qq", "-o", str(trace), PYTHON, "-IBS", str(GENERATOR), str(out)], env=environment(root),
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        ["strace", "-f", "-y", "-qq", "-o", str(trace), PYTHON, "-IBS", str(GENERATOR), str(out)],
+        env=environment(root),
+        capture_output=True,
+        text=True,
+    )
     if not trace.exists() or "ptrace" in done.stderr:
         pytest.skip("ptrace is not allowed here")
     assert done.returncode == 0
@@ -152,11 +205,32 @@ def test_system_calls(tmp_path: Path) -> None:
     assert sum(str(out) in call and "O_CREAT" in call for call in calls) >= 7
     for call in calls:
         name = re.sub(r"^\d+\s+", "", call).partition("(")[0]
-        assert name not in ("socket", "connect", "fork", "vfork", "clone", "clone3", "execve", "mount", "unlink", "unlinkat", "rename",
-                            "symlink", "symlinkat"), call
-        assert "nsswitch" not in call and "nscd" not in call and "/etc/passwd" not in call and "/etc/group" not in call, call
+        assert name not in (
+            "socket",
+            "connect",
+            "fork",
+            "vfork",
+            "clone",
+            "clone3",
+            "execve",
+            "mount",
+            "unlink",
+            "unlinkat",
+            "rename",
+            "symlink",
+            "symlinkat",
+        ), call
+        assert (
+            "nsswitch" not in call
+            and "nscd" not in call
+            and "/etc/passwd" not in call
+            and "/etc/group" not in call
+        ), call
         if name in ("mkdir", "mkdirat") or "O_WRONLY" in call or "O_RDWR" in call or "O_CREAT" in call:
-            assert re.match(rf'\d+\s+(openat|mkdirat)\(\d+<{re.escape(str(out))}>, "[^/."][^/"]*(/50-persist[^/"]*)?", ', call), call
+            assert re.match(
+                rf'\d+\s+(openat|mkdirat)\(\d+<{re.escape(str(out))}>, "[^/."][^/"]*(/50-persist[^/"]*)?", ',
+                call,
+            ), call
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root")
@@ -164,11 +238,18 @@ def test_all_else_read_only(tmp_path: Path) -> None:
     """As in PID 1's sandbox for generators: everything but the output directory is read-only."""
     root = tmp_path / "root"
     out = machine(root, 8)
-    script = 'set -e; mount --bind "$1" "$1"; mount -o remount,bind,ro /; mount -t tmpfs -o ro none /tmp 2>/dev/null || :; exec "$2" "$1"'
+    script = (
+        'set -e; mount --bind "$1" "$1"; mount -o remount,bind,ro /; mount -t tmpfs -o ro none /tmp '
+        '2>/dev/null || :; exec "$2" "$1"'
+    )
     if str(tmp_path).startswith("/tmp"):
         script = 'set -e; mount --bind "$1" "$1"; mount -o remount,bind,ro /; exec "$2" "$1"'
-    done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", str(out), str(GENERATOR)], env={**environment(root), "PATH": os.environ["PATH"]},
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(out), str(GENERATOR)],
+        env={**environment(root), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
     if "unshare" in done.stderr or "mount:" in done.stderr:
         pytest.skip("no mount namespaces here: " + done.stderr.strip())
     assert done.returncode == 0
@@ -184,7 +265,11 @@ def test_legacy_locale(tmp_path: Path) -> None:
     (root / "srv").mkdir()
     (root / "srv/link").symlink_to("/data/ř")
     (root / "usr/lib/persist.d/ř.conf").write_text("[Path]\nPath=/srv/link\n")
-    locales = subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split() if shutil.which("locale") else []
+    locales = (
+        subprocess.run(["locale", "-a"], capture_output=True, text=True).stdout.split()
+        if shutil.which("locale")
+        else []
+    )
     legacy = [name for name in locales if "utf" not in name.lower() and name not in ("C", "POSIX")]
     for lang in [*legacy[:1], "C", "C.UTF-8", "xx_YY.ISO-8859-1"]:
         subprocess.run([str(GENERATOR), str(out)], env={**environment(root), "LANG": lang}, check=True)
@@ -194,13 +279,16 @@ def test_legacy_locale(tmp_path: Path) -> None:
 
 
 def test_encoding_of_file_names_is_looked_at(tmp_path: Path) -> None:
-    """The same without such a locale on the test machine: the interpreter is told to begin with another encoding."""
-    code = ("import sys, posix\n"
-            f"sys.path.insert(0, {str(TOP)!r})\n"
-            "sys.getfilesystemencoding = lambda: 'iso8859-1'\n"
-            "posix.execv = lambda *a: (print(a), sys.exit(0))\n"
-            "from persist.boot.main import main\n"
-            "main(['/x/persist-generator', '/out'])\n")
+    """The same without such a locale on the test machine: the interpreter is told to begin with another
+    encoding."""
+    code = (
+        "import sys, posix\n"
+        f"sys.path.insert(0, {str(TOP)!r})\n"
+        "sys.getfilesystemencoding = lambda: 'iso8859-1'\n"
+        "posix.execv = lambda *a: (print(a), sys.exit(0))\n"
+        "from persist.boot.main import main\n"
+        "main(['/x/persist-generator', '/out'])\n"
+    )
     done = subprocess.run([PYTHON, "-IBS", "-c", code], capture_output=True, text=True, check=True)
     assert "'-X', 'utf8', '/x/persist-generator', '/out'" in done.stdout
 
@@ -208,15 +296,20 @@ def test_encoding_of_file_names_is_looked_at(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root")
 @pytest.mark.parametrize("scope", ["system", "user"])
 def test_kernel_log(tmp_path: Path, scope: str) -> None:
-    """Run by PID 1, with three directories and a scope, messages go to /dev/kmsg: one record, whatever the message holds."""
+    """Run by PID 1, with three directories and a scope, messages go to /dev/kmsg: one record, whatever the
+    message holds."""
     root = tmp_path / "root"
     out = machine(root, 0)
     (root / "usr/lib/persist.d/a.conf").write_text("[Path]\nPath=/srv/\x1b[31m" + "x" * 2000 + "\n")
     log = tmp_path / "kmsg"
     log.touch()
     script = 'mount --bind "$1" /dev/kmsg || exit 77; exec "$2" "$3" "$3" "$3"'
-    done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", str(log), str(GENERATOR), str(out)], capture_output=True, text=True,
-                          env={**environment(root), "PATH": os.environ["PATH"], "SYSTEMD_SCOPE": scope})
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(log), str(GENERATOR), str(out)],
+        capture_output=True,
+        text=True,
+        env={**environment(root), "PATH": os.environ["PATH"], "SYSTEMD_SCOPE": scope},
+    )
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("no mount namespaces here")
     assert done.returncode == 0 and done.stderr == ""
@@ -224,17 +317,37 @@ def test_kernel_log(tmp_path: Path, scope: str) -> None:
         assert log.read_text() == ""
         return
     text = log.read_text()
-    assert re.match(r"<3>persist-generator\[\d+\]: /usr/lib/persist\.d/a\.conf:2: Path='/srv/\\x1b\[31mxxx", text)
+    assert re.match(
+        r"<3>persist-generator\[\d+\]: /usr/lib/persist\.d/a\.conf:2: Path='/srv/\\x1b\[31mxxx", text
+    )
     assert text.isprintable() and len(text) < 900
 
 
 @pytest.mark.parametrize("module", ["volume", "format", "heal", "seed", "bind", "verify"])
 def test_services_load_nothing_heavy(module: str) -> None:
-    """What each boot starts, and the journal's part of it: these take longer to load than most of the services have to do."""
-    heavy = {"dataclasses", "inspect", "uuid", "hashlib", "logging", "pathlib", "tempfile", "socket", "asyncio", "pyudev", "dbus_next", "argparse",
-             "systemd.journal", "systemd.daemon"}
-    code = (f"import sys; sys.path[:0] = [{str(TOP)!r}, '/usr/lib/python3/dist-packages']\n"
-            f"import persist.services.{module}\nfrom persist import log\nlog._of_systemd('journal'), log._of_systemd('daemon')\nprint(*sys.modules)")
+    """What each boot starts, and the journal's part of it: these take longer to load than most of the
+    services have to do."""
+    heavy = {
+        "dataclasses",
+        "inspect",
+        "uuid",
+        "hashlib",
+        "logging",
+        "pathlib",
+        "tempfile",
+        "socket",
+        "asyncio",
+        "pyudev",
+        "dbus_next",
+        "argparse",
+        "systemd.journal",
+        "systemd.daemon",
+    }
+    code = (
+        f"import sys; sys.path[:0] = [{str(TOP)!r}, '/usr/lib/python3/dist-packages']\n"
+        f"import persist.services.{module}\nfrom persist import log\nlog._of_systemd('journal'), "
+        "log._of_systemd('daemon')\nprint(*sys.modules)"
+    )
     done = subprocess.run([PYTHON, "-IBS", "-c", code], capture_output=True, text=True, check=True)
     found = set(done.stdout.split())
     assert {f"persist.services.{module}", "systemd._journal", "systemd._daemon"} <= found

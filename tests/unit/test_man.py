@@ -31,7 +31,9 @@ def text(page: str) -> str:
     return "\n".join(lines)
 
 
-REGISTRY_KEYS = sorted({*registry.PATH_KEYS, *registry.IDENTITY_KEYS, *registry.MIGRATION_KEYS, *registry.LINK_KEYS})
+REGISTRY_KEYS = sorted(
+    {*registry.PATH_KEYS, *registry.IDENTITY_KEYS, *registry.MIGRATION_KEYS, *registry.LINK_KEYS}
+)
 
 
 @pytest.mark.parametrize("key", REGISTRY_KEYS)
@@ -53,7 +55,9 @@ def test_volume_key_is_described(key: str) -> None:
     assert f"{key}=" in text("persist.conf.5")
 
 
-@pytest.mark.parametrize("word", [*settings.FALLBACKS, *settings.JOINS, *(f"[{s.upper()}]" for s in settings.SECTIONS)])
+@pytest.mark.parametrize(
+    "word", [*settings.FALLBACKS, *settings.JOINS, *(f"[{s.upper()}]" for s in settings.SECTIONS)]
+)
 def test_configuration_word_is_described(word: str) -> None:
     assert word in text("persist.conf.5")
 
@@ -85,7 +89,9 @@ def test_the_help_of_volume_show_says_what_full_adds() -> None:
     assert "degraded mark" in said.pop()
 
 
-UNITS = sorted(p.name for p in (TOP / "units").iterdir() if p.suffix in (".service", ".target", ".path", ".timer"))
+UNITS = sorted(
+    p.name for p in (TOP / "units").iterdir() if p.suffix in (".service", ".target", ".path", ".timer")
+)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -107,5 +113,7 @@ def test_page_has_the_version_and_is_sound(page: Path) -> None:
         assert (MAN / f"{other.replace(chr(92), '')}.{section}").is_file()
     if not shutil.which("groff"):
         pytest.skip("no groff")
-    done = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z", page], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["groff", "-man", "-Tutf8", "-ww", "-z", page], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")

@@ -11,15 +11,35 @@ import pytest
 from persist.system import superblock
 from persist.system.superblock import Superblock
 from persist.volume.members.ancestry import Member
-from persist.volume.members.assemble import CLONED, MISSING, NONE, SPLIT, STALE, UNDECIDED, Assembly, assemble, torn
+from persist.volume.members.assemble import (
+    CLONED,
+    MISSING,
+    NONE,
+    SPLIT,
+    STALE,
+    UNDECIDED,
+    Assembly,
+    assemble,
+    torn,
+)
 from persist.volume.ondisk import degraded_mark
 from persist.volume.ondisk.degraded_mark import DegradedMark, following
 
 FSID = "11111111-2222-4333-8444-555555555555"
 
 
-def member(devid: int, generation: int = 100, mark: DegradedMark | None = None, *, of: int = 2, log: int = 0, node: str = "") -> Member:
-    block = Superblock(FSID, devid, f"00000000-0000-4000-8000-{devid:012d}", 1 << 30, of, generation, log, "persist-data")
+def member(
+    devid: int,
+    generation: int = 100,
+    mark: DegradedMark | None = None,
+    *,
+    of: int = 2,
+    log: int = 0,
+    node: str = "",
+) -> Member:
+    block = Superblock(
+        FSID, devid, f"00000000-0000-4000-8000-{devid:012d}", 1 << 30, of, generation, log, "persist-data"
+    )
     return Member(node or f"/dev/vd{'rabcdef'[devid]}", block, mark)
 
 
@@ -71,7 +91,12 @@ def test_stale_alone_is_used() -> None:
 
 def test_each_written_alone() -> None:
     a = assemble([member(1, 100, mark("a")), member(2, 105, mark("b"))])
-    assert shown(a) == ("b", 1, "", "a") and codes(a) == [MISSING, SPLIT] and a.head is not None and a.head.id == "b" * 16
+    assert (
+        shown(a) == ("b", 1, "", "a")
+        and codes(a) == [MISSING, SPLIT]
+        and a.head is not None
+        and a.head.id == "b" * 16
+    )
     assert shown(assemble([member(1, 106, mark("a")), member(2, 105, mark("b"))])) == ("a", 1, "", "b")
 
 
@@ -89,7 +114,13 @@ def test_ancestors() -> None:
 
 def test_the_other_side_has_an_ancestor_too() -> None:
     # C belongs to what B wrote and not to what A wrote, so nothing of it is on A.
-    a = assemble([member(1, 200, mark("a"), of=3), member(2, 150, mark("c", "b"), of=3), member(3, 140, mark("b"), of=3)])
+    a = assemble(
+        [
+            member(1, 200, mark("a"), of=3),
+            member(2, 150, mark("c", "b"), of=3),
+            member(3, 140, mark("b"), of=3),
+        ]
+    )
     assert shown(a) == ("a", 2, "", "bc")
 
 
@@ -105,7 +136,8 @@ def test_healed() -> None:
     whole = [member(1, 500, mark("a").healed()), member(2, 500, mark("a").healed())]
     a = assemble(whole)
     assert shown(a) == ("ab", 0, "", "") and not a.heal
-    # A member that was written alone, and was in a drawer while the others were healed, must not make them stale.
+    # A member that was written alone, and was in a drawer while the others were healed, must not make them
+    # stale.
     assert shown(assemble([*whole, member(2, 300, mark("b"), node="/dev/vdx")])) == ("ab", 0, "", "x")
     assert shown(assemble([*whole, member(2, 300, node="/dev/vdx")])) == ("ab", 0, "x", "")
     later = following(FSID, mark("a").healed(), 500)
@@ -115,9 +147,14 @@ def test_healed() -> None:
 def test_three_disks() -> None:
     assert shown(assemble([member(d, of=3) for d in (1, 2, 3)])) == ("abc", 0, "", "")
     assert shown(assemble([member(1, of=3), member(3, of=3)])) == ("ac", 1, "", "")
-    assert shown(assemble([member(1, 90, of=3), member(2, 100, mark("a"), of=3), member(3, 100, mark("a"), of=3)])) == ("bc", 1, "a", "")
-    assert shown(assemble([member(1, 90, of=3), member(2, 95, mark("a"), of=3), member(3, 100, mark("b", "a"), of=3)])) == ("c", 2, "ab", "")
-    # The mark was written to one of two when the machine stopped: that one is the newest, the other one is written anew.
+    assert shown(
+        assemble([member(1, 90, of=3), member(2, 100, mark("a"), of=3), member(3, 100, mark("a"), of=3)])
+    ) == ("bc", 1, "a", "")
+    assert shown(
+        assemble([member(1, 90, of=3), member(2, 95, mark("a"), of=3), member(3, 100, mark("b", "a"), of=3)])
+    ) == ("c", 2, "ab", "")
+    # The mark was written to one of two when the machine stopped: that one is the newest, the other one is
+    # written anew.
     assert shown(assemble([member(2, 100, of=3), member(3, 100, mark("a"), of=3)])) == ("c", 2, "b", "")
 
 
@@ -125,15 +162,27 @@ def test_pulled_while_running() -> None:
     whole = mark("d")
     assert shown(assemble([member(1, 100, whole), member(2, 101, whole)])) == ("b", 1, "a", "")
     # Among those that carry the newest mark, too.
-    assert shown(assemble([member(1, 102, mark("a"), of=3), member(2, 101, mark("a"), of=3), member(3, 99, of=3)])) == ("a", 2, "bc", "")
+    assert shown(
+        assemble([member(1, 102, mark("a"), of=3), member(2, 101, mark("a"), of=3), member(3, 99, of=3)])
+    ) == ("a", 2, "bc", "")
 
 
 def test_log_root_at_the_same_generation() -> None:
     # The kernel would take the superblock of the lowest devid, and never replay what the other one has.
     assert shown(assemble([member(1), member(2, log=4096)])) == ("b", 1, "a", "")
     assert shown(assemble([member(1, log=4096), member(2)])) == ("ab", 0, "", "")
-    assert shown(assemble([member(1, of=3), member(2, of=3, log=4096), member(3, of=3)])) == ("b", 2, "ac", "")
-    assert shown(assemble([member(1, 99, mark("a")), member(2, mark=mark("a"), log=4096)])) == ("b", 1, "a", "")
+    assert shown(assemble([member(1, of=3), member(2, of=3, log=4096), member(3, of=3)])) == (
+        "b",
+        2,
+        "ac",
+        "",
+    )
+    assert shown(assemble([member(1, 99, mark("a")), member(2, mark=mark("a"), log=4096)])) == (
+        "b",
+        1,
+        "a",
+        "",
+    )
 
 
 def test_target_of_a_replace() -> None:
@@ -152,11 +201,18 @@ def test_a_device_that_was_removed_comes_back() -> None:
 
 def test_cloned_device() -> None:
     a = assemble([member(1, of=1), member(1, of=1, node="/dev/vdx")])
-    assert a.use == () and codes(a) == [CLONED] and a.notes[0].nodes == ("/dev/vda", "/dev/vdx") and not a.heal
+    assert (
+        a.use == () and codes(a) == [CLONED] and a.notes[0].nodes == ("/dev/vda", "/dev/vdx") and not a.heal
+    )
     assert codes(assemble([member(1), member(2), member(2, node="/dev/vdx")])) == [CLONED]
     # An old image of a member is told from it by its generation.
     both = mark("a")
-    assert shown(assemble([member(1, mark=both), member(2, mark=both), member(2, 50, node="/dev/vdx")])) == ("ab", 0, "x", "")
+    assert shown(assemble([member(1, mark=both), member(2, mark=both), member(2, 50, node="/dev/vdx")])) == (
+        "ab",
+        0,
+        "x",
+        "",
+    )
 
 
 def test_a_cut_within_the_writing_of_superblocks() -> None:
@@ -181,7 +237,15 @@ def test_a_cut_within_the_writing_of_marks(before: DegradedMark | None) -> None:
     new = mark("b", *([] if before is None else ["a"]))
     a = torn(assemble([member(1, 100, new, of=3), member(2, 100, before, of=3)]))
     assert a is not None and shown(a) == ("ab", 1, "", "") and a.head == new
-    a = torn(assemble([member(1, 100, new, of=3, log=4096), member(2, 100, before, of=3, log=4096), member(3, 99, before, of=3)]))
+    a = torn(
+        assemble(
+            [
+                member(1, 100, new, of=3, log=4096),
+                member(2, 100, before, of=3, log=4096),
+                member(3, 99, before, of=3),
+            ]
+        )
+    )
     assert a is not None and shown(a) == ("ab", 1, "c", "")
     # Something was written under the new mark, and this one has not seen it.
     for other in (member(2, 99, before, of=3), member(2, 100, before, of=3, log=4096)):
@@ -198,7 +262,8 @@ def test_nothing() -> None:
 
 
 def test_by_exhaustion() -> None:
-    """Of three disks in all small states: never two together that differ in mark or generation, none stale that is newer, each disk at most once."""
+    """Of three disks in all small states: never two together that differ in mark or generation, none stale
+    that is newer, each disk at most once."""
     marks = [None, mark("a"), mark("b", "a"), mark("c")]
     decided = 0
     for states in itertools.product(itertools.product(marks, (7, 8), (0, 4096)), repeat=3):
@@ -222,12 +287,26 @@ def test_by_exhaustion() -> None:
 
 
 def test_a_copy_of_a_single_disk_that_was_mirrored_elsewhere() -> None:
-    """B1 of the attack: the disk of this machine counts one device and does not know the other one, which is newer and counts both."""
+    """B1 of the attack: the disk of this machine counts one device and does not know the other one, which is
+    newer and counts both."""
     own = member(1, 100, of=1)
-    for stranger in (member(2, 500), member(2, 500, mark("a")), member(2, 100), member(2, 500, following(FSID, None, 450, whole=True))):
+    for stranger in (
+        member(2, 500),
+        member(2, 500, mark("a")),
+        member(2, 100),
+        member(2, 500, following(FSID, None, 450, whole=True)),
+    ):
         a = assemble([own, stranger])
-        assert a.use == () and codes(a) == [UNDECIDED] and not a.heal and not a.awaited and {"/dev/vda", "/dev/vdb"} == set(a.notes[0].nodes)
-        assert shown(assemble([own, stranger], lambda m: m.node == "/dev/vda")) == ("a", 0, "", "b"), "this machine's own is used, the other is left alone"
+        assert (
+            a.use == ()
+            and codes(a) == [UNDECIDED]
+            and not a.heal
+            and not a.awaited
+            and {"/dev/vda", "/dev/vdb"} == set(a.notes[0].nodes)
+        )
+        assert shown(assemble([own, stranger], lambda m: m.node == "/dev/vda")) == ("a", 0, "", "b"), (
+            "this machine's own is used, the other is left alone"
+        )
         assert codes(assemble([own, stranger], lambda m: True)) == [UNDECIDED], "both were bound to it"
 
 
@@ -246,7 +325,12 @@ def test_copies_of_both_members() -> None:
     assert not a.stale and len(a.use) == 1 and len(a.split) == 1
     a = assemble([member(1, 120, here), member(2, 120, there)])
     assert len(a.use) == 1 and len(a.split) == 1, "of the same generation, and not the same"
-    assert shown(assemble([member(1, 120, here), member(2, 121, there)], lambda m: m.node == "/dev/vda")) == ("a", 1, "", "b")
+    assert shown(assemble([member(1, 120, here), member(2, 121, there)], lambda m: m.node == "/dev/vda")) == (
+        "a",
+        1,
+        "",
+        "b",
+    )
 
 
 def test_older_without_any_mark_proves_nothing() -> None:
@@ -255,14 +339,19 @@ def test_older_without_any_mark_proves_nothing() -> None:
 
 
 def test_written_alone_before_the_mark() -> None:
-    """B was pulled, A went on and the power went before it was marked; B was then used alone: A is not an ancestor, whatever the generations are."""
+    """B was pulled, A went on and the power went before it was marked; B was then used alone: A is not an
+    ancestor, whatever the generations are."""
     both = following(FSID, None, 50, whole=True)
     alone = following(FSID, both, 60)
     for later in (61, 99, 200):
         a = assemble([member(1, 99, both), member(2, later, alone)])
         assert shown(a) == ("b", 1, "", "a")
-    assert shown(assemble([member(1, 60, both), member(2, 200, alone)])) == ("b", 1, "a", ""), "it stopped where the other one was marked"
-    assert shown(assemble([member(1, 60, both, log=4096), member(2, 200, alone)])) == ("b", 1, "", "a"), "it has a log that the other one had not"
+    assert shown(assemble([member(1, 60, both), member(2, 200, alone)])) == ("b", 1, "a", ""), (
+        "it stopped where the other one was marked"
+    )
+    assert shown(assemble([member(1, 60, both, log=4096), member(2, 200, alone)])) == ("b", 1, "", "a"), (
+        "it has a log that the other one had not"
+    )
 
 
 def test_a_cut_between_two_marks() -> None:
@@ -291,7 +380,9 @@ def test_a_restored_backup_of_a_member() -> None:
 
 def test_a_device_that_holds_nothing() -> None:
     """The power went while it was added: its superblock counts it, and no chunk lies on it."""
-    empty = Member("/dev/vdb", Superblock(FSID, 2, "two", 1 << 30, 2, 101, 0, "persist-data", empty=True), None)
+    empty = Member(
+        "/dev/vdb", Superblock(FSID, 2, "two", 1 << 30, 2, 101, 0, "persist-data", empty=True), None
+    )
     assert shown(assemble([member(1, 100, of=1), empty])) == ("a", 0, "b", "")
     assert shown(assemble([member(1, 101), empty])) == ("ab", 0, "", "")
 
@@ -300,7 +391,11 @@ def test_a_mark_that_cannot_be_understood_is_not_none() -> None:
     """None would be an ancestor of every mark."""
     sector = WHOLE.replace(b" 1 aaaa", b" 08 aaaa").ljust(512, b"\0")
     unknown = degraded_mark.of(sector, FSID)
-    assert degraded_mark.parse(sector) is None and unknown is not None and degraded_mark.of(sector, FSID.replace("1", "3")) is None
+    assert (
+        degraded_mark.parse(sector) is None
+        and unknown is not None
+        and degraded_mark.of(sector, FSID.replace("1", "3")) is None
+    )
     a = assemble([member(1, 100, unknown), member(2, 200, mark("a"))])
     assert a.use == () and codes(a) == [UNDECIDED]
     assert shown(assemble([member(1, 100, unknown), member(2, 100, unknown)])) == ("ab", 0, "", "")
@@ -321,13 +416,19 @@ def test_whole_boots_do_not_push_out_what_a_disk_in_a_drawer_needs() -> None:
 def test_counters_have_an_end() -> None:
     m = DegradedMark(FSID, degraded_mark.COUNTER_MAX, "a" * 16, ("b" * 16,))
     after = following(FSID, degraded_mark.parse(m.encode()), 100)
-    assert after.counter == degraded_mark.COUNTER_MAX and degraded_mark.parse(after.encode()) == after and after.earlier == ("a" * 16, "b" * 16)
+    assert (
+        after.counter == degraded_mark.COUNTER_MAX
+        and degraded_mark.parse(after.encode()) == after
+        and after.earlier == ("a" * 16, "b" * 16)
+    )
 
 
 def test_mark_round_trip() -> None:
     first = following(FSID.upper(), None, 7)
     second = following(FSID, first, 8)
-    assert first.counter == 1 and second.counter == 2 and second.earlier == (first.id,) and second.id != first.id
+    assert (
+        first.counter == 1 and second.counter == 2 and second.earlier == (first.id,) and second.id != first.id
+    )
     for m in (first, second):
         data = m.encode()
         assert len(data) == degraded_mark.LENGTH and degraded_mark.parse(data) == m
@@ -357,7 +458,9 @@ def test_a_bound_disk_out_of_a_drawer_is_not_used_once_its_id_was_forgotten() ->
 
 def test_a_bound_disk_is_not_used_instead_of_one_whose_mark_was_written_over_its_own() -> None:
     both = following(FSID, None, 50, whole=True)
-    a = assemble([member(1, 99, both), member(2, 200, following(FSID, both, 60))], lambda m: m.node == "/dev/vda")
+    a = assemble(
+        [member(1, 99, both), member(2, 200, following(FSID, both, 60))], lambda m: m.node == "/dev/vda"
+    )
     assert shown(a) == ("b", 1, "", "a")
 
 
@@ -365,13 +468,20 @@ def test_a_bound_disk_is_not_used_instead_of_one_whose_mark_was_written_over_its
 @pytest.mark.parametrize("commits", [0, 1, 2])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_commit_between_the_marks_of_a_mounted_volume(commits: int, log: int, whole: bool) -> None:
-    """The power went when the new mark was on A alone, and the kernel had written all of them meanwhile: nobody went apart."""
+    """The power went when the new mark was on A alone, and the kernel had written all of them meanwhile:
+    nobody went apart."""
     before = following(FSID, None, 50, whole=True)
     new = following(FSID, before, 100, whole=whole, mounted=True)
     now = 100 + commits
     a = assemble([member(1, now, new, log=log), member(2, now, before, log=log)])
     assert names(a.use) in ("a", "ab") and names((*a.use, *a.stale)) == "ab" and not a.split
-    three = assemble([member(1, now, new, of=3, log=log), member(2, now, before, of=3, log=log), member(3, now, before, of=3, log=log)])
+    three = assemble(
+        [
+            member(1, now, new, of=3, log=log),
+            member(2, now, before, of=3, log=log),
+            member(3, now, before, of=3, log=log),
+        ]
+    )
     a = three if not three.absent else torn(three) or three
     assert shown(a) == ("abc", 0, "", "")
 
@@ -379,9 +489,19 @@ def test_a_commit_between_the_marks_of_a_mounted_volume(commits: int, log: int, 
 WHOLE = b"persist-degraded 1 " + FSID.encode() + b" 1 " + b"a" * 16 + b"\n"
 
 
-@pytest.mark.parametrize("data", [
-    b"", bytes(512), WHOLE.replace(b"ed 1", b"ed 2"), WHOLE.replace(b"aa\n", b"a\n"), WHOLE.replace(b" 1 aa", b" 01 aa"),
-    WHOLE.replace(b" 1 aa", b" 1000000000 aa"), WHOLE + b"more", WHOLE[:-1]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        bytes(512),
+        WHOLE.replace(b"ed 1", b"ed 2"),
+        WHOLE.replace(b"aa\n", b"a\n"),
+        WHOLE.replace(b" 1 aa", b" 01 aa"),
+        WHOLE.replace(b" 1 aa", b" 1000000000 aa"),
+        WHOLE + b"more",
+        WHOLE[:-1],
+    ],
+)
 def test_no_mark(data: bytes) -> None:
     assert degraded_mark.parse(data) is None
 
@@ -406,17 +526,46 @@ def test_superblock() -> None:
     assert superblock.crc32c(b"123456789") == 0xE3069283
     found = superblock.parse(_block())
     assert found is not None
-    assert found == Superblock("00010203-0405-0607-0809-0a0b0c0d0e0f", 6, "10111213-1415-1617-1819-1a1b1c1d1e1f", 7 << 20, 5, 42, 3, "persist-data", True, 1)
+    assert found == Superblock(
+        "00010203-0405-0607-0809-0a0b0c0d0e0f",
+        6,
+        "10111213-1415-1617-1819-1a1b1c1d1e1f",
+        7 << 20,
+        5,
+        42,
+        3,
+        "persist-data",
+        True,
+        1,
+    )
 
 
 def with_root(m: Member, root: int) -> Member:
     b = m.superblock
-    return Member(m.node, Superblock(b.fsid, b.devid, b.device_uuid, b.device_bytes, b.num_devices, b.generation, b.log_root, b.label, b.empty, root), m.mark)
+    return Member(
+        m.node,
+        Superblock(
+            b.fsid,
+            b.devid,
+            b.device_uuid,
+            b.device_bytes,
+            b.num_devices,
+            b.generation,
+            b.log_root,
+            b.label,
+            b.empty,
+            root,
+        ),
+        m.mark,
+    )
 
 
 @pytest.mark.parametrize("log", [0, 7])
-def test_one_with_a_mark_and_one_without_are_not_the_same_however_alike_their_superblocks_are(log: int) -> None:
-    """A was used without B, and B mounted alone by hand: with the same operations their superblocks are alike to the last tree, and not what was written."""
+def test_one_with_a_mark_and_one_without_are_not_the_same_however_alike_their_superblocks_are(
+    log: int,
+) -> None:
+    """A was used without B, and B mounted alone by hand: with the same operations their superblocks are alike
+    to the last tree, and not what was written."""
     marked = with_root(member(1, 105, following(FSID, None, 50, 0, whole=True), log=log), 9)
     assert shown(assemble([marked, with_root(member(2, 105, log=log), 9)])) == ("a", 1, "", "b")
 
@@ -425,7 +574,9 @@ def test_damaged_superblock() -> None:
     data = _block()
     assert superblock.parse(data[:4000]) is None
     assert superblock.parse(bytes(4096)) is None
-    assert superblock.parse(data[:0x48] + bytes([data[0x48] ^ 1]) + data[0x49:]) is None  # one bit of the generation
+    assert (
+        superblock.parse(data[:0x48] + bytes([data[0x48] ^ 1]) + data[0x49:]) is None
+    )  # one bit of the generation
     assert superblock.parse(_block(x30=struct.pack("<Q", 64 << 20))) is None  # a copy of the mirror at 64 MiB
     assert superblock.parse(_block(x11b=b"another one here")) is None
 

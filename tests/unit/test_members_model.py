@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""All that may happen to two and three members, in every order up to six steps: does assemble() and healing ever lose what was synced?
+"""All that may happen to two and three members, in every order up to six steps: does assemble() and healing
+ever lose what was synced?
 
-The model knows what each device really holds: every commit that reached it, and which of them somebody was told of. What the product decides, it decides
-by the superblocks and marks alone, with its own code. Its rules are checked at each boot and each healing (docs/volume.md, "Who is an ancestor"):
-what is mounted together holds the same; nothing that was synced is wiped anywhere; without copies all goes on by itself.
+The model knows what each device really holds: every commit that reached it, and which of them somebody was
+told of. What the product decides, it decides by the superblocks and marks alone, with its own code. Its rules
+are checked at each boot and each healing (docs/volume.md, "Who is an ancestor"): what is mounted together
+holds the same; nothing that was synced is wiped anywhere; without copies all goes on by itself.
 """
 
 from __future__ import annotations
@@ -19,7 +21,19 @@ from persist.volume.members import ancestry
 from persist.volume.members.ancestry import Member
 from persist.volume.ondisk import degraded_mark
 from persist.volume.ondisk.degraded_mark import DegradedMark
-from tests.unit.members_world import Decision, Disk, World, asked_once, bits, canonical, decisions, decisions_as_they_are, following, healings, named
+from tests.unit.members_world import (
+    Decision,
+    Disk,
+    World,
+    asked_once,
+    bits,
+    canonical,
+    decisions,
+    decisions_as_they_are,
+    following,
+    healings,
+    named,
+)
 
 STEPS = int(os.environ.get("PERSIST_TEST_MODEL_STEPS") or "0")  # at least so many of all: 'make test-model'
 
@@ -46,8 +60,11 @@ def off(w: World) -> World:
     return World(w.disks, w.told, w.every, by_hand=w.by_hand)
 
 
-def commit(w: World, which: Sequence[int], reached: Iterable[int], *, told: bool = False, log: bool = False) -> World:
-    """A commit to those that are mounted, or the sync of a log, that reached some of them; ``told``: somebody waited for it."""
+def commit(
+    w: World, which: Sequence[int], reached: Iterable[int], *, told: bool = False, log: bool = False
+) -> World:
+    """A commit to those that are mounted, or the sync of a log, that reached some of them; ``told``: somebody
+    waited for it."""
     source = w.disks[which[0]]
     fresh = 1 << max(h.bit_length() for h in w.every)
     got, knew = w.every[which[0]] | fresh, w.told[which[0]] | (fresh if told else 0)
@@ -75,7 +92,10 @@ def less(w: World, a: int, b: int) -> bool:
 
 
 def in_line(w: World, disks: Sequence[int]) -> bool:
-    return all(not w.every[a] & ~w.every[b] or not w.every[b] & ~w.every[a] for a, b in itertools.combinations(disks, 2))
+    return all(
+        not w.every[a] & ~w.every[b] or not w.every[b] & ~w.every[a]
+        for a, b in itertools.combinations(disks, 2)
+    )
 
 
 def check_boot(w: World, disks: Sequence[int], decision: Decision, rules: Rules, done: str) -> bool:
@@ -91,7 +111,10 @@ def check_boot(w: World, disks: Sequence[int], decision: Decision, rules: Rules,
             newest = sum(all(not w.every[n] & ~w.every[m] for n in full) for m in disks)
             check(newest < w.disks[disks[0]].total - 1, "does not mount, and enough is here")
             one_mark = len({d.mark and d.mark.ids for d in w.disks}) == 1
-            check(not one_mark or len({w.disks[n].devid for n in full}) < w.disks[full[0]].total, "does not mount, and all are here under one mark")
+            check(
+                not one_mark or len({w.disks[n].devid for n in full}) < w.disks[full[0]].total,
+                "does not mount, and all are here under one mark",
+            )
         return False
     base = disks[decision.base]
     for k in decision.use:
@@ -100,7 +123,10 @@ def check_boot(w: World, disks: Sequence[int], decision: Decision, rules: Rules,
         stranger = w.disks[base].bound and not w.disks[n].bound
         # Of what was written alone on both sides, too, and not synced on the one, either may be used.
         apart = stranger or any(w.every[disks[i]] & ~w.every[n] for i in decision.use)
-        check(k in decision.use or apart or within(w, n, base) or not less(w, base, n), "an ancestor is used beside what came of it")
+        check(
+            k in decision.use or apart or within(w, n, base) or not less(w, base, n),
+            "an ancestor is used beside what came of it",
+        )
     for k in decision.stale:
         check(within(w, disks[k], base), "called stale, and holds what those in use have not")
     check(not alike or not decision.split, "an ancestor is not known as one")
@@ -108,7 +134,8 @@ def check_boot(w: World, disks: Sequence[int], decision: Decision, rules: Rules,
 
 
 def mount(w: World, use: Sequence[int], base: int, done: str) -> Found:
-    """The kernel mounts it, and goes on from one of them; a log is replayed, and what was behind is level with the first commit."""
+    """The kernel mounts it, and goes on from one of them; a log is replayed, and what was behind is level
+    with the first commit."""
     up = w._replace(used=sum(1 << n for n in use))
     if not uneven(w, use) and not w.disks[base].log:
         yield done, up
@@ -116,7 +143,10 @@ def mount(w: World, use: Sequence[int], base: int, done: str) -> Found:
     order = [base, *use]
     yield done, commit(up, order, use)
     for reached in parts(use):
-        yield f"{done}, cut as its first commit was on {reached}", off(commit(w, order, reached))._replace(by_hand=True)
+        yield (
+            f"{done}, cut as its first commit was on {reached}",
+            off(commit(w, order, reached))._replace(by_hand=True),
+        )
 
 
 def uneven(w: World, use: Sequence[int]) -> bool:
@@ -139,7 +169,10 @@ def boot(w: World, here: int, rules: Rules, *, last: bool = False) -> Found:
         for count, now in marked(w, use, whole=not decision.absent, mounted=False):
             if count == len(use):
                 yield from mount(now, use, base, done)
-            yield f"{done}, cut after {count} marks", off(now)._replace(by_hand=w.by_hand or (count == len(use) and uneven(w, use)))
+            yield (
+                f"{done}, cut after {count} marks",
+                off(now)._replace(by_hand=w.by_hand or (count == len(use) and uneven(w, use))),
+            )
 
 
 def parts(disks: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -151,7 +184,12 @@ def parts(disks: Sequence[int]) -> Iterator[tuple[int, ...]]:
 def without(w: World, n: int) -> World:
     """The disk has no superblock any more, and the machine is off."""
     keep = [k for k in range(len(w.disks)) if k != n]
-    return World(tuple(w.disks[k] for k in keep), tuple(w.told[k] for k in keep), tuple(w.every[k] for k in keep), by_hand=w.by_hand)
+    return World(
+        tuple(w.disks[k] for k in keep),
+        tuple(w.told[k] for k in keep),
+        tuple(w.every[k] for k in keep),
+        by_hand=w.by_hand,
+    )
 
 
 def heal(w: World, rules: Rules) -> Found:
@@ -159,32 +197,49 @@ def heal(w: World, rules: Rules) -> Found:
     inside = bits(w.used & ~w.gone)
     outside = bits(w.here & ~(w.used & ~w.gone))
     source = inside[0]
-    plans = healings(*(tuple([w.disks[n] for n in some]) for some in (inside, bits(w.used & w.gone), outside)))
+    plans = healings(
+        *(tuple([w.disks[n] for n in some]) for some in (inside, bits(w.used & w.gone), outside))
+    )
     for plan in plans:
         now, used = w, w.used
         for k, split in plan.wiped:
             n = outside[k]
             rules.check(not split, "would be wiped and may hold more", "heal")
             rules.check(within(w, n, source), "wiped, and holds what no other has", "heal")
-            rules.check(not w.disks[n].bound or any(w.disks[i].bound for i in inside), "this machine's is wiped for a stranger's sake", "heal")
+            rules.check(
+                not w.disks[n].bound or any(w.disks[i].bound for i in inside),
+                "this machine's is wiped for a stranger's sake",
+                "heal",
+            )
             yield f"heal, cut after the wipe of {n}", without(now, n)
             first = now.disks[source]
             used = sum(1 << i for i in bits(used) if w.disks[i].devid != w.disks[n].devid) | 1 << n
-            now = put(now, {n: first._replace(devid=w.disks[n].devid, bound=w.disks[n].bound, mark=plan.head)})._replace(
-                told=(*now.told[:n], now.told[source], *now.told[n + 1:]), every=(*now.every[:n], now.every[source], *now.every[n + 1:]),
-                gone=now.gone & ~(1 << n))
+            now = put(
+                now, {n: first._replace(devid=w.disks[n].devid, bound=w.disks[n].bound, mark=plan.head)}
+            )._replace(
+                told=(*now.told[:n], now.told[source], *now.told[n + 1 :]),
+                every=(*now.every[:n], now.every[source], *now.every[n + 1 :]),
+                gone=now.gone & ~(1 << n),
+            )
         now = now._replace(used=used & ~now.gone, gone=0, due=False)
         left = bits(now.used)
         total = w.disks[source].total
         if len({w.disks[n].devid for n in left}) < total:
             here = bits(w.here)
-            alike = not w.by_hand and all(not now.every[n] & ~now.every[source] for n in here) and len({w.disks[n].devid for n in here}) == total
+            alike = (
+                not w.by_hand
+                and all(not now.every[n] & ~now.every[source] for n in here)
+                and len({w.disks[n].devid for n in here}) == total
+            )
             rules.check(not alike, "it does not become whole by itself", "heal")
             yield "heal", now
             continue
         marks = {n: mark._replace(counter=0) for n in left if (mark := now.disks[n].mark) is not None}
         for count in range(len(marks)):
-            yield f"heal, cut after {count} marks were cleared", off(put(now, {n: now.disks[n]._replace(mark=marks[n]) for n in left[:count] if n in marks}))
+            yield (
+                f"heal, cut after {count} marks were cleared",
+                off(put(now, {n: now.disks[n]._replace(mark=marks[n]) for n in left[:count] if n in marks})),
+            )
         yield "heal", put(now, {n: now.disks[n]._replace(mark=mark) for n, mark in marks.items()})
 
 
@@ -193,7 +248,14 @@ def join(w: World, only: int) -> Found:
     one = w.disks[only]
     new = len(w.disks)
     blank = one._replace(devid=2, total=2, generation=one.generation + 1, log=False, empty=True)
-    both = World((*w.disks, blank), (*w.told, 0), (*w.every, 0), w.here | 1 << new, w.used | 1 << new, by_hand=w.by_hand or any(d.devid == 2 for d in w.disks))
+    both = World(
+        (*w.disks, blank),
+        (*w.told, 0),
+        (*w.every, 0),
+        w.here | 1 << new,
+        w.used | 1 << new,
+        by_hand=w.by_hand or any(d.devid == 2 for d in w.disks),
+    )
     yield "join, cut after the superblock of the new one", off(both)
     both = commit(put(both, {only: one._replace(total=2)}), [only], [only, new])
     yield "join, cut after the superblock of the old one", without(both, new)
@@ -219,7 +281,9 @@ def running(w: World, most: int) -> Found:
             yield f"fsync, cut after {reached}", off(commit(w, inside, reached, log=True))
     if w.due:
         yield from lost(w, inside, "mark what is left")
-    elif len(inside) > 1 and len(inside) >= w.disks[inside[0]].total:  # with one more away the kernel takes no writes
+    elif (
+        len(inside) > 1 and len(inside) >= w.disks[inside[0]].total
+    ):  # with one more away the kernel takes no writes
         for n in inside:
             pulled = w._replace(gone=w.gone | 1 << n, here=w.here & ~(1 << n), due=True)
             yield f"pull {n}, not marked yet", pulled
@@ -243,13 +307,23 @@ def lost(w: World, rest: Sequence[int], done: str) -> Found:
 def copies(w: World, most: int) -> Found:
     """A raw copy of a disk, made while the machine is off; it may be attached beside it, or in its place."""
     for n in range(len(w.disks) if len(w.disks) < most else 0):
-        yield f"copy {n}", World((*w.disks, w.disks[n]._replace(bound=False)), (*w.told, w.told[n]), (*w.every, w.every[n]), by_hand=True)
+        yield (
+            f"copy {n}",
+            World(
+                (*w.disks, w.disks[n]._replace(bound=False)),
+                (*w.told, w.told[n]),
+                (*w.every, w.every[n]),
+                by_hand=True,
+            ),
+        )
 
 
 class Walk:
     """Every order of so many steps. The last one is not taken: all that is checked is checked before it."""
 
-    def __init__(self, start: World, depth: int, most: int, same: Callable[[World], World] = canonical) -> None:
+    def __init__(
+        self, start: World, depth: int, most: int, same: Callable[[World], World] = canonical
+    ) -> None:
         self.most = most
         self.same = same
         self.rules = Rules(same(start))
@@ -300,25 +374,46 @@ class Walk:
 
 def mounted(count: int, *, bound: bool) -> World:
     """A volume on so many disks that was just formatted and booted; ``bound``: to this machine."""
-    made = World(tuple(Disk(n, 1, count, False, None, False, bound) for n in range(1, count + 1)), (0,) * count, (0,) * count)
+    made = World(
+        tuple(Disk(n, 1, count, False, None, False, bound) for n in range(1, count + 1)),
+        (0,) * count,
+        (0,) * count,
+    )
     first = next(w for done, w in boot(made, (1 << count) - 1, Rules(made)) if "cut" not in done)
     assert first.used == (1 << count) - 1
     return first
 
 
-def walk(count: int, most: int, depth: int, *, bound: bool, same: Callable[[World], World] = canonical) -> Walk:
+def walk(
+    count: int, most: int, depth: int, *, bound: bool, same: Callable[[World], World] = canonical
+) -> Walk:
     with asked_once():
         return Walk(mounted(count, bound=bound), depth, most, same)
 
 
 # Whether all disks are bound to this machine, or none, is asked of them and their copies alone.
-@pytest.mark.parametrize("count, most, bound, depth, least", [
-    (2, 2, False, 6, 20_000), (3, 3, False, 6, 90_000), (2, 3, False, 5, 6_000), (2, 3, True, 6, 50_000), (1, 3, True, 6, 15_000), (1, 4, False, 5, 2_000),
-    (2, 4, False, 4, 1_000), (2, 4, True, 4, 1_000), (3, 4, False, 4, 4_000), (3, 4, True, 4, 4_000)])
+@pytest.mark.parametrize(
+    "count, most, bound, depth, least",
+    [
+        (2, 2, False, 6, 20_000),
+        (3, 3, False, 6, 90_000),
+        (2, 3, False, 5, 6_000),
+        (2, 3, True, 6, 50_000),
+        (1, 3, True, 6, 15_000),
+        (1, 4, False, 5, 2_000),
+        (2, 4, False, 4, 1_000),
+        (2, 4, True, 4, 1_000),
+        (3, 4, False, 4, 4_000),
+        (3, 4, True, 4, 4_000),
+    ],
+)
 def test_every_order(count: int, most: int, bound: bool, depth: int, least: int) -> None:
-    """``most`` disks with those that join and raw copies; ``bound``: formatting bound the first ones to this machine; at ``least`` so many worlds."""
+    """``most`` disks with those that join and raw copies; ``bound``: formatting bound the first ones to this
+    machine; at ``least`` so many worlds."""
     found = walk(count, most, max(depth, STEPS), bound=bound)
-    assert not found.rules.broken, "\n".join(f"{rule}: {found.way(*where)}" for rule, where in found.rules.broken.items())
+    assert not found.rules.broken, "\n".join(
+        f"{rule}: {found.way(*where)}" for rule, where in found.rules.broken.items()
+    )
     assert len(found.came) > least
 
 
@@ -326,15 +421,33 @@ def _older_is_enough(older: Member, other: Member) -> bool:
     return older.superblock.generation <= other.superblock.generation
 
 
-def _no_marks(uuid: str, before: DegradedMark | None, generation: int, log_root: int = 0, *, whole: bool = False, mounted: bool = False) -> DegradedMark:
+def _no_marks(
+    uuid: str,
+    before: DegradedMark | None,
+    generation: int,
+    log_root: int = 0,
+    *,
+    whole: bool = False,
+    mounted: bool = False,
+) -> DegradedMark:
     return DegradedMark(uuid, 0, degraded_mark.make_id(generation, log_root, whole=whole, mounted=mounted))
 
 
 @pytest.mark.parametrize("count, most, depth", [(2, 2, 5), (2, 3, 4), (3, 3, 4), (3, 4, 3), (1, 3, 5)])
-@pytest.mark.parametrize("mistake", [
-    None, (ancestry, "ancestor", _older_is_enough), (degraded_mark, "following", _no_marks)], ids=["none", "older", "no-marks"])
-def test_the_same_without_shortcuts(count: int, most: int, depth: int, mistake: tuple[object, str, object] | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taking worlds for one loses none, and nothing that is broken in one: with each name, each commit and the whole history it is the same."""
+@pytest.mark.parametrize(
+    "mistake",
+    [None, (ancestry, "ancestor", _older_is_enough), (degraded_mark, "following", _no_marks)],
+    ids=["none", "older", "no-marks"],
+)
+def test_the_same_without_shortcuts(
+    count: int,
+    most: int,
+    depth: int,
+    mistake: tuple[object, str, object] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Taking worlds for one loses none, and nothing that is broken in one: with each name, each commit and
+    the whole history it is the same."""
     if mistake is not None:
         monkeypatch.setattr(*mistake)
     short = walk(count, most, depth, bound=True)

@@ -22,7 +22,9 @@ FIELDS = {"PERSIST_PATH", "PERSIST_DEVICE", "PERSIST_REASON", "PERSIST_SOURCE"}
 def entries() -> dict[str, tuple[dict[str, str], str]]:
     """The catalog as id -> (headers, text)."""
     found: dict[str, tuple[dict[str, str], str]] = {}
-    text = "\n".join(line for line in CATALOG.read_text(encoding="utf-8").split("\n") if not line.startswith("#"))
+    text = "\n".join(
+        line for line in CATALOG.read_text(encoding="utf-8").split("\n") if not line.startswith("#")
+    )
     for block in text.split("\n-- ")[1:]:
         message_id, _, rest = block.partition("\n")
         head, _, body = rest.partition("\n\n")
@@ -40,7 +42,9 @@ def test_every_catalog_entry_has_a_message() -> None:
 
 
 def test_names_are_unique() -> None:
-    assert {name: uuid.uuid5(uuid.UUID(NAMESPACE), name).hex for name in NAMES} == MESSAGE_IDS, "an id never changes"
+    assert {name: uuid.uuid5(uuid.UUID(NAMESPACE), name).hex for name in NAMES} == MESSAGE_IDS, (
+        "an id never changes"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,7 +70,11 @@ def said() -> dict[str, set[str]]:
         if path.name == "messages.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"[A-Z]{3,}(_[A-Z]+)*", node.value):
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and re.fullmatch(r"[A-Z]{3,}(_[A-Z]+)*", node.value)
+            ):
                 found.setdefault(node.value, set()).add(str(path.relative_to(TOP)))
     return found
 
@@ -80,7 +88,13 @@ def test_names_by_position() -> None:
     for path in sorted((TOP / "persist").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
-                name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
+                name = (
+                    node.func.attr
+                    if isinstance(node.func, ast.Attribute)
+                    else node.func.id
+                    if isinstance(node.func, ast.Name)
+                    else ""
+                )
                 third = node.args[2] if name == "log" and len(node.args) > 2 else None
                 if isinstance(third, ast.Constant):
                     assert third.value in MESSAGE_IDS, f"{path}:{node.lineno}"
@@ -89,7 +103,11 @@ def test_names_by_position() -> None:
 def test_code_uses_only_known_names() -> None:
     for path in sorted((TOP / "persist").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.keyword) and node.arg == "message_id" and isinstance(node.value, ast.Constant):
+            if (
+                isinstance(node, ast.keyword)
+                and node.arg == "message_id"
+                and isinstance(node.value, ast.Constant)
+            ):
                 assert node.value.value in MESSAGE_IDS, f"{path}:{node.value.lineno}"
 
 
@@ -98,7 +116,11 @@ def test_journalctl_compiles_the_catalog(tmp_path: Path) -> None:
     source.mkdir(parents=True)
     (tmp_path / "var/lib/systemd/catalog").mkdir(parents=True)
     (source / "persist.catalog").write_bytes(CATALOG.read_bytes())
-    done = subprocess.run(["journalctl", f"--root={tmp_path}", "--update-catalog"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["journalctl", f"--root={tmp_path}", "--update-catalog"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    listed = subprocess.run(["journalctl", f"--root={tmp_path}", "--list-catalog"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["journalctl", f"--root={tmp_path}", "--list-catalog"], capture_output=True, text=True, check=True
+    ).stdout
     assert {line.split()[0] for line in listed.splitlines()} == set(MESSAGE_IDS.values())

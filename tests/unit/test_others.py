@@ -27,11 +27,17 @@ OTHERS = [{"device": "/dev/vdc2", "uuid": U2}]
 LINE = f"/dev/vdc2 (UUID={U2}) could be a state volume, too, and is left alone"
 
 
-@pytest.mark.parametrize(("every", "others"), [
-    ((ONE,), ()), ((ONE, TWO), ((TWO.node, U2),)), ((ONE, STICK), ((STICK.node, U2),)), ((ONE, Candidate("/dev/vdd1", "1:1", "1:0", "x", "y", "home")), ()),
-    # A second device of the same filesystem is none.
-    ((ONE, Candidate("/dev/vdd2", "1:2", "1:0", U1, "s3", "persist-data")), ()),
-])
+@pytest.mark.parametrize(
+    ("every", "others"),
+    [
+        ((ONE,), ()),
+        ((ONE, TWO), ((TWO.node, U2),)),
+        ((ONE, STICK), ((STICK.node, U2),)),
+        ((ONE, Candidate("/dev/vdd1", "1:1", "1:0", "x", "y", "home")), ()),
+        # A second device of the same filesystem is none.
+        ((ONE, Candidate("/dev/vdd2", "1:2", "1:0", U1, "s3", "persist-data")), ()),
+    ],
+)
 def test_which(every: tuple[Candidate, ...], others: tuple[tuple[str, str], ...]) -> None:
     found = decide(Config(), Known(bound=lambda c: c is ONE), every, lambda path: "")
     assert isinstance(found, Found) and (found.uuid, found.others) == (U1, others)
@@ -45,8 +51,21 @@ def test_status(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_volume_show(capsys: pytest.CaptureFixture[str]) -> None:
     found: dict[str, Any] = {
-        "uuid": U1, "path": "/", "layout": "auto", "profiles": {"data": ["single"], "metadata": ["dup"]}, "size": 0, "used": 0, "free": 0,
-        "reserve_used": False, "operation": "none", "progress": "", "scrub": "", "members": [], "reasons": [], "others": OTHERS}
+        "uuid": U1,
+        "path": "/",
+        "layout": "auto",
+        "profiles": {"data": ["single"], "metadata": ["dup"]},
+        "size": 0,
+        "used": 0,
+        "free": 0,
+        "reserve_used": False,
+        "operation": "none",
+        "progress": "",
+        "scrub": "",
+        "members": [],
+        "reasons": [],
+        "others": OTHERS,
+    }
     volume._print(found, False)
     assert LINE in capsys.readouterr().out
 
@@ -63,11 +82,15 @@ def test_record(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_what_the_initrd_mounted(before: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_initrd_mounted(
+    before: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Said once, by the run that looks; kept by a second one."""
     monkeypatch.setattr(taken_over, "from_database", lambda: [ONE, TWO])
     monkeypatch.setattr(btrfs, "mounted_uuid", lambda path: U1)
-    monkeypatch.setattr(outcome, "read", lambda: Outcome(kind="btrfs", uuid=U1, others=OTHERS) if before else None)
+    monkeypatch.setattr(
+        outcome, "read", lambda: Outcome(kind="btrfs", uuid=U1, others=OTHERS) if before else None
+    )
     result = Outcome()
     at = Mount(1, 1, "0:40", "/@persist-state", "/run/persist/volume", "rw", "btrfs", "/dev/vdb2", "rw")
     taken_over.keep(Config(), Facts(), Known(bound=lambda c: c is ONE), result, at)

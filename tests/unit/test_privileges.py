@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persistctl verify: programs and device nodes of an image that do nothing below an entry that is nosuid and nodev."""
+"""persistctl verify: programs and device nodes of an image that do nothing below an entry that is nosuid and
+nodev."""
 
 from __future__ import annotations
 
@@ -38,11 +39,19 @@ def said(machine: Machine, capsys: pytest.CaptureFixture[str], *files: str) -> l
 SUID = "nothing there: an entry is nosuid. Add Options=suid to it where"
 
 
-@pytest.mark.parametrize(("method", "options", "found"), [
-    ("overlay", "", True), ("bind", "", True), ("bind", "Options=suid\n", False), ("overlay", "Options=noexec,nosuid\n", False),
-    ("overlay", "Options=dev\n", True),
-])
-def test_programs(machine: Machine, capsys: pytest.CaptureFixture[str], method: str, options: str, found: bool) -> None:
+@pytest.mark.parametrize(
+    ("method", "options", "found"),
+    [
+        ("overlay", "", True),
+        ("bind", "", True),
+        ("bind", "Options=suid\n", False),
+        ("overlay", "Options=noexec,nosuid\n", False),
+        ("overlay", "Options=dev\n", True),
+    ],
+)
+def test_programs(
+    machine: Machine, capsys: pytest.CaptureFixture[str], method: str, options: str, found: bool
+) -> None:
     put(machine, "srv/d/sub/b", 0o4755)
     put(machine, "srv/d/sub/c", 0o2755)
     put(machine, "srv/d/a", 0o755)
@@ -53,8 +62,15 @@ def test_programs(machine: Machine, capsys: pytest.CaptureFixture[str], method: 
     (machine.top / "srv/d/link").symlink_to("/srv/d/sub/b")
     machine.registry(f"[Path]\nPath=/srv/d\nMethod={method}\n{options}")
     line = "4" if options else "2"
-    expected = [f"{line}: The image has 3 programs with set-user-ID or set-group-ID bits or with capabilities below /srv/d (the first is /srv/d/a), "
-                f"which do {SUID} they are needed, Options=nosuid where not."] if found else []
+    expected = (
+        [
+            f"{line}: The image has 3 programs with set-user-ID or set-group-ID bits or with capabilities "
+            "below /srv/d (the first is /srv/d/a), "
+            f"which do {SUID} they are needed, Options=nosuid where not."
+        ]
+        if found
+        else []
+    )
     assert said(machine, capsys) == expected
     assert said(machine, capsys, str(machine.top / "usr/lib/persist.d/t.conf")) == expected
 
@@ -64,8 +80,11 @@ def test_device_nodes(machine: Machine, capsys: pytest.CaptureFixture[str]) -> N
     os.mknod(machine.top / "srv/d/whiteout", stat.S_IFCHR, os.makedev(0, 0))
     os.mkfifo(machine.top / "srv/d/pipe")
     machine.registry("[Path]\nPath=/srv/d\nOptions=suid\n")
-    assert said(machine, capsys) == ["3: The image has 1 device node below /srv/d (/srv/d/sub/null), which does nothing there: an entry is nodev. "
-                                     "Add Options=dev to it where it is needed, Options=nodev where not."]
+    assert said(machine, capsys) == [
+        "3: The image has 1 device node below /srv/d (/srv/d/sub/null), which does nothing there: an entry "
+        "is nodev. "
+        "Add Options=dev to it where it is needed, Options=nodev where not."
+    ]
     machine.registry("[Path]\nPath=/srv/d\nOptions=dev\n")
     assert said(machine, capsys) == []
 
@@ -74,7 +93,9 @@ def test_what_others_show_is_none_of_it(machine: Machine, capsys: pytest.Capture
     for name in ("own", "mounted", "sub/hole"):
         put(machine, f"srv/d/{name}/program", 0o4755)
     machine.file("etc/fstab", "/dev/vdb /srv/d/mounted ext4 defaults 0 0\n")
-    machine.registry("[Path]\nPath=/srv/d\n[Path]\nPath=/srv/d/own\nMethod=bind\nOptions=suid\n[Path]\nPath=/srv/d/sub/hole\nMethod=image\n")
+    machine.registry(
+        "[Path]\nPath=/srv/d\n[Path]\nPath=/srv/d/own\nMethod=bind\nOptions=suid\n[Path]\nPath=/srv/d/sub/hole\nMethod=image\n"
+    )
     assert said(machine, capsys) == []
 
 
@@ -84,7 +105,9 @@ def test_a_file_that_is_an_entry(machine: Machine, capsys: pytest.CaptureFixture
     assert "(/srv/program), which does nothing there" in machine.verify(capsys)[1][0]["message"]
 
 
-def test_the_look_has_an_end(machine: Machine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_look_has_an_end(
+    machine: Machine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(privileges, "_MOST", 20)
     for i in range(40):
         put(machine, f"srv/d/sub/{i}", 0o4755)

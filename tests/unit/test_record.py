@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Records behave as data classes do: values by position or name, defaults, equality, and no change unless asked for."""
+"""Records behave as data classes do: values by position or name, defaults, equality, and no change unless
+asked for."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def test_equality() -> None:
 
 
 def test_frozen() -> None:
-    """A record cannot be changed, unless its class says so; then it has no hash, and its defaults are its own."""
+    """A record cannot be changed, unless its class says so; then it has no hash, and its defaults are its
+    own."""
     with pytest.raises(AttributeError, match=r"Point\.x cannot be set"):
         Point(1).x = 2  # type: ignore[misc]
     one, two = Basket(), Basket()

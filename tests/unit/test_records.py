@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What persist writes on disks it can read again, at each end of what a field may hold: a record that its writer spoils costs the disk."""
+"""What persist writes on disks it can read again, at each end of what a field may hold: a record that its
+writer spoils costs the disk."""
 
 from __future__ import annotations
 
@@ -19,7 +20,21 @@ VOLUME = "11111111-2222-4333-8444-555555555555"
 DISK = "99999999-8888-4777-8666-555555555555"
 WORD = "x" * (64 - len("-please-format-me")) + "-please-format-me"
 LAST = header.MEMBERS_MAX
-SERIALS = ["", " ", "S3", "a b", "%", "=", "\u00e9" * 40, "\udcff" * 30, "x" * 64, "x" * 65, "\n", "\0", "serial=x dmi=y"]
+SERIALS = [
+    "",
+    " ",
+    "S3",
+    "a b",
+    "%",
+    "=",
+    "\u00e9" * 40,
+    "\udcff" * 30,
+    "x" * 64,
+    "x" * 65,
+    "\n",
+    "\0",
+    "serial=x dmi=y",
+]
 
 
 @pytest.mark.parametrize("serial", SERIALS)
@@ -30,7 +45,9 @@ def test_binding(serial: str) -> None:
         assert len(raw) == header.LENGTH and binding.parse(raw) == written
 
 
-@pytest.mark.parametrize(("swap", "place"), itertools.product([0, 1, 999_999_999], [(0, 1), (0, LAST), (LAST - 1, LAST)]))
+@pytest.mark.parametrize(
+    ("swap", "place"), itertools.product([0, 1, 999_999_999], [(0, 1), (0, LAST), (LAST - 1, LAST)])
+)
 def test_format_mark(swap: int, place: tuple[int, int]) -> None:
     for join, layout in itertools.product([False, True], header.LAYOUTS):
         mark = header.FormatMark(DISK, swap, VOLUME, *place, join, layout)
@@ -40,7 +57,9 @@ def test_format_mark(swap: int, place: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("serial", SERIALS)
 def test_claim_options(serial: str) -> None:
-    for layout, members, join in itertools.product(["", *header.LAYOUTS], [0, 1, header.MEMBERS_MAX], ["", VOLUME]):
+    for layout, members, join in itertools.product(
+        ["", *header.LAYOUTS], [0, 1, header.MEMBERS_MAX], ["", VOLUME]
+    ):
         options = header.Options(layout, members, header.text(serial), join)  # type: ignore[arg-type]
         found = header.parse(header.encode(WORD, options), [WORD])
         assert found is not None and found.options == options and found.word == WORD

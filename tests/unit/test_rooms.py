@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The rooms of the package: which may import which, and how full they may be. docs/architecture.md, "Rooms"."""
+"""The rooms of the package: which may import which, and how full they may be. docs/architecture.md,
+"Rooms"."""
 
 from __future__ import annotations
 
@@ -11,17 +12,40 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
-ROOMS = ("", "boot", "boot.rare", "system", "volume", "volume.ondisk", "volume.members", "volume.find", "volume.format", "volume.mount", "volume.space",
-         "volume.heal", "seed", "entries", "verdict", "foresee", "services", "cli")
+ROOMS = (
+    "",
+    "boot",
+    "boot.rare",
+    "system",
+    "volume",
+    "volume.ondisk",
+    "volume.members",
+    "volume.find",
+    "volume.format",
+    "volume.mount",
+    "volume.space",
+    "volume.heal",
+    "seed",
+    "entries",
+    "verdict",
+    "foresee",
+    "services",
+    "cli",
+)
 ONE = {"boot.rare": "boot"}  # they import each other: the one has what the other loads only at need
 MOST = 14  # modules in a room
-MODULES = {".".join(p.relative_to(TOP).with_suffix("").parts): p for p in sorted((TOP / "persist").rglob("*.py"))}
+MODULES = {
+    ".".join(p.relative_to(TOP).with_suffix("").parts): p for p in sorted((TOP / "persist").rglob("*.py"))
+}
 
 
 def room(module: str) -> str:
     """The room in which a module lies, without 'persist.'; '' for the top."""
-    return module.removesuffix(".__init__").removeprefix("persist").strip(".") if module.endswith(".__init__") else \
-        module.rpartition(".")[0].removeprefix("persist").strip(".")
+    return (
+        module.removesuffix(".__init__").removeprefix("persist").strip(".")
+        if module.endswith(".__init__")
+        else module.rpartition(".")[0].removeprefix("persist").strip(".")
+    )
 
 
 def imports(module: str, path: Path) -> set[str]:
@@ -32,7 +56,13 @@ def imports(module: str, path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {a.name for a in node.names if a.name.split(".")[0] == "persist"}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*package[:len(package) - node.level + 1], *((node.module,) if node.module else ())]) if node.level else node.module or ""
+            base = (
+                ".".join(
+                    [*package[: len(package) - node.level + 1], *((node.module,) if node.module else ())]
+                )
+                if node.level
+                else node.module or ""
+            )
             if base.split(".")[0] == "persist":
                 found |= {name if (name := f"{base}.{a.name}") in MODULES else base for a in node.names}
     return found
@@ -46,14 +76,19 @@ def test_imports_go_one_way(module: str) -> None:
 
 
 def test_every_room_is_known_and_has_space() -> None:
-    count = {name: sum(room(m) == name and not m.endswith("__init__") for m in MODULES) for name in {room(m) for m in MODULES}}
+    count = {
+        name: sum(room(m) == name and not m.endswith("__init__") for m in MODULES)
+        for name in {room(m) for m in MODULES}
+    }
     assert set(count) == set(ROOMS)
     assert {name: n for name, n in count.items() if n > MOST} == {}
 
 
 def test_the_document_has_the_same_order() -> None:
     text = (TOP / "docs/architecture.md").read_text(encoding="utf-8").split("## Rooms")[1]
-    assert re.findall(r"^    persist/([\w/]*?)/? +\S", text, re.MULTILINE) == [name.replace(".", "/") for name in ROOMS]
+    assert re.findall(r"^    persist/([\w/]*?)/? +\S", text, re.MULTILINE) == [
+        name.replace(".", "/") for name in ROOMS
+    ]
 
 
 def test_setup_cfg_has_them_all() -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether a filesystem keeps what is written, by made-up mounts and a made-up /sys; tests/storage has real ones."""
+"""Whether a filesystem keeps what is written, by made-up mounts and a made-up /sys; tests/storage has real
+ones."""
 
 from __future__ import annotations
 
@@ -29,7 +30,16 @@ class Machine:
             raise CommandError(list(argv), 127, "", reason="not installed")
         return self.tables[argv[2]] + "\n"
 
-    def device(self, name: str, number: str, *, on: str = "", slaves: tuple[str, ...] = (), file: str = "", table: str = "") -> Path:
+    def device(
+        self,
+        name: str,
+        number: str,
+        *,
+        on: str = "",
+        slaves: tuple[str, ...] = (),
+        file: str = "",
+        table: str = "",
+    ) -> Path:
         """A disk, or with ``on`` a partition of one."""
         path = self.top / "devices" / on / name
         path.mkdir(parents=True)
@@ -49,7 +59,9 @@ class Machine:
         (self.top / "block" / number).symlink_to(path)
         return path
 
-    def mount(self, point: str, fstype: str, device: str = "0:40", options: str = "rw", source: str = "none") -> Mount:
+    def mount(
+        self, point: str, fstype: str, device: str = "0:40", options: str = "rw", source: str = "none"
+    ) -> Mount:
         made = Mount(len(self.every) + 1, 1, device, "/", point, "rw", fstype, source, options)
         self.every.append(made)
         return made
@@ -77,7 +89,9 @@ def test_what_nothing_is_known_of_is_kept(machine: Machine, fstype: str) -> None
 @pytest.mark.parametrize("fstype", ["tmpfs", "ramfs"])
 def test_overlay_in_memory(machine: Machine, tmp_path: Path, fstype: str) -> None:
     (tmp_path / "cow/a,b/upper").mkdir(parents=True)
-    root = machine.mount("/", "overlay", "0:41", f"rw,lowerdir=/x,upperdir={tmp_path}/cow/a\\,b/upper,workdir=/w")
+    root = machine.mount(
+        "/", "overlay", "0:41", f"rw,lowerdir=/x,upperdir={tmp_path}/cow/a\\,b/upper,workdir=/w"
+    )
     assert machine.lost(root) == "", "what holds the upper is not to be seen"
     machine.mount(f"{tmp_path}/cow", fstype)
     root = machine.mount("/", "overlay", "0:41", f"rw,lowerdir=/x,upperdir={tmp_path}/cow/upper,workdir=/w")
@@ -90,19 +104,38 @@ def test_overlay_in_memory(machine: Machine, tmp_path: Path, fstype: str) -> Non
 
 def test_other_overlays(machine: Machine) -> None:
     assert machine.lost(machine.mount("/", "overlay", "0:41", "ro,lowerdir=/x:/y")) == ""
-    assert "tmpfs" in machine.lost(machine.mount("/", "overlay", "0:41", "rw,lowerdir=/x,upperdir=/run/systemd/overlay-sysroot/upper,workdir=/w"))
-    assert "never syncs" in machine.lost(machine.mount("/", "overlay", "0:41", "rw,lowerdir=/x,upperdir=/usr,workdir=/w,volatile"))
+    assert "tmpfs" in machine.lost(
+        machine.mount(
+            "/", "overlay", "0:41", "rw,lowerdir=/x,upperdir=/run/systemd/overlay-sysroot/upper,workdir=/w"
+        )
+    )
+    assert "never syncs" in machine.lost(
+        machine.mount("/", "overlay", "0:41", "rw,lowerdir=/x,upperdir=/usr,workdir=/w,volatile")
+    )
     # In a container, the path is one of the host.
-    assert machine.lost(machine.mount("/", "overlay", "0:41", "rw,lowerdir=/x,upperdir=/usr,workdir=/w")) == ""
+    assert (
+        machine.lost(machine.mount("/", "overlay", "0:41", "rw,lowerdir=/x,upperdir=/usr,workdir=/w")) == ""
+    )
 
 
-@pytest.mark.parametrize(("name", "why"), [
-    ("zram0", "on zram0, which is memory"), ("ram3", "on ram3, which is memory"), ("sda", ""), ("pmem0", ""), ("nbd0", ""),
-])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("zram0", "on zram0, which is memory"),
+        ("ram3", "on ram3, which is memory"),
+        ("sda", ""),
+        ("pmem0", ""),
+        ("nbd0", ""),
+    ],
+)
 def test_devices(machine: Machine, name: str, why: str) -> None:
     machine.device(name, "250:0")
     machine.device(f"{name}p1", "250:1", on=name)
-    assert machine.lost(machine.mount("/", "ext4", "250:0")) == machine.lost(machine.mount("/", "ext4", "250:1")) == why
+    assert (
+        machine.lost(machine.mount("/", "ext4", "250:0"))
+        == machine.lost(machine.mount("/", "ext4", "250:1"))
+        == why
+    )
 
 
 def test_filesystem_with_a_number_of_its_own(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +143,9 @@ def test_filesystem_with_a_number_of_its_own(machine: Machine, monkeypatch: pyte
     assert machine.lost(machine.mount("/", "btrfs", "0:30", source="/dev/null")) == ""
     machine.device("zram0", "250:0")
     monkeypatch.setattr(root_kept, "_number", {"/dev/zram0": "250:0"}.__getitem__)
-    assert machine.lost(machine.mount("/", "btrfs", "0:30", source="/dev/zram0")) == "on zram0, which is memory"
+    assert (
+        machine.lost(machine.mount("/", "btrfs", "0:30", source="/dev/zram0")) == "on zram0, which is memory"
+    )
 
 
 def test_loop_devices(machine: Machine, tmp_path: Path) -> None:
@@ -120,19 +155,24 @@ def test_loop_devices(machine: Machine, tmp_path: Path) -> None:
     machine.device("loop0", "7:0", file=f"{tmp_path}/run/image")
     machine.device("loop1", "7:1", file="/gone (deleted)")
     root = machine.mount("/", "ext4", "7:0")
-    assert machine.lost(root) == "on loop0, whose file is on a tmpfs" and machine.lost(root, files=False) == ""
+    assert (
+        machine.lost(root) == "on loop0, whose file is on a tmpfs" and machine.lost(root, files=False) == ""
+    )
     assert machine.lost(machine.mount("/", "ext4", "7:1")) == ""
 
 
-@pytest.mark.parametrize(("table", "why"), [
-    ("0 4096 snapshot 8:0 8:1 N 8", "on dm-0, a snapshot that is not persistent"),
-    ("0 4096 snapshot 8:0 8:1 P 8", ""),
-    ("0 4096 snapshot 8:0 8:1 PO 8", ""),
-    ("0 4096 snapshot 8:0 250:0 P 8", "on dm-0, a snapshot into what is on zram0, which is memory"),
-    ("0 4096 snapshot 250:0 8:1 P 8", ""),
-    ("0 4096 linear 8:0 0", ""),
-    ("", ""),
-])
+@pytest.mark.parametrize(
+    ("table", "why"),
+    [
+        ("0 4096 snapshot 8:0 8:1 N 8", "on dm-0, a snapshot that is not persistent"),
+        ("0 4096 snapshot 8:0 8:1 P 8", ""),
+        ("0 4096 snapshot 8:0 8:1 PO 8", ""),
+        ("0 4096 snapshot 8:0 250:0 P 8", "on dm-0, a snapshot into what is on zram0, which is memory"),
+        ("0 4096 snapshot 250:0 8:1 P 8", ""),
+        ("0 4096 linear 8:0 0", ""),
+        ("", ""),
+    ],
+)
 def test_device_mapper(machine: Machine, table: str, why: str) -> None:
     machine.device("sda", "8:0")
     machine.device("sdb", "8:1")
@@ -160,8 +200,14 @@ def test_a_ring_has_an_end(machine: Machine) -> None:
     assert machine.lost(machine.mount("/", "ext4", "254:0")) == ""
 
 
-@pytest.mark.parametrize(("root", "kept"), [
-    (Root("", False, ""), True), (Root("", True, ""), False), (Root("", False, "a tmpfs"), False), (Root("", True, "a tmpfs"), False),
-])
+@pytest.mark.parametrize(
+    ("root", "kept"),
+    [
+        (Root("", False, ""), True),
+        (Root("", True, ""), False),
+        (Root("", False, "a tmpfs"), False),
+        (Root("", True, "a tmpfs"), False),
+    ],
+)
 def test_kept(root: Root, kept: bool) -> None:
     assert root.kept == kept

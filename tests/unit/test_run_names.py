@@ -9,15 +9,29 @@ from pathlib import Path
 from persist.boot import paths
 
 TOP = Path(__file__).resolve().parents[2]
-NAMES = {name: value for name, value in vars(paths).items() if isinstance(value, str) and value.startswith("/run/persist/")}
-SHELL_ONLY = {"initrd-volume"}  # written by persist-early and read by people; goes with the shell of the initrd
-PLACES = [*(TOP / "persist").rglob("*.py"), *(p for p in (TOP / "units").rglob("*") if p.is_file()),
-          *(p for p in (TOP / "packaging").rglob("*") if p.is_file() and "man" not in p.parts)]
+NAMES = {
+    name: value
+    for name, value in vars(paths).items()
+    if isinstance(value, str) and value.startswith("/run/persist/")
+}
+SHELL_ONLY = {
+    "initrd-volume"
+}  # written by persist-early and read by people; goes with the shell of the initrd
+PLACES = [
+    *(TOP / "persist").rglob("*.py"),
+    *(p for p in (TOP / "units").rglob("*") if p.is_file()),
+    *(p for p in (TOP / "packaging").rglob("*") if p.is_file() and "man" not in p.parts),
+]
 TEXTS = {p: p.read_text(encoding="utf-8", errors="replace") for p in PLACES}
 
 
 def _table() -> set[str]:
-    text = (TOP / "docs/architecture.md").read_text(encoding="utf-8").split("## What is under /run/persist")[1].split("\n## ")[0]
+    text = (
+        (TOP / "docs/architecture.md")
+        .read_text(encoding="utf-8")
+        .split("## What is under /run/persist")[1]
+        .split("\n## ")[0]
+    )
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     return {name.partition("/<")[0].rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)}
 

@@ -45,8 +45,13 @@ class Rig:
         self.volume = volume or top / "volume"
         self.root.mkdir(mode=0o755, exist_ok=True)
         self.volume.mkdir(mode=0o755, exist_ok=True)
-        self.roots = Roots(volume=str(self.volume), image=str(self.root), lower=str(self.root), root=str(self.root),
-                           image_version="7")
+        self.roots = Roots(
+            volume=str(self.volume),
+            image=str(self.root),
+            lower=str(self.root),
+            root=str(self.root),
+            image_version="7",
+        )
 
     def seed(self, path: str, method: str = "bind", **more: Any) -> Result:
         """Seed an entry."""
@@ -90,7 +95,12 @@ def test_bind_copies_the_live_path_once(rig: Rig) -> None:
     os.chmod(rig.root / "var/lib", 0o751)
     os.chown(rig.root / "var/lib", 3, 4)
     result = rig.seed("/var/lib/x")
-    assert (result.state, result.source, result.summary.files, result.summary.bytes) == ("seeded", "/var/lib/x", 1, 3)
+    assert (result.state, result.source, result.summary.files, result.summary.bytes) == (
+        "seeded",
+        "/var/lib/x",
+        1,
+        3,
+    )
     parent = rig.at("/var/lib").stat()
     assert (stat.S_IMODE(parent.st_mode), parent.st_uid, parent.st_gid) == (0o751, 3, 4)
     marker = rig.marker("/var/lib/x")
@@ -194,8 +204,20 @@ def test_adopted_type_must_fit(rig: Rig) -> None:
     assert rig.at("/srv").read_text() == "a file"
 
 
-@pytest.mark.parametrize("where", ["var", "var/lib", "var/lib/x", ".persist", ".persist/seed", ".persist/tmp",
-                                   ".persist/overlay", ".persist/tmp/var-lib-x", ".persist/seed/var-lib-x.json"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "var",
+        "var/lib",
+        "var/lib/x",
+        ".persist",
+        ".persist/seed",
+        ".persist/tmp",
+        ".persist/overlay",
+        ".persist/tmp/var-lib-x",
+        ".persist/seed/var-lib-x.json",
+    ],
+)
 def test_links_on_the_volume_are_refused(rig: Rig, tmp_path: Path, where: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -315,8 +337,9 @@ def test_machine_id(rig: Rig, method: str, image_id: str | None) -> None:
         assert stat.S_IMODE(kept.stat().st_mode) == 0o444
 
 
-@pytest.mark.parametrize(("there", "left"),
-                         [(OTHER + "\n", True), ("", False), ("uninitialized\n", False), ("junk", True)])
+@pytest.mark.parametrize(
+    ("there", "left"), [(OTHER + "\n", True), ("", False), ("uninitialized\n", False), ("junk", True)]
+)
 def test_machine_id_in_an_old_upper(rig: Rig, there: str, left: bool) -> None:
     rig.put("/etc/machine-id", "")
     rig.put("/run/machine-id", ID + "\n")
@@ -328,8 +351,9 @@ def test_machine_id_in_an_old_upper(rig: Rig, there: str, left: bool) -> None:
     assert kept.read_text() == (there if left else ID + "\n")
 
 
-@pytest.mark.parametrize(("text", "good"),
-                         [(ID, True), ("0" * 32, False), (ID.upper(), False), (ID[1:], False), ("", False)])
+@pytest.mark.parametrize(
+    ("text", "good"), [(ID, True), ("0" * 32, False), (ID.upper(), False), (ID[1:], False), ("", False)]
+)
 def test_machine_id_syntax(text: str, good: bool) -> None:
     assert machine_id.valid(text) is good
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Killed after any step, the next start comes to the same result; and the symlink method, which has the most steps."""
+"""Killed after any step, the next start comes to the same result; and the symlink method, which has the most
+steps."""
 
 from __future__ import annotations
 
@@ -170,7 +171,9 @@ def test_symlink_with_an_old_copy_in_the_way(tmp_path: Path) -> None:
     rig.put("/srv.persist-orig/f", "then")
     with pytest.raises(PersistError, match="neither is overwritten"):
         rig.seed("/srv", "symlink")
-    assert (rig.root / "srv/f").read_text() == "now" and (rig.root / "srv.persist-orig/f").read_text() == "then"
+    assert (rig.root / "srv/f").read_text() == "now" and (
+        rig.root / "srv.persist-orig/f"
+    ).read_text() == "then"
     assert rig.leftovers() == []
 
 

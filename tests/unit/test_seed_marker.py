@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether an entry is seeded: whatever the volume has in the place of its marker, no link is followed and no pipe waited for."""
+"""Whether an entry is seeded: whatever the volume has in the place of its marker, no link is followed and no
+pipe waited for."""
 
 from __future__ import annotations
 
@@ -47,8 +48,20 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert seeded(tmp_path) and not seeded(tmp_path, "var")
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[1]", b"3", b"[" * 60_000, b'{"version": 2, "method": "bind"}', b'{"method": "bind"}',
-                                  pytest.param(b" " * 100_000 + b'{"version": 1}', id="huge")])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b"[1]",
+        b"3",
+        b"[" * 60_000,
+        b'{"version": 2, "method": "bind"}',
+        b'{"method": "bind"}',
+        pytest.param(b" " * 100_000 + b'{"version": 1}', id="huge"),
+    ],
+)
 def test_what_is_no_marker(tmp_path: Path, data: bytes) -> None:
     place(tmp_path, data)
     with pytest.raises(PersistError, match="is not a marker of persist"):
@@ -77,9 +90,15 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="owners of files need root")
-@pytest.mark.parametrize(("before", "now"), [("overlay", "bind"), ("overlay", "symlink"), ("bind", "overlay"), ("symlink", "overlay")])
-def test_what_was_kept_in_another_place_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, now: str) -> None:
-    """After a changed Method= there may be something at the new place, the way to another entry for one; what is kept lies elsewhere."""
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [("overlay", "bind"), ("overlay", "symlink"), ("bind", "overlay"), ("symlink", "overlay")],
+)
+def test_what_was_kept_in_another_place_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, now: str
+) -> None:
+    """After a changed Method= there may be something at the new place, the way to another entry for one; what
+    is kept lies elsewhere."""
     rig = Rig(tmp_path)
     rig.put("/srv/data/f")
     rig.seed("/srv/data", before)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Seeding waits for nothing without end, and whatever fails leaves nothing behind: local-fs.target waits for it."""
+"""Seeding waits for nothing without end, and whatever fails leaves nothing behind: local-fs.target waits for
+it."""
 
 from __future__ import annotations
 
@@ -123,7 +124,9 @@ def test_a_program_is_followed() -> None:
 
 
 @pytest.mark.parametrize("method", ["bind", "symlink", "overlay"])
-def test_whatever_is_raised_costs_the_entry_and_is_tidied(rig: Rig, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_is_raised_costs_the_entry_and_is_tidied(
+    rig: Rig, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: object) -> None:
         raise OverflowError("Python int too large to convert to C long")
 

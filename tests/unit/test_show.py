@@ -10,11 +10,16 @@ import pytest
 from persist.cli import show
 
 LONG = "/var/lib/" + "very-long-directory-name/" * 8 + "end"
-ROWS = [(LONG, "overlay", "mounted", "/usr/lib/persist.d/some-application.conf:2"), ("/etc", "overlay", "failed", "/etc/persist.d/x.conf:12")]
+ROWS = [
+    (LONG, "overlay", "mounted", "/usr/lib/persist.d/some-application.conf:2"),
+    ("/etc", "overlay", "failed", "/etc/persist.d/x.conf:12"),
+]
 HEAD = ("PATH", "METHOD", "STATE", "DECLARED IN")
 
 
-def _printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, *, full: bool = False) -> list[str]:
+def _printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, *, full: bool = False
+) -> list[str]:
     monkeypatch.setattr("sys.stdout.isatty", lambda: columns > 0)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", str(columns or 80))
@@ -23,7 +28,9 @@ def _printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("columns", [80, 84, 120, 60])
-def test_a_long_path_is_cut_in_the_middle_and_the_state_never(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int) -> None:
+def test_a_long_path_is_cut_in_the_middle_and_the_state_never(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
     lines = _printed(monkeypatch, capsys, columns)
     assert max(map(show.width, lines)) <= columns
     assert lines[1].startswith("/var/") and "end  overlay  mounted" in lines[1]
@@ -31,11 +38,15 @@ def test_a_long_path_is_cut_in_the_middle_and_the_state_never(monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("columns", "full"), [(0, False), (80, True)])
-def test_nothing_is_cut_for_a_pipe_or_with_full(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, full: bool) -> None:
+def test_nothing_is_cut_for_a_pipe_or_with_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, full: bool
+) -> None:
     assert LONG in _printed(monkeypatch, capsys, columns, full=full)[1]
 
 
-def test_a_terminal_too_narrow_for_all_still_shows_the_states(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_too_narrow_for_all_still_shows_the_states(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert " mounted " in _printed(monkeypatch, capsys, 20)[1]
 
 

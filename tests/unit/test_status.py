@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persistctl status and volume show: what the first lines tell of disks, space and other volumes, and what is not kept."""
+"""persistctl status and volume show: what the first lines tell of disks, space and other volumes, and what is
+not kept."""
 
 from __future__ import annotations
 
@@ -19,13 +20,36 @@ OTHER = {"device": "/dev/vdz1", "uuid": "22222222-2222-4222-8222-222222222222"}
 
 
 def member(devid: int, node: str, state: str = "ok") -> dict[str, Any]:
-    return {"devid": devid, "node": node, "serial": "", "state": state, "size": 1 << 30, "allocated": 1 << 28, "generation": 7, "mark": None, "errors": {}}
+    return {
+        "devid": devid,
+        "node": node,
+        "serial": "",
+        "state": state,
+        "size": 1 << 30,
+        "allocated": 1 << 28,
+        "generation": 7,
+        "mark": None,
+        "errors": {},
+    }
 
 
 def described(profile: str, *members: dict[str, Any]) -> dict[str, Any]:
-    return {"uuid": "u", "path": "/run/persist/volume", "layout": "auto", "profiles": {"data": [profile], "metadata": [profile]}, "size": 1000 << 20,
-            "used": 100 << 20, "free": 900 << 20, "reserve_used": 0, "operation": "none", "progress": "", "scrub": "never, as far as it is noted",
-            "members": list(members), "reasons": [], "others": [OTHER]}
+    return {
+        "uuid": "u",
+        "path": "/run/persist/volume",
+        "layout": "auto",
+        "profiles": {"data": [profile], "metadata": [profile]},
+        "size": 1000 << 20,
+        "used": 100 << 20,
+        "free": 900 << 20,
+        "reserve_used": 0,
+        "operation": "none",
+        "progress": "",
+        "scrub": "never, as far as it is noted",
+        "members": list(members),
+        "reasons": [],
+        "others": [OTHER],
+    }
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: v.Verdict) -> list[str]:
@@ -36,35 +60,70 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], f
     return capsys.readouterr().out.splitlines()
 
 
-@pytest.mark.parametrize(("profile", "members", "said"), [
-    ("raid1", (member(1, "/dev/vda2"), member(2, "/dev/vdb2")), "/dev/vda2, /dev/vdb2; mirror"),
-    ("raid1", (member(1, "/dev/vda2"), member(2, "", "missing")), "/dev/vda2, devid 2 (missing); mirror"),
-    ("single", (member(1, "/dev/vda2"),), "/dev/vda2; one disk"),
-    ("single", (member(1, "/dev/vda2"), member(2, "/dev/vdb2")), "/dev/vda2, /dev/vdb2; no mirror"),
-])
-def test_disks_space_and_scrub_come_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], profile: str,
-                                          members: tuple[dict[str, Any], ...], said: str) -> None:
+@pytest.mark.parametrize(
+    ("profile", "members", "said"),
+    [
+        ("raid1", (member(1, "/dev/vda2"), member(2, "/dev/vdb2")), "/dev/vda2, /dev/vdb2; mirror"),
+        ("raid1", (member(1, "/dev/vda2"), member(2, "", "missing")), "/dev/vda2, devid 2 (missing); mirror"),
+        ("single", (member(1, "/dev/vda2"),), "/dev/vda2; one disk"),
+        ("single", (member(1, "/dev/vda2"), member(2, "/dev/vdb2")), "/dev/vda2, /dev/vdb2; no mirror"),
+    ],
+)
+def test_disks_space_and_scrub_come_first(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    profile: str,
+    members: tuple[dict[str, Any], ...],
+    said: str,
+) -> None:
     """A mirror looked like one disk."""
     monkeypatch.setattr(by_hand, "describe", lambda: described(profile, *members))
     volume = as_dict(Outcome(kind="btrfs", device="/dev/vda2", uuid="u"))
-    lines = shown(monkeypatch, capsys, v.Verdict(v.ONLINE, volume, [EntryState("/srv", "bind", "mounted", "/usr/lib/persist.d/a.conf:2")]))
-    assert lines[:5] == ["Verdict: online", " Volume: btrfs /dev/vda2 u, writable", f"  Disks: {said}", "  Space: 900 MiB of 1000 MiB free",
-                         "  Scrub: never, as far as it is noted"]
+    lines = shown(
+        monkeypatch,
+        capsys,
+        v.Verdict(v.ONLINE, volume, [EntryState("/srv", "bind", "mounted", "/usr/lib/persist.d/a.conf:2")]),
+    )
+    assert lines[:5] == [
+        "Verdict: online",
+        " Volume: btrfs /dev/vda2 u, writable",
+        f"  Disks: {said}",
+        "  Space: 900 MiB of 1000 MiB free",
+        "  Scrub: never, as far as it is noted",
+    ]
     assert any(line.split()[:3] == ["/srv", "bind", "mounted"] for line in lines)
 
 
-def test_what_is_mounted_from_memory_is_not_called_mounted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    entries = [EntryState("/srv/a", "overlay", "mounted", "a.conf:2"), EntryState("/srv/b", "bind", "failed", "a.conf:4"),
-               EntryState("/etc", "overlay", "early", "a.conf:6"), EntryState("/srv/c", "symlink", "linked", "a.conf:8")]
+def test_what_is_mounted_from_memory_is_not_called_mounted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = [
+        EntryState("/srv/a", "overlay", "mounted", "a.conf:2"),
+        EntryState("/srv/b", "bind", "failed", "a.conf:4"),
+        EntryState("/etc", "overlay", "early", "a.conf:6"),
+        EntryState("/srv/c", "symlink", "linked", "a.conf:8"),
+    ]
     lines = shown(monkeypatch, capsys, v.Verdict(v.VOLATILE, as_dict(Outcome(kind="tmpfs")), entries))
     assert lines[1] == " Volume: tmpfs, writable (in memory, lost at power-off)"
-    assert [line[len("/srv/a  overlay  "):].rsplit("  ", 1)[0].strip() for line in lines[-4:]] == ["in memory", "failed", "in memory", "in memory"]
+    assert [line[len("/srv/a  overlay  ") :].rsplit("  ", 1)[0].strip() for line in lines[-4:]] == [
+        "in memory",
+        "failed",
+        "in memory",
+        "in memory",
+    ]
 
 
-def test_another_volume_is_in_status_and_in_volume_show(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_volume_is_in_status_and_in_volume_show(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(by_hand, "describe", lambda: described("single", member(1, "/dev/vda2")))
     volume = as_dict(Outcome(kind="btrfs", device="/dev/vda2", uuid="u", others=[OTHER]))
-    assert f" Beside: {OTHER['device']} (UUID={OTHER['uuid']}) could be a state volume, too, and is left alone" in shown(
-        monkeypatch, capsys, v.Verdict(v.ONLINE, volume))
+    assert (
+        f" Beside: {OTHER['device']} (UUID={OTHER['uuid']}) could be a state volume, too, and is left alone"
+        in shown(monkeypatch, capsys, v.Verdict(v.ONLINE, volume))
+    )
     assert main(["volume", "show"]) == 0
-    assert f"- {OTHER['device']} (UUID={OTHER['uuid']}) could be a state volume, too, and is left alone." in capsys.readouterr().out.splitlines()
+    assert (
+        f"- {OTHER['device']} (UUID={OTHER['uuid']}) could be a state volume, too, and is left alone."
+        in capsys.readouterr().out.splitlines()
+    )

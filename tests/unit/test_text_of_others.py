@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Text that others write (the kernel, tools, users) has lines that end in a newline and words between blanks, whatever Unicode thinks."""
+"""Text that others write (the kernel, tools, users) has lines that end in a newline and words between blanks,
+whatever Unicode thinks."""
 
 from __future__ import annotations
 
@@ -29,14 +30,21 @@ BLANKS = ["\x1c", "\x1f", "\x85", "\xa0", "\u2003", "\u2028", "\u3000"]
 
 @pytest.mark.parametrize("c", ENDS)
 def test_a_mount_point_with_what_ends_a_line_elsewhere(c: str) -> None:
-    lines = [f"30 1 0:30 /@persist-state/srv/a{c}b /srv/a{c}b rw - btrfs /dev/vda2 rw", "31 1 0:31 / /srv/c rw - tmpfs tmpfs rw", ""]
+    lines = [
+        f"30 1 0:30 /@persist-state/srv/a{c}b /srv/a{c}b rw - btrfs /dev/vda2 rw",
+        "31 1 0:31 / /srv/c rw - tmpfs tmpfs rw",
+        "",
+    ]
     assert [m.mount_point for m in mountinfo.parse("\n".join(lines))] == [f"/srv/a{c}b", "/srv/c"]
 
 
 @pytest.mark.parametrize("c", ENDS)
 def test_a_bind_that_looks_like_pid_1s(monkeypatch: pytest.MonkeyPatch, c: str) -> None:
     """A name on the line of another mount must not stop the search, nor be taken for a line."""
-    text = f"30 1 0:30 / /srv/a{c}b rw - ext4 /dev/vda2 rw\n31 1 0:31 /machine-id /r/etc/machine-id rw - tmpfs tmpfs rw\n"
+    text = (
+        f"30 1 0:30 / /srv/a{c}b rw - ext4 /dev/vda2 rw\n31 1 0:31 /machine-id /r/etc/machine-id rw - "
+        "tmpfs tmpfs rw\n"
+    )
     monkeypatch.setattr(mountinfo, "mounts", lambda: mountinfo.parse(text))
     called: list[tuple[str, ...]] = []
     monkeypatch.setattr(machine_id, "run", lambda *argv: called.append(argv))
@@ -46,13 +54,19 @@ def test_a_bind_that_looks_like_pid_1s(monkeypatch: pytest.MonkeyPatch, c: str) 
 
 @pytest.mark.parametrize("c", sorted({*ENDS, *BLANKS}))
 def test_swap_files(c: str) -> None:
-    text = f"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n/srv/a{c}b                            file\t\t8\t\t0\t\t-2\n/srv/a\\040b\tfile\n"
+    text = (
+        f"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n/srv/a{c}b                            "
+        "file\t\t8\t\t0\t\t-2\n/srv/a\\040b\tfile\n"
+    )
     assert blockdev.parse_swaps(text) == [f"/srv/a{c}b", "/srv/a b"]
 
 
 @pytest.mark.parametrize("c", ENDS)
 def test_what_a_command_prints(c: str) -> None:
-    assert run(sys.executable, "-c", "import sys; sys.stdout.buffer.write(sys.argv[1].encode())", f"a{c}b\n") == f"a{c}b\n"
+    assert (
+        run(sys.executable, "-c", "import sys; sys.stdout.buffer.write(sys.argv[1].encode())", f"a{c}b\n")
+        == f"a{c}b\n"
+    )
 
 
 @pytest.mark.parametrize("c", ENDS)
@@ -97,20 +111,30 @@ def test_a_digit_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert lost._noted(None) == set()
 
 
-@pytest.mark.parametrize("c", ["\n", "\x1f", "\x7f", "\x80", "\x85", "\x9b", "\x9f", "\u2028", "\u2029", "\udc80", "\ufffe", "\ufdd0"])
+@pytest.mark.parametrize(
+    "c",
+    ["\n", "\x1f", "\x7f", "\x80", "\x85", "\x9b", "\x9f", "\u2028", "\u2029", "\udc80", "\ufffe", "\ufdd0"],
+)
 def test_characters_that_no_path_may_have(tmp_path: Path, c: str) -> None:
-    """A control character of ISO 8859 (C1) moves the cursor of some terminals, and what Unicode takes for a line splits the lines of a log."""
-    assert paths.unsayable(f"/srv/a{c}b") and paths.wrong_path(f"/srv/a{c}b") == paths.unsayable(f"/srv/a{c}b")
+    """A control character of ISO 8859 (C1) moves the cursor of some terminals, and what Unicode takes for a
+    line splits the lines of a log."""
+    assert paths.unsayable(f"/srv/a{c}b") and paths.wrong_path(f"/srv/a{c}b") == paths.unsayable(
+        f"/srv/a{c}b"
+    )
     problems: list[Problem] = []
     found = registry.Registry()
     if c not in "\n\udc80":
-        registry.parse_file(f"[Path]\nPath=/srv/a{c}b\n[Path]\nPath=/srv/c\nSeedFrom=/x{c}y\n".encode(), "f", found, problems)
+        registry.parse_file(
+            f"[Path]\nPath=/srv/a{c}b\n[Path]\nPath=/srv/c\nSeedFrom=/x{c}y\n".encode(), "f", found, problems
+        )
         assert (found.entries, [p.where for p in problems]) == ([], ["f:2", "f:5"])
         conf = config.Config()
         assert settings.VOLUME["Mount"](conf, f"/mnt/a{c}b") and conf.mount == "/mnt/state"
 
 
-@pytest.mark.parametrize("path", ["/srv/a\xa0b", "/srv/\u3000", "/srv/\u00fc\u0663", "/srv/e\u0301", "/srv/\u202eb"])
+@pytest.mark.parametrize(
+    "path", ["/srv/a\xa0b", "/srv/\u3000", "/srv/\u00fc\u0663", "/srv/e\u0301", "/srv/\u202eb"]
+)
 def test_characters_that_a_path_may_have(path: str) -> None:
     assert paths.wrong_path(path) == ""
 
@@ -123,9 +147,21 @@ def _calls(module: Path) -> list[str]:
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        digits = name in ("isdigit", "isnumeric", "isdecimal", "isalnum") and "isascii()" not in source.split("\n")[node.lineno - 1]
-        universal = name in ("run", "Popen", "check_output") and any(k.arg in ("text", "universal_newlines") for k in node.keywords)
-        if name in ("splitlines", "readlines", "isspace") or name == "split" and not node.args and not node.keywords or digits or universal:
+        digits = (
+            name in ("isdigit", "isnumeric", "isdecimal", "isalnum")
+            and "isascii()" not in source.split("\n")[node.lineno - 1]
+        )
+        universal = name in ("run", "Popen", "check_output") and any(
+            k.arg in ("text", "universal_newlines") for k in node.keywords
+        )
+        if (
+            name in ("splitlines", "readlines", "isspace")
+            or name == "split"
+            and not node.args
+            and not node.keywords
+            or digits
+            or universal
+        ):
             found.append(f"{module.relative_to(TOP)}:{node.lineno} {name}")
     return found
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persist-verify.service: what it writes, what it says and where, and its exit status; the records that log.py makes."""
+"""persist-verify.service: what it writes, what it says and where, and its exit status; the records that
+log.py makes."""
 
 from __future__ import annotations
 
@@ -78,7 +79,9 @@ class Machine:
     def _run(self, *argv: str) -> str:
         if self.systemctl is not None:
             raise self.systemctl
-        assert self.online.exists() or "persist-online.target" not in argv, "persist-online.target asserts the flag"
+        assert self.online.exists() or "persist-online.target" not in argv, (
+            "persist-online.target asserts the flag"
+        )
         self.started.append(argv)
         return ""
 
@@ -94,7 +97,11 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def degraded(*messages: str) -> v.Verdict:
-    return v.Verdict(v.DEGRADED, {"kind": "btrfs"}, reasons=[v.Reason("entry-failed", m, "Do this.", HOSTILE) for m in messages])
+    return v.Verdict(
+        v.DEGRADED,
+        {"kind": "btrfs"},
+        reasons=[v.Reason("entry-failed", m, "Do this.", HOSTILE) for m in messages],
+    )
 
 
 # -- its parts
@@ -116,19 +123,42 @@ def test_write_atomically_does_not_follow(tmp_path: Path) -> None:
     assert (tmp_path / "target").read_text() == "theirs" and (tmp_path / "link").read_text() == "ours"
 
 
-@pytest.mark.parametrize(("found", "expected"), [
-    (v.Verdict(v.ONLINE, {"kind": "btrfs", "device": "/dev/vda2"}), "Persistent state is online (/dev/vda2)."),
-    (v.Verdict(v.ONLINE, {"kind": "root", "device": ""}), "Persistent state is online (root)."),
-    (v.Verdict(v.VOLATILE, {"kind": "tmpfs"}, reasons=[v.Reason("missing", "No disk.")]),
-     "Persistent state is VOLATILE, what is written now is lost at power-off: No disk."),
-    (v.Verdict(v.VOLATILE, {"kind": "none", "expected": True}, reasons=[v.Reason("known-volume-missing", "No disk.")]),
-     "Persistent state is VOLATILE, what is written now will be out of sight: No disk."),
-    (v.Verdict(v.VOLATILE, {"kind": "none", "root_memory": "a tmpfs"}, reasons=[v.Reason("missing", "No disk.")]),
-     "Persistent state is VOLATILE, what is written now is lost at power-off: No disk."),
-    (degraded("One."), "Persistent state is DEGRADED: One."),
-    (degraded("One.", "Two.", "Three."), "Persistent state is DEGRADED: One. (and 2 more)"),
-    (v.Verdict(v.OFF, {}, reasons=[v.Reason("off", "persist=off.")]), "Persistent state is off: persist=off."),
-])
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (
+            v.Verdict(v.ONLINE, {"kind": "btrfs", "device": "/dev/vda2"}),
+            "Persistent state is online (/dev/vda2).",
+        ),
+        (v.Verdict(v.ONLINE, {"kind": "root", "device": ""}), "Persistent state is online (root)."),
+        (
+            v.Verdict(v.VOLATILE, {"kind": "tmpfs"}, reasons=[v.Reason("missing", "No disk.")]),
+            "Persistent state is VOLATILE, what is written now is lost at power-off: No disk.",
+        ),
+        (
+            v.Verdict(
+                v.VOLATILE,
+                {"kind": "none", "expected": True},
+                reasons=[v.Reason("known-volume-missing", "No disk.")],
+            ),
+            "Persistent state is VOLATILE, what is written now will be out of sight: No disk.",
+        ),
+        (
+            v.Verdict(
+                v.VOLATILE,
+                {"kind": "none", "root_memory": "a tmpfs"},
+                reasons=[v.Reason("missing", "No disk.")],
+            ),
+            "Persistent state is VOLATILE, what is written now is lost at power-off: No disk.",
+        ),
+        (degraded("One."), "Persistent state is DEGRADED: One."),
+        (degraded("One.", "Two.", "Three."), "Persistent state is DEGRADED: One. (and 2 more)"),
+        (
+            v.Verdict(v.OFF, {}, reasons=[v.Reason("off", "persist=off.")]),
+            "Persistent state is off: persist=off.",
+        ),
+    ],
+)
 def test_summary(found: v.Verdict, expected: str) -> None:
     assert service.summary(found) == expected
 
@@ -143,7 +173,12 @@ def test_document(machine: Machine) -> None:
 
 def test_ids_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "id").write_bytes(b"\xff\n")
-    assert service._text(str(tmp_path / "id")) == service._text(str(tmp_path / "none")) == service._text(str(tmp_path)) == ""
+    assert (
+        service._text(str(tmp_path / "id"))
+        == service._text(str(tmp_path / "none"))
+        == service._text(str(tmp_path))
+        == ""
+    )
 
 
 # -- the service
@@ -156,8 +191,10 @@ def test_online(machine: Machine, records: Records) -> None:
     assert machine.document()["verdict"] == "online" and machine.online.read_bytes() == b""
     assert machine.started == [("systemctl", "--no-block", "start", "persist-online.target")]
     assert not machine.issue.exists() and not machine.motd.exists() and not machine.console.exists()
-    assert [(r["MESSAGE_ID"], r["PRIORITY"], r["PERSIST_VERDICT"], r["PERSIST_DEVICE"], r["PERSIST_REASON"]) for r in records] == [
-        (MESSAGE_IDS["VERDICT_ONLINE"], "5", "online", "/dev/vda2", "")]
+    assert [
+        (r["MESSAGE_ID"], r["PRIORITY"], r["PERSIST_VERDICT"], r["PERSIST_DEVICE"], r["PERSIST_REASON"])
+        for r in records
+    ] == [(MESSAGE_IDS["VERDICT_ONLINE"], "5", "online", "/dev/vda2", "")]
     assert records[0]["SYSLOG_IDENTIFIER"] == "persist"
 
 
@@ -166,44 +203,91 @@ def test_degraded(machine: Machine, records: Records) -> None:
     machine.online.touch()
     machine.found = degraded(f"{HOSTILE} is not mounted.", "And this.")
     assert service.announce() == 0
-    assert machine.document()["reasons"][0]["path"] == HOSTILE and not machine.online.exists() and machine.started == []
+    assert (
+        machine.document()["reasons"][0]["path"] == HOSTILE
+        and not machine.online.exists()
+        and machine.started == []
+    )
     line = f"Persistent state is DEGRADED: {SHOWN} is not mounted. (and 1 more) See 'persistctl status'.\n"
     assert machine.motd.read_text() == line
     assert machine.issue.read_text() == line.replace("\\", "\\\\"), "agetty takes a backslash for an escape"
     assert machine.console.read_text() == "\n*** " + line
     for path in (machine.motd, machine.issue, machine.console):
         assert all(c.isprintable() or c == "\n" for c in path.read_text())
-    assert [(r["PRIORITY"], r["MESSAGE_ID"]) for r in records] == [("4", MESSAGE_IDS["VERDICT_DEGRADED"]), ("4", MESSAGE_IDS["ENTRY_FAILED"])]
+    assert [(r["PRIORITY"], r["MESSAGE_ID"]) for r in records] == [
+        ("4", MESSAGE_IDS["VERDICT_DEGRADED"]),
+        ("4", MESSAGE_IDS["ENTRY_FAILED"]),
+    ]
     assert records[1]["MESSAGE"] == "And this. Do this." and records[1]["PERSIST_PATH"] == SHOWN
 
 
 def test_a_reason_has_the_message_id_of_its_kind(machine: Machine, records: Records) -> None:
-    """Who filters on errors of disks sees them, also where they are the first reason and stand in the summary."""
-    machine.found = v.Verdict(v.DEGRADED, {"kind": "btrfs"}, reasons=[
-        v.Reason("device-errors", "Errors."), v.Reason("member-lost", "Gone."), v.Reason("metadata-low", "Full."), v.Reason("late", "Late.")])
+    """Who filters on errors of disks sees them, also where they are the first reason and stand in the
+    summary."""
+    machine.found = v.Verdict(
+        v.DEGRADED,
+        {"kind": "btrfs"},
+        reasons=[
+            v.Reason("device-errors", "Errors."),
+            v.Reason("member-lost", "Gone."),
+            v.Reason("metadata-low", "Full."),
+            v.Reason("late", "Late."),
+        ],
+    )
     assert service.announce() == 0
     assert [(r["MESSAGE_ID"], r["PERSIST_REASON"]) for r in records] == [
-        (MESSAGE_IDS[name], code) for name, code in (("VERDICT_DEGRADED", "device-errors"), ("DEVICE_ERRORS", "device-errors"), ("MEMBER_LOST", "member-lost"),
-                                                     ("SPACE_LOW", "metadata-low"), ("FAILED", "late"))]
+        (MESSAGE_IDS[name], code)
+        for name, code in (
+            ("VERDICT_DEGRADED", "device-errors"),
+            ("DEVICE_ERRORS", "device-errors"),
+            ("MEMBER_LOST", "member-lost"),
+            ("SPACE_LOW", "metadata-low"),
+            ("FAILED", "late"),
+        )
+    ]
 
 
-@pytest.mark.parametrize(("word", "name", "priority", "loud"), [
-    (v.VOLATILE, "VERDICT_VOLATILE", "3", True), (v.DEGRADED, "VERDICT_DEGRADED", "4", True), (v.OFF, "VERDICT_OFF", "5", False),
-])
-def test_how_loud(machine: Machine, records: Records, word: str, name: str, priority: str, loud: bool) -> None:
+@pytest.mark.parametrize(
+    ("word", "name", "priority", "loud"),
+    [
+        (v.VOLATILE, "VERDICT_VOLATILE", "3", True),
+        (v.DEGRADED, "VERDICT_DEGRADED", "4", True),
+        (v.OFF, "VERDICT_OFF", "5", False),
+    ],
+)
+def test_how_loud(
+    machine: Machine, records: Records, word: str, name: str, priority: str, loud: bool
+) -> None:
     machine.found = v.Verdict(word, {"kind": "none"}, reasons=[v.Reason("missing", "No disk.")])
     assert service.announce() == 0
-    assert [(r["MESSAGE_ID"], r["PRIORITY"], r["PERSIST_REASON"]) for r in records] == [(MESSAGE_IDS[name], priority, "missing")]
-    assert machine.motd.exists() == machine.issue.exists() == machine.console.exists() == loud and machine.started == []
+    assert [(r["MESSAGE_ID"], r["PRIORITY"], r["PERSIST_REASON"]) for r in records] == [
+        (MESSAGE_IDS[name], priority, "missing")
+    ]
+    assert (
+        machine.motd.exists() == machine.issue.exists() == machine.console.exists() == loud
+        and machine.started == []
+    )
 
 
 def test_problems_are_said_once(machine: Machine, records: Records) -> None:
-    machine.loaded.problems = [Problem(ERROR, "/etc/persist.d/a\udcff.conf:3", "Bad\x1b.", "/x"), Problem(NOTICE, "", "So so.", code="ENTRY_REFUSED")]
-    machine.found = v.Verdict(v.DEGRADED, {}, reasons=[v.Reason("volume-read-only", "First."), v.Reason("registry", "/etc/persist.d/a.conf:3: Bad.")])
+    machine.loaded.problems = [
+        Problem(ERROR, "/etc/persist.d/a\udcff.conf:3", "Bad\x1b.", "/x"),
+        Problem(NOTICE, "", "So so.", code="ENTRY_REFUSED"),
+    ]
+    machine.found = v.Verdict(
+        v.DEGRADED,
+        {},
+        reasons=[
+            v.Reason("volume-read-only", "First."),
+            v.Reason("registry", "/etc/persist.d/a.conf:3: Bad."),
+        ],
+    )
     assert service.announce() == 0
     assert [(r["MESSAGE"], r["PRIORITY"], r["MESSAGE_ID"]) for r in records] == [
-        ("/etc/persist.d/a\\udcff.conf:3: Bad\\x1b.", "3", MESSAGE_IDS["REGISTRY_PROBLEM"]), ("So so.", "5", MESSAGE_IDS["ENTRY_REFUSED"]),
-        ("Persistent state is DEGRADED: First. (and 1 more)", "4", MESSAGE_IDS["VERDICT_DEGRADED"])]
+        ("/etc/persist.d/a\\udcff.conf:3: Bad\\x1b.", "3", MESSAGE_IDS["REGISTRY_PROBLEM"]),
+        ("So so.", "5", MESSAGE_IDS["ENTRY_REFUSED"]),
+        ("Persistent state is DEGRADED: First. (and 1 more)", "4", MESSAGE_IDS["VERDICT_DEGRADED"]),
+    ]
     assert records[0]["PERSIST_SOURCE"] == "/etc/persist.d/a\\udcff.conf:3"
 
 
@@ -217,15 +301,24 @@ def test_stale_early_entries(machine: Machine, records: Records) -> None:
 # -- the exit status
 
 
-@pytest.mark.parametrize("error", [PersistError("No /proc."), OSError(2, "No such file"), ValueError("nobody thought of it")])
+@pytest.mark.parametrize(
+    "error", [PersistError("No /proc."), OSError(2, "No such file"), ValueError("nobody thought of it")]
+)
 def test_no_verdict(machine: Machine, records: Records, error: Exception) -> None:
     machine.online.parent.mkdir()
     machine.online.touch()
     machine.found = error
     assert service.announce() == 1
-    assert machine.document()["verdict"] == "degraded" and machine.document()["reasons"][0]["code"] == "verify-failed"
+    assert (
+        machine.document()["verdict"] == "degraded"
+        and machine.document()["reasons"][0]["code"] == "verify-failed"
+    )
     assert not machine.online.exists() and machine.started == []
-    assert records[0]["PRIORITY"] == "4" and "could not be made" in records[0]["MESSAGE"] and machine.motd.exists()
+    assert (
+        records[0]["PRIORITY"] == "4"
+        and "could not be made" in records[0]["MESSAGE"]
+        and machine.motd.exists()
+    )
 
 
 def test_verdict_cannot_be_written(machine: Machine, records: Records) -> None:
@@ -236,8 +329,11 @@ def test_verdict_cannot_be_written(machine: Machine, records: Records) -> None:
 
 
 @pytest.mark.parametrize("fails", ["state.json", "online"])
-def test_what_was_said_before_does_not_stay(machine: Machine, records: Records, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
-    """A verdict that cannot be written leaves none, and not the one of a better moment; and the boot is over all the same."""
+def test_what_was_said_before_does_not_stay(
+    machine: Machine, records: Records, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A verdict that cannot be written leaves none, and not the one of a better moment; and the boot is over
+    all the same."""
     assert service.announce() == 0 and machine.online.exists()
     booted = Path(service.BOOTED_FLAG)
     booted.unlink()
@@ -253,7 +349,9 @@ def test_what_was_said_before_does_not_stay(machine: Machine, records: Records, 
         machine.found = degraded("One.")
     assert service.announce() == 1
     assert not machine.state.exists() and not machine.online.exists() and booted.exists()
-    assert [a for a in machine.started if "persist-online.target" in a] == [("systemctl", "--no-block", "start", "persist-online.target")]
+    assert [a for a in machine.started if "persist-online.target" in a] == [
+        ("systemctl", "--no-block", "start", "persist-online.target")
+    ]
 
 
 def test_notices_cannot_be_written(machine: Machine, records: Records) -> None:
@@ -271,10 +369,18 @@ def test_target_cannot_be_started(machine: Machine, records: Records) -> None:
     assert machine.document()["verdict"] == "online" and "no bus" in records[-1]["MESSAGE"]
 
 
-@pytest.mark.parametrize(("answer", "expected"), [
-    ("none\n", {}), ("", {}), ("docker\n", {"SYSTEMD_VIRTUALIZATION": "container:docker"}), (CommandError(["x"], 127, ""), {}),
-])
-def test_environment(monkeypatch: pytest.MonkeyPatch, answer: str | Exception, expected: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("none\n", {}),
+        ("", {}),
+        ("docker\n", {"SYSTEMD_VIRTUALIZATION": "container:docker"}),
+        (CommandError(["x"], 127, ""), {}),
+    ],
+)
+def test_environment(
+    monkeypatch: pytest.MonkeyPatch, answer: str | Exception, expected: dict[str, str]
+) -> None:
     def run(*argv: str, ok: tuple[int, ...]) -> str:
         assert argv == ("systemd-detect-virt", "--container") and 1 in ok
         if isinstance(answer, Exception):
@@ -290,11 +396,20 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, answer: str | Exception, e
 
 def test_any_text_can_be_logged(records: Records) -> None:
     log.log(log.ERR, "a\udcff\ud800\n\x1b", "FAILED", PERSIST_PATH="b\udcff")
-    assert records == [{"MESSAGE": "a\\udcff\\ud800\\n\\x1b", "MESSAGE_ID": MESSAGE_IDS["FAILED"], "PRIORITY": "3", "SYSLOG_IDENTIFIER": "persist",
-                        "PERSIST_PATH": "b\\udcff"}]
+    assert records == [
+        {
+            "MESSAGE": "a\\udcff\\ud800\\n\\x1b",
+            "MESSAGE_ID": MESSAGE_IDS["FAILED"],
+            "PRIORITY": "3",
+            "SYSLOG_IDENTIFIER": "persist",
+            "PERSIST_PATH": "b\\udcff",
+        }
+    ]
 
 
-def test_text_without_the_journal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_without_the_journal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     log.log(log.INFO, "a\udcff\x1b[2J\n", "FAILED")
     log.log(log.DEBUG, "not this", "FAILED")
@@ -302,8 +417,15 @@ def test_text_without_the_journal(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_error_with_its_fields(records: Records) -> None:
-    log.log_error(PersistError("What.", hint="Do.", message_id="SEED_FAILED", PERSIST_PATH="/a\udcff"), priority=log.WARNING)
-    assert (records[0]["MESSAGE"], records[0]["PRIORITY"], records[0]["MESSAGE_ID"]) == ("What. Do.", "4", MESSAGE_IDS["SEED_FAILED"])
+    log.log_error(
+        PersistError("What.", hint="Do.", message_id="SEED_FAILED", PERSIST_PATH="/a\udcff"),
+        priority=log.WARNING,
+    )
+    assert (records[0]["MESSAGE"], records[0]["PRIORITY"], records[0]["MESSAGE_ID"]) == (
+        "What. Do.",
+        "4",
+        MESSAGE_IDS["SEED_FAILED"],
+    )
     assert records[0]["PERSIST_PATH"] == "/a\\udcff"
 
 
@@ -314,13 +436,19 @@ def test_word_is_left_for_the_healer(machine: Machine, records: Records) -> None
     """At the end of the boot, and not by the verdicts that the healer makes itself: it would never end."""
     machine.found = degraded("Nothing that a disk has to do with.")
     assert service.announce() == 0 and not machine.heal.exists()
-    machine.found = v.Verdict(v.DEGRADED, {"kind": "btrfs"}, reasons=[v.Reason("member-lost", "It went away while the machine booted.", "")])
+    machine.found = v.Verdict(
+        v.DEGRADED,
+        {"kind": "btrfs"},
+        reasons=[v.Reason("member-lost", "It went away while the machine booted.", "")],
+    )
     assert service.again() == 0 and not machine.heal.exists()
     assert service.announce() == 0 and machine.heal.exists()
     assert machine.started == []
 
 
-def test_word_is_left_where_the_volume_is_new(machine: Machine, records: Records, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_word_is_left_where_the_volume_is_new(
+    machine: Machine, records: Records, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """So that the serial numbers of its disks are noted while they are there."""
     monkeypatch.setattr(outcome, "FORMATTED", str(tmp_path / "formatted"))
     assert service.announce() == 0 and not machine.heal.exists()

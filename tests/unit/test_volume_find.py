@@ -9,7 +9,16 @@ from persist.boot.config import Config
 from persist.record import replace
 from persist.system.superblock import Superblock
 from persist.volume.find.candidates import decode
-from persist.volume.find.choose import Ambiguous, Candidate, Decision, Found, Known, Missing, Untrusted, decide
+from persist.volume.find.choose import (
+    Ambiguous,
+    Candidate,
+    Decision,
+    Found,
+    Known,
+    Missing,
+    Untrusted,
+    decide,
+)
 from persist.volume.members.ancestry import Member
 from persist.volume.ondisk.degraded_mark import DegradedMark
 
@@ -18,20 +27,43 @@ ONE = Candidate("/dev/vdb2", "254:18", "254:16", U1, "s1", "persist-data", "p1",
 TWO = Candidate("/dev/vdc2", "254:34", "254:32", U2, "s2", "persist-data", "p2", "persist-data")
 STICK = Candidate("/dev/sdb1", "8:17", "8:16", U2, "s9", "persist-data", "p9", "", "on USB")
 PLAIN = Candidate("/dev/vdd", "254:48", "254:48", "33333333-3333-4333-8333-333333333333", "s3", "home")
-PATHS = {"/dev/vdb": "254:16", "/dev/vdb2": "254:18", "/dev/disk/by-id/two": "254:32", "/dev/sdb": "8:16", "/dev/vdd": "254:48"}
+PATHS = {
+    "/dev/vdb": "254:16",
+    "/dev/vdb2": "254:18",
+    "/dev/disk/by-id/two": "254:32",
+    "/dev/sdb": "8:16",
+    "/dev/vdd": "254:48",
+}
 
 
 def _member(c: Candidate, generation: int) -> Member | None:
     """As all are written by one kernel."""
-    return Member(c.node, Superblock(c.uuid, 1, c.uuid_sub, 1, 2, generation, 0, c.label), DegradedMark(c.uuid, 0, "a" * 16)) if generation else None
+    return (
+        Member(
+            c.node,
+            Superblock(c.uuid, 1, c.uuid_sub, 1, 2, generation, 0, c.label),
+            DegradedMark(c.uuid, 0, "a" * 16),
+        )
+        if generation
+        else None
+    )
 
 
-def ask(*every: Candidate, device: str = "auto", wanted: str = "", known: str = "", removable: bool = False,
-        bound: tuple[str, ...] = (), generations: dict[str, int] | None = None) -> Decision:
+def ask(
+    *every: Candidate,
+    device: str = "auto",
+    wanted: str = "",
+    known: str = "",
+    removable: bool = False,
+    bound: tuple[str, ...] = (),
+    generations: dict[str, int] | None = None,
+) -> Decision:
     config = Config()
     config.device = device.split()
     config.allow_removable = removable
-    machine = Known(wanted, known, lambda c: c.node in bound, lambda c: _member(c, (generations or {}).get(c.node, 0)))
+    machine = Known(
+        wanted, known, lambda c: c.node in bound, lambda c: _member(c, (generations or {}).get(c.node, 0))
+    )
     return decide(config, machine, every, lambda path: PATHS.get(path, ""))
 
 
@@ -51,11 +83,21 @@ def test_nothing() -> None:
         assert decision.code == "missing"
 
 
-@pytest.mark.parametrize(("device", "node"), [
-    ("/dev/vdb", "/dev/vdb2"), ("/dev/vdb2", "/dev/vdb2"), ("/dev/disk/by-id/two", "/dev/vdc2"), ("/dev/sdb", "/dev/sdb1"), ("/dev/vdd", "/dev/vdd"),
-    ("LABEL=home", "/dev/vdd"), (f"UUID={U1.upper()}", "/dev/vdb2"), ("PARTUUID=P2", "/dev/vdc2"),
-    ("/dev/nothing LABEL=nothing PARTUUID=p2 auto", "/dev/vdc2"), ("LABEL=home auto", "/dev/vdd"),
-])
+@pytest.mark.parametrize(
+    ("device", "node"),
+    [
+        ("/dev/vdb", "/dev/vdb2"),
+        ("/dev/vdb2", "/dev/vdb2"),
+        ("/dev/disk/by-id/two", "/dev/vdc2"),
+        ("/dev/sdb", "/dev/sdb1"),
+        ("/dev/vdd", "/dev/vdd"),
+        ("LABEL=home", "/dev/vdd"),
+        (f"UUID={U1.upper()}", "/dev/vdb2"),
+        ("PARTUUID=P2", "/dev/vdc2"),
+        ("/dev/nothing LABEL=nothing PARTUUID=p2 auto", "/dev/vdc2"),
+        ("LABEL=home auto", "/dev/vdd"),
+    ],
+)
 def test_specs_in_order(device: str, node: str) -> None:
     assert found(ask(ONE, TWO, STICK, PLAIN, device=device)) == node
 
@@ -106,7 +148,9 @@ def test_cloned_disk() -> None:
 
 
 def test_copy_on_a_stick_is_forgotten() -> None:
-    assert ask(ONE, replace(STICK, uuid=U1, uuid_sub="s1")) == Found("/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",))
+    assert ask(ONE, replace(STICK, uuid=U1, uuid_sub="s1")) == Found(
+        "/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",)
+    )
 
 
 def test_several_members() -> None:
@@ -116,11 +160,16 @@ def test_several_members() -> None:
 def test_a_spec_for_one_member_leads_to_all() -> None:
     other = replace(TWO, uuid=U1)
     assert ask(ONE, other, device="/dev/vdb") == Found("/dev/vdb2", U1, ("/dev/vdb2", "/dev/vdc2"))
-    # But a member on a stick is no member unless it was named: whoever plugs it in would get all that is written.
-    assert ask(ONE, replace(STICK, uuid=U1), device="/dev/vdb") == Found("/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",))
+    # But a member on a stick is no member unless it was named: whoever plugs it in would get all that is
+    # written.
+    assert ask(ONE, replace(STICK, uuid=U1), device="/dev/vdb") == Found(
+        "/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",)
+    )
     assert ask(ONE, replace(STICK, uuid=U1)) == Found("/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",))
     for device in ("/dev/vdb /dev/sdb", "auto /dev/sdb", f"UUID={U1}"):
-        assert ask(ONE, replace(STICK, uuid=U1), device=device) == Found("/dev/sdb1", U1, ("/dev/sdb1", "/dev/vdb2")), device
+        assert ask(ONE, replace(STICK, uuid=U1), device=device) == Found(
+            "/dev/sdb1", U1, ("/dev/sdb1", "/dev/vdb2")
+        ), device
 
 
 def test_a_replaced_disk_comes_back() -> None:
@@ -128,8 +177,13 @@ def test_a_replaced_disk_comes_back() -> None:
     other = replace(TWO, uuid=U1)
     old = replace(other, node="/dev/vdd2", device="254:50", disk_device="254:48")
     assert ask(ONE, other, old, generations={"/dev/vdb2": 90, "/dev/vdc2": 90, "/dev/vdd2": 70}) == Found(
-        "/dev/vdb2", U1, ("/dev/vdb2", "/dev/vdc2"), ("/dev/vdd2",))
-    for odd in ({"/dev/vdb2": 90, "/dev/vdc2": 90, "/dev/vdd2": 90}, {"/dev/vdb2": 90, "/dev/vdc2": 90, "/dev/vdd2": 95}, {}):
+        "/dev/vdb2", U1, ("/dev/vdb2", "/dev/vdc2"), ("/dev/vdd2",)
+    )
+    for odd in (
+        {"/dev/vdb2": 90, "/dev/vdc2": 90, "/dev/vdd2": 90},
+        {"/dev/vdb2": 90, "/dev/vdc2": 90, "/dev/vdd2": 95},
+        {},
+    ):
         decision = ask(ONE, other, old, generations=odd)
         assert isinstance(decision, Ambiguous) and decision.code == "cloned-disk"
         assert decision.nodes == ("/dev/vdc2", "/dev/vdd2")
@@ -159,11 +213,24 @@ def test_bound_to_this_machine() -> None:
 def test_another_filesystem() -> None:
     ext = replace(TWO, fstype="ext4", uuid_sub="/dev/vdc2", label="data")
     assert ask(ext, device="PARTUUID=p2") == Found("/dev/vdc2", U2, ("/dev/vdc2",), (), "ext4")
-    assert ask(ext, ONE, device="LABEL=data auto") == Found("/dev/vdc2", U2, ("/dev/vdc2",), (), "ext4", (("/dev/vdb2", U1),))
+    assert ask(ext, ONE, device="LABEL=data auto") == Found(
+        "/dev/vdc2", U2, ("/dev/vdc2",), (), "ext4", (("/dev/vdb2", U1),)
+    )
     assert isinstance(ask(replace(ext, label="persist-data")), Missing), "by itself only a btrfs is ours"
-    assert isinstance(ask(ext, replace(ext, node="/dev/vdd2", uuid_sub="/dev/vdd2"), device="LABEL=data"), Ambiguous)
+    assert isinstance(
+        ask(ext, replace(ext, node="/dev/vdd2", uuid_sub="/dev/vdd2"), device="LABEL=data"), Ambiguous
+    )
 
 
-@pytest.mark.parametrize(("text", "plain"), [("persist-data", "persist-data"), (r"a\x20b\x2fc", "a b/c"), (r"\xc3\xbc", "ü"), (r"\x2", r"\x2"), ("", "")])
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("persist-data", "persist-data"),
+        (r"a\x20b\x2fc", "a b/c"),
+        (r"\xc3\xbc", "ü"),
+        (r"\x2", r"\x2"),
+        ("", ""),
+    ],
+)
 def test_decode(text: str, plain: str) -> None:
     assert decode(text) == plain

@@ -53,12 +53,18 @@ def test_written_only_when_different(note: Path) -> None:
     remembered.note(UUID)
     before = note.stat()
     remembered.note(UUID)
-    assert (note.stat().st_ino, note.stat().st_mtime_ns, note.parent.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns, note.parent.stat().st_mtime_ns)
+    assert (note.stat().st_ino, note.stat().st_mtime_ns, note.parent.stat().st_mtime_ns) == (
+        before.st_ino,
+        before.st_mtime_ns,
+        note.parent.stat().st_mtime_ns,
+    )
     remembered.note(OTHER)
     assert remembered.read() == OTHER and note.stat().st_ino != before.st_ino, "another file takes its place"
 
 
-@pytest.mark.parametrize("text", ["", "\n", "garbage", UUID[:-1], f"{UUID}x", f"{UUID}\n{OTHER}\n", "\udcff" * 36])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "garbage", UUID[:-1], f"{UUID}x", f"{UUID}\n{OTHER}\n", "\udcff" * 36]
+)
 def test_bad_note(note: Path, text: str) -> None:
     note.parent.mkdir(parents=True)
     note.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -93,19 +99,40 @@ def test_no_fifo_stops_us(note: Path) -> None:
     assert remembered.read() == ""
 
 
-@pytest.mark.parametrize(("cmdline", "word"), [
-    ("", ""), ("quiet", ""), ("persist", ""), ("persist=", ""), ("persist=on", ""), ("persist=off", ""), ("persist=volatile", "volatile"), ("persist=ro", ""),
-    ("persist=Off", "Off"), ("persist=ro persist=on", ""), ("persist=on persist=of", "of"), ("persist.volume=x", ""), ("xpersist=ro", ""),
-])
+@pytest.mark.parametrize(
+    ("cmdline", "word"),
+    [
+        ("", ""),
+        ("quiet", ""),
+        ("persist", ""),
+        ("persist=", ""),
+        ("persist=on", ""),
+        ("persist=off", ""),
+        ("persist=volatile", "volatile"),
+        ("persist=ro", ""),
+        ("persist=Off", "Off"),
+        ("persist=ro persist=on", ""),
+        ("persist=on persist=of", "of"),
+        ("persist.volume=x", ""),
+        ("xpersist=ro", ""),
+    ],
+)
 def test_volatile_word(cmdline: str, word: str) -> None:
     facts = Facts()
     facts.cmdline = cmdline
     assert mode.volatile_word(facts) == word
 
 
-@pytest.mark.parametrize(("cmdline", "ro"), [
-    ("", False), ("ro", False), ("persist=ro", True), ("persist=off persist=ro", True), ("persist=ro persist=on", False),
-])
+@pytest.mark.parametrize(
+    ("cmdline", "ro"),
+    [
+        ("", False),
+        ("ro", False),
+        ("persist=ro", True),
+        ("persist=off persist=ro", True),
+        ("persist=ro persist=on", False),
+    ],
+)
 def test_read_only(cmdline: str, ro: bool) -> None:
     facts = Facts()
     facts.cmdline = cmdline
@@ -116,15 +143,26 @@ def test_the_word_is_said() -> None:
     assert mode.explain("volatile")[0] == "persist=volatile is on the kernel command line."
     for word in ("RO", "of"):
         message, hint = mode.explain(word)
-        assert message.startswith(f"persist={word} is") and "treats as persist=volatile" in message and "volatile" in hint
+        assert (
+            message.startswith(f"persist={word} is")
+            and "treats as persist=volatile" in message
+            and "volatile" in hint
+        )
 
 
 def test_a_volume_that_is_no_btrfs_is_not_forgotten(note: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second run of the service takes over what is mounted. Only btrfs tells its id then; an empty one would have replaced the note."""
+    """A second run of the service takes over what is mounted. Only btrfs tells its id then; an empty one
+    would have replaced the note."""
     remembered.note(UUID)
     monkeypatch.setattr(outcome, "read", lambda: Outcome(kind="native", device="/dev/vdb", uuid=UUID))
     result = Outcome()
-    taken_over.keep(Config(), Facts(), Known(), result, Mount(1, 1, "254:16", "/", "/run/persist/volume", "rw", "ext4", "/dev/vdb", "rw"))
+    taken_over.keep(
+        Config(),
+        Facts(),
+        Known(),
+        result,
+        Mount(1, 1, "254:16", "/", "/run/persist/volume", "rw", "ext4", "/dev/vdb", "rw"),
+    )
     assert (result.kind, result.uuid) == ("native", UUID)
     volume_service._note_known(result)
     assert remembered.read() == UUID and note.exists()

@@ -35,9 +35,17 @@ def test_header(word: str, end: bytes) -> None:
     assert header.parse(header.encode(word), WORDS) == Claim(word)
 
 
-@pytest.mark.parametrize("data", [
-    b"", b"\0" * 440, b"persist-please-format-m", b" persist-please-format-me", b"Persist-please-format-me", b"other-please-format-me",
-])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 440,
+        b"persist-please-format-m",
+        b" persist-please-format-me",
+        b"Persist-please-format-me",
+        b"other-please-format-me",
+    ],
+)
 def test_no_header(data: bytes) -> None:
     assert header.parse(data.ljust(440, b"\0"), WORDS) is None
 
@@ -56,8 +64,14 @@ def test_header_with_more() -> None:
     assert code(word + b"\n" + bytes(100) + b"\xff") == "header-options"
     assert code(word.ljust(256, b"\0") + b"x") == "header-unknown"
     assert code(word.ljust(439, b"\0") + b"x") == "header-unknown"
-    assert code(word.ljust(256, b"\0") + b"persist-format-begun 3 " + str(ID).encode() + b" 0\n") == "header-version"
-    assert code(word.ljust(256, b"\0") + b"persist-format-begun 2 " + str(ID).encode() + b" 0\n") == "header-unknown"
+    assert (
+        code(word.ljust(256, b"\0") + b"persist-format-begun 3 " + str(ID).encode() + b" 0\n")
+        == "header-version"
+    )
+    assert (
+        code(word.ljust(256, b"\0") + b"persist-format-begun 2 " + str(ID).encode() + b" 0\n")
+        == "header-unknown"
+    )
     assert code(word.ljust(256, b"\0") + b"persist-format-begun 1 nonsense 0\n") == "header-unknown"
 
 
@@ -74,19 +88,22 @@ def test_mark(swap: int) -> None:
     assert len({ID, mark.swap_id, mark.data_id}) == 3 and mark.data_id == FormatMark(ID, 0).data_id
 
 
-@pytest.mark.parametrize(("disk", "memory", "configured", "size"), [
-    (256, 1024, None, 0),
-    (2047, 65536, None, 0),
-    (2048, 65536, None, 192),
-    (4096, 1024, None, 384),
-    (4096, 256, None, 256),
-    (4096, 100, None, 0),
-    (1 << 20, 1 << 17, None, 8192),
-    (1 << 20, 1000, None, 960),
-    (1 << 20, 1 << 17, 0, 0),
-    (4096, 1024, 512 << 20, 512),
-    (4096, 1024, 1, 1),
-])
+@pytest.mark.parametrize(
+    ("disk", "memory", "configured", "size"),
+    [
+        (256, 1024, None, 0),
+        (2047, 65536, None, 0),
+        (2048, 65536, None, 192),
+        (4096, 1024, None, 384),
+        (4096, 256, None, 256),
+        (4096, 100, None, 0),
+        (1 << 20, 1 << 17, None, 8192),
+        (1 << 20, 1000, None, 960),
+        (1 << 20, 1 << 17, 0, 0),
+        (4096, 1024, 512 << 20, 512),
+        (4096, 1024, 1, 1),
+    ],
+)
 def test_swap_size(disk: int, memory: int, configured: int | None, size: int) -> None:
     assert partition_table.swap_size(disk, memory, configured) == size
 
@@ -112,8 +129,11 @@ def test_script() -> None:
     mark = FormatMark(ID, 128)
     assert partition_table.script(mark, 4096) == (
         f"label: gpt\nlabel-id: {ID}\n"
-        f"start=1MiB, size=128MiB, type=0657FD6D-A4AB-43C4-84E5-0933C84B4F4F, uuid={mark.swap_id}, name=persist-swap\n"
-        f"start=129MiB, size=3966MiB, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid={mark.data_id}, name=persist-data\n")
+        f"start=1MiB, size=128MiB, type=0657FD6D-A4AB-43C4-84E5-0933C84B4F4F, uuid={mark.swap_id}, "
+        "name=persist-swap\n"
+        f"start=129MiB, size=3966MiB, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid={mark.data_id}, "
+        "name=persist-data\n"
+    )
 
 
 @pytest.mark.parametrize(("size", "reserve"), [(254, 16), (1023, 64), (1024, 64), (1 << 20, 64)])
@@ -122,7 +142,9 @@ def test_reserve(size: int, reserve: int) -> None:
 
 
 def table(mark: FormatMark, **change: Any) -> dict[str, Any]:
-    parts = [{"type": p.type, "uuid": p.id.upper(), "name": p.name} for p in partition_table.parts(mark, 4096)]
+    parts = [
+        {"type": p.type, "uuid": p.id.upper(), "name": p.name} for p in partition_table.parts(mark, 4096)
+    ]
     return {"label": "gpt", "id": str(mark.disk_id).upper(), "partitions": parts} | change
 
 
@@ -135,15 +157,26 @@ def test_table_is_ours(swap: int) -> None:
 def test_torn_table() -> None:
     mark = FormatMark(ID, 128)
     assert not may_format.judge_table(None, mark, "/dev/x")
-    assert not may_format.judge_table({"label": "dos", "id": "0x00000000", "partitions": [{"type": "ee"}]}, mark, "/dev/x")
+    assert not may_format.judge_table(
+        {"label": "dos", "id": "0x00000000", "partitions": [{"type": "ee"}]}, mark, "/dev/x"
+    )
     assert not may_format.judge_table(table(mark, partitions=[]), mark, "/dev/x")
     assert not may_format.judge_table(table(mark, partitions=table(mark)["partitions"][:1]), mark, "/dev/x")
 
 
 def foreign() -> list[dict[str, Any]]:
     mark = FormatMark(ID, 128)
-    tables = [table(mark, id=ids.new()), table(mark, label="dos"), table(mark, id=None), {"label": "dos", "partitions": [{"type": "83"}]},
-              table(mark, partitions=table(mark)["partitions"] + [{"name": "mine", "uuid": str(ID), "type": partition_table.DATA_TYPE}])]
+    tables = [
+        table(mark, id=ids.new()),
+        table(mark, label="dos"),
+        table(mark, id=None),
+        {"label": "dos", "partitions": [{"type": "83"}]},
+        table(
+            mark,
+            partitions=table(mark)["partitions"]
+            + [{"name": "mine", "uuid": str(ID), "type": partition_table.DATA_TYPE}],
+        ),
+    ]
     for key in ("type", "uuid", "name"):
         other = table(mark)
         other["partitions"][1][key] = str(ID)
@@ -163,42 +196,65 @@ def test_strangers_table(found: dict[str, Any]) -> None:
 PCI = "/sys/devices/pci0000:00/0000:00:04.0"
 
 
-@pytest.mark.parametrize(("path", "attributes", "why"), [
-    (f"{PCI}/virtio1/block/vda", {}, ""),
-    (f"{PCI}/nvme/nvme0/nvme0n1", {}, ""),
-    (f"{PCI}/ata1/host0/target0:0:0/0:0:0:0/block/sda", {f"{PCI}/ata1/host0/target0:0:0/0:0:0:0/block/sda/removable": "0"}, ""),
-    ("/sys/devices/vbd-768/block/xvda", {}, ""),
-    ("/sys/devices/platform/soc/fe340000.mmc/mmc_host/mmc0/mmc0:0001/block/mmcblk0", {}, ""),
-    (f"{PCI}/host2/port-2:0/end_device-2:0/target2:0:0/2:0:0:0/block/sdb", {}, ""),
-    (f"{PCI}/usb1/1-1/1-1:1.0/host3/target3:0:0/3:0:0:0/block/sdb", {}, "on USB"),
-    (f"{PCI}/ata1/host0/target0:0:0/0:0:0:0/block/sda", {f"{PCI}/ata1/host0/target0:0:0/0:0:0:0/block/sda/removable": "1"}, "removable"),
-    (f"{PCI}/0000:3a:00.0/nvme/nvme1/nvme1n1", {f"{PCI}/0000:3a:00.0/removable": "removable"}, "behind a removable port"),
-    ("/sys/devices/platform/host3/session1/target3:0:0/3:0:0:1/block/sdc", {}, "on a network (iSCSI)"),
-    (f"{PCI}/host5/rport-5:0-1/target5:0:0/5:0:0:0/block/sdd", {}, "on a network (Fibre Channel)"),
-    ("/sys/devices/virtual/nvme-fabrics/ctl/nvme2/nvme2n1", {}, "on a network (NVMe over fabrics)"),
-    ("/sys/devices/virtual/block/dm-0", {}, "a device-mapper device"),
-    ("/sys/devices/virtual/block/md127", {}, "a software RAID"),
-    ("/sys/devices/virtual/block/md_d0", {}, "a software RAID"),
-    ("/sys/devices/virtual/block/nbd0", {}, "a network block device"),
-    ("/sys/devices/virtual/block/drbd1000", {}, "a network block device"),
-    ("/sys/devices/rbd/0/block/rbd0", {}, "a network block device"),
-    ("/sys/devices/virtual/block/loop7", {}, "a loop device"),
-    ("/sys/devices/virtual/block/zram0", {}, "a disk in memory"),
-    ("/sys/devices/virtual/block/ublkb0", {}, "a virtual device"),
-    (f"{PCI}/ata2/host1/target1:0:0/1:0:0:0/block/sr0", {}, "an optical drive"),
-])
+@pytest.mark.parametrize(
+    ("path", "attributes", "why"),
+    [
+        (f"{PCI}/virtio1/block/vda", {}, ""),
+        (f"{PCI}/nvme/nvme0/nvme0n1", {}, ""),
+        (
+            f"{PCI}/ata1/host0/target0:0:0/0:0:0:0/block/sda",
+            {f"{PCI}/ata1/host0/target0:0:0/0:0:0:0/block/sda/removable": "0"},
+            "",
+        ),
+        ("/sys/devices/vbd-768/block/xvda", {}, ""),
+        ("/sys/devices/platform/soc/fe340000.mmc/mmc_host/mmc0/mmc0:0001/block/mmcblk0", {}, ""),
+        (f"{PCI}/host2/port-2:0/end_device-2:0/target2:0:0/2:0:0:0/block/sdb", {}, ""),
+        (f"{PCI}/usb1/1-1/1-1:1.0/host3/target3:0:0/3:0:0:0/block/sdb", {}, "on USB"),
+        (
+            f"{PCI}/ata1/host0/target0:0:0/0:0:0:0/block/sda",
+            {f"{PCI}/ata1/host0/target0:0:0/0:0:0:0/block/sda/removable": "1"},
+            "removable",
+        ),
+        (
+            f"{PCI}/0000:3a:00.0/nvme/nvme1/nvme1n1",
+            {f"{PCI}/0000:3a:00.0/removable": "removable"},
+            "behind a removable port",
+        ),
+        ("/sys/devices/platform/host3/session1/target3:0:0/3:0:0:1/block/sdc", {}, "on a network (iSCSI)"),
+        (f"{PCI}/host5/rport-5:0-1/target5:0:0/5:0:0:0/block/sdd", {}, "on a network (Fibre Channel)"),
+        ("/sys/devices/virtual/nvme-fabrics/ctl/nvme2/nvme2n1", {}, "on a network (NVMe over fabrics)"),
+        ("/sys/devices/virtual/block/dm-0", {}, "a device-mapper device"),
+        ("/sys/devices/virtual/block/md127", {}, "a software RAID"),
+        ("/sys/devices/virtual/block/md_d0", {}, "a software RAID"),
+        ("/sys/devices/virtual/block/nbd0", {}, "a network block device"),
+        ("/sys/devices/virtual/block/drbd1000", {}, "a network block device"),
+        ("/sys/devices/rbd/0/block/rbd0", {}, "a network block device"),
+        ("/sys/devices/virtual/block/loop7", {}, "a loop device"),
+        ("/sys/devices/virtual/block/zram0", {}, "a disk in memory"),
+        ("/sys/devices/virtual/block/ublkb0", {}, "a virtual device"),
+        (f"{PCI}/ata2/host1/target1:0:0/1:0:0:0/block/sr0", {}, "an optical drive"),
+    ],
+)
 def test_trust(path: str, attributes: dict[str, str], why: str) -> None:
     assert trust.why_untrusted(path, lambda p, n: attributes.get(f"{p}/{n}", "")) == why
 
 
-@pytest.mark.parametrize(("transports", "why"), [
-    (["pcie", "pcie"], ""), (["pcie", "tcp"], "on a network (NVMe over fabrics)"), ([], "on a network (NVMe over fabrics)"),
-])
+@pytest.mark.parametrize(
+    ("transports", "why"),
+    [
+        (["pcie", "pcie"], ""),
+        (["pcie", "tcp"], "on a network (NVMe over fabrics)"),
+        ([], "on a network (NVMe over fabrics)"),
+    ],
+)
 def test_multipath_nvme(transports: list[str], why: str) -> None:
     base = "/sys/devices/virtual/nvme-subsystem/nvme-subsys0"
     attributes = {f"{base}/nvme{i}/transport": t for i, t in enumerate(transports)}
     names = [f"nvme{i}" for i in range(len(transports))] + ["nvme0n1", "power"]
-    assert trust.why_untrusted(f"{base}/nvme0n1", lambda p, n: attributes.get(f"{p}/{n}", ""), lambda p: names) == why
+    assert (
+        trust.why_untrusted(f"{base}/nvme0n1", lambda p, n: attributes.get(f"{p}/{n}", ""), lambda p: names)
+        == why
+    )
 
 
 MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -214,7 +270,12 @@ garbage
 def test_mountinfo() -> None:
     root, volume, bind, ro, top = mountinfo.parse(MOUNTINFO)
     assert root == mountinfo.Mount(22, 1, "254:0", "/", "/", "rw,relatime", "ext4", "/dev/vda", "rw")
-    assert (volume.device, volume.root, volume.fstype, volume.source) == ("0:31", "/@persist-state", "btrfs", "/dev/vdb2")
+    assert (volume.device, volume.root, volume.fstype, volume.source) == (
+        "0:31",
+        "/@persist-state",
+        "btrfs",
+        "/dev/vdb2",
+    )
     assert (bind.root, bind.mount_point) == ("/@persist-state/a b", "/mnt/a b\\c")
     assert [m.read_only for m in (root, volume, bind, ro, top)] == [False, False, True, True, False]
     assert (top.source, top.super_options) == ("over\tlay", r"rw,lowerdir=/a\:b")
@@ -225,12 +286,20 @@ def test_mounts_of_this_machine() -> None:
     assert root is not None
     assert root.mount_point == "/"
     assert {m.mount_point for m in mountinfo.mounts("/proc")} >= {"/proc"}
-    assert all(m.mount_point == "/proc" or m.mount_point.startswith("/proc/") for m in mountinfo.mounts("/proc/"))
+    assert all(
+        m.mount_point == "/proc" or m.mount_point.startswith("/proc/") for m in mountinfo.mounts("/proc/")
+    )
     assert mountinfo.at("/proc/self") is None
 
 
-@pytest.mark.parametrize(("record", "ids"), [
-    ({"swap": ["AB-1", "c"]}, ["ab-1", "c"]), ({}, []), ({"swap": "x"}, []), ({"swap": [1, None, "y"]}, ["y"]),
-])
+@pytest.mark.parametrize(
+    ("record", "ids"),
+    [
+        ({"swap": ["AB-1", "c"]}, ["ab-1", "c"]),
+        ({}, []),
+        ({"swap": "x"}, []),
+        ({"swap": [1, None, "y"]}, ["y"]),
+    ],
+)
 def test_swap_ids(record: dict[str, Any], ids: list[str]) -> None:
     assert store.swap_ids(record) == ids

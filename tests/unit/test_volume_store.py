@@ -39,7 +39,9 @@ def test_directories(tmp_path: Path) -> None:
     assert {stat.S_IMODE(p.stat().st_mode) for p in (top, *top.iterdir())} == {0o700}
 
 
-def test_an_immutable_store_that_is_as_it_should_be_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_immutable_store_that_is_as_it_should_be_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.make(str(tmp_path))
 
     def refused(*args: object) -> None:
@@ -49,9 +51,15 @@ def test_an_immutable_store_that_is_as_it_should_be_is_not_touched(tmp_path: Pat
     store.make(str(tmp_path))
 
 
-@pytest.mark.parametrize(("number", "lost"), [(errno.EPERM, False), (errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EIO, True)])
-def test_a_volume_that_takes_no_store_is_a_volume(number: int, lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "lost"),
+    [(errno.EPERM, False), (errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EIO, True)],
+)
+def test_a_volume_that_takes_no_store_is_a_volume(
+    number: int, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What stands against writing is said later, with what to do."""
+
     def make(path: str) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -68,6 +76,7 @@ def test_a_volume_that_takes_no_store_is_a_volume(number: int, lost: bool, monke
 
 def test_a_strange_volume_that_was_put_down_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that binds on a writable root are held read-only."""
+
     def check(*args: str) -> None:
         raise PersistError("others may write it", message_id="VOLUME_STRANGE", PERSIST_REASON="strange-store")
 
@@ -80,7 +89,9 @@ def test_a_strange_volume_that_was_put_down_is_missed(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("expected", [True, False])
-def test_binds_are_held_where_the_unexpected_cost_the_volume(expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_binds_are_held_where_the_unexpected_cost_the_volume(
+    expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held: list[object] = []
 
     def hold(loaded: object) -> list[PersistError]:
@@ -111,7 +122,11 @@ def test_record(tmp_path: Path) -> None:
     store.make(str(tmp_path))
     record = store.record("u", ["m"], ["s"])
     store.write_record(str(tmp_path), record)
-    assert store.read_record(str(tmp_path)) == record == {"version": 1, "layout": 1, "uuid": "u", "members": ["m"], "swap": ["s"]}
+    assert (
+        store.read_record(str(tmp_path))
+        == record
+        == {"version": 1, "layout": 1, "uuid": "u", "members": ["m"], "swap": ["s"]}
+    )
     assert os.listdir(tmp_path / ".persist").count("volume.json.tmp") == 0
 
 
@@ -121,7 +136,9 @@ def test_no_record(tmp_path: Path) -> None:
     assert store.read_record(str(tmp_path)) == {}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "\udcff", "x" * 100000, pytest.param("[" * 60000, id="deep")])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", "\udcff", "x" * 100000, pytest.param("[" * 60000, id="deep")]
+)
 def test_bad_record(tmp_path: Path, text: str) -> None:
     store.make(str(tmp_path))
     (tmp_path / ".persist/volume.json").write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -157,17 +174,28 @@ def test_no_fifo_stops_us(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    names = {"RECORD": "/volume.json", "BEFORE": "/volume.json.before", "MOUNT_ENTRIES": "/mount-entries",
-             "PERSISTENT": "/persistent", "FORMATTED": "/formatted"}
+    names = {
+        "RECORD": "/volume.json",
+        "BEFORE": "/volume.json.before",
+        "MOUNT_ENTRIES": "/mount-entries",
+        "PERSISTENT": "/persistent",
+        "FORMATTED": "/formatted",
+    }
     for name, value in names.items():
         monkeypatch.setattr(outcome, name, f"{tmp_path}{value}")
     return tmp_path
 
 
-@pytest.mark.parametrize(("kind", "flags"), [
-    ("btrfs", {"mount-entries", "persistent"}), ("native", {"mount-entries", "persistent"}), ("tmpfs", {"mount-entries"}), ("root", {"persistent"}),
-    ("none", set()),
-])
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        ("btrfs", {"mount-entries", "persistent"}),
+        ("native", {"mount-entries", "persistent"}),
+        ("tmpfs", {"mount-entries"}),
+        ("root", {"persistent"}),
+        ("none", set()),
+    ],
+)
 def test_outcome(run: Path, kind: outcome.Kind, flags: set[str]) -> None:
     for flag in ("mount-entries", "persistent"):
         (run / flag).touch()
@@ -176,14 +204,37 @@ def test_outcome(run: Path, kind: outcome.Kind, flags: set[str]) -> None:
     assert {p.name for p in run.iterdir()} == flags | {"volume.json"}
     found = json.loads((run / "volume.json").read_text())
     assert found["version"] == 1
-    assert list(found)[1:] == ["kind", "device", "uuid", "reason", "message", "hint", "read_only", "from_initrd", "root", "root_read_only",
-                                "root_memory", "memory", "expected", "degraded", "read_only_below", "rescue", "others", "time"]
+    assert list(found)[1:] == [
+        "kind",
+        "device",
+        "uuid",
+        "reason",
+        "message",
+        "hint",
+        "read_only",
+        "from_initrd",
+        "root",
+        "root_read_only",
+        "root_memory",
+        "memory",
+        "expected",
+        "degraded",
+        "read_only_below",
+        "rescue",
+        "others",
+        "time",
+    ]
     assert outcome.read() == written
 
 
-@pytest.mark.parametrize("kept", [
-    {"kind": "root", "root_memory": "a tmpfs"}, {"kind": "root", "root_read_only": True}, {"kind": "btrfs", "memory": "on zram0"},
-])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"kind": "root", "root_memory": "a tmpfs"},
+        {"kind": "root", "root_read_only": True},
+        {"kind": "btrfs", "memory": "on zram0"},
+    ],
+)
 def test_memory_is_not_called_persistent(run: Path, kept: dict[str, Any]) -> None:
     """Entries with Required= assert that what they write stays."""
     outcome.write(Outcome(**kept))
@@ -199,8 +250,11 @@ def test_nothing_is_mounted_over_a_volume_that_takes_no_writes(run: Path) -> Non
 
 @pytest.mark.parametrize("fails", ["mount-entries", "persistent", "volume.json"])
 @pytest.mark.parametrize("earlier", [False, True])
-def test_no_record_of_success_before_it_is_one(run: Path, monkeypatch: pytest.MonkeyPatch, fails: str, earlier: bool) -> None:
-    """Whichever of the writes fails, nothing says that the volume is there with all that comes with it; also where an earlier run had said so."""
+def test_no_record_of_success_before_it_is_one(
+    run: Path, monkeypatch: pytest.MonkeyPatch, fails: str, earlier: bool
+) -> None:
+    """Whichever of the writes fails, nothing says that the volume is there with all that comes with it; also
+    where an earlier run had said so."""
     if earlier:
         outcome.write(Outcome(kind="btrfs", device="/dev/x"))
         (run / "mount-entries").unlink()

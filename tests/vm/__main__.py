@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The VM layer, two machines side by side: each of one processor, since in software emulation a second one costs more than it does.
+"""The VM layer, two machines side by side: each of one processor, since in software emulation a second one
+costs more than it does.
 
     python3 -m tests.vm [--jobs N] [-k EXPRESSION] [-m EXPRESSION] [FILE...]
 
-The tests are dealt out in units, each a pytest of its own: those that share a machine are one unit, any other test is one by itself.
+The tests are dealt out in units, each a pytest of its own: those that share a machine are one unit, any other
+test is one by itself.
 """
 
 from __future__ import annotations
@@ -25,11 +27,20 @@ import pytest
 SHARED = ("pairs", "shared", "first_boot", "waiting")
 # The same for tests of several modules.
 SHARED_BY_MODULES = ("booted_once",)
-# The longest begin, or one worker would be left alone with them at the end: seconds on two idle cores, to be kept roughly true.
+# The longest begin, or one worker would be left alone with them at the end: seconds on two idle cores, to be
+# kept roughly true.
 SECONDS = {
-    "mirror: pairs bookworm": 500, "mirror: pairs trixie": 300, "ordinary: writable_root": 250, "powercut: first_boot": 250, "powercut: waiting": 220,
-    "volumes: a_disk_of_the_cloud": 200, "volumes: which_volume": 200, "story: machine_remembers[bookworm]": 200, "volumes: full_volume": 180,
-    "booted_once": 300, "story: machine_remembers[trixie]": 160,
+    "mirror: pairs bookworm": 500,
+    "mirror: pairs trixie": 300,
+    "ordinary: writable_root": 250,
+    "powercut: first_boot": 250,
+    "powercut: waiting": 220,
+    "volumes: a_disk_of_the_cloud": 200,
+    "volumes: which_volume": 200,
+    "story: machine_remembers[bookworm]": 200,
+    "volumes: full_volume": 180,
+    "booted_once": 300,
+    "story: machine_remembers[trixie]": 160,
 }
 USUAL = 60
 
@@ -94,8 +105,26 @@ def run(unit: Unit) -> None:
     """Run one unit, and pass on what it says, line by line, under its name."""
     begin = time.monotonic()
     # Should this process be killed, pytest goes with it, and its machines with that.
-    argv = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", *unit.tests]
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+    argv = [
+        "setpriv",
+        "--pdeathsig",
+        "TERM",
+        sys.executable,
+        "-m",
+        "pytest",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+        *unit.tests,
+    ]
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             say(f"{unit.name} | {line.rstrip()}")
@@ -125,14 +154,24 @@ def report(units: Sequence[Unit], seconds: float) -> int:
 
 def main() -> int:
     """Collect, deal, run, report."""
-    parser = argparse.ArgumentParser(prog="python3 -m tests.vm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=min(2, len(os.sched_getaffinity(0))), help="machines side by side (default: two, or one on one core)")
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tests.vm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(2, len(os.sched_getaffinity(0))),
+        help="machines side by side (default: two, or one on one core)",
+    )
     parser.add_argument("-k", default="", help="as pytest's")
     parser.add_argument("-m", default="", help="as pytest's")
     parser.add_argument("files", nargs="*", default=["tests/vm"], metavar="FILE")
     options = parser.parse_args()
     collector = Collector()
-    status = pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", "-k", options.k, "-m", options.m, *options.files], plugins=[collector])
+    status = pytest.main(
+        ["--collect-only", "-qq", "-p", "no:cacheprovider", "-k", options.k, "-m", options.m, *options.files],
+        plugins=[collector],
+    )
     if status != 0:
         return int(status)
     units = deal(collector.items)

@@ -18,9 +18,9 @@ from .progress import note
 QEMU = "qemu-system-x86_64"
 PROBE_SEC = 12.0
 
-# Debian 13's kernel dies early on a lesser processor in software emulation; but what is dear there is taken out: copies byte by byte (erms, fsrm), the
-# gates around each access to user memory (smap, smep, umip, pku), a fifth level of page tables, wide registers to save and to emulate. Without svm udev
-# loads no KVM.
+# Debian 13's kernel dies early on a lesser processor in software emulation; but what is dear there is taken
+# out: copies byte by byte (erms, fsrm), the gates around each access to user memory (smap, smep, umip, pku),
+# a fifth level of page tables, wide registers to save and to emulate. Without svm udev loads no KVM.
 TCG_CPU = "max,-erms,-fsrm,-smap,-smep,-umip,-pku,-la57,-avx,-avx2,-xsave,-xsaveopt,-xsavec,-xsaves,-svm"
 
 
@@ -58,10 +58,25 @@ def _starts(kernel: Path) -> bool:
     with tempfile.TemporaryDirectory(prefix="persist-kvm.") as directory:
         console = Path(directory) / "console"
         process = subprocess.Popen(
-            [QEMU, "-nodefaults", "-display", "none", "-no-reboot", "-m", "512", *arguments("kvm"),
-             "-kernel", str(kernel), "-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1",
-             "-serial", f"file:{console}"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [
+                QEMU,
+                "-nodefaults",
+                "-display",
+                "none",
+                "-no-reboot",
+                "-m",
+                "512",
+                *arguments("kvm"),
+                "-kernel",
+                str(kernel),
+                "-append",
+                "console=ttyS0 earlyprintk=ttyS0 panic=-1",
+                "-serial",
+                f"file:{console}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             deadline = time.monotonic() + PROBE_SEC

@@ -59,15 +59,15 @@ class Agent:
         if reply["status"] is None:
             raise MachineError(f"the command cannot be killed: {command}")
         return Result(
-            reply["status"], base64.b64decode(reply["stdout"]), base64.b64decode(reply["stderr"]),
+            reply["status"],
+            base64.b64decode(reply["stdout"]),
+            base64.b64decode(reply["stderr"]),
             reply["timed_out"],
         )
 
     def post(self, command: str, timeout: float = 3600, data: bytes = b"") -> str:
         """Send a command without waiting for its answer; return its nonce."""
-        return self._send(
-            {"command": command, "timeout": timeout, "stdin": base64.b64encode(data).decode()}
-        )
+        return self._send({"command": command, "timeout": timeout, "stdin": base64.b64encode(data).decode()})
 
     def boot_id(self, timeout: float, other_than: str | None = None) -> str | None:
         """The id of the boot that answers first and is another one, or None when none does in time."""
@@ -88,7 +88,7 @@ class Agent:
             self._watch()
             if writable:
                 try:
-                    view = view[self._socket.send(view):]
+                    view = view[self._socket.send(view) :]
                 except OSError as error:
                     raise MachineError(f"the agent's port is gone: {error}") from error
         return nonce

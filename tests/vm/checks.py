@@ -11,14 +11,17 @@ from .machine import Machine
 
 def state(machine: Machine) -> dict[str, Any]:
     """The verdict of this boot, as persist-verify.service wrote it."""
-    boot, text = machine.succeed("echo $(</proc/sys/kernel/random/boot_id); cat /run/persist/state.json").split("\n", 1)
+    boot, text = machine.succeed(
+        "echo $(</proc/sys/kernel/random/boot_id); cat /run/persist/state.json"
+    ).split("\n", 1)
     found: dict[str, Any] = json.loads(text)
     assert found["boot_id"] == boot.replace("-", "")
     return found
 
 
 def entries(found: dict[str, Any]) -> dict[str, str]:
-    """The state of each entry by its path; where it was declared twice, of the one that counts, which stands first."""
+    """The state of each entry by its path; where it was declared twice, of the one that counts, which stands
+    first."""
     return {e["path"]: e["state"] for e in reversed(found["entries"])}
 
 
@@ -29,7 +32,12 @@ def codes(found: dict[str, Any]) -> set[str]:
 
 def failed_units(machine: Machine) -> list[str]:
     """Units that failed in this boot."""
-    return [line.split()[0] for line in machine.succeed("systemctl list-units --failed --plain --no-legend --no-pager").splitlines()]
+    return [
+        line.split()[0]
+        for line in machine.succeed(
+            "systemctl list-units --failed --plain --no-legend --no-pager"
+        ).splitlines()
+    ]
 
 
 def healthy_boot(machine: Machine) -> dict[str, Any]:
@@ -43,12 +51,17 @@ def healthy_boot(machine: Machine) -> dict[str, Any]:
 
 
 def clean_shutdown(machine: Machine) -> None:
-    """Power off, and read in the kernel's own words that everything written is on the disk, and that nothing failed on the way."""
+    """Power off, and read in the kernel's own words that everything written is on the disk, and that nothing
+    failed on the way."""
     begin = len(machine.console_text())
     machine.shutdown()
     end = machine.console_text()[begin:]
     assert "last unmount of filesystem" in end, end[-4000:]
-    bad = [line for line in end.splitlines() if "[FAILED]" in line or "Failed unmounting" in line or "Failed to unmount" in line]
+    bad = [
+        line
+        for line in end.splitlines()
+        if "[FAILED]" in line or "Failed unmounting" in line or "Failed to unmount" in line
+    ]
     assert not bad, bad
 
 
@@ -61,5 +74,10 @@ def records(machine: Machine, name: str) -> list[dict[str, Any]]:
 
 
 def mounted(machine: Machine, *fstypes: str) -> list[str]:
-    """The places where filesystems of these types are mounted (findmnt(8) does not say by its status that there are none)."""
-    return [words[1] for line in machine.succeed("cat /proc/mounts").splitlines() if (words := line.split())[2] in fstypes]
+    """The places where filesystems of these types are mounted (findmnt(8) does not say by its status that
+    there are none)."""
+    return [
+        words[1]
+        for line in machine.succeed("cat /proc/mounts").splitlines()
+        if (words := line.split())[2] in fstypes
+    ]

@@ -41,8 +41,14 @@ class BuildError(Exception):
 def call(argv: list[str], what: str, environment: dict[str, str] | None = None) -> str:
     """Run a command of the build and return what it said; BuildError with the end of that when it fails."""
     done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", env=environment, check=False,
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        check=False,
     )
     if done.returncode != 0:
         raise BuildError(f"{what} failed with status {done.returncode}:\n{done.stdout[-6000:]}")
@@ -56,9 +62,23 @@ def run(tree: Path, command: str) -> str:
     policy.chmod(0o755)
     try:
         return call(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--ipc", "--uts",
-             "/bin/sh", "-c", _PREPARE, "sh", str(tree), command],
-            f"in the image: {command}", _ENVIRONMENT,
+            [
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--ipc",
+                "--uts",
+                "/bin/sh",
+                "-c",
+                _PREPARE,
+                "sh",
+                str(tree),
+                command,
+            ],
+            f"in the image: {command}",
+            _ENVIRONMENT,
         )
     finally:
         policy.unlink(missing_ok=True)

@@ -37,7 +37,9 @@ _reports: pytest.StashKey[bool] = pytest.StashKey()
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers."""
     config.addinivalue_line("markers", "vm: boots a virtual machine (needs root, QEMU and mmdebstrap)")
-    config.addinivalue_line("markers", "harness: looks at the harness and not at persist; left out of 'make test'")
+    config.addinivalue_line(
+        "markers", "harness: looks at the harness and not at persist; left out of 'make test'"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,7 +49,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in ours:
         item.add_marker(pytest.mark.vm)
     if ours and (missing or os.geteuid() != 0):
-        raise pytest.UsageError(f"the VM tests need {', '.join(missing) or 'root'}; 'make test-deps' installs what they need")
+        raise pytest.UsageError(
+            f"the VM tests need {', '.join(missing) or 'root'}; 'make test-deps' installs what they need"
+        )
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -128,7 +132,8 @@ def machine(request: pytest.FixtureRequest) -> Iterator[MachineFactory]:
 
 @pytest.fixture(scope="session")
 def booted_once() -> Iterator[Machine]:
-    """A machine of Debian 12 with a volume on its disk "state" of 2 GiB, kept as "booted" at the end of its first boot."""
+    """A machine of Debian 12 with a volume on its disk "state" of 2 GiB, kept as "booted" at the end of its
+    first boot."""
     with Machine(scene.story_image("bookworm"), "booted-once") as one:
         one.add_disk("state", "2G", header=scene.HEADER)
         one.start()

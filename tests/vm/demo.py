@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """``make demo``: a Debian machine with a read-only root keeps its state over a reboot, for anyone to watch.
 
-    python3 -m tests.vm.demo [--suite bookworm|trixie]
+python3 -m tests.vm.demo [--suite bookworm|trixie]
 """
 
 from __future__ import annotations
@@ -16,11 +16,20 @@ from .machine import Machine
 from .progress import note
 
 STAGES = (
-    ("the claim is found", "journalctl -b -q -o cat PERSIST_DEVICE=/dev/vdb _SYSTEMD_UNIT=persist-format.service | head -n 3"),
+    (
+        "the claim is found",
+        "journalctl -b -q -o cat PERSIST_DEVICE=/dev/vdb _SYSTEMD_UNIT=persist-format.service | head -n 3",
+    ),
     ("the disk is formatted", "lsblk -o NAME,SIZE,FSTYPE,LABEL,PARTLABEL /dev/vdb"),
-    ("the volume is mounted", "findmnt -no TARGET,SOURCE,FSTYPE /run/persist/volume; findmnt -no TARGET,SOURCE /mnt/state"),
-    ("the entries are up", "findmnt -rno TARGET,FSTYPE /etc; findmnt -rno TARGET,FSTYPE /var; findmnt -rno TARGET,FSTYPE /home; "
-                           "findmnt -rno TARGET,FSTYPE /var/lib/demo-notes"),
+    (
+        "the volume is mounted",
+        "findmnt -no TARGET,SOURCE,FSTYPE /run/persist/volume; findmnt -no TARGET,SOURCE /mnt/state",
+    ),
+    (
+        "the entries are up",
+        "findmnt -rno TARGET,FSTYPE /etc; findmnt -rno TARGET,FSTYPE /var; findmnt -rno TARGET,FSTYPE /home; "
+        "findmnt -rno TARGET,FSTYPE /var/lib/demo-notes",
+    ),
     ("the root stays read-only", "findmnt -no TARGET,SOURCE,OPTIONS /"),
 )
 
@@ -48,13 +57,24 @@ def play(suite: str) -> bool:
         machine.wait_for_boot()
         rows = scene.compare(before, scene.look(machine))
         width = max(len(what) for what, _, _ in rows)
-        show("after the reboot", "\n".join(f"{'survived' if good else 'LOST    '}  {what.ljust(width)}  {shown}" for what, shown, good in rows))
+        show(
+            "after the reboot",
+            "\n".join(
+                f"{'survived' if good else 'LOST    '}  {what.ljust(width)}  {shown}"
+                for what, shown, good in rows
+            ),
+        )
         show("persistctl status", machine.execute("persistctl status")[1])
         show("journalctl -b -u 'persist-*'", machine.succeed("journalctl -b --no-pager -u 'persist-*'"))
-        verdict = machine.succeed("python3 -c 'import json; print(json.load(open(\"/run/persist/state.json\"))[\"verdict\"])'").strip()
+        verdict = machine.succeed(
+            'python3 -c \'import json; print(json.load(open("/run/persist/state.json"))["verdict"])\''
+        ).strip()
         machine.shutdown()
     good = all(ok for _, _, ok in rows) and verdict == "online"
-    print(f"\n{'Everything survived.' if good else 'NOT everything survived.'} Verdict of the second boot: {verdict}.")
+    print(
+        f"\n{'Everything survived.' if good else 'NOT everything survived.'} Verdict of the second boot: "
+        f"{verdict}."
+    )
     return good
 
 

@@ -49,8 +49,11 @@ class Attachment:
     def blockdev(self) -> dict[str, Any]:
         """The arguments of blockdev-add."""
         return {
-            "driver": self.disk.format, "node-name": self.node, "read-only": self.read_only,
-            "cache": {"direct": False, "no-flush": False}, "discard": "unmap",
+            "driver": self.disk.format,
+            "node-name": self.node,
+            "read-only": self.read_only,
+            "cache": {"direct": False, "no-flush": False},
+            "discard": "unmap",
             "file": {"driver": "file", "filename": str(self.disk.path), "read-only": self.read_only},
         }
 
@@ -61,8 +64,13 @@ class Attachment:
             return {"driver": "virtio-blk-pci", "bus": "pci.0", "addr": f"{self.address:#x}", **common}
         if self.bus == "scsi":
             return {"driver": "scsi-hd", "bus": "scsi.0", "scsi-id": self.address, **common}
-        return {"driver": "usb-storage", "bus": "usb.0", "port": str(self.address), "removable": True,
-                **common}
+        return {
+            "driver": "usb-storage",
+            "bus": "usb.0",
+            "port": str(self.address),
+            "removable": True,
+            **common,
+        }
 
 
 def free_address(bus: Bus, attached: list[Attachment]) -> int:
@@ -89,9 +97,17 @@ def write_at(disk: Disk, offset: int, data: bytes) -> None:
     script.write_bytes(data)
     try:
         subprocess.run(
-            ["qemu-io", "-f", disk.format, "-c", f"write -q -s {script} {offset} {len(data)}",
-             str(disk.path)],
-            check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            [
+                "qemu-io",
+                "-f",
+                disk.format,
+                "-c",
+                f"write -q -s {script} {offset} {len(data)}",
+                str(disk.path),
+            ],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
     finally:
         script.unlink()
@@ -100,9 +116,23 @@ def write_at(disk: Disk, offset: int, data: bytes) -> None:
 def read_at(disk: Disk, offset: int, length: int) -> bytes:
     """Read bytes from a disk that no machine has open; OFFSET and LENGTH are multiples of 512."""
     done = subprocess.run(
-        ["qemu-img", "dd", "-f", disk.format, "-O", "raw", "bs=512", f"skip={offset // 512}",
-         f"count={(offset + length) // 512}", f"if={disk.path}", f"of={disk.path}.out"],
-        check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        [
+            "qemu-img",
+            "dd",
+            "-f",
+            disk.format,
+            "-O",
+            "raw",
+            "bs=512",
+            f"skip={offset // 512}",
+            f"count={(offset + length) // 512}",
+            f"if={disk.path}",
+            f"of={disk.path}.out",
+        ],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
     out = Path(f"{disk.path}.out")
     try:

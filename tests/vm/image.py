@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Bootable Debian images, built in two stages and cached by what goes into them.
 
-    python3 -m tests.vm.image --suite bookworm --variant ro --deb build/persist_*.deb --print
+python3 -m tests.vm.image --suite bookworm --variant ro --deb build/persist_*.deb --print
 """
 
 from __future__ import annotations
@@ -51,23 +51,44 @@ class Request:
 
     def base_key(self) -> str:
         """The key of the base stage."""
-        return cache.digest([
-            "base-1", self.suite, *recipe.packages(self.initrd, self.packages), *recipe.ABSENT,
-            *recipe.BASE_SETUP, json.dumps(recipe.INITRD_CONFIG),
-        ])
+        return cache.digest(
+            [
+                "base-1",
+                self.suite,
+                *recipe.packages(self.initrd, self.packages),
+                *recipe.ABSENT,
+                *recipe.BASE_SETUP,
+                json.dumps(recipe.INITRD_CONFIG),
+            ]
+        )
 
     def key(self) -> str:
         """The key of the final stage."""
-        return cache.digest([
-            "image-1", self.base_key(), self.variant, recipe.agent_source(), json.dumps(recipe.GUEST_FILES),
-            json.dumps(recipe.GUEST_LINKS), json.dumps(self.files), json.dumps(self.customize), str(FREE_MIB),
-            *(cache.file_digest(deb) for deb in self.debs),
-        ])
+        return cache.digest(
+            [
+                "image-1",
+                self.base_key(),
+                self.variant,
+                recipe.agent_source(),
+                json.dumps(recipe.GUEST_FILES),
+                json.dumps(recipe.GUEST_LINKS),
+                json.dumps(self.files),
+                json.dumps(self.customize),
+                str(FREE_MIB),
+                *(cache.file_digest(deb) for deb in self.debs),
+            ]
+        )
 
 
 def build(
-    suite: str, debs: Sequence[Path] = (), variant: str = "ro", *, customize: Sequence[str] = (),
-    files: Mapping[str, str] | None = None, packages: Sequence[str] = (), initrd: str = "initramfs-tools",
+    suite: str,
+    debs: Sequence[Path] = (),
+    variant: str = "ro",
+    *,
+    customize: Sequence[str] = (),
+    files: Mapping[str, str] | None = None,
+    packages: Sequence[str] = (),
+    initrd: str = "initramfs-tools",
 ) -> Image:
     """Return the image of SUITE with DEBS installed, from the cache or built now.
 
@@ -77,8 +98,13 @@ def build(
     if suite not in recipe.SUITES or variant not in VARIANTS or initrd not in recipe.INITRDS:
         raise ValueError(f"no such image: suite {suite!r}, variant {variant!r}, initrd {initrd!r}")
     request = Request(
-        suite, tuple(sorted(Path(deb).resolve(strict=True) for deb in debs)), variant, tuple(customize),
-        tuple(sorted((files or {}).items())), tuple(sorted(packages)), initrd,
+        suite,
+        tuple(sorted(Path(deb).resolve(strict=True) for deb in debs)),
+        variant,
+        tuple(customize),
+        tuple(sorted((files or {}).items())),
+        tuple(sorted(packages)),
+        initrd,
     )
     key = request.key()
     path = cache.obtain(
@@ -96,14 +122,19 @@ def _build_base(request: Request, target: Path) -> None:
     with step(f"base {request.suite}: mmdebstrap"):
         chroot.call(
             [
-                "mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar",
+                "mmdebstrap",
+                "--mode=root",
+                "--variant=minbase",
+                "--format=tar",
                 "--include=" + ",".join(recipe.packages(request.initrd, request.packages)),
                 *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.ABSENT),
                 f'--essential-hook=cp -r {shlex.quote(str(config))}/. "$1"',
                 f'--customize-hook=chroot "$1" /bin/sh -c {shlex.quote(setup)}',
-                request.suite, str(target / "base.tar"),
+                request.suite,
+                str(target / "base.tar"),
             ],
-            "mmdebstrap", {**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"},
+            "mmdebstrap",
+            {**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"},
         )
 
 
@@ -114,8 +145,18 @@ def unpack_base(request: Request, tree: Path) -> None:
     )
     tree.mkdir()
     chroot.call(
-        ["tar", "-xf", str(base / "base.tar"), "-C", str(tree), "--numeric-owner", "--xattrs",
-         "--xattrs-include=*", "--exclude=./dev/*"], "tar",
+        [
+            "tar",
+            "-xf",
+            str(base / "base.tar"),
+            "-C",
+            str(tree),
+            "--numeric-owner",
+            "--xattrs",
+            "--xattrs-include=*",
+            "--exclude=./dev/*",
+        ],
+        "tar",
     )
 
 
@@ -192,11 +233,30 @@ def _make_filesystem(tree: Path, target: Path, request: Request) -> None:
         file.truncate((used + used // 16 + FREE_MIB) << 20)
     journal = ["-O", "^has_journal"] if request.variant == "ro" else []
     chroot.call(
-        ["mkfs.ext4", "-q", "-F", "-m", "0", "-L", "persist-root", "-E", "lazy_itable_init=1", *journal,
-         "-d", str(tree), str(root)], "mkfs.ext4",
+        [
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-m",
+            "0",
+            "-L",
+            "persist-root",
+            "-E",
+            "lazy_itable_init=1",
+            *journal,
+            "-d",
+            str(tree),
+            str(root),
+        ],
+        "mkfs.ext4",
     )
-    manifest = {"suite": request.suite, "variant": request.variant,
-                "debs": [deb.name for deb in request.debs], "customize": request.customize, "tree_mib": used}
+    manifest = {
+        "suite": request.suite,
+        "variant": request.variant,
+        "debs": [deb.name for deb in request.debs],
+        "customize": request.customize,
+        "tree_mib": used,
+    }
     _write(target, "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
@@ -226,8 +286,17 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 1
             note(f"image {suite}/{variant}: {image.root}")
             if options.print:
-                print(json.dumps({"suite": suite, "variant": variant, "root": str(image.root),
-                                  "kernel": str(image.kernel), "initrd": str(image.initrd)}))
+                print(
+                    json.dumps(
+                        {
+                            "suite": suite,
+                            "variant": variant,
+                            "root": str(image.root),
+                            "kernel": str(image.kernel),
+                            "initrd": str(image.initrd),
+                        }
+                    )
+                )
     return 0
 
 

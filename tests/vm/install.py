@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""``make test-install``: the packages installed with apt in the plain system of the images, used, reinstalled, purged, all files compared.
+"""``make test-install``: the packages installed with apt in the plain system of the images, used,
+reinstalled, purged, all files compared.
 
-    python3 -m tests.vm.install [SUITE...]
+python3 -m tests.vm.install [SUITE...]
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ def check(suite: str) -> None:
 
 def main() -> int:
     """Exit status 0 only if all of them are as they should be."""
-    parser = argparse.ArgumentParser(prog="python3 -m tests.vm.install", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tests.vm.install",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("suites", nargs="*", default=recipe.SUITES, metavar="SUITE")
     failed = []
     for suite in parser.parse_args().suites:

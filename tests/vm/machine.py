@@ -34,7 +34,8 @@ from .qemu import Settings, clean
 from .storage import Storage
 
 COMMAND_SEC = 60.0
-# A look costs the guest up to 0.2 s: asked again and again it would take the machine away from what is waited for.
+# A look costs the guest up to 0.2 s: asked again and again it would take the machine away from what is waited
+# for.
 POLL_SEC = (0.3, 0.5, 0.7, 1.0)
 BOOT_SEC = 300.0
 
@@ -57,16 +58,29 @@ class Machine(Storage):
     """One machine: its disks and console outlive its boots, until close()."""
 
     def __init__(
-        self, image: Image, name: str = "machine", *, memory_mib: int = 1024, cpus: int = 1,
-        command_line: str = "", credentials: Mapping[str, str] | None = None, extra: Sequence[str] = (),
+        self,
+        image: Image,
+        name: str = "machine",
+        *,
+        memory_mib: int = 1024,
+        cpus: int = 1,
+        command_line: str = "",
+        credentials: Mapping[str, str] | None = None,
+        extra: Sequence[str] = (),
     ) -> None:
         self.image = image
         self.name = name
         self._work = WorkDir(name)
         self.console_log = self._work.path / "console.log"
         self._settings = Settings(
-            image.kernel, image.initrd, accel.choose(image.kernel), command_line, memory_mib, cpus,
-            dict(credentials or {}), tuple(extra),
+            image.kernel,
+            image.initrd,
+            accel.choose(image.kernel),
+            command_line,
+            memory_mib,
+            cpus,
+            dict(credentials or {}),
+            tuple(extra),
         )
         root = Disk("root", image.root, "raw")
         if image.variant == "rw":
@@ -92,8 +106,13 @@ class Machine(Storage):
     # -- power
 
     def start(
-        self, command_line: str = "", *, wait: bool = True, credentials: Mapping[str, str] | None = None,
-        expect_emergency: bool = False, timeout: float = BOOT_SEC,
+        self,
+        command_line: str = "",
+        *,
+        wait: bool = True,
+        credentials: Mapping[str, str] | None = None,
+        expect_emergency: bool = False,
+        timeout: float = BOOT_SEC,
     ) -> None:
         """Switch on, and with WAIT stay until the agent answers.
 
@@ -103,7 +122,8 @@ class Machine(Storage):
             raise MachineError("the machine is already running")
         own = self._settings
         settings = replace(
-            own, command_line=f"{own.command_line} {command_line}".strip(),
+            own,
+            command_line=f"{own.command_line} {command_line}".strip(),
             credentials={**own.credentials, **(credentials or {})},
         )
         note(f"{self.name}: start ({settings.accel}) {settings.command_line}".rstrip())
@@ -136,7 +156,8 @@ class Machine(Storage):
         deadline = time.monotonic() + timeout
         with step(f"{self.name}: waiting for multi-user.target"):
             while (left := deadline - time.monotonic()) > 0:
-                # Not asked again and again: in software emulation each time costs what a service costs to start.
+                # Not asked again and again: in software emulation each time costs what a service costs to
+                # start.
                 state = self.execute("systemctl is-system-running --wait", left)[1].strip()
                 if state == "maintenance":
                     raise EmergencyMode(f"the machine is in maintenance mode\n{self.qemu.tail()}")
@@ -158,8 +179,8 @@ class Machine(Storage):
     def wait_for_reset(self, timeout: float = BOOT_SEC) -> None:
         """Wait until the guest resets the machine, whoever asked it to, and start it again.
 
-        In a new QEMU: after a reset within one, software emulation takes twice as long to boot, and now and then the
-        guest's kernel never gets past its clocks (seen with QEMU 7.2 and Debian 12's kernel).
+        In a new QEMU: after a reset within one, software emulation takes twice as long to boot, and now and
+        then the guest's kernel never gets past its clocks (seen with QEMU 7.2 and Debian 12's kernel).
         """
         self._power_event("guest-reset", timeout)
         self._end()

@@ -49,8 +49,13 @@ class Qemu:
     """A running QEMU; made of settings and what is plugged in at the start."""
 
     def __init__(
-        self, settings: Settings, plugged: Sequence[Attachment], vmstate: Path, directory: Path,
-        console: Path, paused: bool = False,
+        self,
+        settings: Settings,
+        plugged: Sequence[Attachment],
+        vmstate: Path,
+        directory: Path,
+        console: Path,
+        paused: bool = False,
     ) -> None:
         self._directory = directory
         self._console = console
@@ -64,7 +69,10 @@ class Qemu:
             # Should this process be killed, QEMU goes with it.
             self.process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", accel.QEMU, *self._arguments(settings, plugged, vmstate)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         try:
             self._wait_for_sockets()
@@ -81,23 +89,48 @@ class Qemu:
         directory = self._directory
         sockets = ",server=on,wait=off"
         arguments = [
-            "-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc,usb=off,vmport=off",
-            *accel.arguments(settings.accel), "-m", str(settings.memory_mib), "-smp", str(settings.cpus),
-            "-action", "shutdown=pause,reboot=shutdown,panic=pause", "-S",
-            "-kernel", str(settings.kernel), "-initrd", str(settings.initrd),
-            "-append", f"{COMMAND_LINE} {settings.command_line}".strip(),
-            "-qmp", f"unix:{directory / 'qmp'}{sockets}",
-            "-chardev", f"socket,id=console,path={directory / 'console'}{sockets},"
-                        f"logfile={self._console},logappend=on",
-            "-serial", "chardev:console",
-            "-device", f"virtio-serial-pci,id=ports,addr={disks.SLOT_SERIAL:#x}",
-            "-chardev", f"socket,id=agent,path={directory / 'agent'}{sockets}",
-            "-device", "virtserialport,bus=ports.0,chardev=agent,name=persist.agent",
-            "-object", "rng-random,id=random,filename=/dev/urandom",
-            "-device", f"virtio-rng-pci,rng=random,addr={disks.SLOT_RNG:#x}",
-            "-device", f"qemu-xhci,id=usb,addr={disks.SLOT_USB:#x}",
-            "-device", f"virtio-scsi-pci,id=scsi,addr={disks.SLOT_SCSI:#x}",
-            "-blockdev", f"driver=qcow2,node-name=vmstate,file.driver=file,file.filename={vmstate}",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-machine",
+            "pc,usb=off,vmport=off",
+            *accel.arguments(settings.accel),
+            "-m",
+            str(settings.memory_mib),
+            "-smp",
+            str(settings.cpus),
+            "-action",
+            "shutdown=pause,reboot=shutdown,panic=pause",
+            "-S",
+            "-kernel",
+            str(settings.kernel),
+            "-initrd",
+            str(settings.initrd),
+            "-append",
+            f"{COMMAND_LINE} {settings.command_line}".strip(),
+            "-qmp",
+            f"unix:{directory / 'qmp'}{sockets}",
+            "-chardev",
+            f"socket,id=console,path={directory / 'console'}{sockets},logfile={self._console},logappend=on",
+            "-serial",
+            "chardev:console",
+            "-device",
+            f"virtio-serial-pci,id=ports,addr={disks.SLOT_SERIAL:#x}",
+            "-chardev",
+            f"socket,id=agent,path={directory / 'agent'}{sockets}",
+            "-device",
+            "virtserialport,bus=ports.0,chardev=agent,name=persist.agent",
+            "-object",
+            "rng-random,id=random,filename=/dev/urandom",
+            "-device",
+            f"virtio-rng-pci,rng=random,addr={disks.SLOT_RNG:#x}",
+            "-device",
+            f"qemu-xhci,id=usb,addr={disks.SLOT_USB:#x}",
+            "-device",
+            f"virtio-scsi-pci,id=scsi,addr={disks.SLOT_SCSI:#x}",
+            "-blockdev",
+            f"driver=qcow2,node-name=vmstate,file.driver=file,file.filename={vmstate}",
         ]
         for attachment in plugged:
             arguments += ["-blockdev", json.dumps(attachment.blockdev())]

@@ -9,24 +9,68 @@ SUITES = ("bookworm", "trixie")
 INITRDS = ("initramfs-tools", "dracut")
 
 PACKAGES = (
-    "systemd", "systemd-sysv", "udev", "dbus", "linux-image-amd64", "openssh-server", "cron", "btrfs-progs",
-    "dosfstools", "fdisk", "e2fsprogs", "util-linux-extra", "acl", "attr", "libcap2-bin", "kmod", "login",
-    "passwd", "libpam-systemd", "systemd-timesyncd", "python3", "python3-systemd", "python3-pyudev",
-    "python3-dbus-next", "iproute2", "procps", "less", "zstd",
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "linux-image-amd64",
+    "openssh-server",
+    "cron",
+    "btrfs-progs",
+    "dosfstools",
+    "fdisk",
+    "e2fsprogs",
+    "util-linux-extra",
+    "acl",
+    "attr",
+    "libcap2-bin",
+    "kmod",
+    "login",
+    "passwd",
+    "libpam-systemd",
+    "systemd-timesyncd",
+    "python3",
+    "python3-systemd",
+    "python3-pyudev",
+    "python3-dbus-next",
+    "iproute2",
+    "procps",
+    "less",
+    "zstd",
 )
 
 # No virtual machine here has any of this hardware; without it the tree is half the size and so is the initrd.
 ABSENT = (
-    "/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/bug/*",
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/locale/*",
+    "/usr/share/info/*",
+    "/usr/share/bug/*",
     *(
         f"{lib}/modules/*/kernel/{part}/*"
         for lib in ("/lib", "/usr/lib")
         for part in (
-            "sound", "drivers/gpu", "drivers/media", "drivers/net/wireless", "drivers/infiniband",
-            "drivers/isdn", "drivers/net/ethernet", "drivers/staging", "drivers/iio", "drivers/bluetooth",
-            "drivers/hwmon", "drivers/input/touchscreen", "drivers/comedi", "drivers/accel",
-            "net/wireless", "net/mac80211", "drivers/net/can", "drivers/net/usb", "drivers/usb/gadget",
-            "drivers/usb/serial", "drivers/platform",
+            "sound",
+            "drivers/gpu",
+            "drivers/media",
+            "drivers/net/wireless",
+            "drivers/infiniband",
+            "drivers/isdn",
+            "drivers/net/ethernet",
+            "drivers/staging",
+            "drivers/iio",
+            "drivers/bluetooth",
+            "drivers/hwmon",
+            "drivers/input/touchscreen",
+            "drivers/comedi",
+            "drivers/accel",
+            "net/wireless",
+            "net/mac80211",
+            "drivers/net/can",
+            "drivers/net/usb",
+            "drivers/usb/gadget",
+            "drivers/usb/serial",
+            "drivers/platform",
         )
     ),
 )
@@ -39,8 +83,9 @@ EARLY_MODULES = (*VIRTIO, "ext4", "sd_mod", "usb_storage", "uas", "xhci_pci")
 INITRD_CONFIG = {
     "usr/share/initramfs-tools/conf.d/persist-test": "MODULES=list\nCOMPRESS=zstd\n",
     "usr/share/initramfs-tools/modules.d/persist-test": "".join(f"{module}\n" for module in EARLY_MODULES),
-    "usr/lib/dracut/dracut.conf.d/90-persist-test.conf":
-        'hostonly="no"\nadd_drivers+=" ' + " ".join(VIRTIO) + ' "\n',
+    "usr/lib/dracut/dracut.conf.d/90-persist-test.conf": 'hostonly="no"\nadd_drivers+=" '
+    + " ".join(VIRTIO)
+    + ' "\n',
 }
 
 AGENT_PATH = "usr/lib/persist-test/agent.py"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The machine of the demo and of the story tests: a read-only Debian, persist, a package with a registry file of its own."""
+"""The machine of the demo and of the story tests: a read-only Debian, persist, a package with a registry file
+of its own."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def packages() -> list[Path]:
 
 
 def notes_package() -> Path:
-    """A tiny package that ships a five-line registry file; the same bytes each time, so that images are found again."""
+    """A tiny package that ships a five-line registry file; the same bytes each time, so that images are found
+    again."""
     key = cache.digest(["demo-notes", *NOTES, *NOTES.values()])
 
     def make(target: Path) -> None:
@@ -73,8 +75,12 @@ def notes_package() -> Path:
             path = target / "tree" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        subprocess.run(["dpkg-deb", "--root-owner-group", "--build", target / "tree", target / "demo-notes_1.0_all.deb"],
-                       check=True, stdout=subprocess.DEVNULL, env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"})
+        subprocess.run(
+            ["dpkg-deb", "--root-owner-group", "--build", target / "tree", target / "demo-notes_1.0_all.deb"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
+        )
 
     return cache.obtain("demo-notes", key, make, 2) / "demo-notes_1.0_all.deb"
 
@@ -83,23 +89,36 @@ def stick(path: Path) -> Disk:
     """A filesystem of our label with the subvolume that we mount, made by nobody we know."""
     with path.open("wb") as f:
         f.truncate(512 << 20)
-    make = 'mkfs.btrfs -q -L persist-data "$1"; mount -o loop "$1" /mnt; btrfs subvolume create /mnt/@persist-state; umount /mnt'
-    subprocess.run(["unshare", "--mount", "sh", "-ec", make, "sh", str(path)], check=True, capture_output=True)
+    make = (
+        'mkfs.btrfs -q -L persist-data "$1"; mount -o loop "$1" /mnt; btrfs subvolume create '
+        "/mnt/@persist-state; umount /mnt"
+    )
+    subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", make, "sh", str(path)], check=True, capture_output=True
+    )
     return Disk(path.stem, path, "raw")
 
 
 def story_image(suite: str, variant: str = "ro") -> image.Image:
     """The image with persist enabled, the preset whole-system and the demo package."""
-    return image.build(suite, [*packages(), notes_package()], variant, customize=SETUP, files={**ODD_REGISTRY, **QUICK})
+    return image.build(
+        suite, [*packages(), notes_package()], variant, customize=SETUP, files={**ODD_REGISTRY, **QUICK}
+    )
 
 
 def change_as_a_person_would(machine: Machine) -> None:
     """A user with a home, a changed sshd_config, a unit enabled only in /etc, a file of the demo package."""
-    machine.succeed("useradd --create-home --shell /bin/bash anna && echo 'Dear diary' >/home/anna/diary.txt && chown anna: /home/anna/diary.txt")
+    machine.succeed(
+        "useradd --create-home --shell /bin/bash anna && echo 'Dear diary' >/home/anna/diary.txt && chown "
+        "anna: /home/anna/diary.txt"
+    )
     machine.succeed("echo 'PermitRootLogin no' >>/etc/ssh/sshd_config")
-    machine.write_file("/etc/systemd/system/hello.service",
-                       b"[Unit]\nDescription=Enabled only in /etc\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n"
-                       b"[Install]\nWantedBy=multi-user.target\n")
+    machine.write_file(
+        "/etc/systemd/system/hello.service",
+        b"[Unit]\nDescription=Enabled only in "
+        b"/etc\n[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n"
+        b"[Install]\nWantedBy=multi-user.target\n",
+    )
     machine.succeed("systemctl daemon-reload && systemctl enable --now hello.service")
     machine.succeed("echo 'my own note' >>/var/lib/demo-notes/notes.txt")
     for path in ODD:
@@ -112,7 +131,11 @@ SURVIVORS = (
     ("her diary in /home/anna", "su anna -c 'cat ~/diary.txt'", "Dear diary"),
     ("sshd_config", "sshd -T | grep -i permitrootlogin", "permitrootlogin no"),
     ("unit enabled only in /etc", "systemctl is-active hello.service", "active"),
-    ("note in /var/lib/demo-notes", "cat /var/lib/demo-notes/notes.txt", "shipped with the package\nmy own note"),
+    (
+        "note in /var/lib/demo-notes",
+        "cat /var/lib/demo-notes/notes.txt",
+        "shipped with the package\nmy own note",
+    ),
     ("demo-notes.service wrote twice", "cat /var/lib/demo-notes/starts", "started\nstarted"),
     ("a file below an odd name", f"cat '{ODD[0]}/file'", "odd"),
     ("a file below a long name", f"cat '{ODD[1]}/file'", "odd"),

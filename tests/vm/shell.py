@@ -3,8 +3,9 @@
 
     python3 -m tests.vm.shell [--suite bookworm|trixie] [--claimed N] [--append WORDS]
 
-Each line is run in the machine by bash. 'reboot', 'off' (an orderly power-off) and 'crash' (a power cut) are the host's; after the last two 'on' boots it
-again. The end of input ends it. Packages and image are made as for the tests (make deb; PERSIST_DEBS).
+Each line is run in the machine by bash. 'reboot', 'off' (an orderly power-off) and 'crash' (a power cut) are
+the host's; after the last two 'on' boots it again. The end of input ends it. Packages and image are made as
+for the tests (make deb; PERSIST_DEBS).
 """
 
 from __future__ import annotations
@@ -58,9 +59,15 @@ def work(suite: str, claimed: int, append: str) -> None:
 
 def main() -> int:
     """Exit status 1 where the machine could not be made."""
-    parser = argparse.ArgumentParser(prog="python3 -m tests.vm.shell", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python3 -m tests.vm.shell",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--suite", default="bookworm", choices=("bookworm", "trixie"))
-    parser.add_argument("--claimed", type=int, default=1, help="disks that carry the magic header (default: %(default)s)")
+    parser.add_argument(
+        "--claimed", type=int, default=1, help="disks that carry the magic header (default: %(default)s)"
+    )
     parser.add_argument("--append", default="", help="words for the kernel command line, such as persist=ro")
     arguments = parser.parse_args()
     try:

@@ -74,7 +74,12 @@ class Storage:
         return next(one.disk for one in self._attached if one.disk.name == name)
 
     def add_disk(
-        self, name: str, size: str = "2G", header: bytes = b"", *, bus: Bus = "virtio",
+        self,
+        name: str,
+        size: str = "2G",
+        header: bytes = b"",
+        *,
+        bus: Bus = "virtio",
         read_only: bool = False,
     ) -> Disk:
         """Create a disk and plug it in, now or for the next start."""
@@ -109,8 +114,10 @@ class Storage:
             qmp = self._qemu.qmp
             qmp.command("device_del", id=attachment.device)
             gone = qmp.take_event(
-                lambda event: event["event"] == "DEVICE_DELETED"
-                and event["data"].get("device") == attachment.device, timeout,
+                lambda event: (
+                    event["event"] == "DEVICE_DELETED" and event["data"].get("device") == attachment.device
+                ),
+                timeout,
             )
             if gone is None:
                 raise MachineError(f"the guest did not let go of disk {name} in {timeout:g} s")
@@ -149,7 +156,8 @@ class Storage:
             raise MachineError(f"there is no snapshot {name}")
         with step(f"restore {name}"):
             if self._qemu is not None and (
-                tuple(self._attached) != kept.attached or self._started_with != kept.settings
+                tuple(self._attached) != kept.attached
+                or self._started_with != kept.settings
                 or not self._qemu.healthy()
             ):
                 self._qemu.kill()
@@ -175,8 +183,12 @@ class Storage:
         job = f"job{os.urandom(4).hex()}"
         qmp.command(command, job_id=job, tag=tag, vmstate="vmstate", devices=list(nodes))
         ended = qmp.take_event(
-            lambda event: event["event"] == "JOB_STATUS_CHANGE" and event["data"]["id"] == job
-            and event["data"]["status"] == "concluded", SNAPSHOT_SEC,
+            lambda event: (
+                event["event"] == "JOB_STATUS_CHANGE"
+                and event["data"]["id"] == job
+                and event["data"]["status"] == "concluded"
+            ),
+            SNAPSHOT_SEC,
         )
         if ended is None:
             raise MachineError(f"{command} {tag} did not end in {SNAPSHOT_SEC:g} s")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The harness tests itself, on images without any package of ours.
 
-What every other test would be wrong without (answers, time-outs, restores, a QEMU that dies, a panic) runs in ``make test``; what costs
-boots of its own, or what the tests of persist use anyway, is marked ``harness`` and runs in ``make test-harness``, which is for changes in tests/vm/.
+What every other test would be wrong without (answers, time-outs, restores, a QEMU that dies, a panic) runs in
+``make test``; what costs boots of its own, or what the tests of persist use anyway, is marked ``harness`` and
+runs in ``make test-harness``, which is for changes in tests/vm/.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A state volume on two disks: made at one boot, degraded, stale, split, healed, and never with old data mixed in."""
+"""A state volume on two disks: made at one boot, degraded, stale, split, healed, and never with old data
+mixed in."""
 
 from __future__ import annotations
 
@@ -71,18 +72,25 @@ def degraded_boot(machine: Machine, code: str) -> dict[str, Any]:
 def written(machine: Machine, word: str) -> None:
     """Leave something on the volume that a stale copy does not have, with checksums and without."""
     machine.succeed(f"echo {word} >>/home/words; test -e {NOCOW} || {{ touch {NOCOW}; chattr +C {NOCOW}; }}")
-    machine.succeed(f"yes {word} | head -c 1048576 >{NOCOW}.new; dd if={NOCOW}.new of={NOCOW} bs=64k conv=notrunc,fsync status=none; sync")
+    machine.succeed(
+        f"yes {word} | head -c 1048576 >{NOCOW}.new; dd if={NOCOW}.new of={NOCOW} bs=64k conv=notrunc,fsync "
+        "status=none; sync"
+    )
 
 
 def is_written(machine: Machine, *words: str) -> None:
     """The words that were written, in order, and the last one in the file without checksums."""
     machine.succeed("echo 3 >/proc/sys/vm/drop_caches")
     assert machine.succeed("cat /home/words").split() == list(words)
-    assert set(machine.succeed(f"cat {NOCOW}").split()) <= {words[-1], *(words[-1][:n] for n in range(1, len(words[-1])))}
+    assert set(machine.succeed(f"cat {NOCOW}").split()) <= {
+        words[-1],
+        *(words[-1][:n] for n in range(1, len(words[-1]))),
+    }
 
 
 def mirrored(machine: Machine) -> None:
-    """Both disks have everything: the profiles, no single chunks, no mark that counts, a scrub without errors."""
+    """Both disks have everything: the profiles, no single chunks, no mark that counts, a scrub without
+    errors."""
     usage = machine.succeed(f"btrfs filesystem df {VOLUME}")
     assert "Data, RAID1:" in usage and "Metadata, RAID1:" in usage, usage
     assert "single" not in usage.replace("GlobalReserve, single", "") and "DUP" not in usage, usage
@@ -101,13 +109,16 @@ on_trixie = pytest.mark.parametrize("pair", ["trixie"], indirect=True)
 
 @pytest.fixture(scope="module")
 def pairs() -> Iterator[Callable[[str], Machine]]:
-    """For each release a machine that has booted twice with a volume over two disks, kept as "second boot", healthy; made when it is first asked for."""
+    """For each release a machine that has booted twice with a volume over two disks, kept as "second boot",
+    healthy; made when it is first asked for."""
     made: dict[str, Machine] = {}
     with ExitStack() as stack:
 
         def get(release: str) -> Machine:
             if release not in made:
-                machine = made[release] = stack.enter_context(Machine(scene.story_image(release), f"pair-{release}"))
+                machine = made[release] = stack.enter_context(
+                    Machine(scene.story_image(release), f"pair-{release}")
+                )
                 try:
                     twice_booted(machine)
                 except Exception:
@@ -121,7 +132,8 @@ def pairs() -> Iterator[Callable[[str], Machine]]:
 @pytest.fixture
 def pair(request: pytest.FixtureRequest, pairs: Callable[[str], Machine]) -> Machine:
     """One of them, off or at "second boot"; whoever takes it goes back to that."""
-    # Not a parameter of a fixture of the module: pytest would make the same machine anew for each list of parameters.
+    # Not a parameter of a fixture of the module: pytest would make the same machine anew for each list of
+    # parameters.
     return pairs(request.param)
 
 
@@ -142,23 +154,47 @@ def first_boot(machine: Machine) -> None:
     """Two claims, one volume: the layout that the issue asks for."""
     found = healthy_boot(machine)
     assert found["volume"]["kind"] == "btrfs"
-    assert {n for r in records(machine, "CLAIM_FOUND") for n in r["PERSIST_DEVICE"].split()} == {node(machine, "one"), node(machine, "two")}
+    assert {n for r in records(machine, "CLAIM_FOUND") for n in r["PERSIST_DEVICE"].split()} == {
+        node(machine, "one"),
+        node(machine, "two"),
+    }
     for serial in ("one", "two"):
         disk = node(machine, serial)
-        rows = [line.split() for line in machine.succeed(f"lsblk -rno NAME,FSTYPE,LABEL,PARTLABEL {disk}").splitlines()][1:]
-        assert [row[1:] for row in rows] == [["swap", "persist-swap", "persist-swap"], ["btrfs", "persist-data", "persist-data"]], rows
+        rows = [
+            line.split()
+            for line in machine.succeed(f"lsblk -rno NAME,FSTYPE,LABEL,PARTLABEL {disk}").splitlines()
+        ][1:]
+        assert [row[1:] for row in rows] == [
+            ["swap", "persist-swap", "persist-swap"],
+            ["btrfs", "persist-data", "persist-data"],
+        ], rows
         assert f"{disk}1" in machine.succeed("cat /proc/swaps")
-        assert machine.succeed(f"head -c 24 {disk} | tr -d '\\0' | wc -c").strip() == "0", "the claim is erased"
+        assert machine.succeed(f"head -c 24 {disk} | tr -d '\\0' | wc -c").strip() == "0", (
+            "the claim is erased"
+        )
         assert machine.succeed(f"dd if={disk} bs=1 skip=256 count=15 status=none") == "persist-bound 1"
         types = machine.succeed(f"sfdisk --json {disk}")
-        assert "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F" in types and "0FC63DAF-8483-4772-8E79-3D69D8477DE4" in types
+        assert (
+            "0657FD6D-A4AB-43C4-84E5-0933C84B4F4F" in types
+            and "0FC63DAF-8483-4772-8E79-3D69D8477DE4" in types
+        )
     mirrored(machine)
     assert machine.succeed(f"btrfs subvolume list {VOLUME} | sed 's/.* path //' | sort").split() == [
-        "@persist-data", "@persist-state", "@persist-state-snapshots"]
+        "@persist-data",
+        "@persist-state",
+        "@persist-state-snapshots",
+    ]
     # The healer looks at the end of the boot that made the volume, and notes which disks it has.
-    machine.wait_until("the disks are noted", lambda: "serials" in json.loads(machine.read_file(f"{VOLUME}/.persist/volume.json")), 60)
+    machine.wait_until(
+        "the disks are noted",
+        lambda: "serials" in json.loads(machine.read_file(f"{VOLUME}/.persist/volume.json")),
+        60,
+    )
     record = json.loads(machine.read_file(f"{VOLUME}/.persist/volume.json"))
-    assert len(record["members"]) == len(record["swap"]) == 2 and sorted(record["serials"].values()) == ["one", "two"]
+    assert len(record["members"]) == len(record["swap"]) == 2 and sorted(record["serials"].values()) == [
+        "one",
+        "two",
+    ]
 
 
 def steady_boot(machine: Machine) -> None:
@@ -166,24 +202,40 @@ def steady_boot(machine: Machine) -> None:
     found = healthy_boot(machine)
     assert entries(found)["/etc"] == "early"
     assert entries(found)["/var/lib/demo-notes"] == "mounted"
-    units = machine.succeed("systemctl list-units --all --plain --no-legend 'persist-*.service' | awk '{print $1}'").split()
-    ran = {unit for unit in units if "persist-test" not in unit
-           and machine.succeed(f"systemctl show -p ExecMainStartTimestampMonotonic --value '{unit}'").strip() not in ("", "0")}
+    units = machine.succeed(
+        "systemctl list-units --all --plain --no-legend 'persist-*.service' | awk '{print $1}'"
+    ).split()
+    ran = {
+        unit
+        for unit in units
+        if "persist-test" not in unit
+        and machine.succeed(f"systemctl show -p ExecMainStartTimestampMonotonic --value '{unit}'").strip()
+        not in ("", "0")
+    }
     assert ran == {"persist-volume.service", "persist-verify.service"}, ran
 
 
 # On both releases the one that mountinfo names, on which systemd has a say.
-@pytest.mark.parametrize(("pair", "pulled"), [("bookworm", "one"), ("bookworm", "two"), ("trixie", "one")], indirect=["pair"])
+@pytest.mark.parametrize(
+    ("pair", "pulled"), [("bookworm", "one"), ("bookworm", "two"), ("trixie", "one")], indirect=["pair"]
+)
 def test_pulled_while_running(pair: Machine, pulled: str) -> None:
-    """Nothing is unmounted, no service is stopped, nothing is lost; back again, it is made a mirror again, and the verdict is online."""
+    """Nothing is unmounted, no service is stopped, nothing is lost; back again, it is made a mirror again,
+    and the verdict is online."""
     pair.restore("second boot")
     before = pair.succeed("findmnt -rno TARGET,FSTYPE | sort")
-    active = pair.succeed("systemctl list-units --plain --no-legend --state=active --type=service,mount | awk '{print $1}' | sort")
+    active = pair.succeed(
+        "systemctl list-units --plain --no-legend --state=active --type=service,mount | awk '{print $1}' | "
+        "sort"
+    )
     disk = pair.detach_disk(pulled)
     found = wait_for_verdict(pair, "degraded", 60)
     assert "member-lost" in codes(found), found["reasons"]
     assert pair.succeed("findmnt -rno TARGET,FSTYPE | sort") == before
-    now = pair.succeed("systemctl list-units --plain --no-legend --state=active --type=service,mount | awk '{print $1}' | sort").split()
+    now = pair.succeed(
+        "systemctl list-units --plain --no-legend --state=active --type=service,mount | awk '{print $1}' | "
+        "sort"
+    ).split()
     assert {u for u in active.split() if not u.startswith(("persist-heal", "systemd-"))} <= set(now)
     assert set(entries(found).values()) <= set(KEPT)
     written(pair, "alone")
@@ -208,7 +260,8 @@ def boot_without_two(pair: Machine) -> tuple[Disk, dict[str, Any]]:
 
 @on_bookworm
 def test_away_and_back(pair: Machine) -> None:
-    """A boot without a member keeps everything that is written; the member comes back stale, is not mixed in, and is healed: as good as the other."""
+    """A boot without a member keeps everything that is written; the member comes back stale, is not mixed in,
+    and is healed: as good as the other."""
     two, _ = boot_without_two(pair)
     assert len(devids(pair)) <= 2 and f"{node(pair, 'one')}2" in devids(pair).values()
     status, text = pair.execute("persistctl volume show")
@@ -234,7 +287,8 @@ def test_away_and_back(pair: Machine) -> None:
 
 @on_trixie
 def test_away_and_plugged_in(pair: Machine) -> None:
-    """A boot without a member keeps what is written; the member is plugged in while the machine runs, stale, and is healed."""
+    """A boot without a member keeps what is written; the member is plugged in while the machine runs, stale,
+    and is healed."""
     two, found = boot_without_two(pair)
     assert entries(found)["/etc"] == "early"
     is_written(pair, "first")
@@ -249,7 +303,8 @@ def test_away_and_plugged_in(pair: Machine) -> None:
 
 @on_bookworm
 def test_each_written_alone(pair: Machine) -> None:
-    """The newer side is used, the other is left as it is, and both is said; given back by hand, it becomes a mirror again."""
+    """The newer side is used, the other is left as it is, and both is said; given back by hand, it becomes a
+    mirror again."""
     two, _ = boot_without_two(pair)
     written(pair, "one")
     clean_shutdown(pair)
@@ -265,35 +320,49 @@ def test_each_written_alone(pair: Machine) -> None:
     pair.attach_disk(one)
     pair.start()
     found = degraded_boot(pair, "member-split")
-    # The initrd leaves this one to us: /etc comes late, and the journal must be where journalctl looks all the same.
+    # The initrd leaves this one to us: /etc comes late, and the journal must be where journalctl looks all
+    # the same.
     assert pair.succeed("cat /run/machine-id") != pair.succeed("cat /etc/machine-id")
     assert "Linux version" in pair.succeed("journalctl -b -k -q --no-pager | head -n 3")
     is_written(pair, "first", "two", "more", "most")
     left = f"{node(pair, 'one')}2"
-    # Not 'btrfs filesystem show': udev tells the kernel about the disk, and it shows the name in the place of the missing one.
-    assert left.removeprefix("/dev/") not in pair.succeed(f"ls /sys/fs/btrfs/{found['volume']['uuid']}/devices").split()
+    # Not 'btrfs filesystem show': udev tells the kernel about the disk, and it shows the name in the place of
+    # the missing one.
+    assert (
+        left.removeprefix("/dev/")
+        not in pair.succeed(f"ls /sys/fs/btrfs/{found['volume']['uuid']}/devices").split()
+    )
     assert any(left in r["message"] for r in found["reasons"])
     untouched = pair.succeed(f"btrfs inspect-internal dump-super {left} | awk '$1 == \"generation\"'")
     pair.succeed("systemctl start persist-heal.service")
     assert pair.succeed(f"btrfs inspect-internal dump-super {left} | awk '$1 == \"generation\"'") == untouched
     assert state(pair)["verdict"] == "degraded"
     pair.succeed(f"persistctl claim --force --join {node(pair, 'one')}")
-    pair.wait_until("it is a mirror again, and only /etc has come late", lambda: codes(state(pair)) == {"late"}, HEAL_SEC)
+    pair.wait_until(
+        "it is a mirror again, and only /etc has come late", lambda: codes(state(pair)) == {"late"}, HEAL_SEC
+    )
     mirrored(pair)
     is_written(pair, "first", "two", "more", "most")
     clean_shutdown(pair)
 
 
 def test_single_disk_becomes_a_mirror(after_first_boot: Machine) -> None:
-    """A foreign claim beside a healthy volume is left alone and said; one with the volume's id joins it, live; a larger disk is grown into."""
+    """A foreign claim beside a healthy volume is left alone and said; one with the volume's id joins it,
+    live; a larger disk is grown into."""
     one = after_first_boot
     written(one, "first")
     one.add_disk("foreign", "2G", header=scene.HEADER)
-    one.wait_until("the foreign claim is refused", lambda: any(r["PERSIST_REASON"] == "volume-exists" for r in records(one, "CLAIM_REFUSED")))
+    one.wait_until(
+        "the foreign claim is refused",
+        lambda: any(r["PERSIST_REASON"] == "volume-exists" for r in records(one, "CLAIM_REFUSED")),
+    )
     assert one.succeed(f"head -c 24 {node(one, 'foreign')}").encode() == scene.HEADER
     uuid = state(one)["volume"]["uuid"]
     one.add_disk("other", "2G", header=scene.HEADER + b"\njoin=11111111-2222-4333-8444-555555555555\n")
-    one.wait_until("a claim for another volume is refused", lambda: any(r["PERSIST_REASON"] == "join-other" for r in records(one, "CLAIM_REFUSED")))
+    one.wait_until(
+        "a claim for another volume is refused",
+        lambda: any(r["PERSIST_REASON"] == "join-other" for r in records(one, "CLAIM_REFUSED")),
+    )
     one.add_disk("mirror", "2G", header=scene.HEADER + f"\njoin={uuid}\n".encode())
     one.wait_until("the disk has joined", lambda: bool(records(one, "HEAL_DONE")), HEAL_SEC)
     wait_for_verdict(one, "online")
@@ -314,7 +383,8 @@ def test_single_disk_becomes_a_mirror(after_first_boot: Machine) -> None:
 
 
 def test_three_disks(machine: MachineFactory) -> None:
-    """Three claims: data on two of them, metadata on all three; without one of them nothing is lost, and a blank disk in its place is taken by its header."""
+    """Three claims: data on two of them, metadata on all three; without one of them nothing is lost, and a
+    blank disk in its place is taken by its header."""
     one = machine(scene.story_image("bookworm"))
     for name in ("one", "two", "three"):
         one.add_disk(name, "2G", header=scene.HEADER)

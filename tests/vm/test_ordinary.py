@@ -12,8 +12,11 @@ ENABLED = ("mkdir -p /mnt/state && systemctl enable persist-setup.target",)
 
 
 def test_writable_root(machine: MachineFactory) -> None:
-    """No preset, no disk; then a preset; then a disk. The boot loader says ro, fstab says rw, and the root counts as writable."""
-    one = machine(image.build("bookworm", [*scene.packages(), scene.notes_package()], "rw", customize=ENABLED))
+    """No preset, no disk; then a preset; then a disk. The boot loader says ro, fstab says rw, and the root
+    counts as writable."""
+    one = machine(
+        image.build("bookworm", [*scene.packages(), scene.notes_package()], "rw", customize=ENABLED)
+    )
     one.start()
     one.wait_for_boot()
     assert failed_units(one) == []
@@ -22,7 +25,9 @@ def test_writable_root(machine: MachineFactory) -> None:
     assert found["verdict"] == "off"
     assert found["volume"]["kind"] == "none", "no memory in place of a writable root"
     assert one.execute("findmnt /run/persist/volume")[0] != 0
-    one.succeed("echo mine >>/var/lib/demo-notes/notes.txt; echo mine >/home/mine; cp /etc/machine-id /var/tmp/id")
+    one.succeed(
+        "echo mine >>/var/lib/demo-notes/notes.txt; echo mine >/home/mine; cp /etc/machine-id /var/tmp/id"
+    )
     one.succeed("persistctl preset enable whole-system 2>&1")
     one.reboot()
     one.wait_for_boot()
@@ -58,8 +63,12 @@ def test_writable_root(machine: MachineFactory) -> None:
 
 
 def running_system_is_left_alone(one: Machine) -> None:
-    """There is a volume now, and units for the entries; a service that pulls in the mounts of /var must not get them over open files."""
-    one.succeed("systemctl daemon-reload; systemd-run --wait -p PrivateTmp=yes -p StateDirectory=x -p LogsDirectory=x true")
+    """There is a volume now, and units for the entries; a service that pulls in the mounts of /var must not
+    get them over open files."""
+    one.succeed(
+        "systemctl daemon-reload; systemd-run --wait -p PrivateTmp=yes -p StateDirectory=x -p "
+        "LogsDirectory=x true"
+    )
     one.succeed("systemctl start var.mount etc.mount persist-volume.service")
     assert mounted(one, "overlay", "btrfs") == []
 
@@ -77,7 +86,8 @@ def off(one: Machine) -> None:
 
 
 def stale(one: Machine) -> None:
-    """The volume that this root has known is away: bind entries are read-only rather than forked, everything else goes on, and it is said."""
+    """The volume that this root has known is away: bind entries are read-only rather than forked, everything
+    else goes on, and it is said."""
     one.detach_disk("state")
     one.start("persist.volume=")
     one.wait_for_boot()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Power cuts, at moments spread over what is done to the disks: whatever the moment, what was begun is completed, and nothing is lost.
+"""Power cuts, at moments spread over what is done to the disks: whatever the moment, what was begun is
+completed, and nothing is lost.
 
-PERSIST_TEST_CUTS says how many cuts each test makes. ``make test`` makes a few; 'make test-powercut' makes 50 of each.
+PERSIST_TEST_CUTS says how many cuts each test makes. ``make test`` makes a few; 'make test-powercut' makes 50
+of each.
 """
 
 from __future__ import annotations
@@ -28,12 +30,16 @@ SEED = 20261124  # the same moments in each run, as far as a virtual machine has
 
 def no_claims(machine: Machine) -> bool:
     """Whether both disks have lost their claims, which goes last."""
-    return all(machine.succeed(f"head -c 24 {node(machine, name)} | tr -d '\\0' | wc -c").strip() == "0" for name in ("one", "two"))
+    return all(
+        machine.succeed(f"head -c 24 {node(machine, name)} | tr -d '\\0' | wc -c").strip() == "0"
+        for name in ("one", "two")
+    )
 
 
 @pytest.fixture(scope="module")
 def first_boot() -> Iterator[tuple[Machine, float]]:
-    """A machine with two claimed disks, kept as it was when the agent first answered, early in its first boot, and the seconds that the rest took."""
+    """A machine with two claimed disks, kept as it was when the agent first answered, early in its first
+    boot, and the seconds that the rest took."""
     with Machine(scene.story_image("bookworm"), "powercut") as machine:
         machine.add_disk("one", "2G", header=scene.HEADER)
         machine.add_disk("two", "2G", header=scene.HEADER)
@@ -47,7 +53,8 @@ def first_boot() -> Iterator[tuple[Machine, float]]:
 
 @pytest.mark.parametrize("cut", range(BOOT_CUTS))
 def test_cut_in_the_first_boot(first_boot: tuple[Machine, float], cut: int) -> None:
-    """Cut at a moment between the first answer of the agent and the end of persist-setup.target, then boot."""
+    """Cut at a moment between the first answer of the agent and the end of persist-setup.target, then
+    boot."""
     machine, seconds = first_boot
     moment = (cut + random.Random(SEED + cut).random()) / BOOT_CUTS
     machine.restore("early")
@@ -59,7 +66,8 @@ def test_cut_in_the_first_boot(first_boot: tuple[Machine, float], cut: int) -> N
     assert machine.succeed("cat /var/lib/demo-notes/notes.txt") == "shipped with the package\n"
     assert no_claims(machine)
     mirrored(machine)
-    # A cut right after the marker leaves an empty work directory; a tree in one would be a copy that nobody finishes.
+    # A cut right after the marker leaves an empty work directory; a tree in one would be a copy that nobody
+    # finishes.
     assert machine.succeed(f"find {VOLUME}/.persist/tmp -mindepth 2") == ""
     ids = {machine.succeed("cat /etc/machine-id").strip(), *machine.succeed("ls /var/log/journal").split()}
     machine.crash()
@@ -87,21 +95,35 @@ def done(machine: Machine) -> float:
     """Wait until the formatter has said that the volume is there, and return how many seconds that took."""
     begin = time.monotonic()
     members = "lsblk -rno FSTYPE,LABEL | grep -c 'btrfs persist-data' || true"
-    machine.wait_until("both disks are one volume", lambda: machine.succeed(members).strip() == "2" and no_claims(machine), 120)
+    machine.wait_until(
+        "both disks are one volume",
+        lambda: machine.succeed(members).strip() == "2" and no_claims(machine),
+        120,
+    )
     return time.monotonic() - begin
 
 
 def whole(machine: Machine) -> None:
-    """The end state: one filesystem of two devices under its label, mirrored, with all that a volume has; the swap spaces beside it."""
+    """The end state: one filesystem of two devices under its label, mirrored, with all that a volume has; the
+    swap spaces beside it."""
     machine.succeed("systemctl reset-failed persist-format.service; udevadm settle")
     machine.succeed(f"mount -o noatime,subvol=@persist-state {node(machine, 'one')}2 /run/look --mkdir")
     try:
         usage = machine.succeed("btrfs filesystem df /run/look")
         assert "Data, RAID1:" in usage and "Metadata, RAID1:" in usage, usage
         assert "no errors found" in machine.succeed("btrfs scrub start -B /run/look")
-        assert machine.succeed("ls -A /run/look/.persist").split() == ["migrations", "overlay", "seed", "tmp", "volume.json"]
+        assert machine.succeed("ls -A /run/look/.persist").split() == [
+            "migrations",
+            "overlay",
+            "seed",
+            "tmp",
+            "volume.json",
+        ]
         assert machine.succeed("btrfs subvolume list /run/look | sed 's/.* path //' | sort").split() == [
-            "@persist-data", "@persist-state", "@persist-state-snapshots"]
+            "@persist-data",
+            "@persist-state",
+            "@persist-state-snapshots",
+        ]
     finally:
         machine.succeed("umount /run/look")
     assert machine.succeed("lsblk -rno FSTYPE,LABEL | grep -c 'swap persist-swap'").strip() == "2"
@@ -123,7 +145,8 @@ def uncut_seconds(waiting: Machine) -> float:
 
 @pytest.mark.parametrize("cut", range(PLUG_CUTS))
 def test_cut_while_formatting(waiting: Machine, uncut_seconds: float, cut: int) -> None:
-    """Two claims are plugged in and the power is cut at some moment; plugged in again, they end as one volume."""
+    """Two claims are plugged in and the power is cut at some moment; plugged in again, they end as one
+    volume."""
     disks = [waiting.create_disk(name, "2200M", scene.HEADER + b"\nmembers=2\n") for name in ("one", "two")]
     try:
         plug(waiting, disks)

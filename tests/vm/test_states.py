@@ -24,7 +24,8 @@ GARBAGE = {
 
 
 def volatile_notices(machine: Machine) -> None:
-    """A boot without its volume is said on the console, in the journal, before and after login; and the target is not reached."""
+    """A boot without its volume is said on the console, in the journal, before and after login; and the
+    target is not reached."""
     assert "VOLATILE" in machine.console_text()
     assert records(machine, "VERDICT_VOLATILE")
     assert "VOLATILE" in machine.succeed("cat /run/issue.d/persist.issue /run/motd.d/persist")
@@ -47,7 +48,8 @@ def test_no_disk(machine: MachineFactory) -> None:
 
 
 def test_disks_that_are_refused(machine: MachineFactory, tmp_path: Path) -> None:
-    """Claims that are too small, read-only, partitioned, before a filesystem or data, on USB, and a volume on USB: none is touched, each is said."""
+    """Claims that are too small, read-only, partitioned, before a filesystem or data, on USB, and a volume on
+    USB: none is touched, each is said."""
     one = machine(scene.story_image("bookworm"))
     refused = {
         "small": one.add_disk("small", "64M", header=scene.HEADER),
@@ -67,17 +69,29 @@ def test_disks_that_are_refused(machine: MachineFactory, tmp_path: Path) -> None
     one.start()
     one.wait_for_boot()
     found = state(one)
-    assert (found["verdict"], found["volume"]["kind"]) == ("volatile", "tmpfs") and "untrusted" in codes(found), found["reasons"]
+    assert (found["verdict"], found["volume"]["kind"]) == ("volatile", "tmpfs") and "untrusted" in codes(
+        found
+    ), found["reasons"]
     volatile_notices(one)
     said = records(one, "VOLUME_UNTRUSTED")
     reasons = {r["PERSIST_DEVICE"]: r["PERSIST_REASON"] for r in records(one, "CLAIM_REFUSED")}
-    serial = {line.split()[1]: "/dev/" + line.split()[0] for line in one.succeed("lsblk -rdno NAME,SERIAL").splitlines() if len(line.split()) == 2}
+    serial = {
+        line.split()[1]: "/dev/" + line.split()[0]
+        for line in one.succeed("lsblk -rdno NAME,SERIAL").splitlines()
+        if len(line.split()) == 2
+    }
     assert reasons == {
-        serial["small"]: "too-small", serial["locked"]: "read-only", serial["parted"]: "partitions", serial["ext"]: "signature",
-        serial["data"]: "not-blank", serial["stick"]: "untrusted",
+        serial["small"]: "too-small",
+        serial["locked"]: "read-only",
+        serial["parted"]: "partitions",
+        serial["ext"]: "signature",
+        serial["data"]: "not-blank",
+        serial["stick"]: "untrusted",
     }
     # The remedy is for one who wants it all the same: the id to name.
-    assert [r["PERSIST_DEVICE"] for r in said] == [serial["volume"]] and "Device=UUID=" in said[0]["MESSAGE"], said
+    assert [r["PERSIST_DEVICE"] for r in said] == [serial["volume"]] and "Device=UUID=" in said[0][
+        "MESSAGE"
+    ], said
     one.shutdown()
     assert volume.path.read_bytes() == content
     touched = [name for name, data in written.items() if one.read_disk(refused[name], 0, len(data)) != data]
@@ -95,10 +109,12 @@ def foreign(kind: str) -> bytes:
         if kind == "parted":
             subprocess.run(["sfdisk", "-q", path], input=b"label: gpt\nsize=100M\n", check=True)
         else:
-            subprocess.run(["mkfs.ext4", "-q", "-U", "8d5e5f5e-3f5c-4f3c-9d3e-0f6f5d7e9a11", path], check=True)
+            subprocess.run(
+                ["mkfs.ext4", "-q", "-U", "8d5e5f5e-3f5c-4f3c-9d3e-0f6f5d7e9a11", path], check=True
+            )
         with path.open("r+b") as f:
             start = f.read(2 << 20)
-        return scene.HEADER + start[len(scene.HEADER):]
+        return scene.HEADER + start[len(scene.HEADER) :]
     finally:
         path.unlink(missing_ok=True)
 
@@ -106,13 +122,21 @@ def foreign(kind: str) -> bytes:
 @pytest.fixture(scope="module")
 def broken_image() -> image.Image:
     """The story's image with mistakes of all kinds in its registry."""
-    return image.build("bookworm", [*scene.packages(), scene.notes_package()], "ro",
-                       customize=(*scene.SETUP, "mkdir -p /opt/good && echo seed >/opt/good/file && chown -R games:games /opt/good"),
-                       files={**scene.ODD_REGISTRY, **GARBAGE})
+    return image.build(
+        "bookworm",
+        [*scene.packages(), scene.notes_package()],
+        "ro",
+        customize=(
+            *scene.SETUP,
+            "mkdir -p /opt/good && echo seed >/opt/good/file && chown -R games:games /opt/good",
+        ),
+        files={**scene.ODD_REGISTRY, **GARBAGE},
+    )
 
 
 def test_bad_registry(broken_image: image.Image, machine: MachineFactory, tmp_path: Path) -> None:
-    """Garbage costs itself: what is good is kept (on a stick, as AllowRemovable= says), what is bad is named with file and line, the verdict is degraded."""
+    """Garbage costs itself: what is good is kept (on a stick, as AllowRemovable= says), what is bad is named
+    with file and line, the verdict is degraded."""
     one = machine(broken_image)
     one.attach_disk(scene.stick(tmp_path / "state.raw"), bus="usb")
     one.start()
@@ -133,11 +157,14 @@ def test_bad_registry(broken_image: image.Image, machine: MachineFactory, tmp_pa
 
 
 def test_filesystem_does_not_mount(after_first_boot: Machine) -> None:
-    """A volume with a broken tree is left as it is, and the boot goes on in memory; mended, it is back with all that it kept."""
+    """A volume with a broken tree is left as it is, and the boot goes on in memory; mended, it is back with
+    all that it kept."""
     one = after_first_boot
     disk = one.disk("state")
     one.succeed("echo kept >/home/kept && sync")
-    block = int(one.succeed("btrfs inspect-internal dump-super /dev/vdb2 | awk '$1 == \"chunk_root\" {print $2}'"))
+    block = int(
+        one.succeed("btrfs inspect-internal dump-super /dev/vdb2 | awk '$1 == \"chunk_root\" {print $2}'")
+    )
     start = int(one.succeed("cat /sys/class/block/vdb2/start")) * 512
     one.shutdown()
     # The chunk tree lies in a system chunk that maps one to one near the start; DUP has two copies.
@@ -153,7 +180,9 @@ def test_filesystem_does_not_mount(after_first_boot: Machine) -> None:
     assert records(one, "VOLUME_BROKEN")
     volatile_notices(one)
     one.shutdown()
-    assert one.read_disk(disk, copies[0], 16384) == bytes(16384), "a volume that does not mount is left untouched"
+    assert one.read_disk(disk, copies[0], 16384) == bytes(16384), (
+        "a volume that does not mount is left untouched"
+    )
     for at, data in zip(copies, kept, strict=True):
         one.write_disk(disk, at, data)
     one.start()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which volume, and in which state: two of one label, a copy, a full one, one that must not be written, one that is no btrfs, one that is away."""
+"""Which volume, and in which state: two of one label, a copy, a full one, one that must not be written, one
+that is no btrfs, one that is away."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def volatile(machine: Machine, code: str) -> None:
 
 
 def test_which_volume(machine: MachineFactory, tmp_path: Path) -> None:
-    """Of two filesystems with our label the machine's own one wins by what formatting bound to it; with nothing known none is taken; a copy stops both.
+    """Of two filesystems with our label the machine's own one wins by what formatting bound to it; with
+    nothing known none is taken; a copy stops both.
 
     One on a stick never counts."""
     one = machine(scene.story_image("bookworm"), extra=DMI)
@@ -42,12 +44,19 @@ def test_which_volume(machine: MachineFactory, tmp_path: Path) -> None:
     found = healthy_boot(one)
     uuid = found["volume"]["uuid"]
     disk = node(one, "own")
-    assert one.succeed(f"dd if={disk} bs=1 skip={BINDING} count=184 status=none | tr -d '\\0'").strip() == f"persist-bound 1 {uuid} dmi={DMI[1]} serial=own"
+    assert (
+        one.succeed(f"dd if={disk} bs=1 skip={BINDING} count=184 status=none | tr -d '\\0'").strip()
+        == f"persist-bound 1 {uuid} dmi={DMI[1]} serial=own"
+    )
     one.succeed("echo mine >/home/mine")
     stranger = one.add_disk("stranger", "1G")
     other = node(one, "stranger")
-    one.succeed(f"echo 'label: gpt\nname=persist-data' | sfdisk -q {other}; udevadm settle; mkfs.btrfs -q -L persist-data {other}1; "
-                f"mount --mkdir {other}1 /run/o; btrfs subvolume create /run/o/@persist-state; umount /run/o; udevadm settle")
+    one.succeed(
+        f"echo 'label: gpt\nname=persist-data' | sfdisk -q {other}; udevadm settle; mkfs.btrfs -q -L "
+        f"persist-data {other}1; "
+        f"mount --mkdir {other}1 /run/o; btrfs subvolume create /run/o/@persist-state; umount /run/o; "
+        "udevadm settle"
+    )
     clean_shutdown(one)
     one.start()
     found = healthy_boot(one)
@@ -60,7 +69,10 @@ def test_which_volume(machine: MachineFactory, tmp_path: Path) -> None:
     one.start()
     volatile(one, "duplicate-label")
     said = records(one, "VOLUME_AMBIGUOUS")
-    assert {n for r in said for n in r["PERSIST_DEVICE"].split()} == {f"{node(one, 'own')}2", f"{node(one, 'stranger')}1"}, said
+    assert {n for r in said for n in r["PERSIST_DEVICE"].split()} == {
+        f"{node(one, 'own')}2",
+        f"{node(one, 'stranger')}1",
+    }, said
     one.shutdown()
     one.write_disk(own, 0, kept)
     one.detach_disk(stranger)
@@ -72,7 +84,8 @@ def test_which_volume(machine: MachineFactory, tmp_path: Path) -> None:
     one.crash()
 
 
-# Data until there is no room, then what has none and lies in metadata, until after a commit not even a directory can be made.
+# Data until there is no room, then what has none and lies in metadata, until after a commit not even a
+# directory can be made.
 FILL = """
 import contextlib, errno, os, subprocess
 os.makedirs("/home/full/small")
@@ -102,7 +115,8 @@ while not full():
 
 
 def test_full_volume(machine: MachineFactory) -> None:
-    """A volume filled to the last byte still boots with all entries writable, by its reserve, and says so; with room again the reserve is back."""
+    """A volume filled to the last byte still boots with all entries writable, by its reserve, and says so;
+    with room again the reserve is back."""
     one = machine(scene.story_image("bookworm"))
     one.add_disk("state", "500M", header=scene.HEADER)
     one.start()
@@ -119,12 +133,15 @@ def test_full_volume(machine: MachineFactory) -> None:
     assert "reserve-used" in codes(found), found["reasons"]
     for path in ("/etc", "/var", "/home"):
         assert entries(found)[path] in ("early", "mounted")
-        # Not a file: the stage before PID 1 grows the volume at once, and all of it may become metadata; persist-volume.service leaves some for data.
+        # Not a file: the stage before PID 1 grows the volume at once, and all of it may become metadata;
+        # persist-volume.service leaves some for data.
         one.succeed(f"mkdir {path}/made && sync")
     one.succeed("rm -rf /home/full; sync", 300)
     one.succeed("systemctl start persist-heal.service", 120)
     wait_for_verdict(one, "online", 60)
-    assert one.succeed(f"btrfs filesystem show --raw {VOLUME} | awk '$1 == \"devid\" {{print $4}}'") == size, "the reserve is back"
+    assert (
+        one.succeed(f"btrfs filesystem show --raw {VOLUME} | awk '$1 == \"devid\" {{print $4}}'") == size
+    ), "the reserve is back"
     one.crash()
 
 
@@ -133,7 +150,9 @@ def test_words_for_one_boot(after_first_boot: Machine) -> None:
     one = after_first_boot
     disk = one.disk("state")
     identity = one.succeed("cat /etc/machine-id")
-    one.succeed("echo kept >/home/kept; echo kept >>/var/lib/demo-notes/notes.txt; rm /etc/issue.net; mkdir /home/new")
+    one.succeed(
+        "echo kept >/home/kept; echo kept >>/var/lib/demo-notes/notes.txt; rm /etc/issue.net; mkdir /home/new"
+    )
     clean_shutdown(one)
     before = disk_bytes(disk)
     one.start("persist=ro")
@@ -144,7 +163,13 @@ def test_words_for_one_boot(after_first_boot: Machine) -> None:
     assert one.succeed("cat /home/kept; cat /etc/machine-id") == f"kept\n{identity}"
     assert "kept" in one.succeed("cat /var/lib/demo-notes/notes.txt")
     assert one.execute("ls /etc/issue.net")[0] != 0, "what was removed stays removed"
-    for path in ("/home/kept", "/etc/hostname", "/var/lib/demo-notes/notes.txt", "/home/new/file", "/var/lib/new"):
+    for path in (
+        "/home/kept",
+        "/etc/hostname",
+        "/var/lib/demo-notes/notes.txt",
+        "/home/new/file",
+        "/var/lib/new",
+    ):
         one.succeed(f"echo changed >{path}")
     one.shutdown()
     assert disk_bytes(disk) == before, "not a byte of the volume was written"
@@ -152,14 +177,27 @@ def test_words_for_one_boot(after_first_boot: Machine) -> None:
 
 def disk_bytes(disk: Disk) -> str:
     """A checksum of all that is on a disk of a machine that is off."""
-    done = subprocess.run(["sh", "-c", 'qemu-img convert -O raw "$1" "$1.raw" && sha256sum <"$1.raw"; rm -f "$1.raw"', "sh", str(disk.path)],
-                          check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            "sh",
+            "-c",
+            'qemu-img convert -O raw "$1" "$1.raw" && sha256sum <"$1.raw"; rm -f "$1.raw"',
+            "sh",
+            str(disk.path),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return done.stdout
 
 
-EPHEMERAL = {"/usr/lib/persist/persist.conf.d/50-ephemeral.conf": "[Volume]\nDevice=LABEL=ephemeral0 auto\nOptions=noatime\n"}
-# The same disk from the network: the kernel's own NVMe target over TCP, and units in the order that iSCSI has. When the network has gone, a
-# filesystem on it can no longer be unmounted.
+EPHEMERAL = {
+    "/usr/lib/persist/persist.conf.d/50-ephemeral.conf": "[Volume]\nDevice=LABEL=ephemeral0 "
+    "auto\nOptions=noatime\n"
+}
+# The same disk from the network: the kernel's own NVMe target over TCP, and units in the order that iSCSI
+# has. When the network has gone, a filesystem on it can no longer be unmounted.
 NVME_ID = "0f3c6b1e-7a52-4d0c-9a55-3b8f2d6c1e77"
 NVME = {
     "/usr/lib/persist-test/nvme": f"""#!/bin/sh
@@ -230,11 +268,19 @@ Path=/srv/nobody
 
 
 def test_a_disk_of_the_cloud(machine: MachineFactory, tmp_path: Path) -> None:
-    """A named filesystem that is no btrfs, on a stick, on a writable root: waited for, checked, mounted by PID 1 and grown into its device.
+    """A named filesystem that is no btrfs, on a stick, on a writable root: waited for, checked, mounted by
+    PID 1 and grown into its device.
 
     Then it comes with the network, and last it is away, and nothing is forked."""
-    one = machine(image.build("bookworm", [*scene.packages(), scene.notes_package()], "rw", files={**EPHEMERAL, **NVME, **scene.QUICK},
-                              customize=("mkdir -p /mnt/state && systemctl enable persist-setup.target demo-notes.service",)))
+    one = machine(
+        image.build(
+            "bookworm",
+            [*scene.packages(), scene.notes_package()],
+            "rw",
+            files={**EPHEMERAL, **NVME, **scene.QUICK},
+            customize=("mkdir -p /mnt/state && systemctl enable persist-setup.target demo-notes.service",),
+        )
+    )
     raw = tmp_path / "ephemeral.raw"
     with raw.open("wb") as f:
         f.truncate(1 << 30)
@@ -271,31 +317,63 @@ def native(machine: Machine, found: dict[str, Any], starts: int) -> None:
 
 
 def network(one: Machine) -> None:
-    """The volume comes with the network: entries after local-fs.target and before who waits for them, no cycle, and what cannot wait is refused."""
+    """The volume comes with the network: entries after local-fs.target and before who waits for them, no
+    cycle, and what cannot wait is refused."""
     one.wait_for_boot()
     found = state(one)
     native(one, found, 2)
     assert found["volume"]["device"].startswith("/dev/nvme")
     assert failed_units(one) == []
-    assert entries(found) == {"/var/lib/demo-notes": "mounted", "/srv/over": "mounted", "/etc": "refused", "/srv/nobody": "refused"}
+    assert entries(found) == {
+        "/var/lib/demo-notes": "mounted",
+        "/srv/over": "mounted",
+        "/etc": "refused",
+        "/srv/nobody": "refused",
+    }
     assert (found["verdict"], codes(found)) == ("degraded", {"registry"}), json.dumps(found, indent=2)
     refused = {r["PERSIST_PATH"]: r["MESSAGE"] for r in records(one, "ENTRY_REFUSED")}
-    assert set(refused) == {"/etc", "/srv/nobody"} and all("_netdev" in why for why in refused.values()), refused
+    assert set(refused) == {"/etc", "/srv/nobody"} and all("_netdev" in why for why in refused.values()), (
+        refused
+    )
     assert "ordering cycle" not in one.succeed("journalctl -b --no-pager -q")
-    order = [int(one.succeed(f"systemctl show -p ActiveEnterTimestampMonotonic --value {unit}")) for unit in (
-        "local-fs.target", "network-online.target", "test-nvme.service", "persist-volume-net.service", "srv-over.mount", "remote-fs.target",
-        "persist-verify.service")]
+    order = [
+        int(one.succeed(f"systemctl show -p ActiveEnterTimestampMonotonic --value {unit}"))
+        for unit in (
+            "local-fs.target",
+            "network-online.target",
+            "test-nvme.service",
+            "persist-volume-net.service",
+            "srv-over.mount",
+            "remote-fs.target",
+            "persist-verify.service",
+        )
+    ]
     assert order == sorted(order) and order[0], order
-    # Whatever has the volume mounted must be gone before the network is; much to write makes that take its time.
-    for unit in ("run-persist-volume.mount", "mnt-state.mount", r"var-lib-demo\x2dnotes.mount", "srv-over.mount"):
+    # Whatever has the volume mounted must be gone before the network is; much to write makes that take its
+    # time.
+    for unit in (
+        "run-persist-volume.mount",
+        "mnt-state.mount",
+        r"var-lib-demo\x2dnotes.mount",
+        "srv-over.mount",
+    ):
         shown = one.succeed(f"systemctl show -p After -p Before '{unit}'")
-        assert {"network.target", "remote-fs-pre.target"} <= set(shown.replace("=", " ").split()) or "persist-volume-net.service" in shown, (unit, shown)
+        assert {"network.target", "remote-fs-pre.target"} <= set(
+            shown.replace("=", " ").split()
+        ) or "persist-volume-net.service" in shown, (unit, shown)
         assert "local-fs.target" not in shown, (unit, shown)
     one.succeed("head -c 20M /dev/urandom >/var/lib/demo-notes/much; echo kept >/srv/over/kept")
     begin = len(one.console_text())
     one.shutdown()
     end = one.console_text()[begin:]
     assert "EXT4-fs (nvme0n1): unmounting filesystem" in end, end[-4000:]
-    bad = [line for line in end.splitlines() if "[FAILED]" in line or "Failed to unmount" in line or "Failed unmounting" in line or "error" in line.lower()
-           or "ordering cycle" in line]
+    bad = [
+        line
+        for line in end.splitlines()
+        if "[FAILED]" in line
+        or "Failed to unmount" in line
+        or "Failed unmounting" in line
+        or "error" in line.lower()
+        or "ordering cycle" in line
+    ]
     assert not bad, bad

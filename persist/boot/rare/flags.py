@@ -2,12 +2,23 @@
 """Options= of an entry: the flags of its mount. Boot-safe."""
 
 # Each with what it is about: of two about the same the last one counts, as for mount(8).
-_ABOUT = {"suid": "suid", "nosuid": "suid", "dev": "dev", "nodev": "dev", "exec": "exec", "noexec": "exec",
-          "noatime": "atime", "relatime": "atime", "strictatime": "atime", "nodiratime": "diratime"}
+_ABOUT = {
+    "suid": "suid",
+    "nosuid": "suid",
+    "dev": "dev",
+    "nodev": "dev",
+    "exec": "exec",
+    "noexec": "exec",
+    "noatime": "atime",
+    "relatime": "atime",
+    "strictatime": "atime",
+    "nodiratime": "diratime",
+}
 
 
 def added(before: str, value: str) -> str:
-    """The flags of a mount with those of one Options= added. Raises ValueError that says which word is wrong."""
+    """The flags of a mount with those of one Options= added. Raises ValueError that says which word is
+    wrong."""
     flags = {_ABOUT[word]: word for word in before.split(",")}
     for word in value.split(","):
         about = _ABOUT.get(word.strip())

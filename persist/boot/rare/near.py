@@ -11,10 +11,16 @@ if TYPE_CHECKING:
 
 _FARTHEST = 2  # letters that may be wrong, missing, too many or exchanged; of a short word fewer
 _LONGEST = 40
-MOST = 49  # of one file, and one line that counts the others: a file of garbage must cost neither seconds nor the journal
+# of one file, and one line that counts the others: a file of garbage must cost neither seconds nor the
+# journal
+MOST = 49
 # What to write instead of what looks like more than one name (ini.not_a_name).
-_INSTEAD = {"a list": " Write one [Path] section for each path.", "a pattern": " Name the directory that holds what is meant.",
-            "a variable": " Write the path itself.", "a comment behind a value": " Comments stand on lines of their own."}
+_INSTEAD = {
+    "a list": " Write one [Path] section for each path.",
+    "a pattern": " Name the directory that holds what is meant.",
+    "a variable": " Write the path itself.",
+    "a comment behind a value": " Comments stand on lines of their own.",
+}
 
 
 def _distance(one: str, other: str) -> int:
@@ -32,7 +38,8 @@ def _distance(one: str, other: str) -> int:
 
 
 def did_you_mean(word: str, known: "Iterable[str]", form: str = "%s") -> str:
-    """A sentence with the nearest known word, with a blank before it, or ''. ``form`` is how such a word is written, such as ``[%s]``."""
+    """A sentence with the nearest known word, with a blank before it, or ''. ``form`` is how such a word is
+    written, such as ``[%s]``."""
     if len(word) > _LONGEST:
         return ""
     low = word.lower()
@@ -42,11 +49,14 @@ def did_you_mean(word: str, known: "Iterable[str]", form: str = "%s") -> str:
 
 
 class Unknown(Problem):
-    """A word that is not known. at_most() looks for the one that was meant, and only for those that it keeps."""
+    """A word that is not known. at_most() looks for the one that was meant, and only for those that it
+    keeps."""
 
     __slots__ = ("word", "known", "form")
 
-    def __init__(self, where: str, text: str, path: str, word: str, known: "Iterable[str]", form: str) -> None:
+    def __init__(
+        self, where: str, text: str, path: str, word: str, known: "Iterable[str]", form: str
+    ) -> None:
         Problem.__init__(self, WARNING, where, text, path)
         self.word = word
         self.known = known
@@ -55,18 +65,33 @@ class Unknown(Problem):
 
 def unknown_key(section: "Section", key: str, line: int, known: "Iterable[str]", path: str = "") -> Unknown:
     """The word on a key that a section does not have."""
-    return Unknown("%s:%d" % (section.file, line), "Unknown key '%s=' in section [%s], ignoring." % (key, section.name), path, key, known, "%s=")
+    return Unknown(
+        "%s:%d" % (section.file, line),
+        "Unknown key '%s=' in section [%s], ignoring." % (key, section.name),
+        path,
+        key,
+        known,
+        "%s=",
+    )
 
 
 def unknown_section(section: "Section", known: "Iterable[str]") -> Unknown:
     """The word on a section that a kind of file does not have."""
     every = ["[%s]" % name for name in known]
-    return Unknown("%s:%d" % (section.file, section.line), "Unknown section [%s], ignoring. Known are %s and %s."
-                   % (section.name, ", ".join(every[:-1]), every[-1]), "", section.name, known, "[%s]")
+    return Unknown(
+        "%s:%d" % (section.file, section.line),
+        "Unknown section [%s], ignoring. Known are %s and %s."
+        % (section.name, ", ".join(every[:-1]), every[-1]),
+        "",
+        section.name,
+        known,
+        "[%s]",
+    )
 
 
 def at_most(problems: "list[Problem]", before: int, file: str) -> None:
-    """Keep the first MOST of a file's warnings, which are those from ``before`` on, and say how many there are more.
+    """Keep the first MOST of a file's warnings, which are those from ``before`` on, and say how many there
+    are more.
 
     What costs an entry is all kept: the verdict names each of them.
     """
@@ -88,7 +113,12 @@ def at_most(problems: "list[Problem]", before: int, file: str) -> None:
 
 
 def instead(value: str) -> str:
-    """What to write in place of a value that is no name of one path: a sentence with a blank before it, or ''."""
+    """What to write in place of a value that is no name of one path: a sentence with a blank before it, or
+    ''."""
     if value[:1] == '"':
-        return _INSTEAD["a comment behind a value"] if value.rpartition('"')[2].lstrip(" \t")[:1] in ("#", ";") else ""
+        return (
+            _INSTEAD["a comment behind a value"]
+            if value.rpartition('"')[2].lstrip(" \t")[:1] in ("#", ";")
+            else ""
+        )
     return _INSTEAD.get(not_a_name(value), "")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Services= that name mounts and swap space, and would make a circle with what is mounted first anyway. Boot-safe; loaded only where one does."""
+"""Services= that name mounts and swap space, and would make a circle with what is mounted first anyway.
+Boot-safe; loaded only where one does."""
 
 from ..facts import above
 from ..fstab import mounted_by_units
@@ -19,13 +20,16 @@ def _mounts(facts: "Facts") -> set[str]:
 
 
 def _waits(accepted: "dict[str, Planned]", facts: "Facts") -> dict[str, list[str]]:
-    """Unit -> units that it waits for, as far as entries and lines of fstab say. The units of binds are named by their mounts."""
+    """Unit -> units that it waits for, as far as entries and lines of fstab say. The units of binds are named
+    by their mounts."""
     waits: dict[str, list[str]] = {_SWAP: [line.unit() for line in facts.lines if not line.where]}
     mounts = _mounts(facts)
 
     def nearest(path: str) -> list[str]:
         """What has to be there for a path; the rest follows from that."""
-        return [escape(at) + ".mount" for at in (above(path + "/", accepted), above(path + "/", mounts)) if at]
+        return [
+            escape(at) + ".mount" for at in (above(path + "/", accepted), above(path + "/", mounts)) if at
+        ]
 
     for path, planned in accepted.items():
         entry = planned.entry
@@ -47,7 +51,8 @@ def _waits(accepted: "dict[str, Planned]", facts: "Facts") -> dict[str, list[str
 
 
 def _rings(waits: dict[str, list[str]]) -> dict[str, int]:
-    """Unit -> the number of the ring that it is in: two units have the same where each waits for the other (Kosaraju)."""
+    """Unit -> the number of the ring that it is in: two units have the same where each waits for the other
+    (Kosaraju)."""
     done: list[str] = []
     seen: set[str] = set()
     for first in waits:
@@ -76,8 +81,11 @@ def _rings(waits: dict[str, list[str]]) -> dict[str, int]:
     return ring
 
 
-def rounds(accepted: "dict[str, Planned]", facts: "Facts", asked: "list[tuple[Planned, str]]") -> set[tuple[str, str]]:
-    """(path, unit) of each Services= in ``asked`` that has to be there before its own entry, by fstab, by entries, or by another Services=."""
+def rounds(
+    accepted: "dict[str, Planned]", facts: "Facts", asked: "list[tuple[Planned, str]]"
+) -> set[tuple[str, str]]:
+    """(path, unit) of each Services= in ``asked`` that has to be there before its own entry, by fstab, by
+    entries, or by another Services=."""
     waits = _waits(accepted, facts)
     for planned, service in asked:
         waits.setdefault(service, []).append(planned.name + ".mount")

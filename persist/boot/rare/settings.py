@@ -32,7 +32,8 @@ def size(value: str) -> int | None:
 
 
 def _spec(word: str) -> str:
-    """What is wrong with one word of Device=, or an empty string: what cannot come would be waited for at each boot."""
+    """What is wrong with one word of Device=, or an empty string: what cannot come would be waited for at
+    each boot."""
     name, equals, value = word.partition("=")
     for part in word.split(",")[1:]:
         if part == "auto" or part[:1] == "/" or "=" in part and part.partition("=")[0] in KEYS:
@@ -43,7 +44,10 @@ def _spec(word: str) -> str:
         return "is not auto, nor a path, nor one of " + ", ".join([key + "=" for key in KEYS])
     if not value:
         return "names nothing"
-    if name == "UUID" and ([len(part) for part in value.split("-")] != [8, 4, 4, 4, 12] or value.replace("-", "").strip("0123456789abcdefABCDEF")):
+    if name == "UUID" and (
+        [len(part) for part in value.split("-")] != [8, 4, 4, 4, 12]
+        or value.replace("-", "").strip("0123456789abcdefABCDEF")
+    ):
         return "is not the UUID of a filesystem; 'lsblk -f' shows it"
     return ""
 
@@ -128,7 +132,8 @@ def _options(config: Config, value: str) -> str:
     return ""
 
 
-# Each takes one setting, and returns what is wrong with it, or an empty string. The defaults are Config's own, the page is persist.conf(5).
+# Each takes one setting, and returns what is wrong with it, or an empty string. The defaults are Config's
+# own, the page is persist.conf(5).
 VOLUME: "dict[str, Parser]" = {
     "Device": _device,
     "Mount": _mount,
@@ -154,8 +159,14 @@ def take(config: Config, section: Section, problems: list[Problem]) -> None:
     if section.name not in SECTIONS:
         return
     if section.name == "Volume" and section.file.startswith("/etc/"):
-        problems.append(Problem(WARNING, where, "[Volume] is ignored in /etc, which may itself be kept on the volume. "
-                                                "Put it into /usr/lib/persist or /run/persist."))
+        problems.append(
+            Problem(
+                WARNING,
+                where,
+                "[Volume] is ignored in /etc, which may itself be kept on the volume. "
+                "Put it into /usr/lib/persist or /run/persist.",
+            )
+        )
         return
     known = tuple(VOLUME) if section.name == "Volume" else ()
     for key, value, line in section.settings:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What others mount from our places, or onto them: drop-ins that order it after us. Boot-safe.
 
-systemd orders a mount after those of its own path and of its source, where these have units with a fragment. The volume and binds
-have none (units.py), nor is an overlay's lowerdir= looked at. So a line of fstab that uses what we mount is told here to wait for it;
-it waits for us and requires nothing of ours, and nothing of ours ever waits for what it would wait for itself.
+systemd orders a mount after those of its own path and of its source, where these have units with a fragment.
+The volume and binds have none (units.py), nor is an overlay's lowerdir= looked at. So a line of fstab that
+uses what we mount is told here to wait for it; it waits for us and requires nothing of ours, and nothing of
+ours ever waits for what it would wait for itself.
 """
 
 from ..facts import above, resolve
@@ -49,9 +50,19 @@ def _used(line: "Line") -> list[str]:
     """The paths that a line needs, beside its mount point."""
     found = [line.what] if line.what[:1] == "/" and line.what[:5] != "/dev/" else []
     if "=" in line.options:
-        found += [path for key in ("requires", "wants") for value in line.option("x-systemd." + key + "-mounts-for") for path in value.split(" ")]
+        found += [
+            path
+            for key in ("requires", "wants")
+            for value in line.option("x-systemd." + key + "-mounts-for")
+            for path in value.split(" ")
+        ]
         if line.fstype == "overlay":
-            found += [path for key in ("lowerdir", "upperdir", "workdir") for value in line.option(key) for path in value.split(":")]
+            found += [
+                path
+                for key in ("lowerdir", "upperdir", "workdir")
+                for value in line.option(key)
+                for path in value.split(":")
+            ]
     return [path for path in found if path[:1] == "/"]
 
 
@@ -59,7 +70,9 @@ def _ordered(line: "Line", key: str) -> list[str]:
     """The units that x-systemd.before=, say, names: a path there is that of a mount (systemd.mount(5))."""
     if "x-systemd." not in line.options:
         return []
-    return [escape(value) + ".mount" if value[:1] == "/" else value for value in line.option("x-systemd." + key)]
+    return [
+        escape(value) + ".mount" if value[:1] == "/" else value for value in line.option("x-systemd." + key)
+    ]
 
 
 def _at_or_above(path: str, places: "dict[str, Planned]") -> "Planned | None":
@@ -89,7 +102,11 @@ class _Looking:
         for name in (self.config.mount, VOLUME):
             if path == name or path.startswith(name + "/"):
                 kept = _at_or_above(path[len(name) :] or "/", self.entries)
-                seeds = ["persist-seed@" + kept.name + ".service"] if kept is not None and kept.entry.method in ("bind", "symlink") else []
+                seeds = (
+                    ["persist-seed@" + kept.name + ".service"]
+                    if kept is not None and kept.entry.method in ("bind", "symlink")
+                    else []
+                )
                 use.add(path, kept, self.volume, *seeds)
                 return
         entry = _at_or_above(path, self.entries)
@@ -119,7 +136,8 @@ class _Looking:
             self.uses.setdefault(line.unit(), use)
 
     def _bind_above(self, where: str) -> "Planned | None":
-        """The bind entry that would hide what is mounted below it: nothing orders that, as a fragment would."""
+        """The bind entry that would hide what is mounted below it: nothing orders that, as a fragment
+        would."""
         at = above(where, self.entries)
         while at:
             found = self.entries[at]
@@ -140,7 +158,8 @@ class _Looking:
                 self.line(Line("", path, "", "", unit))
 
     def in_time(self) -> None:
-        """Take out what cannot wait for us: a volume on the network, a swap file for a tmpfs, a line that we wait for ourselves."""
+        """Take out what cannot wait for us: a volume on the network, a swap file for a tmpfs, a line that we
+        wait for ourselves."""
         for unit, use in list(self.uses.items()):
             line = use.line
             first = self._asked_first(use)
@@ -148,7 +167,9 @@ class _Looking:
                 why = "its x-systemd.before=%s asks for the other way round: take that out" % first
             elif self.plan.net and not line.network() and self._of_volume(use):
                 why = "the state volume comes with the network: add _netdev to its options"
-            elif not line.where and any([p.entry.method == "tmpfs" for entry in use.entries for p in self._way(entry)]):
+            elif not line.where and any(
+                [p.entry.method == "tmpfs" for entry in use.entries for p in self._way(entry)]
+            ):
                 why = "memory is mounted there after the swap space: put it elsewhere"
             else:
                 continue
@@ -157,14 +178,18 @@ class _Looking:
 
     def _of_volume(self, use: Use) -> bool:
         """Whether one of its places is on the volume: memory is mounted without."""
-        return self.volume in use.units or any([p.entry.method != "tmpfs" for entry in use.entries for p in self._way(entry)])
+        return self.volume in use.units or any(
+            [p.entry.method != "tmpfs" for entry in use.entries for p in self._way(entry)]
+        )
 
     def _needed(self, use: Use) -> list[str]:
         """Units of ours that it comes after, directly or not."""
         found = list(use.units)
         if self._of_volume(use):
             found += _FIRST
-        for entry in use.entries if use.units != [self.volume] else ():  # what is on the volume needs no entry
+        for entry in (
+            use.entries if use.units != [self.volume] else ()
+        ):  # what is on the volume needs no entry
             for planned in self._way(entry):
                 found += [planned.unit, planned.name + ".mount", "persist-seed@" + planned.name + ".service"]
         return found
@@ -180,7 +205,9 @@ class _Looking:
 
     def _give_up(self, unit: str, why: str) -> None:
         use = self.uses.pop(unit)
-        self.plan.problems.append(Problem(WARNING, use.line.source, "Uses %s and cannot wait for it, %s." % (use.places[0], why)))
+        self.plan.problems.append(
+            Problem(WARNING, use.line.source, "Uses %s and cannot wait for it, %s." % (use.places[0], why))
+        )
 
     def _way(self, entry: "Planned") -> "list[Planned]":
         way = [entry]
@@ -189,7 +216,8 @@ class _Looking:
         return way
 
     def _needs(self, unit: str) -> list[str]:
-        """Units of lines that must be there before another: what the entries that it uses wait for, and what systemd sees itself."""
+        """Units of lines that must be there before another: what the entries that it uses wait for, and what
+        systemd sees itself."""
         line = self.lines.get(unit)
         paths = [line.where, line.what] if line is not None else []
         for entry in self.uses[unit].entries if unit in self.uses else ():
@@ -200,7 +228,11 @@ class _Looking:
             for needed in (unit, *(self._needed(self.uses[unit]) if unit in self.uses else ())):
                 found += self.before.get(needed, ())
         for path in paths:
-            at = path if path in self.facts.fstab and (line is None or path != line.where) else above(path, self.facts.fstab)
+            at = (
+                path
+                if path in self.facts.fstab and (line is None or path != line.where)
+                else above(path, self.facts.fstab)
+            )
             if at:
                 found.append(escape(at) + ".mount")  # and those above it, which it needs itself
         return found
@@ -227,8 +259,18 @@ class _Looking:
                     state[more] = 1
                     way.append((more, self._needs(more)))
         why = "which itself lies below what it mounts: mount it elsewhere"
-        if any([_ordered(self.lines[unit], key) for unit in bad if unit in self.lines for key in ("before", "after", "requires")]):
-            why = "which itself waits for this line by x-systemd.before=, x-systemd.after= or x-systemd.requires=: take one of these out"
+        if any(
+            [
+                _ordered(self.lines[unit], key)
+                for unit in bad
+                if unit in self.lines
+                for key in ("before", "after", "requires")
+            ]
+        ):
+            why = (
+                "which itself waits for this line by x-systemd.before=, x-systemd.after= or "
+                "x-systemd.requires=: take one of these out"
+            )
         for unit in [unit for unit in bad if unit in self.uses]:
             self._give_up(unit, why)
 
@@ -239,19 +281,38 @@ def _hidden(plan: "Plan", config: "Config", facts: "Facts") -> None:
     for line in facts.lines:
         where = line.where
         if where and where == config.mount:
-            plan.problems.append(Problem(WARNING, line.source, "Mounts %s, the public name of the state volume: one hides the other. "
-                                         "Set Mount= in persist.conf to another path." % where))
+            plan.problems.append(
+                Problem(
+                    WARNING,
+                    line.source,
+                    "Mounts %s, the public name of the state volume: one hides the other. "
+                    "Set Mount= in persist.conf to another path." % where,
+                )
+            )
         elif where and config.mount.startswith(where.rstrip("/") + "/") and where != "/":
-            plan.problems.append(Problem(WARNING, line.source, "Mounts %s, and may hide %s below it, the public name of the state volume. "
-                                         "Set Mount= in persist.conf to a path that is not below." % (where, config.mount)))
+            plan.problems.append(
+                Problem(
+                    WARNING,
+                    line.source,
+                    "Mounts %s, and may hide %s below it, the public name of the state volume. "
+                    "Set Mount= in persist.conf to a path that is not below." % (where, config.mount),
+                )
+            )
         elif where and where in seen:
-            plan.problems.append(Problem(WARNING, line.source, "Mounts %s, as %s does: one hides the other." % (where, seen[where].source)))
+            plan.problems.append(
+                Problem(
+                    WARNING,
+                    line.source,
+                    "Mounts %s, as %s does: one hides the other." % (where, seen[where].source),
+                )
+            )
         if where:
             seen.setdefault(where, line)
 
 
 def order(plan: "Plan", config: "Config", facts: "Facts") -> None:
-    """Add the drop-ins to the plan, and what is wrong to its problems; ``Plan.uses`` says which lines use our places."""
+    """Add the drop-ins to the plan, and what is wrong to its problems; ``Plan.uses`` says which lines use our
+    places."""
     looking = _Looking(plan, config, facts)
     for line in facts.lines:
         looking.line(line)

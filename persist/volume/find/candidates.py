@@ -19,12 +19,15 @@ UDEV_DATA = "/run/udev/data"
 
 def decode(text: str) -> str:
     r"""Undo udev's encoding of labels (``\x20``), that of ID_FS_LABEL_ENC and ID_PART_ENTRY_NAME."""
-    raw = re.sub(rb"\\x([0-9a-fA-F]{2})", lambda m: bytes([int(m[1], 16)]), text.encode("utf-8", "surrogateescape"))
+    raw = re.sub(
+        rb"\\x([0-9a-fA-F]{2})", lambda m: bytes([int(m[1], 16)]), text.encode("utf-8", "surrogateescape")
+    )
     return raw.decode("utf-8", "surrogateescape")
 
 
 def everything() -> list[Candidate]:
-    """All block devices of this machine, also those without a filesystem, from udev's database, or by probing where no udev runs.
+    """All block devices of this machine, also those without a filesystem, from udev's database, or by probing
+    where no udev runs.
 
     Raises CommandError and OSError.
     """
@@ -40,17 +43,35 @@ def candidates() -> list[Candidate]:
     return _filesystems(everything())
 
 
-def _candidate(p: dict[str, str], node: str, device: str, disk_node: str, disk_device: str, disk_sys_path: str) -> Candidate:
+def _candidate(
+    p: dict[str, str], node: str, device: str, disk_node: str, disk_device: str, disk_sys_path: str
+) -> Candidate:
     """A candidate from udev's properties of a device."""
-    return Candidate(node, device, disk_device, p.get("ID_FS_UUID", ""), p.get("ID_FS_UUID_SUB", "") or node, decode(p.get("ID_FS_LABEL_ENC", "")),
-                     p.get("ID_PART_ENTRY_UUID", ""), decode(p.get("ID_PART_ENTRY_NAME", "")), trust.why_untrusted(disk_sys_path, blockdev.attribute),
-                     p.get("ID_FS_TYPE", ""), disk_node, p.get("ID_FS_USAGE", "") if p.get("ID_FS_TYPE") else "")
+    return Candidate(
+        node,
+        device,
+        disk_device,
+        p.get("ID_FS_UUID", ""),
+        p.get("ID_FS_UUID_SUB", "") or node,
+        decode(p.get("ID_FS_LABEL_ENC", "")),
+        p.get("ID_PART_ENTRY_UUID", ""),
+        decode(p.get("ID_PART_ENTRY_NAME", "")),
+        trust.why_untrusted(disk_sys_path, blockdev.attribute),
+        p.get("ID_FS_TYPE", ""),
+        disk_node,
+        p.get("ID_FS_USAGE", "") if p.get("ID_FS_TYPE") else "",
+    )
 
 
 def _from_udev() -> list[Candidate]:
     from persist.system.udev import block_devices
 
-    return [_candidate(d.properties, d.node, number_of(d.node), d.disk_node, number_of(d.disk_node), d.disk_sys_path) for d in block_devices()]
+    return [
+        _candidate(
+            d.properties, d.node, number_of(d.node), d.disk_node, number_of(d.disk_node), d.disk_sys_path
+        )
+        for d in block_devices()
+    ]
 
 
 def _by_probing() -> list[Candidate]:
@@ -58,24 +79,42 @@ def _by_probing() -> list[Candidate]:
     for disk in blockdev.disks():
         for device in [disk, *blockdev.partitions(disk)]:
             p = blockdev.probe(device.node)
-            found.append(Candidate(
-                device.node, device.device, disk.device, p.get("UUID", ""), p.get("UUID_SUB", "") or device.node, p.get("LABEL", ""),
-                p.get("PART_ENTRY_UUID", ""), decode(p.get("PART_ENTRY_NAME", "")), trust.why_untrusted(disk.sys_path, blockdev.attribute),
-                p.get("TYPE", ""), disk.node, p.get("USAGE", "") if p.get("TYPE") else ""))
+            found.append(
+                Candidate(
+                    device.node,
+                    device.device,
+                    disk.device,
+                    p.get("UUID", ""),
+                    p.get("UUID_SUB", "") or device.node,
+                    p.get("LABEL", ""),
+                    p.get("PART_ENTRY_UUID", ""),
+                    decode(p.get("PART_ENTRY_NAME", "")),
+                    trust.why_untrusted(disk.sys_path, blockdev.attribute),
+                    p.get("TYPE", ""),
+                    disk.node,
+                    p.get("USAGE", "") if p.get("TYPE") else "",
+                )
+            )
     return found
 
 
 def from_database() -> list[Candidate]:
-    """As candidates(), from udev's database without its library, which takes longer to load than a steady boot has for all of this.
+    """As candidates(), from udev's database without its library, which takes longer to load than a steady
+    boot has for all of this.
 
-    Incomplete while udev is busy, and empty where there is no udev: good for a second opinion and not for finding. Raises OSError.
+    Incomplete while udev is busy, and empty where there is no udev: good for a second opinion and not for
+    finding. Raises OSError.
     """
     found = []
     for disk in blockdev.disks():
         for device in [disk, *blockdev.partitions(disk)]:
             try:
                 with open(f"{UDEV_DATA}/b{device.device}", encoding="utf-8", errors="surrogateescape") as f:
-                    p = dict(line[2:].rstrip("\n").split("=", 1) for line in f if line.startswith("E:") and "=" in line)
+                    p = dict(
+                        line[2:].rstrip("\n").split("=", 1)
+                        for line in f
+                        if line.startswith("E:") and "=" in line
+                    )
             except FileNotFoundError:
                 continue  # udev has not come to it yet
             found.append(_candidate(p, device.node, device.device, disk.node, disk.device, disk.sys_path))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The volume that this machine had, noted on its root filesystem where that can be written.
 
-On a writable root the absence of a volume would otherwise look like a machine that never had one: work would go to the root, out of
-sight as soon as the volume is back, and another disk could become the volume. The note is read and written on the root filesystem
-itself, through a copy of its mount that nobody else sees: /var may be mounted over it, or kept on the volume.
+On a writable root the absence of a volume would otherwise look like a machine that never had one: work would
+go to the root, out of sight as soon as the volume is back, and another disk could become the volume. The note
+is read and written on the root filesystem itself, through a copy of its mount that nobody else sees: /var may
+be mounted over it, or kept on the volume.
 """
 
 from __future__ import annotations
@@ -55,13 +56,19 @@ def read() -> str:
 
 
 def note(uuid: str) -> None:
-    """Note the volume of this machine, whole or not at all; nothing is written where it is noted already. Raises OSError."""
+    """Note the volume of this machine, whole or not at all; nothing is written where it is noted already.
+    Raises OSError."""
     if read() == uuid.lower():
         return
     directory = _directory(make=True)
     try:
         temporary = f"{NAME}.tmp"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=directory)
+        fd = os.open(
+            temporary,
+            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC,
+            0o644,
+            dir_fd=directory,
+        )
         with open(fd, "w", encoding="ascii") as f:
             f.write(f"{uuid.lower()}\n")
             f.flush()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which disks may be formatted or mounted without being named: the same rule for claiming and for finding.
 
-Whoever can plug in a stick, or write into a disk that this machine only carries for a guest, must not become our memory. So a disk on USB,
-a removable one, a virtual one (dm, md, nbd, rbd, drbd, loop, zram) and one on a network is used only where ``Device=`` names it
-or ``AllowRemovable=yes`` says so. packaging/initramfs-tools/persist-early has the same rule in shell.
+Whoever can plug in a stick, or write into a disk that this machine only carries for a guest, must not become
+our memory. So a disk on USB, a removable one, a virtual one (dm, md, nbd, rbd, drbd, loop, zram) and one on a
+network is used only where ``Device=`` names it or ``AllowRemovable=yes`` says so.
+packaging/initramfs-tools/persist-early has the same rule in shell.
 """
 
 from __future__ import annotations
@@ -15,13 +16,23 @@ from collections.abc import Callable
 from persist.boot.config import Config
 
 _NAMES = (
-    ("dm-", "a device-mapper device"), ("md", "a software RAID"), ("nbd", "a network block device"), ("rbd", "a network block device"),
-    ("drbd", "a network block device"), ("loop", "a loop device"), ("zram", "a disk in memory"), ("ram", "a disk in memory"),
-    ("sr", "an optical drive"), ("fd", "a floppy drive"),
+    ("dm-", "a device-mapper device"),
+    ("md", "a software RAID"),
+    ("nbd", "a network block device"),
+    ("rbd", "a network block device"),
+    ("drbd", "a network block device"),
+    ("loop", "a loop device"),
+    ("zram", "a disk in memory"),
+    ("ram", "a disk in memory"),
+    ("sr", "an optical drive"),
+    ("fd", "a floppy drive"),
 )
 _BUSES = (
-    (r"/usb\d", "on USB"), (r"/fw\d", "on FireWire"), (r"/session\d", "on a network (iSCSI)"),
-    (r"/rport-", "on a network (Fibre Channel)"), (r"/nvme-fabrics/", "on a network (NVMe over fabrics)"),
+    (r"/usb\d", "on USB"),
+    (r"/fw\d", "on FireWire"),
+    (r"/session\d", "on a network (iSCSI)"),
+    (r"/rport-", "on a network (Fibre Channel)"),
+    (r"/nvme-fabrics/", "on a network (NVMe over fabrics)"),
 )
 _NVME_HEAD = r"/virtual/nvme-subsystem/[^/]+/"
 
@@ -47,8 +58,11 @@ def _nvme(head: str, attribute: Attribute, listdir: Callable[[str], list[str]]) 
     return "on a network (NVMe over fabrics)"
 
 
-def why_untrusted(sys_path: str, attribute: Attribute, listdir: Callable[[str], list[str]] = os.listdir) -> str:
-    """Why a whole disk is not used unless it is named ('it is ...'), or ''. ``sys_path`` is its directory in sysfs, links resolved."""
+def why_untrusted(
+    sys_path: str, attribute: Attribute, listdir: Callable[[str], list[str]] = os.listdir
+) -> str:
+    """Why a whole disk is not used unless it is named ('it is ...'), or ''. ``sys_path`` is its directory in
+    sysfs, links resolved."""
     what = _name(os.path.basename(sys_path))
     if what:
         return what

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Make a volume of the disks that carry a claim, or have them join the one that is there; refuse the others, and say so."""
+"""Make a volume of the disks that carry a claim, or have them join the one that is there; refuse the others,
+and say so."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ _PASSING = ("members-missing", "members-disagree", "join-missing", "volume-unrea
 
 
 def tagged() -> list[Disk]:
-    """The disks that udev tagged in this boot; all of them where no udev runs. Only a pre-filter: a tag outlives its header."""
+    """The disks that udev tagged in this boot; all of them where no udev runs. Only a pre-filter: a tag
+    outlives its header."""
     every = blockdev.disks()
     if not blockdev.udev_runs():
         return every
@@ -65,14 +67,22 @@ def _failed(disks: list[Disk], error: Exception) -> None:
         hint = "Run 'apt install btrfs-progs fdisk'."
     text = error.message if isinstance(error, PersistError) else str(error)
     reason = error.fields.get("PERSIST_REASON", "") if isinstance(error, PersistError) else ""
-    log.log(log.ERR, f"{_nodes(disks)} could not be formatted: {text} {hint or 'The claim is still there; the next boot tries again.'}", "FORMAT_FAILED",
-            PERSIST_DEVICE=" ".join(d.node for d in disks), PERSIST_REASON=reason or "format-failed")
+    log.log(
+        log.ERR,
+        f"{_nodes(disks)} could not be formatted: {text} "
+        f"{hint or 'The claim is still there; the next boot tries again.'}",
+        "FORMAT_FAILED",
+        PERSIST_DEVICE=" ".join(d.node for d in disks),
+        PERSIST_REASON=reason or "format-failed",
+    )
 
 
 def claimed(every: list[Disk], words: list[str]) -> list[Claimed]:
-    """The disks that carry a claim and were not refused before: those that were begun first, then by serial number and place.
+    """The disks that carry a claim and were not refused before: those that were begun first, then by serial
+    number and place.
 
-    Headers that cannot be understood, or are for another disk, are refused here, and logged. Raises OSError where a note cannot be written.
+    Headers that cannot be understood, or are for another disk, are refused here, and logged. Raises OSError
+    where a note cannot be written.
     """
     found = []
     for disk in every:
@@ -87,7 +97,9 @@ def claimed(every: list[Disk], words: list[str]) -> list[Claimed]:
             continue
         except OSError as e:
             # No medium, or a disk that does not answer: the kernel's own messages say more.
-            log.log(log.DEBUG, f"{disk.node} cannot be read: {e.strerror}.", "FAILED", PERSIST_DEVICE=disk.node)
+            log.log(
+                log.DEBUG, f"{disk.node} cannot be read: {e.strerror}.", "FAILED", PERSIST_DEVICE=disk.node
+            )
             continue
         if claim is not None:
             found.append((disk, claim))
@@ -114,7 +126,8 @@ def _split(claims: list[Claimed]) -> tuple[list[Claimed], list[Claimed]]:
 
 
 def _there(every: list[Candidate]) -> Callable[[Claimed], bool]:
-    """Whether the volume that a disk was begun for has its label, on whatever disk: then it is in use, or was."""
+    """Whether the volume that a disk was begun for has its label, on whatever disk: then it is in use, or
+    was."""
     labelled = {c.uuid.lower() for c in every if c.label == DATA_NAME}
     own = {c.disk_device for c in every if c.label == DATA_NAME}
 
@@ -133,20 +146,29 @@ def _wait(every: list[Disk], config: Config, claims: list[Claimed]) -> list[Clai
         return claims
     from persist.system.udev import wait_for
 
-    log.notify_status(f"Waiting up to {config.member_timeout} s for {missing} more claimed disk(s)", config.member_timeout)
+    log.notify_status(
+        f"Waiting up to {config.member_timeout} s for {missing} more claimed disk(s)", config.member_timeout
+    )
     last = claims
 
     def look() -> list[Claimed] | None:
         nonlocal last
-        last = claimed([d for d in tagged() if d.device not in {o.device for o in every}] + every, config.magic_headers)
+        last = claimed(
+            [d for d in tagged() if d.device not in {o.device for o in every}] + every, config.magic_headers
+        )
         news = _split(last)[1]
-        return last if not news or not disk_set.pick(news, _there(only_volume.candidates_now())).missing else None
+        return (
+            last
+            if not news or not disk_set.pick(news, _there(only_volume.candidates_now())).missing
+            else None
+        )
 
     return wait_for(look, config.member_timeout) or last
 
 
 def _make(news: list[Claimed], config: Config, wanted: Known | str | None, blank: bool = False) -> int:
-    """Make a volume of disks that do not join one; those that must not become one are refused. Returns how many failed unexpectedly."""
+    """Make a volume of disks that do not join one; those that must not become one are refused. Returns how
+    many failed unexpectedly."""
     disks = [d for d, _ in news]
     every = only_volume.candidates_now()
     left_out: list[Disk] = []
@@ -154,8 +176,13 @@ def _make(news: list[Claimed], config: Config, wanted: Known | str | None, blank
     def refuse(disk: Disk, refusal: Refusal) -> None:
         left_out.append(disk)
         if blank:  # nobody claimed it: it may well be somebody's
-            log.log(log.NOTICE, f"{disk.node} is named by Device= and is not formatted: {refusal}", "CLAIM_REFUSED",
-                    PERSIST_DEVICE=disk.node, PERSIST_REASON=refusal.code)
+            log.log(
+                log.NOTICE,
+                f"{disk.node} is named by Device= and is not formatted: {refusal}",
+                "CLAIM_REFUSED",
+                PERSIST_DEVICE=disk.node,
+                PERSIST_REASON=refusal.code,
+            )
         else:
             _refuse(disk, refusal)
 
@@ -163,10 +190,22 @@ def _make(news: list[Claimed], config: Config, wanted: Known | str | None, blank
         only_volume.check_alone(disks, picked.volume, config, wanted, every)
 
     try:
-        what = "carries a claim and is formatted now." if len(disks) == 1 else "carry claims and are formatted now."
+        what = (
+            "carries a claim and is formatted now."
+            if len(disks) == 1
+            else "carry claims and are formatted now."
+        )
         if blank:
             what = "is blank, is named by Device=, and is formatted now."
-        done = format_disks(disks, config, _status(_nodes(disks), what), refuse=refuse, alone=alone, there=_there(every), blank=blank)
+        done = format_disks(
+            disks,
+            config,
+            _status(_nodes(disks), what),
+            refuse=refuse,
+            alone=alone,
+            there=_there(every),
+            blank=blank,
+        )
     except Refusal as e:
         for disk in [d for d in disks if d not in left_out]:
             refuse(disk, refusals.another(e))
@@ -179,14 +218,33 @@ def _make(news: list[Claimed], config: Config, wanted: Known | str | None, blank
     outcome.note_formatted(done.uuid)
     before = remembered.read() if config.ephemeral else ""
     if before and before != done.uuid:
-        log.log(log.NOTICE, f"The state volume of this machine (UUID={before}) is not here any more, and its disk is lost by contract (Ephemeral=yes): "
-                f"{_nodes(list(done.disks))} takes its place.", "VOLUME_REPLACED", PERSIST_DEVICE=" ".join(done.nodes), PERSIST_UUID=done.uuid)
+        log.log(
+            log.NOTICE,
+            f"The state volume of this machine (UUID={before}) is not here any more, and its disk is lost by "
+            "contract (Ephemeral=yes): "
+            f"{_nodes(list(done.disks))} takes its place.",
+            "VOLUME_REPLACED",
+            PERSIST_DEVICE=" ".join(done.nodes),
+            PERSIST_UUID=done.uuid,
+        )
     made = _nodes(list(done.disks))
     verb = "is" if len(done.disks) == 1 else "are"
-    log.log(log.NOTICE, f"{made} {verb} the state volume now (UUID={done.uuid}).", "FORMAT_DONE", PERSIST_DEVICE=" ".join(done.nodes), PERSIST_UUID=done.uuid)
-    _refuse_all([d for d in disks if d not in left_out and d not in done.disks],
-                Refusal("volume-exists", f"{made} {verb} the state volume of this machine now.",
-                        hint="Claim it again with 'persistctl claim --force --join' to have it join, or keep it for another machine."))
+    log.log(
+        log.NOTICE,
+        f"{made} {verb} the state volume now (UUID={done.uuid}).",
+        "FORMAT_DONE",
+        PERSIST_DEVICE=" ".join(done.nodes),
+        PERSIST_UUID=done.uuid,
+    )
+    _refuse_all(
+        [d for d in disks if d not in left_out and d not in done.disks],
+        Refusal(
+            "volume-exists",
+            f"{made} {verb} the state volume of this machine now.",
+            hint="Claim it again with 'persistctl claim --force --join' to have it join, or keep it for "
+            "another machine.",
+        ),
+    )
     return 0
 
 
@@ -198,7 +256,12 @@ def _join(joins: list[Claimed], volume: str, config: Config) -> tuple[int, int]:
     for disk, claim in joins:
         try:
             joining.check_join(claim, volume, config)
-            if joining.prepare(disk, volume, config, _status(disk.node, f"carries a claim and joins the state volume {volume}.")):
+            if joining.prepare(
+                disk,
+                volume,
+                config,
+                _status(disk.node, f"carries a claim and joins the state volume {volume}."),
+            ):
                 ready += 1
         except Refusal as e:
             _refuse(disk, e)
@@ -209,11 +272,13 @@ def _join(joins: list[Claimed], volume: str, config: Config) -> tuple[int, int]:
 
 
 def format_claimed(every: list[Disk], config: Config, wanted: Known | str | None) -> int:
-    """Make a volume of the claimed disks of ``every``, or prepare them to join the one that is there; refuse the others.
+    """Make a volume of the claimed disks of ``every``, or prepare them to join the one that is there; refuse
+    the others.
 
-    ``wanted`` is what the machine knows of its volume, or the id that persist.volume= names. Where nothing is claimed and Format=blank says so, a
-    blank disk is formatted. One at a time: another one that runs is waited for, and what it made is there for us to see. Returns how many disks failed
-    unexpectedly. Raises CommandError and OSError.
+    ``wanted`` is what the machine knows of its volume, or the id that persist.volume= names. Where nothing is
+    claimed and Format=blank says so, a blank disk is formatted. One at a time: another one that runs is
+    waited for, and what it made is there for us to see. Returns how many disks failed unexpectedly. Raises
+    CommandError and OSError.
     """
     with format_lock.alone():
         return _format_claimed(every, config, wanted)
@@ -252,6 +317,7 @@ def _format_claimed(every: list[Disk], config: Config, wanted: Known | str | Non
     if ready:
         outcome.note_heal()
     if (made or ready) and blockdev.udev_runs():
-        # Our locks are released: udev reads the new tables now, and must not take the partitions away under the mount that comes next.
+        # Our locks are released: udev reads the new tables now, and must not take the partitions away under
+        # the mount that comes next.
         run("udevadm", "settle", "--timeout=30", ok=(0, 1))
     return failed

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which claimed disks become one volume, each at which place. Pure. docs/volume.md, "A set of claimed disks"."""
+"""Which claimed disks become one volume, each at which place. Pure. docs/volume.md, "A set of claimed
+disks"."""
 
 from __future__ import annotations
 
@@ -15,9 +16,11 @@ Claimed = tuple[Disk, Claim]
 
 
 class Picked(Record):
-    """A set: ``places`` are the disks by index, None where one is missing. ``volume`` is the id of one that was begun, '' for a new one or version 1.
+    """A set: ``places`` are the disks by index, None where one is missing. ``volume`` is the id of one that
+    was begun, '' for a new one or version 1.
 
-    ``wanted``: how many disks the headers ask to wait for. ``complete``: the volume is there, nothing but claims is left to be erased.
+    ``wanted``: how many disks the headers ask to wait for. ``complete``: the volume is there, nothing but
+    claims is left to be erased.
     """
 
     places: tuple[Claimed | None, ...]
@@ -43,8 +46,11 @@ def _opinions(disks: list[Claimed], what: Callable[[Claim], str], name: str) -> 
     said = sorted({what(claim) for _, claim in disks} - {""})
     if len(said) > 1:
         nodes = ", ".join(disk.node for disk, _ in disks)
-        raise Refusal("members-disagree", f"The headers of {nodes} disagree: {name}={f' and {name}='.join(said)}.",
-                      hint="Claim all disks of one volume in one go: 'persistctl claim DEVICE DEVICE'.")
+        raise Refusal(
+            "members-disagree",
+            f"The headers of {nodes} disagree: {name}={f' and {name}='.join(said)}.",
+            hint="Claim all disks of one volume in one go: 'persistctl claim DEVICE DEVICE'.",
+        )
     return said[0] if said else ""
 
 
@@ -65,11 +71,13 @@ def _volume(mark: FormatMark | None) -> str:
 
 
 def pick(claims: list[Claimed], there: Callable[[Claimed], bool] = lambda claim: False) -> Picked:
-    """The set to be made now of these disks (at least one), none of which joins a volume. The order of ``claims`` decides between equals.
+    """The set to be made now of these disks (at least one), none of which joins a volume. The order of
+    ``claims`` decides between equals.
 
-    ``there`` tells whether the volume of a mark has its label, on whatever disk. Such a set is complete and comes first. Else one that was begun
-    is filled up: by disks of other sets that were begun and never became a volume (a cut while a set was made anew leaves two), then by fresh
-    claims. Raises Refusal (members-disagree).
+    ``there`` tells whether the volume of a mark has its label, on whatever disk. Such a set is complete and
+    comes first. Else one that was begun is filled up: by disks of other sets that were begun and never became
+    a volume (a cut while a set was made anew leaves two), then by fresh claims. Raises Refusal
+    (members-disagree).
     """
     begun = [c for c in claims if c[1].mark is not None]
     done = [c for c in begun if there(c)]
@@ -90,7 +98,12 @@ def pick(claims: list[Claimed], there: Callable[[Claimed], bool] = lambda claim:
             left.append(one)
     if done:
         return Picked(tuple(places), tuple(left), mark.layout, mark.volume, 0, True)
-    fits = [c for c in left if (c[1].mark is None and c[1].options.layout in ("", mark.layout)) or (_volume(c[1].mark) and not there(c))]
+    fits = [
+        c
+        for c in left
+        if (c[1].mark is None and c[1].options.layout in ("", mark.layout))
+        or (_volume(c[1].mark) and not there(c))
+    ]
     fits.sort(key=lambda c: c[1].mark is None)
     for index, place in enumerate(places):
         if place is None and fits:
@@ -101,18 +114,25 @@ def pick(claims: list[Claimed], there: Callable[[Claimed], bool] = lambda claim:
 
 
 def check_enough(picked: Picked) -> None:
-    """Raise Refusal where the headers ask for more disks than there are. A disk that comes later makes it good."""
+    """Raise Refusal where the headers ask for more disks than there are. A disk that comes later makes it
+    good."""
     here = len(picked.disks)
     if not picked.complete and here < picked.wanted:
-        raise Refusal("members-missing", f"Its volume is to have {picked.wanted} disks at least, and {here} of them {'is' if here == 1 else 'are'} here.",
-                      hint="Attach the missing ones, or claim those that are here again without members= and layout=raid1.")
+        raise Refusal(
+            "members-missing",
+            f"Its volume is to have {picked.wanted} disks at least, and {here} of them "
+            f"{'is' if here == 1 else 'are'} here.",
+            hint="Attach the missing ones, or claim those that are here again without members= and "
+            "layout=raid1.",
+        )
 
 
 def places(picked: Picked, marks: dict[str, FormatMark]) -> list[FormatMark]:
-    """The mark that each disk of the set has to carry, in their order. ``marks`` are those that it has, or would begin with, by its place in sysfs.
+    """The mark that each disk of the set has to carry, in their order. ``marks`` are those that it has, or
+    would begin with, by its place in sysfs.
 
-    The set of a volume that was begun is kept while all its places are filled; else it is one of what is here, under a new id: a member that
-    is gone could come back with the old one.
+    The set of a volume that was begun is kept while all its places are filled; else it is one of what is
+    here, under a new id: a member that is gone could come back with the old one.
     """
     here = picked.disks
     if not picked.volume and picked.places[0] is not None and picked.places[0][1].mark is not None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What a new filesystem of ours is filled with, by ioctls on its mounted top: a process for each would cost more than all of them do."""
+"""What a new filesystem of ours is filled with, by ioctls on its mounted top: a process for each would cost
+more than all of them do."""
 
 from __future__ import annotations
 
@@ -8,7 +9,10 @@ import os
 from persist.system.btrfs import SUBVOLUMES, ioctl, named, sync
 from persist.volume.ondisk import store
 
-_SUBVOL_CREATE, _SET_LABEL = 0x5000940E, 0x41009432  # linux/btrfs.h; struct btrfs_ioctl_vol_args, and 256 bytes
+_SUBVOL_CREATE, _SET_LABEL = (
+    0x5000940E,
+    0x41009432,
+)  # linux/btrfs.h; struct btrfs_ioctl_vol_args, and 256 bytes
 
 
 def subvolumes(path: str, uuid: str, members: list[str], swap: list[str], profile: str) -> None:

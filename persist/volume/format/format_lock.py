@@ -22,7 +22,8 @@ def alone() -> AbstractContextManager[bool]:
 
 @contextmanager
 def by_hand() -> Iterator[None]:
-    """Hold the lock for somebody who waits for the result. Raises PersistError where it is not free soon, and OSError."""
+    """Hold the lock for somebody who waits for the result. Raises PersistError where it is not free soon, and
+    OSError."""
     until = time.monotonic() + PATIENCE
     while True:
         with held(LOCK, wait=False) as ours:
@@ -30,6 +31,9 @@ def by_hand() -> Iterator[None]:
                 yield
                 return
         if time.monotonic() >= until:
-            raise PersistError("persist-format.service is formatting disks.",
-                               hint="Try again when it is done; 'systemctl status persist-format.service' tells how far it is.")
+            raise PersistError(
+                "persist-format.service is formatting disks.",
+                hint="Try again when it is done; 'systemctl status persist-format.service' tells how far "
+                "it is.",
+            )
         time.sleep(0.1)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Claimed disks that are to become members of the volume that is there: prepared here, made members by heal/healer.py, which erases the claim last."""
+"""Claimed disks that are to become members of the volume that is there: prepared here, made members by
+heal/healer.py, which erases the claim last."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from persist.volume.ondisk.header import Claim, FormatMark
 
 
 class Joiner(Record):
-    """A disk that is ready to join: its data partition and its mark. ``member``: that partition is a member of the volume already, or was."""
+    """A disk that is ready to join: its data partition and its mark. ``member``: that partition is a member
+    of the volume already, or was."""
 
     disk: Disk
     node: str
@@ -28,20 +30,36 @@ class Joiner(Record):
 def check_join(claim: Claim, volume: str, config: Config) -> None:
     """Raise Refusal unless a disk with this claim may join the volume of this machine ('' for none). Pure."""
     if config.join == "no":
-        raise Refusal("volume-exists", "No disk may join a volume on this machine (Join=no).", hint="Set Join=by-id in persist.conf, or erase its header.")
+        raise Refusal(
+            "volume-exists",
+            "No disk may join a volume on this machine (Join=no).",
+            hint="Set Join=by-id in persist.conf, or erase its header.",
+        )
     if not volume:
-        raise Refusal("join-missing", f"It is to join the state volume {claim.join}, which is not here.",
-                      hint="Attach that volume, or claim the disk again without --join to make a new one.")
+        raise Refusal(
+            "join-missing",
+            f"It is to join the state volume {claim.join}, which is not here.",
+            hint="Attach that volume, or claim the disk again without --join to make a new one.",
+        )
     if claim.join and claim.join != volume:
-        raise Refusal("join-other", f"It is to join the state volume {claim.join}, this machine's is {volume}.",
-                      hint="Claim it again with 'persistctl claim --force --join', or attach it to the machine of that volume.")
+        raise Refusal(
+            "join-other",
+            f"It is to join the state volume {claim.join}, this machine's is {volume}.",
+            hint="Claim it again with 'persistctl claim --force --join', or attach it to the machine of that "
+            "volume.",
+        )
     if not claim.join and config.join != "auto":
-        raise Refusal("volume-exists", f"This machine has a state volume already (UUID={volume}).",
-                      hint="Claim it with 'persistctl claim --join' to have it join that one, detach that one, or erase the header of this disk.")
+        raise Refusal(
+            "volume-exists",
+            f"This machine has a state volume already (UUID={volume}).",
+            hint="Claim it with 'persistctl claim --join' to have it join that one, detach that one, or "
+            "erase the header of this disk.",
+        )
 
 
 def prepare(disk: Disk, volume: str, config: Config, status: Status) -> bool:
-    """Mark, partition and mkswap on a claimed disk for this volume, as far as it is left to do. False where the claim is gone.
+    """Mark, partition and mkswap on a claimed disk for this volume, as far as it is left to do. False where
+    the claim is gone.
 
     Raises Refusal (nothing was changed), PersistError and OSError.
     """
@@ -55,9 +73,15 @@ def prepare(disk: Disk, volume: str, config: Config, status: Status) -> bool:
         if progress in ("ready", "joined"):
             return True
         if progress == "complete":
-            raise Refusal("volume-exists", "It is a state volume of its own already.", hint="Erase it with 'persistctl claim --force --join'.")
+            raise Refusal(
+                "volume-exists",
+                "It is a state volume of its own already.",
+                hint="Erase it with 'persistctl claim --force --join'.",
+            )
         mark = replace(mark, volume=volume, index=0, count=1, join=True, layout="auto")
-        Formatting([LockedDisk(disk, locks[disk.sys_path], claim.mark, mark, progress, claim.word)], status).join()
+        Formatting(
+            [LockedDisk(disk, locks[disk.sys_path], claim.mark, mark, progress, claim.word)], status
+        ).join()
     trigger([disk])
     return True
 
@@ -74,14 +98,18 @@ def _joiner(disk: Disk, volume: str, config: Config) -> Joiner | None:
     for part in blockdev.partitions(disk):
         if blockdev.attribute(part.sys_path, "start") == str(start):
             found = superblock.read(part.node)
-            return Joiner(disk, part.node, mark, progress == "joined" or (found is not None and found.fsid == volume))
+            return Joiner(
+                disk, part.node, mark, progress == "joined" or (found is not None and found.fsid == volume)
+            )
     return None
 
 
 def joiners(volume: str, config: Config | None = None) -> list[Joiner]:
-    """The disks that are ready to join this volume, in a stable order: their claim, mark and table are whole and say so, and they are trusted.
+    """The disks that are ready to join this volume, in a stable order: their claim, mark and table are whole
+    and say so, and they are trusted.
 
-    One that cannot be read, or is not as it should be, is left out; persist-format.service has said why. ``config`` None: persist.conf.
+    One that cannot be read, or is not as it should be, is left out; persist-format.service has said why.
+    ``config`` None: persist.conf.
     """
     config = load("", []) if config is None else config
     found = []
@@ -97,7 +125,8 @@ def joiners(volume: str, config: Config | None = None) -> list[Joiner]:
 
 
 def finish(joiner: Joiner, config: Config) -> None:
-    """Erase the claim of a disk that has become a member, and bind it to this machine. Nothing where the claim is gone already.
+    """Erase the claim of a disk that has become a member, and bind it to this machine. Nothing where the
+    claim is gone already.
 
     Raises Refusal (the header cannot be understood), PersistError (locked, or another disk) and OSError.
     """
@@ -106,7 +135,13 @@ def finish(joiner: Joiner, config: Config) -> None:
         if claim is None:
             return
         if claim.mark != joiner.mark:
-            raise PersistError(f"{joiner.disk.node} has another claim now.", hint="It was exchanged or claimed again.", PERSIST_DEVICE=joiner.disk.node)
-        member = LockedDisk(joiner.disk, locks[joiner.disk.sys_path], claim.mark, joiner.mark, "joined", claim.word)
+            raise PersistError(
+                f"{joiner.disk.node} has another claim now.",
+                hint="It was exchanged or claimed again.",
+                PERSIST_DEVICE=joiner.disk.node,
+            )
+        member = LockedDisk(
+            joiner.disk, locks[joiner.disk.sys_path], claim.mark, joiner.mark, "joined", claim.word
+        )
         member.erase(joiner.mark.volume)
     trigger([joiner.disk])

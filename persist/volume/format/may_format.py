@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""May this disk be formatted? Looks only. Whatever is not plainly ours to take is refused with a code, a sentence and a remedy."""
+"""May this disk be formatted? Looks only. Whatever is not plainly ours to take is refused with a code, a
+sentence and a remedy."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ _ERASE = "If what is on it may be lost, run 'persistctl claim --force'."
 
 
 def read_claim(disk: Disk, words: list[str]) -> Claim | None:
-    """The claim on a disk, or None where there is none. Raises Refusal (a header that cannot be understood) and OSError."""
+    """The claim on a disk, or None where there is none. Raises Refusal (a header that cannot be understood)
+    and OSError."""
     fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return header.parse(os.pread(fd, header.LENGTH, 0), words)
@@ -43,48 +45,72 @@ def check_usable(disk: Disk) -> None:
     if disk.is_partition:
         raise not_whole_disk.refusal(disk)
     if disk.mib < partition_table.MIN_DISK:
-        raise Refusal("too-small", f"{disk.node} has {disk.mib} MiB, at least {partition_table.MIN_DISK} MiB are needed.", hint="Use a larger disk.")
+        raise Refusal(
+            "too-small",
+            f"{disk.node} has {disk.mib} MiB, at least {partition_table.MIN_DISK} MiB are needed.",
+            hint="Use a larger disk.",
+        )
     if disk.read_only:
         raise Refusal("read-only", f"{disk.node} is read-only.", hint="Remove its write protection.")
     used = blockdev.why_in_use(disk)
     if used:
         code, sentence = used
-        raise Refusal(code, sentence, hint="A disk in use is never formatted. Take it out of use first, or claim another one.")
+        raise Refusal(
+            code,
+            sentence,
+            hint="A disk in use is never formatted. Take it out of use first, or claim another one.",
+        )
 
 
 def check_serial(disk: Disk, claim: Claim) -> None:
     """Raise Refusal where the claim is bound to another disk: it was copied along with an image."""
     wanted, found = claim.options.serial, binding.disk_serial(disk)
     if wanted and wanted != found:
-        raise Refusal("wrong-serial", f"Its header is for the disk with the serial number '{wanted}', this one has '{found}'.",
-                      hint="Claim this disk itself with 'persistctl claim'.")
+        raise Refusal(
+            "wrong-serial",
+            f"Its header is for the disk with the serial number '{wanted}', this one has '{found}'.",
+            hint="Claim this disk itself with 'persistctl claim'.",
+        )
 
 
 def check_trust(disk: Disk, config: Config) -> None:
-    """Raise Refusal unless the configuration lets this disk become the volume: by name, or by a trusted bus."""
+    """Raise Refusal unless the configuration lets this disk become the volume: by name, or by a trusted
+    bus."""
     number = os.stat(disk.node).st_rdev
     parts = [os.stat(p.node).st_rdev for p in blockdev.partitions(disk)]
     if trust.names_node(config, number, *parts):
         return
     # A volume that finding would not take must not be made.
     if not {"auto", f"LABEL={DATA_NAME}", f"PARTLABEL={DATA_NAME}"} & set(config.device):
-        raise Refusal("not-named", f"{disk.node} is not among Device={' '.join(config.device)}.", hint="Add it, or 'auto', to Device= in persist.conf.")
+        raise Refusal(
+            "not-named",
+            f"{disk.node} is not among Device={' '.join(config.device)}.",
+            hint="Add it, or 'auto', to Device= in persist.conf.",
+        )
     why = trust.why_untrusted(disk.sys_path, blockdev.attribute)
     if why and not config.allow_removable:
-        raise Refusal("untrusted", f"{disk.node} is {why}, which is not trusted unasked.",
-                      hint=f"Name it in /usr/lib/persist/persist.conf: Device=auto {disk.node} (or better a link below /dev/disk/by-id).")
+        raise Refusal(
+            "untrusted",
+            f"{disk.node} is {why}, which is not trusted unasked.",
+            hint=f"Name it in /usr/lib/persist/persist.conf: Device=auto {disk.node} (or better a link below "
+            "/dev/disk/by-id).",
+        )
 
 
 def _data_at(disk: Disk, places: list[tuple[int, int]], skip: int = 0) -> int | None:
-    """The offset of the first byte that is not zero in any of these places (offset and length, in whole blocks), None where there is none.
+    """The offset of the first byte that is not zero in any of these places (offset and length, in whole
+    blocks), None where there is none.
 
-    ``skip``: so many bytes at the beginning of the disk do not count. Past the page cache: in small pieces that takes a quarter of the time, and
-    it shows what is really there.
+    ``skip``: so many bytes at the beginning of the disk do not count. Past the page cache: in small pieces
+    that takes a quarter of the time, and it shows what is really there.
     """
     zeros = bytes(_PIECE)
     fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
     try:
-        with mmap.mmap(-1, _PIECE) as buffer, memoryview(buffer) as view:  # on a page border, as open(2) asks for
+        with (
+            mmap.mmap(-1, _PIECE) as buffer,
+            memoryview(buffer) as view,
+        ):  # on a page border, as open(2) asks for
             for start, length in places:
                 at = start
                 while at < start + length:
@@ -97,7 +123,11 @@ def _data_at(disk: Disk, places: list[tuple[int, int]], skip: int = 0) -> int | 
                         return at + count - len(data.lstrip(b"\0"))
                     at += count
     except OSError as e:
-        raise Refusal("unreadable", f"{disk.node} cannot be read: {e.strerror}.", hint="See 'journalctl -b -k' for errors of the disk.") from e
+        raise Refusal(
+            "unreadable",
+            f"{disk.node} cannot be read: {e.strerror}.",
+            hint="See 'journalctl -b -k' for errors of the disk.",
+        ) from e
     finally:
         os.close(fd)
     return None
@@ -112,13 +142,16 @@ def _zero(disk: Disk, *places: tuple[int, int], skip: int = 0) -> None:
 def check_blank(disk: Disk, mark: FormatMark, *, skip: int = header.LENGTH) -> None:
     """Raise Refusal unless a disk is blank but for its first ``skip`` bytes.
 
-    Blank: no partition, no signature anywhere (wipefs's full probe, which knows a backup GPT at the end and RAID metadata), zeros in the
-    first and the last MiB, where boot loaders and foreign formats without a signature keep their data, and no signature where our own
-    partitions would begin: writing the table would bring an old filesystem there back to life.
+    Blank: no partition, no signature anywhere (wipefs's full probe, which knows a backup GPT at the end and
+    RAID metadata), zeros in the first and the last MiB, where boot loaders and foreign formats without a
+    signature keep their data, and no signature where our own partitions would begin: writing the table would
+    bring an old filesystem there back to life.
     """
     found = blockdev.partitions(disk)
     if found:
-        raise Refusal("partitions", f"{disk.node} has partitions ({', '.join(p.name for p in found)}).", hint=_ERASE)
+        raise Refusal(
+            "partitions", f"{disk.node} has partitions ({', '.join(p.name for p in found)}).", hint=_ERASE
+        )
     types = blockdev.signatures(disk.node)
     if types:
         raise Refusal("signature", f"{disk.node} is not blank, it carries {', '.join(types)}.", hint=_ERASE)
@@ -126,11 +159,17 @@ def check_blank(disk: Disk, mark: FormatMark, *, skip: int = header.LENGTH) -> N
     for part in partition_table.parts(mark, disk.mib):
         kind = "" if _plainly_empty(disk, part) else _kind(_probe(disk, part))
         if kind:
-            raise Refusal("signature", f"{disk.node} has an old {kind} at {part.start} MiB, where its {part.name} partition would be.", hint=_ERASE)
+            raise Refusal(
+                "signature",
+                f"{disk.node} has an old {kind} at {part.start} MiB, where its {part.name} partition "
+                "would be.",
+                hint=_ERASE,
+            )
 
 
 def blank_by_name(config: Config) -> list[Disk]:
-    """The disk that Format=blank may take: the first path in Device= that leads to a whole disk; what is on it is looked at under its lock."""
+    """The disk that Format=blank may take: the first path in Device= that leads to a whole disk; what is on
+    it is looked at under its lock."""
     for spec in config.device if config.format_blank else []:
         if spec.startswith("/") and os.path.exists(spec):
             disk = blockdev.by_node(spec)
@@ -140,9 +179,14 @@ def blank_by_name(config: Config) -> list[Disk]:
 
 
 def blank_is_here(config: Config) -> bool:
-    """Whether the disk that Format=blank would take is what Device= names first, and is blank: then nothing better can come."""
+    """Whether the disk that Format=blank would take is what Device= names first, and is blank: then nothing
+    better can come."""
     found = blank_by_name(config)
-    if not found or not config.device[0].startswith("/") or blockdev.number_of(config.device[0]) != found[0].device:
+    if (
+        not found
+        or not config.device[0].startswith("/")
+        or blockdev.number_of(config.device[0]) != found[0].device
+    ):
         return False
     try:
         check(found[0], None, config)
@@ -154,7 +198,8 @@ def blank_is_here(config: Config) -> bool:
 def telling(part: partition_table.Part) -> list[tuple[int, int]]:
     """Offset and length of each place in a partition where libblkid knows of a signature.
 
-    Nearly all are within the first MiB, RAID metadata at the end; VMFS is at 1 and at 2 MiB, a second header of LUKS2 at up to 4 MiB.
+    Nearly all are within the first MiB, RAID metadata at the end; VMFS is at 1 and at 2 MiB, a second header
+    of LUKS2 at up to 4 MiB.
     """
     start, end = part.start * MIB, (part.start + part.size) * MIB
     return [(start, MIB + _PIECE), (start + 2 * MIB, _PIECE), (start + 4 * MIB, _PIECE), (end - MIB, MIB)]
@@ -174,7 +219,8 @@ def _kind(found: dict[str, str]) -> str:
 
 
 def read_table(disk: Disk) -> dict[str, Any] | None:
-    """The partition table as sfdisk(8) reads it, None where it finds none. Raises CommandError where sfdisk is missing."""
+    """The partition table as sfdisk(8) reads it, None where it finds none. Raises CommandError where sfdisk
+    is missing."""
     try:
         table = json.loads(run("sfdisk", "--json", disk.node)).get("partitiontable")
     except CommandError as e:
@@ -185,22 +231,32 @@ def read_table(disk: Disk) -> dict[str, Any] | None:
 
 
 def judge_table(table: dict[str, Any] | None, mark: FormatMark, node: str) -> bool:
-    """Whether a table is the one that we write, whole; False for none or a torn one. Pure. Raises Refusal for a stranger's.
+    """Whether a table is the one that we write, whole; False for none or a torn one. Pure. Raises Refusal for
+    a stranger's.
 
-    Ours: the disk id of the mark, and of each partition the type, the name and the id. Torn: only the protective MBR is there.
+    Ours: the disk id of the mark, and of each partition the type, the name and the id. Torn: only the
+    protective MBR is there.
     """
     if table is None:
         return False
     found = table.get("partitions", [])
     if table.get("label") == "dos" and [p.get("type") for p in found] == ["ee"]:
         return False
-    foreign = Refusal("foreign-table", f"{node} was being formatted by persist, but has another partition table now.", hint=_ERASE)
+    foreign = Refusal(
+        "foreign-table",
+        f"{node} was being formatted by persist, but has another partition table now.",
+        hint=_ERASE,
+    )
     if table.get("label") != "gpt" or not _same(table.get("id"), mark.disk_id):
         raise foreign
     wanted = partition_table.parts(mark, partition_table.MIN_DISK + mark.swap)  # sizes do not count here
     for part in found:
         ours = [w for w in wanted if w.name == part.get("name")]
-        if not ours or not _same(part.get("uuid"), ours[0].id) or str(part.get("type")).upper() != ours[0].type:
+        if (
+            not ours
+            or not _same(part.get("uuid"), ours[0].id)
+            or str(part.get("type")).upper() != ours[0].type
+        ):
             raise foreign
     return len(found) == len(wanted)
 
@@ -210,8 +266,8 @@ def _same(text: Any, wanted: str) -> bool:
 
 
 def flush(disk: Disk) -> None:
-    """Forget what the kernel has cached of a whole disk: that is not what was written through its partitions, as long as anybody has one open, nor
-    through another name of the same disk. Raises OSError."""
+    """Forget what the kernel has cached of a whole disk: that is not what was written through its partitions,
+    as long as anybody has one open, nor through another name of the same disk. Raises OSError."""
     fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.ioctl(fd, _BLKFLSBUF)
@@ -220,7 +276,8 @@ def flush(disk: Disk) -> None:
 
 
 def check_begun(disk: Disk, mark: FormatMark) -> Progress:
-    """Raise Refusal unless a disk that carries our mark holds nothing but what formatting wrote; return how far it came.
+    """Raise Refusal unless a disk that carries our mark holds nothing but what formatting wrote; return how
+    far it came.
 
     complete: the volume of the mark, with its label.
     For a disk that joins, ready: all that is done before it is a member, joined: it is one.
@@ -243,27 +300,43 @@ def check_begun(disk: Disk, mark: FormatMark) -> Progress:
                 strange.append("another volume")
             elif not strange:
                 if not whole:
-                    # It may have been in use since; a table that cannot be read now is no reason to begin again.
-                    raise Refusal("table-damaged", f"{disk.node} is a state volume already, and its partition table is damaged or cannot be read.",
-                                  hint=f"Its data is whole: save it, or restore the table. {_ERASE}")
+                    # It may have been in use since; a table that cannot be read now is no reason to begin
+                    # again.
+                    raise Refusal(
+                        "table-damaged",
+                        f"{disk.node} is a state volume already, and its partition table is damaged or "
+                        "cannot be read.",
+                        hint=f"Its data is whole: save it, or restore the table. {_ERASE}",
+                    )
                 return "joined" if mark.join else "complete"
     if strange:
-        raise Refusal("signature", f"{disk.node} was being formatted by persist, but carries {', '.join(strange)} now.", hint=_ERASE)
+        raise Refusal(
+            "signature",
+            f"{disk.node} was being formatted by persist, but carries {', '.join(strange)} now.",
+            hint=_ERASE,
+        )
     if mark.join and whole and not kinds[DATA_NAME] and kinds.get(SWAP_NAME, SWAP_NAME):
         return "ready"
     return "begun"
 
 
 def new_mark(disk: Disk, config: Config, count: int = 1) -> FormatMark:
-    """What formatting this disk now would begin with, as one of ``count``. Raises Refusal where SwapSize= does not fit."""
-    return FormatMark(uuids.new(), partition_table.swap_size(disk.mib, partition_table.memory_mib() // count, config.swap_size), uuids.new(), count=count)
+    """What formatting this disk now would begin with, as one of ``count``. Raises Refusal where SwapSize=
+    does not fit."""
+    return FormatMark(
+        uuids.new(),
+        partition_table.swap_size(disk.mib, partition_table.memory_mib() // count, config.swap_size),
+        uuids.new(),
+        count=count,
+    )
 
 
 def check(disk: Disk, claim: Claim | None, config: Config, count: int = 1) -> tuple[Progress, FormatMark]:
-    """Raise Refusal unless this claimed disk may be formatted, or go on being formatted; without a claim it must be blank from its first byte.
+    """Raise Refusal unless this claimed disk may be formatted, or go on being formatted; without a claim it
+    must be blank from its first byte.
 
-    Returns how far formatting came and the mark, a new one for a fresh disk of ``count``. Whoever acts on it holds the disk's lock.
-    Raises CommandError where a tool is missing.
+    Returns how far formatting came and the mark, a new one for a fresh disk of ``count``. Whoever acts on it
+    holds the disk's lock. Raises CommandError where a tool is missing.
     """
     try:
         check_trust(disk, config)
@@ -274,7 +347,8 @@ def check(disk: Disk, claim: Claim | None, config: Config, count: int = 1) -> tu
                 return "joined", claim.mark
             progress = check_begun(disk, claim.mark)
             if progress in ("complete", "joined") and not disk.read_only:
-                # A cut before the claim was erased: the initrd may have mounted the volume by now, and erasing is all that is left.
+                # A cut before the claim was erased: the initrd may have mounted the volume by now, and
+                # erasing is all that is left.
                 return progress, claim.mark
             check_usable(disk)
             return progress, claim.mark
@@ -288,7 +362,8 @@ def check(disk: Disk, claim: Claim | None, config: Config, count: int = 1) -> tu
 
 
 def is_member(disk: Disk, mark: FormatMark) -> bool:
-    """Whether the kernel uses a partition of a disk in the mounted volume of its mark: being made a member, or one already."""
+    """Whether the kernel uses a partition of a disk in the mounted volume of its mark: being made a member,
+    or one already."""
     try:
         used = os.listdir(f"/sys/fs/btrfs/{mark.volume}/devices")
     except FileNotFoundError:

@@ -14,8 +14,13 @@ CONF = "/usr/lib/persist/persist.conf"
 
 def _spare(disk: Disk) -> bool:
     """Whether a whole disk could be claimed instead."""
-    return (disk.mib >= partition_table.MIN_DISK and not disk.read_only and not blockdev.partitions(disk)
-            and not trust.why_untrusted(disk.sys_path, blockdev.attribute) and not blockdev.why_in_use(disk))
+    return (
+        disk.mib >= partition_table.MIN_DISK
+        and not disk.read_only
+        and not blockdev.partitions(disk)
+        and not trust.why_untrusted(disk.sys_path, blockdev.attribute)
+        and not blockdev.why_in_use(disk)
+    )
 
 
 def _name(part: Disk) -> str:
@@ -30,7 +35,8 @@ def _name(part: Disk) -> str:
 
 
 def refusal(part: Disk) -> Refusal:
-    """Why a partition is not claimed, with the remedy that this machine has: another disk, the disk that it is all of, or a filesystem by hand."""
+    """Why a partition is not claimed, with the remedy that this machine has: another disk, the disk that it
+    is all of, or a filesystem by hand."""
     whole = blockdev.whole(part)
     used = blockdev.why_in_use(part)
     spare = next((d for d in blockdev.disks() if d != whole and _spare(d)), None)
@@ -40,10 +46,16 @@ def refusal(part: Disk) -> Refusal:
     if spare is not None:
         hint = f"Claim a whole disk, such as {spare.node}."
     elif len(blockdev.partitions(whole)) == 1 and blockdev.why_in_use(whole) is None:
-        hint = f"It is the only one on {whole.node}: 'persistctl claim --force {whole.node}' takes the whole disk; what is on it is lost."
+        hint = (
+            f"It is the only one on {whole.node}: 'persistctl claim --force {whole.node}' takes the whole "
+            "disk; what is on it is lost."
+        )
     elif used is not None:
         hint = "Attach another disk, or take a partition that nothing uses."
     else:
-        hint = (f"This machine has no other disk for it: make a filesystem there by hand ('mkfs.ext4 {part.node}'; what is on it is lost), "
-                f"and name it in {CONF}: Device={_name(part)}.")
+        hint = (
+            "This machine has no other disk for it: make a filesystem there by hand ('mkfs.ext4 "
+            f"{part.node}'; what is on it is lost), "
+            f"and name it in {CONF}: Device={_name(part)}."
+        )
     return Refusal("partition", message, hint=hint, PERSIST_DEVICE=part.node)

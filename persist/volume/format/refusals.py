@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Refusals of this boot, by diskseq: udev reports a disk again and again, and each time the answer would be the same.
+"""Refusals of this boot, by diskseq: udev reports a disk again and again, and each time the answer would be
+the same.
 
-A note counts as long as the disk's first MiB is what it was; a disk that was erased and claimed again is looked at again.
+A note counts as long as the disk's first MiB is what it was; a disk that was erased and claimed again is
+looked at again.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ def _path(disk: Disk) -> str:
 
 
 def known(disk: Disk) -> bool:
-    """Whether this disk, with this content, was refused before. Raises OSError when the note cannot be read."""
+    """Whether this disk, with this content, was refused before. Raises OSError when the note cannot be
+    read."""
     try:
         with open(_path(disk), encoding="utf-8") as f:
             note = json.load(f)
@@ -50,7 +53,16 @@ def remember(disk: Disk, refusal: Refusal) -> None:
     """Note a refusal. Raises OSError."""
     os.makedirs(DIRECTORY, 0o755, exist_ok=True)
     with open(_path(disk), "w", encoding="utf-8") as f:
-        json.dump({"device": disk.node, "code": refusal.code, "message": refusal.message, "hint": refusal.hint, "fingerprint": _fingerprint(disk)}, f)
+        json.dump(
+            {
+                "device": disk.node,
+                "code": refusal.code,
+                "message": refusal.message,
+                "hint": refusal.hint,
+                "fingerprint": _fingerprint(disk),
+            },
+            f,
+        )
 
 
 def forget(disk: Disk) -> None:

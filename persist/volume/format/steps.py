@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Claimed disks to a state volume: mark, partition, mkfs, subvolumes, label, erase. Driven by what is on the disks.
+"""Claimed disks to a state volume: mark, partition, mkfs, subvolumes, label, erase. Driven by what is on the
+disks.
 
-Each step is done on every disk before the next. Killed after any step, or in the middle of one, the next start ends in the same result: the mark says
-what the table shall be, the filesystem gets its real label when all is in it, and the claims are erased last. Until the label is there nothing of
-value is on the disks, so whatever was done after the mark is simply done again.
+Each step is done on every disk before the next. Killed after any step, or in the middle of one, the next
+start ends in the same result: the mark says what the table shall be, the filesystem gets its real label when
+all is in it, and the claims are erased last. Until the label is there nothing of value is on the disks, so
+whatever was done after the mark is simply done again.
 
-``PERSIST_TEST_KILL_AFTER=STEP`` in the environment is a test hook: the process kills itself after that step, with ``STEP:INDEX`` after that step on
-the disk at this place of the set.
+``PERSIST_TEST_KILL_AFTER=STEP`` in the environment is a test hook: the process kills itself after that step,
+with ``STEP:INDEX`` after that step on the disk at this place of the set.
 """
 
 from __future__ import annotations
@@ -50,8 +52,12 @@ def require_tools() -> None:
     places = ENVIRONMENT["PATH"].split(":")
     missing = [t for t in TOOLS if not any(os.access(f"{place}/{t}", os.X_OK) for place in places)]
     if missing:
-        raise PersistError(f"Formatting needs {', '.join(missing)}, which is not installed.", hint="Run 'apt install btrfs-progs fdisk'.",
-                           message_id="FORMAT_FAILED", PERSIST_REASON="tools-missing")
+        raise PersistError(
+            f"Formatting needs {', '.join(missing)}, which is not installed.",
+            hint="Run 'apt install btrfs-progs fdisk'.",
+            message_id="FORMAT_FAILED",
+            PERSIST_REASON="tools-missing",
+        )
 
 
 def write(disk: Disk, data: bytes, offset: int) -> None:
@@ -69,7 +75,9 @@ def write(disk: Disk, data: bytes, offset: int) -> None:
 class LockedDisk:
     """One disk under its lock; a method for each step that is of this disk alone."""
 
-    def __init__(self, disk: Disk, fd: int, old: FormatMark | None, mark: FormatMark, progress: Progress, word: str) -> None:
+    def __init__(
+        self, disk: Disk, fd: int, old: FormatMark | None, mark: FormatMark, progress: Progress, word: str
+    ) -> None:
         self.disk = disk
         self.fd = fd  # holds the lock; read-only
         self.old = old  # what is on the disk
@@ -82,7 +90,9 @@ class LockedDisk:
     def check_same(self) -> None:
         """Raise PersistError where the disk behind the node was exchanged."""
         if blockdev.attribute(self.disk.sys_path, "diskseq") not in (self.diskseq, ""):
-            raise PersistError(f"{self.disk.node} is another disk now.", hint="It was exchanged while it was formatted.")
+            raise PersistError(
+                f"{self.disk.node} is another disk now.", hint="It was exchanged while it was formatted."
+            )
 
     def write_mark(self) -> None:
         """Note on the disk that it was blank and what it becomes: one sector, so whole or not at all."""
@@ -98,17 +108,28 @@ class LockedDisk:
         write(self.disk, self.mark.encode(), header.MARK_OFFSET)
 
     def node(self, name: str) -> str:
-        """The partition of this name, as planned. Raises PersistError when the kernel shows another picture."""
+        """The partition of this name, as planned. Raises PersistError when the kernel shows another
+        picture."""
         starts = {p.start * 2048: p for p in self.parts}
         for part in blockdev.partitions(self.disk):
             planned = starts.get(int(blockdev.attribute(part.sys_path, "start") or "0"))
-            if planned is not None and planned.name == name and part.size == planned.size * partition_table.MIB and os.path.exists(part.node):
+            if (
+                planned is not None
+                and planned.name == name
+                and part.size == planned.size * partition_table.MIB
+                and os.path.exists(part.node)
+            ):
                 return part.node
-        raise PersistError(f"The kernel does not show the {name} partition of {self.disk.node}.", hint="Restart the machine to go on.")
+        raise PersistError(
+            f"The kernel does not show the {name} partition of {self.disk.node}.",
+            hint="Restart the machine to go on.",
+        )
 
     def show_partitions(self) -> None:
-        """Tell the kernel where it does not know. With our lock held no tool may lock, and nobody may wait for udev. Raises PersistError."""
-        # Not BLKRRPART: that fails as soon as anyone has a partition open, and does nothing on a kernel without a GPT parser.
+        """Tell the kernel where it does not know. With our lock held no tool may lock, and nobody may wait
+        for udev. Raises PersistError."""
+        # Not BLKRRPART: that fails as soon as anyone has a partition open, and does nothing on a kernel
+        # without a GPT parser.
         run("partx", "--update", self.disk.node)
         deadline = time.monotonic() + 10
         while len(blockdev.partitions(self.disk)) < len(self.parts) and time.monotonic() < deadline:
@@ -118,8 +139,18 @@ class LockedDisk:
 
     def partition(self) -> None:
         """Write the table and tell the kernel."""
-        run("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--wipe", "never", "--wipe-partitions", "never", self.disk.node,
-            stdin=partition_table.script(self.mark, self.disk.mib))
+        run(
+            "sfdisk",
+            "--quiet",
+            "--no-reread",
+            "--no-tell-kernel",
+            "--wipe",
+            "never",
+            "--wipe-partitions",
+            "never",
+            self.disk.node,
+            stdin=partition_table.script(self.mark, self.disk.mib),
+        )
         os.fsync(self.fd)
         self.show_partitions()
 
@@ -133,15 +164,16 @@ class LockedDisk:
         return partition_table.filesystem_bytes(self.parts[-1].size * partition_table.MIB)
 
     def erase(self, volume: str) -> None:
-        """Erase the claim and our mark, in the one write that binds the disk to the machine: from now on this is a volume and nothing else."""
+        """Erase the claim and our mark, in the one write that binds the disk to the machine: from now on this
+        is a volume and nothing else."""
         write(self.disk, bytes(header.MARK_OFFSET) + binding.encode(binding.of_machine(self.disk, volume)), 0)
 
 
 class Formatting:
     """The steps over all disks of a set (or one that joins), by their index.
 
-    Each step brings what it does to the media, the caches of the drives included: write() and partition() by fsync(2), as mkswap(8) and mkfs.btrfs(8)
-    do themselves, the ioctls of fill.py by a commit.
+    Each step brings what it does to the media, the caches of the drives included: write() and partition() by
+    fsync(2), as mkswap(8) and mkfs.btrfs(8) do themselves, the ioctls of fill.py by a commit.
     """
 
     def __init__(self, members: list[LockedDisk], status: Status) -> None:
@@ -186,20 +218,41 @@ class Formatting:
         each(lambda do: do(), [self._mkfs_btrfs, *(m.mkswap for m in self.members)])
 
     def _mkfs_btrfs(self) -> None:
-        """Make the filesystem under a label that says it is not ready. Nothing is discarded: the disks were blank.
+        """Make the filesystem under a label that says it is not ready. Nothing is discarded: the disks were
+        blank.
 
-        mkfs.btrfs chooses the id, which goes into the marks: given one, it reads every disk of the machine to see that it is new. And it has to be new
-        each time: a kernel that still knows devices of an earlier start, or of a mount(2) that was killed, does not mount others beside them.
+        mkfs.btrfs chooses the id, which goes into the marks: given one, it reads every disk of the machine to
+        see that it is new. And it has to be new each time: a kernel that still knows devices of an earlier
+        start, or of a mount(2) that was killed, does not mount others beside them.
         """
         nodes = self.nodes()
         btrfs.forget(*nodes)
         data, metadata = partition_table.profiles(self.mark.layout, len(self.members))
-        size = min(m.data_bytes() for m in self.members)  # of each device; the larger ones grow when it is mounted
-        run("mkfs.btrfs", "--quiet", "--force", "--nodiscard", "--label", UNFINISHED, "--data", data, "--metadata", metadata, "--byte-count", str(size), *nodes,
-            timeout=1800)
+        size = min(
+            m.data_bytes() for m in self.members
+        )  # of each device; the larger ones grow when it is mounted
+        run(
+            "mkfs.btrfs",
+            "--quiet",
+            "--force",
+            "--nodiscard",
+            "--label",
+            UNFINISHED,
+            "--data",
+            data,
+            "--metadata",
+            metadata,
+            "--byte-count",
+            str(size),
+            *nodes,
+            timeout=1800,
+        )
         found = superblock.read(nodes[0])
         if found is None:
-            raise PersistError(f"mkfs.btrfs reported success, and there is no filesystem on {nodes[0]}.", hint="See 'journalctl -b -k' for errors of the disk.")
+            raise PersistError(
+                f"mkfs.btrfs reported success, and there is no filesystem on {nodes[0]}.",
+                hint="See 'journalctl -b -k' for errors of the disk.",
+            )
         self.volume = found.fsid
         if self.mark.volume:
             each(lambda m: m.note_volume(found.fsid), self.members)
@@ -207,7 +260,9 @@ class Formatting:
     def _top(self) -> AbstractContextManager[str]:
         """The top of the filesystem. A process that is killed at it leaves no mount behind."""
         nodes = self.nodes()
-        return newmount.nowhere("btrfs", nodes[0], ",".join(["subvolid=5", *(f"device={n}" for n in nodes)]), read_only=False)
+        return newmount.nowhere(
+            "btrfs", nodes[0], ",".join(["subvolid=5", *(f"device={n}" for n in nodes)]), read_only=False
+        )
 
     def subvolumes(self, top: str) -> None:
         """Make what a volume consists of."""
@@ -215,7 +270,10 @@ class Formatting:
         for devid, member in enumerate(self.members, 1):
             if member.data_bytes() > smallest:
                 btrfs.resize(top, devid, member.data_bytes())
-        ids = {name: [p.id for m in self.members for p in m.parts if p.name == name] for name in (DATA_NAME, SWAP_NAME)}
+        ids = {
+            name: [p.id for m in self.members for p in m.parts if p.name == name]
+            for name in (DATA_NAME, SWAP_NAME)
+        }
         fill.subvolumes(top, self.volume, ids[DATA_NAME], ids[SWAP_NAME], self.mark.layout)
 
     def label(self, top: str) -> None:
@@ -223,17 +281,27 @@ class Formatting:
         self.once("label", lambda: fill.label(top, DATA_NAME), "labelling the filesystem")
 
     def _check_apart(self) -> None:
-        """Raise PersistError where two of the disks are one, seen by two ways (SAS without multipathd): the last mark is on both."""
+        """Raise PersistError where two of the disks are one, seen by two ways (SAS without multipathd): the
+        last mark is on both."""
         for member in self.members if len(self.members) > 1 else ():
             flush(member.disk)
-            if superblock.read_at(member.disk.node, header.MARK_OFFSET, header.LENGTH - header.MARK_OFFSET) != member.mark.encode():
-                raise PersistError(f"{member.disk.node} and another of {', '.join(self.disks)} are the same disk.",
-                                   hint="Set up multipathd, or detach one of its ways.")
+            if (
+                superblock.read_at(member.disk.node, header.MARK_OFFSET, header.LENGTH - header.MARK_OFFSET)
+                != member.mark.encode()
+            ):
+                raise PersistError(
+                    f"{member.disk.node} and another of {', '.join(self.disks)} are the same disk.",
+                    hint="Set up multipathd, or detach one of its ways.",
+                )
 
     def prepare(self) -> None:
         """What a new disk of a volume gets, whether it begins one or joins it."""
         if any(m.old != m.mark for m in self.members):
-            self.on_each("mark", LockedDisk.write_mark, "taking the disk" if len(self.members) == 1 else "taking the disks")
+            self.on_each(
+                "mark",
+                LockedDisk.write_mark,
+                "taking the disk" if len(self.members) == 1 else "taking the disks",
+            )
         self._check_apart()
         self.on_each("partition", LockedDisk.partition, "writing the partition table")
 
@@ -243,14 +311,21 @@ class Formatting:
         self.on_each("mkswap", LockedDisk.mkswap, "making swap space" if self.mark.swap else "no swap space")
 
     def _finish_label(self) -> None:
-        """A cut while the label was written may have left it on some members only: then the others would look as if they had been away."""
+        """A cut while the label was written may have left it on some members only: then the others would look
+        as if they had been away."""
         nodes, volume = self.nodes(), self.volume
         found = [superblock.read(n) for n in nodes]
-        if len(nodes) != self.mark.count or any(s is None or s.fsid != volume for s in found) or {s.label for s in found if s is not None} == {DATA_NAME}:
+        if (
+            len(nodes) != self.mark.count
+            or any(s is None or s.fsid != volume for s in found)
+            or {s.label for s in found if s is not None} == {DATA_NAME}
+        ):
             return
         from persist.volume.ondisk import degraded_mark
 
-        if any(degraded_mark.read(n, volume) for n in nodes) or any(blockdev.why_in_use(m.disk) for m in self.members):
+        if any(degraded_mark.read(n, volume) for n in nodes) or any(
+            blockdev.why_in_use(m.disk) for m in self.members
+        ):
             return  # it has been mounted since, and who is current was decided there
         with self._top() as top:
             self.label(top)
@@ -259,7 +334,11 @@ class Formatting:
         """Do what is left to do."""
         if not complete:
             self.prepare()
-            self.once("mkfs", self.mkfs, "making the filesystem and swap space" if self.mark.swap else "making the filesystem")
+            self.once(
+                "mkfs",
+                self.mkfs,
+                "making the filesystem and swap space" if self.mark.swap else "making the filesystem",
+            )
             with self._top() as top:
                 self.once("subvolumes", lambda: self.subvolumes(top), "making the subvolumes")
                 self.label(top)

@@ -23,7 +23,8 @@ LOCK_TIMEOUT = 10  # seconds; somebody is waiting at a terminal
 
 
 def _erase(disk: Disk, mark: FormatMark) -> None:
-    """Make a disk blank as may_format.check_blank() has it: signatures, first and last MiB, and where our partitions could bring something back."""
+    """Make a disk blank as may_format.check_blank() has it: signatures, first and last MiB, and where our
+    partitions could bring something back."""
     parts = [p.node for p in blockdev.partitions(disk)]
     # A member of our own volume that was left out: the kernel must not mix in what it remembers of it.
     try:
@@ -31,7 +32,8 @@ def _erase(disk: Disk, mark: FormatMark) -> None:
     except OSError as e:
         if e.errno != errno.EBUSY:
             raise
-        # udev told the kernel about it when the volume was mounted: it stands in the place of a missing device and is not open (check_usable).
+        # udev told the kernel about it when the volume was mounted: it stands in the place of a missing
+        # device and is not open (check_usable).
     for node in [*parts, disk.node]:
         run("wipefs", "--all", "--force", node)
     places = [(0, partition_table.MIB), (disk.size - partition_table.MIB, partition_table.MIB)]
@@ -46,17 +48,23 @@ def _erase(disk: Disk, mark: FormatMark) -> None:
 def _check_once(disks: list[Disk]) -> None:
     for number, disk in enumerate(disks):
         if disk in disks[:number]:
-            raise Refusal("twice", f"{disk.node} is named twice.", hint="Name each disk once.", PERSIST_DEVICE=disk.node)
+            raise Refusal(
+                "twice", f"{disk.node} is named twice.", hint="Name each disk once.", PERSIST_DEVICE=disk.node
+            )
 
 
 def _only_claimed(disk: Disk, config: Config) -> bool:
-    """Whether a disk carries a claim that nobody has begun with: it may be claimed again, with other options."""
+    """Whether a disk carries a claim that nobody has begun with: it may be claimed again, with other
+    options."""
     head = superblock.read_at(disk.node, 0, header.LENGTH)
-    return any(head.startswith(word.encode("ascii")) for word in config.magic_headers) and not head[header.MARK_OFFSET :].strip(b"\0")
+    return any(head.startswith(word.encode("ascii")) for word in config.magic_headers) and not head[
+        header.MARK_OFFSET :
+    ].strip(b"\0")
 
 
 def _check(disks: list[Disk], config: Config, force: bool, bind_serial: bool) -> list[FormatMark]:
-    """Raise Refusal unless all of these may be claimed, with their locks held. Returns what formatting each would begin with."""
+    """Raise Refusal unless all of these may be claimed, with their locks held. Returns what formatting each
+    would begin with."""
     marks = []
     for disk in disks:
         may_format.check_usable(disk)
@@ -65,11 +73,23 @@ def _check(disks: list[Disk], config: Config, force: bool, bind_serial: bool) ->
             may_format.check_trust(disk, config)
             may_format.check_blank(disk, marks[-1], skip=header.LENGTH if _only_claimed(disk, config) else 0)
         if bind_serial and binding.disk_serial(disk) == binding.NONE:
-            raise Refusal("no-serial", f"{disk.node} has no serial number.", hint="Claim it without --bind-serial.", PERSIST_DEVICE=disk.node)
+            raise Refusal(
+                "no-serial",
+                f"{disk.node} has no serial number.",
+                hint="Claim it without --bind-serial.",
+                PERSIST_DEVICE=disk.node,
+            )
     return marks
 
 
-def _claim(disks: list[Disk], marks: list[FormatMark], config: Config, options: Options, force: bool, bind_serial: bool) -> None:
+def _claim(
+    disks: list[Disk],
+    marks: list[FormatMark],
+    config: Config,
+    options: Options,
+    force: bool,
+    bind_serial: bool,
+) -> None:
     """Write to disks that were checked, with their locks held."""
     for disk, mark in zip(disks, marks, strict=True):
         if force:
@@ -82,7 +102,8 @@ def _claim(disks: list[Disk], marks: list[FormatMark], config: Config, options: 
 
 @contextmanager
 def _taken(nodes: list[str]) -> Iterator[list[Disk]]:
-    """The disks behind these nodes under their locks, and that of the formatter: it sees all of these claims, or none.
+    """The disks behind these nodes under their locks, and that of the formatter: it sees all of these claims,
+    or none.
 
     Raises Refusal and PersistError (locked, no permission).
     """
@@ -95,7 +116,9 @@ def _taken(nodes: list[str]) -> Iterator[list[Disk]]:
         with format_lock.by_hand(), locked(disks, LOCK_TIMEOUT):
             yield disks
     except PermissionError as e:
-        raise PersistError(f"{shown} cannot be opened: {e.strerror}.", hint="Run this as root.", PERSIST_DEVICE=shown) from e
+        raise PersistError(
+            f"{shown} cannot be opened: {e.strerror}.", hint="Run this as root.", PERSIST_DEVICE=shown
+        ) from e
     except OSError as e:
         raise PersistError(f"{shown} cannot be claimed: {e.strerror}.", PERSIST_DEVICE=shown) from e
 
@@ -106,8 +129,11 @@ def _what_is_on(disk: Disk) -> str:
     return f"carries {', '.join(found)}" if found else "without a signature"
 
 
-def describe(nodes: list[str], config: Config, *, force: bool = False, bind_serial: bool = False) -> list[str]:
-    """What would be claimed, a line for each disk: its size, its maker's name for it, its serial number, and what is on it.
+def describe(
+    nodes: list[str], config: Config, *, force: bool = False, bind_serial: bool = False
+) -> list[str]:
+    """What would be claimed, a line for each disk: its size, its maker's name for it, its serial number, and
+    what is on it.
 
     Nothing is written. Raises what write_claims() would.
     """
@@ -116,24 +142,43 @@ def describe(nodes: list[str], config: Config, *, force: bool = False, bind_seri
         found = []
         for disk in disks:
             serial = f"serial number {disk.serial}" if disk.serial else ""
-            found.append(", ".join(filter(None, (f"{disk.node}: {disk.mib / 1024:.1f} GiB", disk.model, serial, _what_is_on(disk)))))
+            found.append(
+                ", ".join(
+                    filter(
+                        None,
+                        (f"{disk.node}: {disk.mib / 1024:.1f} GiB", disk.model, serial, _what_is_on(disk)),
+                    )
+                )
+            )
         return found
 
 
-def write_claims(nodes: list[str], config: Config, options: Options | None = None, *, force: bool = False, bind_serial: bool = False) -> list[Disk]:
-    """Mark disks for persist by the first magic header of the configuration; they are formatted where udev reports them, or at the next boot.
+def write_claims(
+    nodes: list[str],
+    config: Config,
+    options: Options | None = None,
+    *,
+    force: bool = False,
+    bind_serial: bool = False,
+) -> list[Disk]:
+    """Mark disks for persist by the first magic header of the configuration; they are formatted where udev
+    reports them, or at the next boot.
 
-    Several become one volume: each header says how many there are, unless they join a volume that is there. None is claimed where one of them is
-    refused. ``force`` erases what is on the disks and lets a disk be claimed that only another configuration would trust; a disk in use, a
-    partition, a read-only or too small one is refused with it too. ``bind_serial`` binds each header to its disk. Returns the disks.
+    Several become one volume: each header says how many there are, unless they join a volume that is there.
+    None is claimed where one of them is refused. ``force`` erases what is on the disks and lets a disk be
+    claimed that only another configuration would trust; a disk in use, a partition, a read-only or too small
+    one is refused with it too. ``bind_serial`` binds each header to its disk. Returns the disks.
 
     Raises Refusal, CommandError and PersistError (locked, no permission).
     """
     options = options or Options()
     if len(nodes) > 1 and not options.join:
         if len(nodes) > header.MEMBERS_MAX:
-            raise Refusal("too-many", f"{len(nodes)} disks cannot be claimed for one volume; {header.MEMBERS_MAX} can.",
-                          hint="Claim fewer, and let the others join it afterwards: 'persistctl claim --join'.")
+            raise Refusal(
+                "too-many",
+                f"{len(nodes)} disks cannot be claimed for one volume; {header.MEMBERS_MAX} can.",
+                hint="Claim fewer, and let the others join it afterwards: 'persistctl claim --join'.",
+            )
         options = replace(options, members=len(nodes))
     with _taken(nodes) as disks:
         _claim(disks, _check(disks, config, force, bind_serial), config, options, force, bind_serial)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Bring the mounted volume back to full strength, one step after the other, each decided anew by what is on the disks (heal/plan.py).
+"""Bring the mounted volume back to full strength, one step after the other, each decided anew by what is on
+the disks (heal/plan.py).
 
-A stop at any moment costs what the kernel was doing and nothing else: a replace goes on at the next mount, a removal or a conversion begins
-again with what is left of it, and everything else takes no time. ``PERSIST_TEST_KILL_AFTER=STEP`` is a test hook as in format/steps.py.
+A stop at any moment costs what the kernel was doing and nothing else: a replace goes on at the next mount, a
+removal or a conversion begins again with what is left of it, and everything else takes no time.
+``PERSIST_TEST_KILL_AFTER=STEP`` is a test hook as in format/steps.py.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ Status = Callable[[str, str], None]
 Watch = Callable[[list[LiveDevice]], None]
 _CHUNK = 1 << 30  # as large a chunk of data gets, on a small device a tenth of it
 _USAGES = (0, 20, 50)  # percent; as reserve.py has it
-_FULL = "Remove what is not needed, then 'systemctl start persist-heal.service'. Until then it has no second copy."
+_FULL = (
+    "Remove what is not needed, then 'systemctl start persist-heal.service'. Until then it has no second "
+    "copy."
+)
 _POLL = 1.0  # seconds between two looks at how far the kernel is
 _SHORT = 20  # the first ones come so much sooner
 
@@ -54,20 +59,27 @@ def progress(path: str, operation: str) -> str:
 
 
 def swap_parts(nodes: list[str]) -> list[str]:
-    """The PARTUUIDs of the swap partitions of ours on the disks of these data partitions. Raises PersistError."""
+    """The PARTUUIDs of the swap partitions of ours on the disks of these data partitions. Raises
+    PersistError."""
     found = []
     for disk in {d.sys_path: d for d in (blockdev.whole(blockdev.by_node(n)) for n in nodes)}.values():
         for part in blockdev.partitions(disk):
             p = blockdev.probe(part.node)
-            if p.get("TYPE") == "swap" and p.get("PART_ENTRY_NAME") == partition_table.SWAP_NAME and p.get("LABEL") == partition_table.SWAP_NAME:
+            if (
+                p.get("TYPE") == "swap"
+                and p.get("PART_ENTRY_NAME") == partition_table.SWAP_NAME
+                and p.get("LABEL") == partition_table.SWAP_NAME
+            ):
                 found.append(p.get("PART_ENTRY_UUID", "").lower())
     return sorted(filter(None, found))
 
 
 class Healer:
-    """One volume, mounted at ``path``. ``status(step, text)`` is called as a step begins (step set) and while it goes on (step '').
+    """One volume, mounted at ``path``. ``status(step, text)`` is called as a step begins (step set) and while
+    it goes on (step '').
 
-    ``watch(lost)`` is called each second of a step that takes long, with the members that went away since the last time and were marked.
+    ``watch(lost)`` is called each second of a step that takes long, with the members that went away since the
+    last time and were marked.
     """
 
     def __init__(self, path: str, config: Config, status: Status, watch: Watch = lambda lost: None) -> None:
@@ -81,7 +93,8 @@ class Healer:
         self._last: Step | None = None
 
     def _tick(self) -> None:
-        """What cannot wait for the end of a step: whoever goes away now must not come back unnoticed. Raises OSError."""
+        """What cannot wait for the end of a step: whoever goes away now must not come back unnoticed. Raises
+        OSError."""
         gone = {m.devid for m in self._state.devices if not m.ok}
         self.watch(mark_lost(self.uuid, in_kernel.glance(self.path), gone))
         in_kernel.level(in_kernel.glance(self.path))
@@ -97,8 +110,11 @@ class Healer:
         how_far = progress(self.path, self._operation())
         self.status("", f"{text}: {how_far}" if how_far else text)
 
-    def _follow(self, text: str, work: Callable[[], object], begun: Callable[[], None] = lambda: None) -> None:
-        """Do what may take hours, and say how far it is; ``begun`` is called once the kernel is at it. Raises CommandError and OSError."""
+    def _follow(
+        self, text: str, work: Callable[[], object], begun: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do what may take hours, and say how far it is; ``begun`` is called once the kernel is at it. Raises
+        CommandError and OSError."""
         errors: list[CommandError | OSError] = []
 
         def body() -> None:
@@ -133,8 +149,8 @@ class Healer:
         self._tick()
 
     def _erase(self, node: str, state: State) -> None:
-        """Make a partition one that the kernel takes. It has its mark before it is a member, or a stop in between makes it one that nothing proves an
-        ancestor. Raises PersistError and OSError."""
+        """Make a partition one that the kernel takes. It has its mark before it is a member, or a stop in
+        between makes it one that nothing proves an ancestor. Raises PersistError and OSError."""
         wipe.erase(node, self.uuid, lambda member: in_kernel.split(member, state.devices))
         _killed_after("wipe")
         head = in_kernel.head(state.devices)
@@ -142,7 +158,8 @@ class Healer:
             degraded_mark.write([node], head)
 
     def _shrink(self, node: str) -> None:
-        """Keep the reserve free on a device that has just become a member, where the volume has one. Raises OSError."""
+        """Keep the reserve free on a device that has just become a member, where the volume has one. Raises
+        OSError."""
         if not reserve.is_kept_back(self.path):
             return
         number = blockdev.number_of(node)
@@ -153,22 +170,36 @@ class Healer:
 
     def _has_room(self, devices: int) -> bool:
         """Whether so many devices in use have space that belongs to no chunk. Raises OSError."""
-        free = [m.size - m.used >= min(m.size // 10, _CHUNK) for m in in_kernel.glance(self.path) if m.ok and m.devid]
+        free = [
+            m.size - m.used >= min(m.size // 10, _CHUNK)
+            for m in in_kernel.glance(self.path)
+            if m.ok and m.devid
+        ]
         return sum(free) >= devices
 
     def _make_room(self, text: str, devices: int) -> bool:
-        """Give back chunks that are hardly used, should all space be in chunks. Returns whether there is room for a new one. Raises OSError."""
+        """Give back chunks that are hardly used, should all space be in chunks. Returns whether there is room
+        for a new one. Raises OSError."""
         for usage in _USAGES:
             if self._has_room(devices):
                 return True
             try:
-                self._run(f"Making room before {text}", "btrfs", "balance", "start", f"-dusage={usage}", self.path)
+                self._run(
+                    f"Making room before {text}", "btrfs", "balance", "start", f"-dusage={usage}", self.path
+                )
             except CommandError as e:
-                log.log(log.NOTICE, f"No room could be made before {text}: {e.message}", "HEAL_STEP", PERSIST_UUID=self.uuid, PERSIST_STEP="room")
+                log.log(
+                    log.NOTICE,
+                    f"No room could be made before {text}: {e.message}",
+                    "HEAL_STEP",
+                    PERSIST_UUID=self.uuid,
+                    PERSIST_STEP="room",
+                )
         return self._has_room(devices)
 
     def _need_room(self, step: Step, devices: int) -> None:
-        """Raise PersistError where the kernel would run out of space half-way: it then takes the whole volume read-only, at each boot anew."""
+        """Raise PersistError where the kernel would run out of space half-way: it then takes the whole volume
+        read-only, at each boot anew."""
         if not self._make_room(step.text, devices):
             raise PersistError(f"The state volume is too full for {step.text}.", hint=_FULL)
 
@@ -185,10 +216,13 @@ class Healer:
 
     def _copy(self, step: Step, state: State) -> None:
         with ExitStack() as stack:
-            # udev looks at it after the wipe, and a kernel before 6.4 has it for itself meanwhile: the replace would find it busy.
+            # udev looks at it after the wipe, and a kernel before 6.4 has it for itself meanwhile: the
+            # replace would find it busy.
             stack.enter_context(without_udev([step.node]))
             self._erase(step.node, state)
-            self._follow(step.text, lambda: btrfs.replace_device(self.path, step.devid, step.node), begun=stack.close)
+            self._follow(
+                step.text, lambda: btrfs.replace_device(self.path, step.devid, step.node), begun=stack.close
+            )
         btrfs.sync(self.path)  # from now on its superblock says which device it is
         in_kernel.level(in_kernel.glance(self.path))
         _killed_after("copy")
@@ -205,7 +239,8 @@ class Healer:
             in_kernel.begin(self.path)  # a copy of the one may get a second disk of its own elsewhere
         _killed_after("device")
         if step.devid:
-            # From now on the record counts the new one and not the one that is gone: that is what has the next step drop it.
+            # From now on the record counts the new one and not the one that is gone: that is what has the
+            # next step drop it.
             self._record([*state.part_ids.values(), spare.part_id])
         self._shrink(step.node)
         blockdev.trigger(step.node)
@@ -215,23 +250,38 @@ class Healer:
         if not record:
             return  # a volume that persist did not make
         nodes = [m.node for m in in_kernel.glance(self.path) if m.ok]
-        store.write_record(self.path, record | {"members": sorted(filter(None, ids)), "swap": swap_parts(nodes)})
+        store.write_record(
+            self.path, record | {"members": sorted(filter(None, ids)), "swap": swap_parts(nodes)}
+        )
 
     def note_serials(self) -> None:
-        """Note the serial numbers of the disks in the volume's record: of one that is missing nobody can ask it any more. Raises PersistError, OSError."""
+        """Note the serial numbers of the disks in the volume's record: of one that is missing nobody can ask
+        it any more. Raises PersistError, OSError."""
         record = store.read_record(self.path)
         if not record:
             return
         devices = [m for m in in_kernel.glance(self.path) if m.devid]
         noted = store.serials(record)
-        now = {m.devid: blockdev.whole(blockdev.by_node(m.node)).serial if m.ok else noted.get(m.devid, "") for m in devices}
+        now = {
+            m.devid: blockdev.whole(blockdev.by_node(m.node)).serial if m.ok else noted.get(m.devid, "")
+            for m in devices
+        }
         if now != noted:
             store.write_record(self.path, record | {"serials": {str(k): v for k, v in now.items()}})
 
     def _balance(self, state: State) -> None:
         assert state.wanted is not None
         data, metadata = state.wanted
-        self._run("Converting", "btrfs", "balance", "start", f"-dconvert={data},soft", f"-mconvert={metadata},soft", "--force", self.path)
+        self._run(
+            "Converting",
+            "btrfs",
+            "balance",
+            "start",
+            f"-dconvert={data},soft",
+            f"-mconvert={metadata},soft",
+            "--force",
+            self.path,
+        )
 
     def _do(self, step: Step, state: State, joiners: list[Joiner]) -> None:
         match step.kind:
@@ -259,7 +309,8 @@ class Healer:
                 joining.finish(next(j for j in joiners if j.node == step.node), self.config)
 
     def next(self) -> Step | None:
-        """What is to be done next, None where nothing is left that could be done now. Raises PersistError and OSError."""
+        """What is to be done next, None where nothing is left that could be done now. Raises PersistError and
+        OSError."""
         in_kernel.level(in_kernel.glance(self.path))
         self._state, self._joiners = look.gather(self.path, self.config)
         return next_step(self._state)
@@ -267,12 +318,18 @@ class Healer:
     def picture(self) -> str:
         """What the last next() decided upon, in one line: the same picture gives the same step."""
         state = self._state
-        return repr(([(m.devid, m.node, m.state) for m in state.devices], state.spares, state.joined, state.operation))
+        return repr(
+            ([(m.devid, m.node, m.state) for m in state.devices], state.spares, state.joined, state.operation)
+        )
 
     def do(self, step: Step) -> None:
-        """Do what next() has just returned. Raises PersistError and OSError, also where the same was done just before and did not help."""
+        """Do what next() has just returned. Raises PersistError and OSError, also where the same was done
+        just before and did not help."""
         if step == self._last and step.kind != "wait":
-            raise PersistError(f"{step.text[:1].upper()}{step.text[1:]} did not help.", hint="See 'journalctl -b -k' for errors of the disks.")
+            raise PersistError(
+                f"{step.text[:1].upper()}{step.text[1:]} did not help.",
+                hint="See 'journalctl -b -k' for errors of the disks.",
+            )
         self.status(step.kind, step.text)
         self._do(step, self._state, self._joiners)
         _killed_after(step.kind)

@@ -20,8 +20,8 @@ def heal_lock(*, wait: bool = True) -> AbstractContextManager[bool]:
 
 @contextmanager
 def by_hand() -> Iterator[None]:
-    """Hold the lock for a change that somebody asked for, and leave word when it is free again: the verdict is to be made anew, and what happened
-    to the volume meanwhile to be looked at. Raises OSError."""
+    """Hold the lock for a change that somebody asked for, and leave word when it is free again: the verdict
+    is to be made anew, and what happened to the volume meanwhile to be looked at. Raises OSError."""
     try:
         with heal_lock():
             yield

@@ -26,8 +26,12 @@ _PROFILES = frozenset(("single", "dup", "raid0", "raid1", "raid1c3", "raid1c4", 
 
 
 def profiles(uuid: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The profiles of the data and of the metadata of a mounted filesystem; several while it is converted, or after it was degraded."""
-    data, metadata, system = (frozenset(btrfs.names(uuid, f"allocation/{kind}")) & _PROFILES for kind in ("data", "metadata", "system"))
+    """The profiles of the data and of the metadata of a mounted filesystem; several while it is converted, or
+    after it was degraded."""
+    data, metadata, system = (
+        frozenset(btrfs.names(uuid, f"allocation/{kind}")) & _PROFILES
+        for kind in ("data", "metadata", "system")
+    )
     return data, metadata | system
 
 
@@ -48,11 +52,18 @@ def part_id(node: str) -> str:
 
 
 def _trusted(uuid: str, config: Config) -> list[str]:
-    """The members of this filesystem that may be used: those that finding would take, and those that Device= names by their path."""
+    """The members of this filesystem that may be used: those that finding would take, and those that Device=
+    names by their path."""
     every = [c for c in candidates.candidates() if c.uuid.lower() == uuid]
     decision = decide(config, Known(named=uuid, member=candidates.member), every)
     found = set(decision.members) if isinstance(decision, Found) else set()
-    found |= {c.node for c in every if not c.untrusted or config.allow_removable or trust.names_node(config, *_numbers(c.node, c.disk_node))}
+    found |= {
+        c.node
+        for c in every
+        if not c.untrusted
+        or config.allow_removable
+        or trust.names_node(config, *_numbers(c.node, c.disk_node))
+    }
     return sorted(found)
 
 
@@ -66,23 +77,36 @@ def outsiders(uuid: str, devices: list[LiveDevice], config: Config) -> list[Memb
     One that is behind and that the kernel has open all the same (its writes failed for a while) is in use.
     """
     used = {blockdev.number_of(m.node) for m in devices if m.ok}
-    return [m for m in assemble.read(_trusted(uuid, config), uuid) if blockdev.number_of(m.node) not in used and not in_kernel.is_open(uuid, m.node)]
+    return [
+        m
+        for m in assemble.read(_trusted(uuid, config), uuid)
+        if blockdev.number_of(m.node) not in used and not in_kernel.is_open(uuid, m.node)
+    ]
 
 
 def _bound(member: Member) -> bool:
     return binding.is_here(member.node, member.superblock.fsid)
 
 
-def stale(devices: list[LiveDevice], others: list[Member], bound: Callable[[Member], bool] = _bound) -> list[Member]:
-    """Those of the members not in use that were a device which is gone now, and hold nothing that is not on those in use.
+def stale(
+    devices: list[LiveDevice], others: list[Member], bound: Callable[[Member], bool] = _bound
+) -> list[Member]:
+    """Those of the members not in use that were a device which is gone now, and hold nothing that is not on
+    those in use.
 
     One whose disk is ``bound`` to this machine is not wiped for the sake of others that are not.
     """
     gone = {m.devid: m.uuid for m in devices if not m.ok and m.devid}
-    found = [m for m in others if gone.get(m.superblock.devid) == m.superblock.device_uuid and not in_kernel.split(m, devices)]
+    found = [
+        m
+        for m in others
+        if gone.get(m.superblock.devid) == m.superblock.device_uuid and not in_kernel.split(m, devices)
+    ]
     ids = [m.superblock.devid for m in others]
     found = [m for m in found if ids.count(m.superblock.devid) == 1]  # of a cloned disk neither is touched
-    if any(bound(m) for m in found) and not any(bound(Member(d.node, d.block, d.mark)) for d in devices if d.ok and d.block is not None):
+    if any(bound(m) for m in found) and not any(
+        bound(Member(d.node, d.block, d.mark)) for d in devices if d.ok and d.block is not None
+    ):
         found = [m for m in found if not bound(m)]
     return found
 
@@ -95,7 +119,11 @@ def _wiped(ids: tuple[str, ...], used: set[str], config: Config) -> list[Spare]:
             if part.device in used:
                 continue
             p = blockdev.probe(part.node)
-            if p.get("PART_ENTRY_UUID", "").lower() not in ids or p.get("PART_ENTRY_NAME") != DATA_NAME or "TYPE" in p:
+            if (
+                p.get("PART_ENTRY_UUID", "").lower() not in ids
+                or p.get("PART_ENTRY_NAME") != DATA_NAME
+                or "TYPE" in p
+            ):
                 continue
             try:
                 may_format.check_trust(disk, config)
@@ -106,19 +134,28 @@ def _wiped(ids: tuple[str, ...], used: set[str], config: Config) -> list[Spare]:
 
 
 def _unsplit(uuid: str, devices: list[LiveDevice], ready: list[Joiner]) -> list[Joiner]:
-    """Without those that have been members, until a stop came before their claim was erased, and were written alone since."""
+    """Without those that have been members, until a stop came before their claim was erased, and were written
+    alone since."""
     return [j for j in ready if not any(in_kernel.split(m, devices) for m in assemble.read([j.node], uuid))]
 
 
-def _spares(uuid: str, devices: list[LiveDevice], ids: tuple[str, ...], ready: list[Joiner], config: Config) -> list[Spare]:
+def _spares(
+    uuid: str, devices: list[LiveDevice], ids: tuple[str, ...], ready: list[Joiner], config: Config
+) -> list[Spare]:
     found = []
     used = {blockdev.number_of(m.node) for m in devices if m.ok}
     if any(not m.ok for m in devices):
-        found = [Spare(m.node, blockdev.by_node(m.node).size, part_id(m.node), m.superblock.devid) for m in stale(devices, outsiders(uuid, devices, config))]
+        found = [
+            Spare(m.node, blockdev.by_node(m.node).size, part_id(m.node), m.superblock.devid)
+            for m in stale(devices, outsiders(uuid, devices, config))
+        ]
         found += _wiped(ids, used, config)
     taken = {s.node for s in found}
-    found += [Spare(j.node, blockdev.by_node(j.node).size, j.mark.data_id) for j in _unsplit(uuid, devices, ready)
-              if j.node not in taken and blockdev.number_of(j.node) not in used]
+    found += [
+        Spare(j.node, blockdev.by_node(j.node).size, j.mark.data_id)
+        for j in _unsplit(uuid, devices, ready)
+        if j.node not in taken and blockdev.number_of(j.node) not in used
+    ]
     return found
 
 
@@ -127,7 +164,8 @@ def _suspended(path: str) -> bool:
 
 
 def gather(path: str, config: Config) -> tuple[State, list[Joiner]]:
-    """The state of the volume that is mounted at a path, and the disks that join it. Raises PersistError and OSError."""
+    """The state of the volume that is mounted at a path, and the disks that join it. Raises PersistError and
+    OSError."""
     uuid = btrfs.filesystem_uuid(path)
     operation = btrfs.attribute(uuid, "exclusive_operation") or "none"
     devices = in_kernel.members(path)
@@ -141,6 +179,14 @@ def gather(path: str, config: Config) -> tuple[State, list[Joiner]]:
     used = {blockdev.number_of(m.node) for m in devices if m.ok}
     count = sum(1 for m in devices if m.devid)
     return State(
-        tuple(devices), operation, _suspended(path), tuple(_spares(uuid, devices, named, ready, config)), ids,
-        named if record else tuple(ids.values()), profiles(uuid), partition_table.profiles(chosen_layout(record), count) if record else None,
-        tuple(m.mark.counter for m in devices if m.ok and m.mark is not None), tuple(j.node for j in ready if blockdev.number_of(j.node) in used)), ready
+        tuple(devices),
+        operation,
+        _suspended(path),
+        tuple(_spares(uuid, devices, named, ready, config)),
+        ids,
+        named if record else tuple(ids.values()),
+        profiles(uuid),
+        partition_table.profiles(chosen_layout(record), count) if record else None,
+        tuple(m.mark.counter for m in devices if m.ok and m.mark is not None),
+        tuple(j.node for j in ready if blockdev.number_of(j.node) in used),
+    ), ready

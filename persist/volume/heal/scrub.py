@@ -16,19 +16,24 @@ _SUMMARY = re.compile(r"^Error summary:\s+(.*)$", re.MULTILINE)
 
 
 class Scrubbed(Record):
-    """What reading everything came to: '' for no errors, else what btrfs(8) counted; ``beyond_repair`` where a second copy was of no help."""
+    """What reading everything came to: '' for no errors, else what btrfs(8) counted; ``beyond_repair`` where
+    a second copy was of no help."""
 
     errors: str
     beyond_repair: bool
 
 
 def parse(text: str) -> Scrubbed:
-    """The report of ``btrfs scrub start``. Pure. Raises PersistError where there is none in it, or it did not read everything."""
+    """The report of ``btrfs scrub start``. Pure. Raises PersistError where there is none in it, or it did not
+    read everything."""
     found, status = _SUMMARY.search(text), _STATUS.search(text)
     if found is None or status is None:
         raise PersistError("btrfs(8) does not say how the scrub ended.", hint="See 'btrfs scrub status'.")
     if status[1] != "finished":
-        raise PersistError(f"It was not read to its end ({status[1]}).", hint="See 'journalctl -b -k' for errors of the disks.")
+        raise PersistError(
+            f"It was not read to its end ({status[1]}).",
+            hint="See 'journalctl -b -k' for errors of the disks.",
+        )
     summary = found[1].strip()
     if summary == "no errors found":
         return Scrubbed("", False)
@@ -48,7 +53,10 @@ def last(text: str) -> str:
     left = re.search(r"^Time left:\s+(\S+)", text, re.MULTILINE)
     if status[1] == "finished":
         return f"finished, {errors}; it was started {started[1].strip()}"
-    return f"{status[1]}, {errors} as far as it came; it was started {started[1].strip()}{', ' + left[1] + ' left' if left else ''}"
+    return (
+        f"{status[1]}, {errors} as far as it came; it was started "
+        f"{started[1].strip()}{', ' + left[1] + ' left' if left else ''}"
+    )
 
 
 def scrub(path: str = VOLUME) -> Scrubbed:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Take away what makes a disk a member of a volume, so that it can become one anew. The one place where healing destroys anything.
+"""Take away what makes a disk a member of a volume, so that it can become one anew. The one place where
+healing destroys anything.
 
-Between the look that chose a disk and this the disk may have been exchanged for another with the same name, mounted, or written. So all is looked at
-again through the very descriptor that is written to, which the kernel gives to one user at a time.
+Between the look that chose a disk and this the disk may have been exchanged for another with the same name,
+mounted, or written. So all is looked at again through the very descriptor that is written to, which the
+kernel gives to one user at a time.
 """
 
 from __future__ import annotations
@@ -29,13 +31,17 @@ def _open(node: str) -> int:
             if e.errno != errno.EBUSY:
                 raise
             if time.monotonic() > deadline:
-                raise PersistError(f"{node} is in use by the kernel and is not touched.", hint="See 'lsblk' and 'persistctl volume show'.",
-                                   PERSIST_DEVICE=node) from e
+                raise PersistError(
+                    f"{node} is in use by the kernel and is not touched.",
+                    hint="See 'lsblk' and 'persistctl volume show'.",
+                    PERSIST_DEVICE=node,
+                ) from e
             time.sleep(0.1)
 
 
 def _foreign(node: str, raw: bytes, uuid: str) -> bool:
-    """Whether a device holds what nobody asked for: a superblock of another filesystem, or any other signature."""
+    """Whether a device holds what nobody asked for: a superblock of another filesystem, or any other
+    signature."""
     if raw[superblock.MAGIC_AT : superblock.MAGIC_AT + len(superblock.MAGIC)] == superblock.MAGIC:
         return superblock.fsid(raw) != uuid  # one that was erased by half is still ours to erase
     return "TYPE" in blockdev.probe(node)
@@ -44,18 +50,26 @@ def _foreign(node: str, raw: bytes, uuid: str) -> bool:
 def erase(node: str, uuid: str, split: Callable[[Member], bool]) -> None:
     """Erase the superblock of a former member of this filesystem; nothing where there is none.
 
-    Raises PersistError, and has touched nothing, where the device is in use, holds something else, or ``split`` says that the member holds what no
-    other has; OSError where it cannot be written.
+    Raises PersistError, and has touched nothing, where the device is in use, holds something else, or
+    ``split`` says that the member holds what no other has; OSError where it cannot be written.
     """
     fd = _open(node)
     try:
         raw = os.pread(fd, superblock.SIZE, superblock.OFFSET)
         if _foreign(node, raw, uuid):
-            raise PersistError(f"{node} holds something else by now and is not touched.", hint="Was it exchanged? See 'blkid -p'.", PERSIST_DEVICE=node)
+            raise PersistError(
+                f"{node} holds something else by now and is not touched.",
+                hint="Was it exchanged? See 'blkid -p'.",
+                PERSIST_DEVICE=node,
+            )
         found = superblock.parse(raw)
         mark = degraded_mark.of(os.pread(fd, degraded_mark.LENGTH, degraded_mark.OFFSET), uuid)
         if found is not None and split(Member(node, found, mark)):
-            raise PersistError(f"{node} was written alone by now and is not touched.", hint="See 'persistctl volume show'.", PERSIST_DEVICE=node)
+            raise PersistError(
+                f"{node} was written alone by now and is not touched.",
+                hint="See 'persistctl volume show'.",
+                PERSIST_DEVICE=node,
+            )
         if raw.strip(b"\0"):
             os.pwrite(fd, bytes(len(raw)), superblock.OFFSET)
             os.fsync(fd)

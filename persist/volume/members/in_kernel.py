@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The members of the volume while it is mounted. Looks only.
 
-The kernel goes on with a device that was pulled out as if nothing were, and takes the name of one that came back for the device itself: what
-is true is on the disks (superblocks) and in sysfs (what is open), not in ``btrfs filesystem show``.
+The kernel goes on with a device that was pulled out as if nothing were, and takes the name of one that came
+back for the device itself: what is true is on the disks (superblocks) and in sysfs (what is open), not in
+``btrfs filesystem show``.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _PAUSE = 0.5  # seconds between two looks at members whose superblocks differ: t
 class LiveDevice(Record):
     """One device of the mounted volume; sizes in bytes.
 
-    ``state``: ``missing`` from the mount on, ``lost`` since (pulled out, or it does not answer), ``behind``: it is there and was not written with the
-    others, because it was away. ``node`` is '' where there is none.
+    ``state``: ``missing`` from the mount on, ``lost`` since (pulled out, or it does not answer), ``behind``:
+    it is there and was not written with the others, because it was away. ``node`` is '' where there is none.
     """
 
     devid: int
@@ -49,7 +50,8 @@ class LiveDevice(Record):
 
 
 def is_open(uuid: str, node: str) -> bool:
-    """Whether the kernel has this very device open for the filesystem: one that came back under the name of a dead one has another place in sysfs."""
+    """Whether the kernel has this very device open for the filesystem: one that came back under the name of a
+    dead one has another place in sysfs."""
     try:
         disk = blockdev.by_node(node)
     except Refusal:
@@ -61,7 +63,8 @@ def is_open(uuid: str, node: str) -> bool:
 def _superblock(uuid: str, device: btrfs.Device) -> Superblock | None:
     """The superblock of a device in use, None where it is not its own any more.
 
-    The kernel writes it without minding who reads: one look may see half of the old and half of the new one. It takes less than the pause.
+    The kernel writes it without minding who reads: one look may see half of the old and half of the new one.
+    It takes less than the pause.
     """
     for pause in (_TORN, _TORN, 0):
         found = superblock.read(device.node)
@@ -117,19 +120,23 @@ def members(path: str) -> list[LiveDevice]:
 
 
 def settled(path: str) -> list[LiveDevice]:
-    """As members(); where one went away, after a commit without it: whatever generation it comes back with is then older than the mark says."""
+    """As members(); where one went away, after a commit without it: whatever generation it comes back with is
+    then older than the mark says."""
     devices = members(path)
     if all(m.ok for m in devices if m.devid):
         return devices
     try:
         btrfs.sync(path)
     except OSError as e:
-        log.log(log.DEBUG, f"{path} cannot be synced: {e}", "FAILED", PERSIST_PATH=path)  # the mark is written all the more
+        log.log(
+            log.DEBUG, f"{path} cannot be synced: {e}", "FAILED", PERSIST_PATH=path
+        )  # the mark is written all the more
     return members(path)
 
 
 def head(found: Iterable[LiveDevice]) -> DegradedMark | None:
-    """The mark that the members in use carry: the newest one, should one have been written to some of them only."""
+    """The mark that the members in use carry: the newest one, should one have been written to some of them
+    only."""
     marks = [m.mark for m in found if m.ok and m.mark is not None]
     newest = [m for m in marks if not any(m.id in other.earlier for other in marks)]
     return max(newest, key=lambda m: (m.counter, m.id), default=None)
@@ -142,7 +149,8 @@ def newest_first(found: Iterable[LiveDevice]) -> list[str]:
 
 
 def split(member: Member, found: Iterable[LiveDevice]) -> bool:
-    """Whether a member that is not in use may hold what those in use (among ``found``) never had; such a one is never touched. Pure."""
+    """Whether a member that is not in use may hold what those in use (among ``found``) never had; such a one
+    is never touched. Pure."""
     every = list(found)
     used = max((m for m in every if m.ok and m.block is not None), key=_generation, default=None)
     if used is None or used.block is None:
@@ -151,18 +159,24 @@ def split(member: Member, found: Iterable[LiveDevice]) -> bool:
 
 
 def level(every: list[LiveDevice]) -> None:
-    """Bring the mark of those in use onto each of them: the target of a replace, and a new device, whoever began with it. Raises OSError."""
+    """Bring the mark of those in use onto each of them: the target of a replace, and a new device, whoever
+    began with it. Raises OSError."""
     mark = head(every)
     if mark is not None:
-        degraded_mark.write((m.node for m in every if m.ok and (m.mark is None or m.mark.id != mark.id)), mark)
+        degraded_mark.write(
+            (m.node for m in every if m.ok and (m.mark is None or m.mark.id != mark.id)), mark
+        )
 
 
 def begin(path: str) -> None:
-    """Give a mounted volume, all of whose several members are there, a stretch of history of its own, as before a mount. Raises OSError."""
+    """Give a mounted volume, all of whose several members are there, a stretch of history of its own, as
+    before a mount. Raises OSError."""
     every = glance(path)
     blocks = [m.block for m in every if m.ok and m.block is not None]
     if len(blocks) < 2 or len(blocks) < len(every):
         return
     newest = max(blocks, key=lambda b: (b.generation, b.log_root))
-    mark = degraded_mark.following(newest.fsid, head(every), newest.generation, newest.log_root, whole=True, mounted=True)
+    mark = degraded_mark.following(
+        newest.fsid, head(every), newest.generation, newest.log_root, whole=True, mounted=True
+    )
     degraded_mark.begin(newest_first(every), mark)

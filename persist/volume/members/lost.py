@@ -26,15 +26,22 @@ def _noted(mark: DegradedMark | None) -> set[int]:
             first, _, second = f.read().partition("\n")
     except (FileNotFoundError, UnicodeDecodeError):
         return set()
-    return {int(w) for w in second.strip().split(" ") if w.isascii() and w.isdigit()} if first == _shown(mark) else set()
+    return (
+        {int(w) for w in second.strip().split(" ") if w.isascii() and w.isdigit()}
+        if first == _shown(mark)
+        else set()
+    )
 
 
 def mark_lost(uuid: str, devices: list[LiveDevice], known: Collection[int] = ()) -> list[LiveDevice]:
-    """Mark those that are left, at once, for members that went away since the mount; returns those. Raises OSError.
+    """Mark those that are left, at once, for members that went away since the mount; returns those. Raises
+    OSError.
 
-    ``known``: devids of members that were gone before, and of the one that is being replaced, whose superblock is written anew.
+    ``known``: devids of members that were gone before, and of the one that is being replaced, whose
+    superblock is written anew.
 
-    Without a mark such a member would be told from the others by its generation alone, which a NOCOW file does not change.
+    Without a mark such a member would be told from the others by its generation alone, which a NOCOW file
+    does not change.
     """
     lost = [m for m in devices if m.devid and m.state in ("lost", "behind")]
     left = in_kernel.newest_first(m for m in devices if m.devid)
@@ -42,7 +49,10 @@ def mark_lost(uuid: str, devices: list[LiveDevice], known: Collection[int] = ())
     noted = _noted(head)
     fresh = [m for m in lost if m.devid not in noted and m.devid not in known]
     if fresh and left:
-        newest = max((m.block for m in devices if m.ok and m.block is not None), key=lambda b: (b.generation, b.log_root))
+        newest = max(
+            (m.block for m in devices if m.ok and m.block is not None),
+            key=lambda b: (b.generation, b.log_root),
+        )
         mark = degraded_mark.following(uuid, head, newest.generation, newest.log_root, mounted=True)
         degraded_mark.write(left, mark)
         write_atomically(GONE, f"{_shown(mark)}\n{' '.join(str(m.devid) for m in lost)}\n")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Mount the volume, or what stands in for it, and what entries need beside it. By mount(8), never by a ``.mount`` fragment.
+"""Mount the volume, or what stands in for it, and what entries need beside it. By mount(8), never by a
+``.mount`` fragment.
 
 All of it may have been done before (by the initrd, or by this service): what is mounted is kept.
 """
@@ -26,14 +27,21 @@ from persist.volume.mount import foreign
 from persist.volume.mount.private import private
 from persist.volume.ondisk import degraded_mark, store
 
-# As in packaging/initramfs-tools/persist-early, but for newmount.DATA. Access times would make each reading of state a write.
+# As in packaging/initramfs-tools/persist-early, but for newmount.DATA. Access times would make each reading
+# of state a write.
 _SUBVOLUME = f"subvol={SUBVOLUMES[0]}"
 OPTIONS = f"{newmount.DATA},noatime,{_SUBVOLUME}"
 
 
 def _broken(found: Found, message: str) -> PersistError:
-    return PersistError(f"The state volume on {found.node} does not mount: {message}", hint="It is left as it is. See 'journalctl -b -k' and btrfs-check(8).",
-                        message_id="VOLUME_BROKEN", PERSIST_DEVICE=found.node, PERSIST_UUID=found.uuid, PERSIST_REASON="broken")
+    return PersistError(
+        f"The state volume on {found.node} does not mount: {message}",
+        hint="It is left as it is. See 'journalctl -b -k' and btrfs-check(8).",
+        message_id="VOLUME_BROKEN",
+        PERSIST_DEVICE=found.node,
+        PERSIST_UUID=found.uuid,
+        PERSIST_REASON="broken",
+    )
 
 
 def _same(nodes: Iterable[str]) -> set[str]:
@@ -42,13 +50,17 @@ def _same(nodes: Iterable[str]) -> set[str]:
 
 def _strangers(assembly: Assembly, at: str) -> list[str]:
     """Members that the kernel mounted with those that may be used."""
-    return sorted(_same(d.node for d in btrfs.devices(at) if d.node and not d.missing) - _same(assembly.nodes))
+    return sorted(
+        _same(d.node for d in btrfs.devices(at) if d.node and not d.missing) - _same(assembly.nodes)
+    )
 
 
 @contextmanager
 def _only(found: Found, assembly: Assembly) -> Iterator[None]:
-    """The kernel knows those members that are in use, and no others of this filesystem. Raises CommandError and OSError."""
-    # udev tells the kernel about each member, and the kernel takes whatever it knows: one that was written alone would be written over.
+    """The kernel knows those members that are in use, and no others of this filesystem. Raises CommandError
+    and OSError."""
+    # udev tells the kernel about each member, and the kernel takes whatever it knows: one that was written
+    # alone would be written over.
     unused = (*found.forget, *(n for n in found.members if n not in assembly.nodes))
     # _strangers() has the last word.
     with without_udev(unused):
@@ -65,7 +77,8 @@ def _first(assembly: Assembly) -> str:
 def _mount(found: Found, assembly: Assembly, options: str, at: str) -> None:
     """One mount by a named member, with those in use and no others of this filesystem.
 
-    Raises CommandError and OSError where nothing was mounted, another PersistError where something was for a moment.
+    Raises CommandError and OSError where nothing was mounted, another PersistError where something was for a
+    moment.
     """
     mount = ("mount", "-t", "btrfs", "-o", options, _first(assembly), at)
     with _only(found, assembly):
@@ -99,10 +112,13 @@ def _check(found: Found, assembly: Assembly, at: str) -> Mount:
 
 
 def _try(found: Found, assembly: Assembly, options: str) -> None:
-    """See whether the kernel would mount it for writing, without a byte written, and where nobody can come upon it. Raises PersistError and OSError."""
+    """See whether the kernel would mount it for writing, without a byte written, and where nobody can come
+    upon it. Raises PersistError and OSError."""
     with _only(found, assembly):
         for _ in range(2):
-            with newmount.nowhere("btrfs", _first(assembly), f"rescue=nologreplay,{options}", read_only=True) as at:
+            with newmount.nowhere(
+                "btrfs", _first(assembly), f"rescue=nologreplay,{options}", read_only=True
+            ) as at:
                 strangers = _strangers(assembly, at)
                 enough = btrfs.stands(at)
             if not strangers:
@@ -115,12 +131,18 @@ def _try(found: Found, assembly: Assembly, options: str) -> None:
 
 
 def _only_degraded(found: Found, assembly: Assembly) -> bool:
-    """Whether it needs ``degraded`` although all that it counts are here: the target of a replace is missing, which no superblock says."""
+    """Whether it needs ``degraded`` although all that it counts are here: the target of a replace is missing,
+    which no superblock says."""
     try:
         _try(found, assembly, _SUBVOLUME)
         return False  # it is something else, such as a log that cannot be replayed
     except (PersistError, OSError) as e:
-        log.log(log.DEBUG, f"{found.node} does not mount for a look either: {e}", "FAILED", PERSIST_DEVICE=found.node)
+        log.log(
+            log.DEBUG,
+            f"{found.node} does not mount for a look either: {e}",
+            "FAILED",
+            PERSIST_DEVICE=found.node,
+        )
     try:
         _try(found, assembly, f"degraded,{_SUBVOLUME}")
     except (PersistError, OSError):
@@ -129,7 +151,8 @@ def _only_degraded(found: Found, assembly: Assembly) -> bool:
 
 
 def _check_ours(found: Found, assembly: Assembly) -> None:
-    """Raise PersistError where it is a btrfs of somebody else. A mount of a subvolume that is not there writes to the filesystem before it fails."""
+    """Raise PersistError where it is a btrfs of somebody else. A mount of a subvolume that is not there
+    writes to the filesystem before it fails."""
     if foreign.is_bound(found):
         return
     with _only(found, assembly):
@@ -139,23 +162,36 @@ def _check_ours(found: Found, assembly: Assembly) -> None:
 
 
 def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False, at: str = VOLUME) -> Mount:
-    """Mount those members of the volume that may be used: plainly where all are here, else degraded, after a new mark on each of them.
+    """Mount those members of the volume that may be used: plainly where all are here, else degraded, after a
+    new mark on each of them.
 
-    ``read_only`` writes nothing at all, neither a mark nor the log of what was synced last. Raises PersistError (VOLUME_BROKEN, or
-    VOLUME_AMBIGUOUS where no member may be used); the volume is then left as it is, and nothing is mounted.
+    ``read_only`` writes nothing at all, neither a mark nor the log of what was synced last. Raises
+    PersistError (VOLUME_BROKEN, or VOLUME_AMBIGUOUS where no member may be used); the volume is then left as
+    it is, and nothing is mounted.
     """
     try:
         return _mount_assembly(found, assembly, read_only, at)
     except PersistError:
         if mountinfo.at(at) is not None:
-            run("umount", at)  # what failed came after mount(8): it is not known to be whole, and would lie below what takes the volume's place
+            run(
+                "umount",
+                at,
+                # what failed came after mount(8): it is not known to be whole, and would lie below what takes
+                # the volume's place
+            )
         raise
 
 
 def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) -> Mount:
     if not assembly.use:
         note = assembly.notes[0]
-        raise PersistError(note.message, hint=note.hint, message_id=note.message_id, PERSIST_DEVICE=" ".join(note.nodes), PERSIST_REASON=note.code)
+        raise PersistError(
+            note.message,
+            hint=note.hint,
+            message_id=note.message_id,
+            PERSIST_DEVICE=" ".join(note.nodes),
+            PERSIST_REASON=note.code,
+        )
     options = f"ro,rescue=nologreplay,{OPTIONS}" if read_only else OPTIONS
     try:
         os.makedirs(at, 0o755, exist_ok=True)
@@ -169,8 +205,15 @@ def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) 
             except CommandError as e:
                 if not _only_degraded(found, assembly):
                     raise
-                log.log(log.NOTICE, f"The state volume on {found.node} mounts only as degraded: the disk that it was being copied to is missing. {e.message}",
-                        "MEMBER_MISSING", PERSIST_DEVICE=" ".join(assembly.nodes), PERSIST_UUID=found.uuid, PERSIST_REASON=assemble.REPLACING)
+                log.log(
+                    log.NOTICE,
+                    f"The state volume on {found.node} mounts only as degraded: the disk that it was being "
+                    f"copied to is missing. {e.message}",
+                    "MEMBER_MISSING",
+                    PERSIST_DEVICE=" ".join(assembly.nodes),
+                    PERSIST_UUID=found.uuid,
+                    PERSIST_REASON=assemble.REPLACING,
+                )
         elif not read_only:
             try:
                 _try(found, assembly, f"degraded,{_SUBVOLUME}")
@@ -187,30 +230,43 @@ def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) 
         raise _broken(found, f"{e}.") from e
 
 
-def _next_mark(found: Found, assembly: Assembly, *, whole: bool) -> tuple[list[str], degraded_mark.DegradedMark]:
+def _next_mark(
+    found: Found, assembly: Assembly, *, whole: bool
+) -> tuple[list[str], degraded_mark.DegradedMark]:
     """A new mark for those that are used, and the order in which it is written."""
     order = assemble.newest_first(assembly.use)
     newest = order[0].superblock
-    return [m.node for m in order], degraded_mark.following(found.uuid, assembly.head, newest.generation, newest.log_root, whole=whole)
+    return [m.node for m in order], degraded_mark.following(
+        found.uuid, assembly.head, newest.generation, newest.log_root, whole=whole
+    )
 
 
 def _begin(found: Found, assembly: Assembly) -> None:
-    """A stretch of history of its own for this boot of a whole volume: a copy of a member that is used elsewhere then shows that it is one.
+    """A stretch of history of its own for this boot of a whole volume: a copy of a member that is used
+    elsewhere then shows that it is one.
 
-    A cut between two members does no harm, nor does a mount that fails: nothing was written under the new mark.
+    A cut between two members does no harm, nor does a mount that fails: nothing was written under the new
+    mark.
     """
     if len(assembly.use) < 2:
         return
     try:
         degraded_mark.begin(*_next_mark(found, assembly, whole=True))
     except OSError as e:
-        log.log(log.NOTICE, f"The members of the state volume on {found.node} take no mark of this boot: {e}", "FAILED", PERSIST_DEVICE=found.node)
+        log.log(
+            log.NOTICE,
+            f"The members of the state volume on {found.node} take no mark of this boot: {e}",
+            "FAILED",
+            PERSIST_DEVICE=found.node,
+        )
 
 
 def _degraded(found: Found, assembly: Assembly, options: str, at: str, *, mark: bool) -> None:
-    """Mark the members and mount them. Where nothing was mounted the marks are what they were: one that was never written to made no other stale.
+    """Mark the members and mount them. Where nothing was mounted the marks are what they were: one that was
+    never written to made no other stale.
 
-    Where the kernel took a member that may not be used, and it was mounted for a moment, only the marks tell that member from the others.
+    Where the kernel took a member that may not be used, and it was mounted for a moment, only the marks tell
+    that member from the others.
     """
     before = {n: superblock.read_at(n, degraded_mark.OFFSET, degraded_mark.LENGTH) for n in assembly.nodes}
     try:
@@ -230,7 +286,8 @@ def mount_tmpfs() -> None:
 
 
 def mount_root_directory() -> None:
-    """Stand in for the volume with a directory of the root filesystem, as it is below whatever is mounted on it.
+    """Stand in for the volume with a directory of the root filesystem, as it is below whatever is mounted on
+    it.
 
     Raises PersistError and OSError (a read-only root).
     """
@@ -244,8 +301,9 @@ def mount_root_directory() -> None:
 def bind_image() -> None:
     """Show the image without what is mounted on it: IMAGE as it is, LOWER read-only, nosuid and nodev.
 
-    Private at once, or every mount that the boot makes on the root would appear there too. IMAGE has the root's own flags, and only root comes to it:
-    holes are binds of it, in which the image's programs work as ever, and mount(8) before 2.39 cannot take nosuid away from a bind. Raises OSError.
+    Private at once, or every mount that the boot makes on the root would appear there too. IMAGE has the
+    root's own flags, and only root comes to it: holes are binds of it, in which the image's programs work as
+    ever, and mount(8) before 2.39 cannot take nosuid away from a bind. Raises OSError.
     """
     private()
     for source, path, read_only, options in (("/", IMAGE, False, ""), (IMAGE, LOWER, True, newmount.DATA)):
@@ -261,7 +319,10 @@ def bind_public(path: str) -> str:
     try:
         os.makedirs(path, 0o755, exist_ok=True)
     except OSError as e:
-        return f"The directory {path} does not exist and cannot be made ({e.strerror}): the volume is only at {VOLUME}."
+        return (
+            f"The directory {path} does not exist and cannot be made ({e.strerror}): the volume is only "
+            f"at {VOLUME}."
+        )
     real = os.path.realpath(path)
     at = mountinfo.at(real)
     if at is None:

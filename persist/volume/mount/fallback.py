@@ -24,7 +24,12 @@ def tmpfs(result: Outcome) -> None:
     """Memory takes the place of the volume. Raises PersistError and OSError."""
     btrfs_mount.mount_tmpfs()
     result.kind = "tmpfs"
-    log.log(log.WARNING, f"{_LEAVE}: what is written now is lost at power-off. {result.message}", "FALLBACK", PERSIST_REASON=result.reason)
+    log.log(
+        log.WARNING,
+        f"{_LEAVE}: what is written now is lost at power-off. {result.message}",
+        "FALLBACK",
+        PERSIST_REASON=result.reason,
+    )
 
 
 def _root(result: Outcome) -> None:
@@ -32,16 +37,31 @@ def _root(result: Outcome) -> None:
         btrfs_mount.bind_image()
         btrfs_mount.mount_root_directory()
     except (PersistError, OSError) as e:
-        log.log(log.ERR, f"State cannot be kept in {paths.ROOT_STORE} of the root filesystem: {e}", "FALLBACK", PERSIST_REASON="root-store")
+        log.log(
+            log.ERR,
+            f"State cannot be kept in {paths.ROOT_STORE} of the root filesystem: {e}",
+            "FALLBACK",
+            PERSIST_REASON="root-store",
+        )
         if result.root_read_only:
             tmpfs(result)
         return
     result.kind = "root"
     if result.root_kept:
-        log.log(log.INFO, f"{_LEAVE}: state is kept in {paths.ROOT_STORE} of the root filesystem.", "FALLBACK", PERSIST_REASON=result.reason)
+        log.log(
+            log.INFO,
+            f"{_LEAVE}: state is kept in {paths.ROOT_STORE} of the root filesystem.",
+            "FALLBACK",
+            PERSIST_REASON=result.reason,
+        )
     else:
-        log.log(log.WARNING, f"{_LEAVE}: state is in {paths.ROOT_STORE} of the root filesystem, which is {result.root_memory}, and lost at power-off.",
-                "FALLBACK", PERSIST_REASON=result.reason)
+        log.log(
+            log.WARNING,
+            f"{_LEAVE}: state is in {paths.ROOT_STORE} of the root filesystem, which is "
+            f"{result.root_memory}, and lost at power-off.",
+            "FALLBACK",
+            PERSIST_REASON=result.reason,
+        )
 
 
 def policy(config: Config, result: Outcome) -> str:
@@ -59,6 +79,11 @@ def fall_back(config: Config, result: Outcome) -> int:
     elif how == "root":
         _root(result)
     elif how == "fail":
-        log.log(log.ERR, f"{_LEAVE}, and Fallback=fail says that it must not. {result.message}", "FALLBACK", PERSIST_REASON=result.reason)
+        log.log(
+            log.ERR,
+            f"{_LEAVE}, and Fallback=fail says that it must not. {result.message}",
+            "FALLBACK",
+            PERSIST_REASON=result.reason,
+        )
         return 1
     return 0

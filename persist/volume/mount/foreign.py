@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A btrfs that bears our label and was not made by persist: it has no subvolume to mount. It is not broken, and one command makes it a volume."""
+"""A btrfs that bears our label and was not made by persist: it has no subvolume to mount. It is not broken,
+and one command makes it a volume."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def _is_directory(name: str, at: int) -> bool:
 
 
 def is_bound(found: Found) -> bool:
-    """Whether formatting noted this volume on the disk of one of its members: then it has what it needs, and nothing has to be looked at."""
+    """Whether formatting noted this volume on the disk of one of its members: then it has what it needs, and
+    nothing has to be looked at."""
     for node in found.members:
         try:
             noted = binding.read(blockdev.whole(blockdev.by_node(node)).node)
@@ -49,7 +51,8 @@ def is_bound(found: Found) -> bool:
 
 
 def explain(found: Found, node: str, degraded: bool) -> PersistError | None:
-    """Why a filesystem did not mount, where that is because it has no @persist-state; None where it is something else."""
+    """Why a filesystem did not mount, where that is because it has no @persist-state; None where it is
+    something else."""
     try:
         there = _subvolumes(node, degraded)
         disk = blockdev.whole(blockdev.by_node(node))
@@ -60,11 +63,25 @@ def explain(found: Found, node: str, degraded: bool) -> PersistError | None:
     fields = {"PERSIST_DEVICE": found.node, "PERSIST_UUID": found.uuid}
     top = f"'mount -o subvolid=5 {node} /mnt'"
     if there or is_bound(found):
-        return PersistError(f"The state volume on {node} does not mount: its subvolume {SUBVOLUMES[0]} is gone.", message_id="VOLUME_BROKEN",
-                            PERSIST_REASON="broken",
-                            hint=f"It is left as it is. See its top ({top}) for a snapshot: 'btrfs subvolume snapshot /mnt/SNAPSHOT /mnt/{SUBVOLUMES[0]}' "
-                                 "brings it back.", **fields)
-    anew = f" Or give the disk to persist: 'persistctl claim --force {node}'; what is on it is lost." if node == disk.node else ""
-    return PersistError(f"The btrfs on {node} has no subvolume {SUBVOLUMES[0]}: it was not made by persist.", message_id="VOLUME_FOREIGN", PERSIST_REASON=CODE,
-                        hint=f"To make it a state volume: {top}, 'btrfs subvolume create /mnt/{SUBVOLUMES[0]}', 'umount /mnt', and restart the machine.{anew}",
-                        **fields)
+        return PersistError(
+            f"The state volume on {node} does not mount: its subvolume {SUBVOLUMES[0]} is gone.",
+            message_id="VOLUME_BROKEN",
+            PERSIST_REASON="broken",
+            hint=f"It is left as it is. See its top ({top}) for a snapshot: 'btrfs subvolume snapshot "
+            f"/mnt/SNAPSHOT /mnt/{SUBVOLUMES[0]}' "
+            "brings it back.",
+            **fields,
+        )
+    anew = (
+        f" Or give the disk to persist: 'persistctl claim --force {node}'; what is on it is lost."
+        if node == disk.node
+        else ""
+    )
+    return PersistError(
+        f"The btrfs on {node} has no subvolume {SUBVOLUMES[0]}: it was not made by persist.",
+        message_id="VOLUME_FOREIGN",
+        PERSIST_REASON=CODE,
+        hint=f"To make it a state volume: {top}, 'btrfs subvolume create /mnt/{SUBVOLUMES[0]}', 'umount "
+        f"/mnt', and restart the machine.{anew}",
+        **fields,
+    )

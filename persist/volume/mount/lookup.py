@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The volume of this boot, or the reason why there is none: looked for, waited for, made of a blank disk where that is asked for, and said."""
+"""The volume of this boot, or the reason why there is none: looked for, waited for, made of a blank disk
+where that is asked for, and said."""
 
 from __future__ import annotations
 
@@ -23,12 +24,18 @@ def _say(decision: Missing | Ambiguous | Untrusted, loud: bool) -> None:
     match decision:
         case Missing():
             plain = decision.code == "missing"
-            log.log(log.WARNING if loud or not plain else log.INFO, message, "VOLUME_UNREADABLE" if decision.code == "unreadable" else "VOLUME_MISSING",
-                    **fields)
+            log.log(
+                log.WARNING if loud or not plain else log.INFO,
+                message,
+                "VOLUME_UNREADABLE" if decision.code == "unreadable" else "VOLUME_MISSING",
+                **fields,
+            )
         case Ambiguous():
             log.log(log.ERR, message, "VOLUME_AMBIGUOUS", PERSIST_DEVICE=" ".join(decision.nodes), **fields)
         case Untrusted():
-            log.log(log.WARNING, message, "VOLUME_UNTRUSTED", PERSIST_DEVICE=" ".join(decision.nodes), **fields)
+            log.log(
+                log.WARNING, message, "VOLUME_UNTRUSTED", PERSIST_DEVICE=" ".join(decision.nodes), **fields
+            )
 
 
 def _known_is_missing(config: Config, result: Outcome, told: Known, found: Missing) -> Missing:
@@ -36,35 +43,63 @@ def _known_is_missing(config: Config, result: Outcome, told: Known, found: Missi
     if result.root_kept and fallback.policy(config, result) != "tmpfs":
         message += "; what is written now goes to the root filesystem and is hidden when the volume is back"
     if found.code != "missing":
-        return Missing(f"{message}. {found.message}", found.hint, "known-volume-missing" if found.code == "other-volume" else found.code)
+        return Missing(
+            f"{message}. {found.message}",
+            found.hint,
+            "known-volume-missing" if found.code == "other-volume" else found.code,
+        )
     anew = f"remove {remembered.PATH}" if told.source == remembered.PATH else f"take {told.source} away"
-    return Missing(f"{message}.", f"Attach its disk. To begin anew without it, {anew} and restart the machine.", "known-volume-missing")
+    return Missing(
+        f"{message}.",
+        f"Attach its disk. To begin anew without it, {anew} and restart the machine.",
+        "known-volume-missing",
+    )
 
 
 def _blank_takes_over(config: Config, told: Known) -> bool:
-    """Whether a blank disk is formatted without waiting for a volume first: none is known, or the known one is lost by contract."""
-    return config.format_blank and not told.named and (not told.known or config.ephemeral) and claimable.blank_is_here(config)
+    """Whether a blank disk is formatted without waiting for a volume first: none is known, or the known one
+    is lost by contract."""
+    return (
+        config.format_blank
+        and not told.named
+        and (not told.known or config.ephemeral)
+        and claimable.blank_is_here(config)
+    )
 
 
 def say_others(found: Found, result: Outcome) -> None:
     """Other filesystems that could be the volume: left alone, and worth a word."""
     result.others = [{"device": node, "uuid": uuid} for node, uuid in found.others]
     for node, uuid in found.others:
-        log.log(log.NOTICE, f"{node} (UUID={uuid}) could be a state volume, too; the one of this machine is on {found.node}, and {node} is left alone.",
-                "VOLUME_OTHERS", PERSIST_DEVICE=node, PERSIST_UUID=uuid)
+        log.log(
+            log.NOTICE,
+            f"{node} (UUID={uuid}) could be a state volume, too; the one of this machine is on {found.node}, "
+            f"and {node} is left alone.",
+            "VOLUME_OTHERS",
+            PERSIST_DEVICE=node,
+            PERSIST_UUID=uuid,
+        )
 
 
-def find(config: Config, told: Known, result: Outcome, *, may_format: bool) -> tuple[Found, Assembly | None] | None:
-    """The volume, or None and the reason in the result. ``may_format``: a blank disk may be made one (Format=blank)."""
+def find(
+    config: Config, told: Known, result: Outcome, *, may_format: bool
+) -> tuple[Found, Assembly | None] | None:
+    """The volume, or None and the reason in the result. ``may_format``: a blank disk may be made one
+    (Format=blank)."""
     result.expected = bool(told.known)
     timeout = patience(config, told, kept=result.root_kept)
     decision, assembly = search(config, told, 0.0)
-    if timeout and isinstance(decision, Missing | Untrusted) and not (may_format and _blank_takes_over(config, told)):
+    if (
+        timeout
+        and isinstance(decision, Missing | Untrusted)
+        and not (may_format and _blank_takes_over(config, told))
+    ):
         decision, assembly = search(config, told, timeout)
     if isinstance(decision, Missing) and may_format and config.format_blank:
         from persist.volume.format.claims import format_claimed
 
-        # No header, so no udev tag and no persist-format.service: a named disk that is blank is formatted where it is missed.
+        # No header, so no udev tag and no persist-format.service: a named disk that is blank is formatted
+        # where it is missed.
         format_claimed([], config, told)
         if outcome.formatted():
             told = replace(told, known=outcome.formatted() if told.known else "")

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Mounts of a volume that comes with the network (``_netdev``): at shutdown the network must stay until they have gone, or what is not written is lost.
+"""Mounts of a volume that comes with the network (``_netdev``): at shutdown the network must stay until they
+have gone, or what is not written is lost.
 
-PID 1 sees to that for a mount of which libmount has noted ``_netdev`` (systemd.mount(5)); any other one without a fragment is ordered before
-local-fs.target, which would be a cycle. A drop-in does not do: PID 1 reads none for a mount that another unit has named before it was there.
+PID 1 sees to that for a mount of which libmount has noted ``_netdev`` (systemd.mount(5)); any other one
+without a fragment is ordered before local-fs.target, which would be a cycle. A drop-in does not do: PID 1
+reads none for a mount that another unit has named before it was there.
 """
 
 from __future__ import annotations
@@ -18,15 +20,22 @@ ORDER = ("remote-fs-pre.target", "network.target", "network-online.target")
 
 
 def note(path: str) -> None:
-    """Have libmount note that the mount at ``path`` needs the network; its other options stay. A failure is said only."""
+    """Have libmount note that the mount at ``path`` needs the network; its other options stay. A failure is
+    said only."""
     try:
         run("mount", "-o", "remount,bind,_netdev", path)
     except CommandError as e:
-        log.log(log.WARNING, f"At shutdown the network may go before {path}: {e.message}", "FAILED", PERSIST_PATH=path)
+        log.log(
+            log.WARNING,
+            f"At shutdown the network may go before {path}: {e.message}",
+            "FAILED",
+            PERSIST_PATH=path,
+        )
 
 
 def note_all() -> None:
-    """Note it of the volume and of all that is bound from it; a filesystem that PID 1 has mounted itself is ordered by its unit. Raises OSError."""
+    """Note it of the volume and of all that is bound from it; a filesystem that PID 1 has mounted itself is
+    ordered by its unit. Raises OSError."""
     volume = mountinfo.at(VOLUME)
     if volume is None:
         return

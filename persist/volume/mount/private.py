@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What of a boot's mounts is for root alone: a second way to a file outlives the mode, the parent and the removal that closed the first one."""
+"""What of a boot's mounts is for root alone: a second way to a file outlives the mode, the parent and the
+removal that closed the first one."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from persist.system import mountinfo, newmount
 
 
 def private() -> None:
-    """Make /run/persist/private, which only root enters; the initrd may have made it with another mode. Raises OSError."""
+    """Make /run/persist/private, which only root enters; the initrd may have made it with another mode.
+    Raises OSError."""
     os.makedirs(PRIVATE, 0o700, exist_ok=True)
     os.chmod(PRIVATE, 0o700)  # not a volume's: a directory of /run
 
@@ -30,7 +32,8 @@ def _restrict(path: str) -> None:
 
 
 def _close_top(path: str, *, links: bool) -> bool:
-    """Let users in at the top of a volume only as far as ``links`` need it, which lead through it to what is known by name, and have it root's.
+    """Let users in at the top of a volume only as far as ``links`` need it, which lead through it to what is
+    known by name, and have it root's.
 
     False where they come further because the volume takes no writes. Raises OSError.
     """
@@ -52,7 +55,8 @@ def _close_top(path: str, *, links: bool) -> bool:
 
 
 def keep_users_out(*, links: bool) -> str:
-    """Whoever mounted it: nothing at the volume's place is setuid or a device, and users come no further than symlink entries need it.
+    """Whoever mounted it: nothing at the volume's place is setuid or a device, and users come no further than
+    symlink entries need it.
 
     ``links``: the registry has such entries. Returns why they do come further, or ''.
     """

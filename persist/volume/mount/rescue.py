@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A volume that does not mount: shown read-only, as far as the kernel can still read it, so that what is on it can be saved. Never written to."""
+"""A volume that does not mount: shown read-only, as far as the kernel can still read it, so that what is on
+it can be saved. Never written to."""
 
 from __future__ import annotations
 
@@ -14,14 +15,17 @@ from persist.volume.find.choose import Found
 from persist.volume.members.assemble import Assembly
 from persist.volume.mount.private import private
 
-# btrfs(5), since 5.11: an older root where the newest is damaged, no log replay, and what has no valid checksum is shown too.
+# btrfs(5), since 5.11: an older root where the newest is damaged, no log replay, and what has no valid
+# checksum is shown too.
 OPTIONS = f"ro,{newmount.DATA},rescue=all,subvolid=5"
 
 
 def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> bool:
-    """Mount what can be read of a broken volume read-only at /run/persist/private/rescue, all its subvolumes; returns whether that could be.
+    """Mount what can be read of a broken volume read-only at /run/persist/private/rescue, all its subvolumes;
+    returns whether that could be.
 
-    Members that must not be mixed in are left out, and one that is missing does not matter. Raises OSError where the place cannot be made.
+    Members that must not be mixed in are left out, and one that is missing does not matter. Raises OSError
+    where the place cannot be made.
     """
     private()
     os.makedirs(at, 0o700, exist_ok=True)
@@ -34,14 +38,21 @@ def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> bool:
         run("mount", "-t", "btrfs", "-o", f"degraded,{OPTIONS}", node, at)
     except (CommandError, OSError) as e:
         text = e.message if isinstance(e, CommandError) else f"{e}."
-        log.log(log.NOTICE, f"Nor can the state volume on {node} be shown read-only, with rescue options: {text}", "VOLUME_BROKEN", PERSIST_DEVICE=node,
-                PERSIST_UUID=found.uuid, PERSIST_REASON="rescue")
+        log.log(
+            log.NOTICE,
+            f"Nor can the state volume on {node} be shown read-only, with rescue options: {text}",
+            "VOLUME_BROKEN",
+            PERSIST_DEVICE=node,
+            PERSIST_UUID=found.uuid,
+            PERSIST_REASON="rescue",
+        )
         os.rmdir(at)
         return False
     return True
 
 
 def put_down(at: str = RESCUE) -> None:
-    """Unmount what an earlier run shows read-only: as long as it is mounted, the kernel mounts the volume in no other way. Raises CommandError and OSError."""
+    """Unmount what an earlier run shows read-only: as long as it is mounted, the kernel mounts the volume in
+    no other way. Raises CommandError and OSError."""
     if mountinfo.at(at) is not None:
         run("umount", at)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""A volume whose store is not root's own: it is not used. A volume is data, and this one somebody else may have written."""
+"""A volume whose store is not root's own: it is not used. A volume is data, and this one somebody else may
+have written."""
 
 from __future__ import annotations
 
@@ -16,23 +17,36 @@ STRANGE = "strange-store"  # the reason in the verdict
 
 
 def check(at: str, device: str, uuid: str) -> None:
-    """Look at the store of what is mounted at a path. Raises PersistError, VOLUME_STRANGE or VOLUME_BROKEN, for one that must not be used."""
+    """Look at the store of what is mounted at a path. Raises PersistError, VOLUME_STRANGE or VOLUME_BROKEN,
+    for one that must not be used."""
     fields = {"PERSIST_DEVICE": device, "PERSIST_UUID": uuid}
     try:
         note = store.check(at)
     except PersistError as e:
-        raise PersistError(f"The state volume on {device} is not used: {e.message}", message_id="VOLUME_STRANGE", PERSIST_REASON=STRANGE, **fields,
-                           hint="It is left as it is. Look at where it comes from; what was named has to be root's, and a directory that only root can "
-                                "write, or a regular file.") from e
+        raise PersistError(
+            f"The state volume on {device} is not used: {e.message}",
+            message_id="VOLUME_STRANGE",
+            PERSIST_REASON=STRANGE,
+            **fields,
+            hint="It is left as it is. Look at where it comes from; what was named has to be root's, and a "
+            "directory that only root can "
+            "write, or a regular file.",
+        ) from e
     except OSError as e:
-        raise PersistError(f"The state volume on {device} cannot be read: {e}.", message_id="VOLUME_BROKEN", PERSIST_REASON="broken", **fields,
-                           hint="It is left as it is. See 'journalctl -b -k'.") from e
+        raise PersistError(
+            f"The state volume on {device} cannot be read: {e}.",
+            message_id="VOLUME_BROKEN",
+            PERSIST_REASON="broken",
+            **fields,
+            hint="It is left as it is. See 'journalctl -b -k'.",
+        ) from e
     if note:
         log.log(log.WARNING, note, "FAILED", **fields)
 
 
 def put_down(result: Outcome, told: Known) -> None:
-    """Let go of a volume that the initrd, or an earlier run, has mounted and that must not be used; the result says why. Raises PersistError.
+    """Let go of a volume that the initrd, or an earlier run, has mounted and that must not be used; the
+    result says why. Raises PersistError.
 
     Where the machine was ``told`` of a volume it does without it then.
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Switch on the volume's own swap space: by the partition ids in volume.json, never by label, and only on the volume's own disks."""
+"""Switch on the volume's own swap space: by the partition ids in volume.json, never by label, and only on the
+volume's own disks."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from persist.volume.ondisk import store
 
 
 def own_swap(members: list[str], ids: list[str]) -> list[str]:
-    """Nodes of the swap partitions with these PARTUUIDs on the disks of these members. A volume must not name another disk's.
+    """Nodes of the swap partitions with these PARTUUIDs on the disks of these members. A volume must not name
+    another disk's.
 
     Raises Refusal (a member is gone) and CommandError.
     """
@@ -25,9 +27,11 @@ def own_swap(members: list[str], ids: list[str]) -> list[str]:
 
 
 def enable(members: list[str], config: Config) -> list[str]:
-    """Switch on what is not on yet. Returns what went wrong, one sentence each. Raises OSError where the volume cannot be read."""
+    """Switch on what is not on yet. Returns what went wrong, one sentence each. Raises OSError where the
+    volume cannot be read."""
     if config.netdev:
-        return []  # no order keeps the network until the last page has come back (tried: the swap space outlived it)
+        # no order keeps the network until the last page has come back (tried: the swap space outlived it)
+        return []
     ids = store.swap_ids(store.read_record())
     if not ids:
         return []

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What was mounted at the volume's place before: by the initrd, or by an earlier run of persist-volume.service."""
+"""What was mounted at the volume's place before: by the initrd, or by an earlier run of
+persist-volume.service."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from persist.volume.members import in_kernel
 from persist.volume.mount import lookup
 from persist.volume.outcome import Outcome
 
-# Reasons that this run finds out by itself, or that are of the past: a run that failed may have done so for once.
+# Reasons that this run finds out by itself, or that are of the past: a run that failed may have done so for
+# once.
 _LOOKED_AT_AGAIN = ("failed", "volume-read-only", "subvolume-read-only", "quota", "immutable", "unwritable")
 
 
@@ -47,14 +49,19 @@ def early_entries() -> bool:
 
 
 def _second_opinion(config: Config, machine: Facts, told: Known, result: Outcome) -> tuple[str, str]:
-    """Why what the initrd mounted would not be chosen now, and what to do about it; '' and '' where it would, or nobody knows.
+    """Why what the initrd mounted would not be chosen now, and what to do about it; '' and '' where it would,
+    or nobody knows.
 
     The table in the initrd is as old as the initrd, and sees only the disks that were there first.
     """
     update = "Run 'update-initramfs -u' and restart the machine."
     word = mode.volatile_word(machine) or ("ro" if mode.read_only(machine) else "")
     if word:
-        return f"The initrd mounted the state volume on {result.device} although persist={word} is on the kernel command line.", update
+        return (
+            f"The initrd mounted the state volume on {result.device} although persist={word} is on the "
+            "kernel command line.",
+            update,
+        )
     every = from_database()
     if result.uuid not in {c.uuid.lower() for c in every}:
         return "", ""  # udev has not come to it yet
@@ -73,18 +80,27 @@ def _begin(result: Outcome) -> None:
     try:
         in_kernel.begin(VOLUME)  # the initrd writes a mark only where a member is missing
     except OSError as e:
-        log.log(log.NOTICE, f"The members of the state volume on {result.device} take no mark of this boot: {e}", "FAILED", PERSIST_DEVICE=result.device,
-                PERSIST_UUID=result.uuid)
+        log.log(
+            log.NOTICE,
+            f"The members of the state volume on {result.device} take no mark of this boot: {e}",
+            "FAILED",
+            PERSIST_DEVICE=result.device,
+            PERSIST_UUID=result.uuid,
+        )
 
 
 def keep(config: Config, machine: Facts, told: Known, result: Outcome, at: Mount) -> None:
     """Take over what is mounted, and say where the initrd chose what we would not. Raises OSError."""
     describe(result, at)
     before = outcome.read()
-    result.from_initrd = before.from_initrd if before is not None else result.kind == "btrfs" or result.read_only_below
+    result.from_initrd = (
+        before.from_initrd if before is not None else result.kind == "btrfs" or result.read_only_below
+    )
     if before is not None:
         if before.kind == result.kind:
-            if before.reason not in _LOOKED_AT_AGAIN or result.kind not in outcome.REAL:  # what stands in for it is not what was looked at
+            if (
+                before.reason not in _LOOKED_AT_AGAIN or result.kind not in outcome.REAL
+            ):  # what stands in for it is not what was looked at
                 result.because(before.reason, before.message, before.hint)
             result.expected, result.rescue, result.others = before.expected, before.rescue, before.others
             # Only btrfs says its id through a mount.
@@ -97,4 +113,11 @@ def keep(config: Config, machine: Facts, told: Known, result: Outcome, at: Mount
         message, hint = _second_opinion(config, machine, told, result)
         if message:
             result.because("initrd-disagrees", message, hint)
-            log.log(log.WARNING, f"{message} {hint}", "FAILED", PERSIST_DEVICE=result.device, PERSIST_UUID=result.uuid, PERSIST_REASON="initrd-disagrees")
+            log.log(
+                log.WARNING,
+                f"{message} {hint}",
+                "FAILED",
+                PERSIST_DEVICE=result.device,
+                PERSIST_UUID=result.uuid,
+                PERSIST_REASON="initrd-disagrees",
+            )

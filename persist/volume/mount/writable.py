@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Whether the volume can be written, and if not, why. The options of a mount are one cause of many: the filesystem itself is asked."""
+"""Whether the volume can be written, and if not, why. The options of a mount are one cause of many: the
+filesystem itself is asked."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ READ_ONLY = ("volume-read-only", "subvolume-read-only")  # nothing at all can be
 
 
 class Obstacle(Record):
-    """Why nothing can be made on the volume: a stable code (of READ_ONLY, or full, quota, immutable, unwritable), a sentence, and what to do."""
+    """Why nothing can be made on the volume: a stable code (of READ_ONLY, or full, quota, immutable,
+    unwritable), a sentence, and what to do."""
 
     code: str
     message: str
@@ -37,15 +39,21 @@ def set_writable(path: str) -> str:
 
 def unmounted_hint(device: str) -> str:
     """What to do about a read-only subvolume that is not mounted."""
-    return f"Run 'mount -o subvol={SUBVOLUMES[0]} {device} /mnt && {set_writable('/mnt')} && umount /mnt' and restart the machine."
+    return (
+        f"Run 'mount -o subvol={SUBVOLUMES[0]} {device} /mnt && {set_writable('/mnt')} && umount /mnt' "
+        "and restart the machine."
+    )
 
 
 def of_mount(at: Mount) -> Obstacle | None:
     """Why nothing can be written through a mount, by its options alone."""
     if not at.read_only:
         return None
-    return Obstacle("volume-read-only", f"The state volume on {at.source} can only be mounted read-only.",
-                    "Remove the write protection of its disk. See 'journalctl -b -k'.")
+    return Obstacle(
+        "volume-read-only",
+        f"The state volume on {at.source} can only be mounted read-only.",
+        "Remove the write protection of its disk. See 'journalctl -b -k'.",
+    )
 
 
 def read_only(at: Mount) -> Obstacle | None:
@@ -64,12 +72,17 @@ def read_only(at: Mount) -> Obstacle | None:
         os.close(fd)
     if not flags & _SUBVOL_RDONLY:
         return None
-    return Obstacle("subvolume-read-only", f"The subvolume {SUBVOLUMES[0]} of the state volume on {at.source} is set read-only, as 'btrfs receive' leaves one.",
-                    f"Run '{set_writable(at.mount_point)}' and restart the machine.")
+    return Obstacle(
+        "subvolume-read-only",
+        f"The subvolume {SUBVOLUMES[0]} of the state volume on {at.source} is set read-only, as 'btrfs "
+        "receive' leaves one.",
+        f"Run '{set_writable(at.mount_point)}' and restart the machine.",
+    )
 
 
 def obstacle(path: str = VOLUME) -> Obstacle | None:
-    """Why nothing can be made on the volume that is mounted at a path: tried with a directory in its store. Raises OSError where it cannot be looked at."""
+    """Why nothing can be made on the volume that is mounted at a path: tried with a directory in its store.
+    Raises OSError where it cannot be looked at."""
     at = mountinfo.at(path)
     found = read_only(at) if at is not None else None
     if found is not None:
@@ -78,7 +91,11 @@ def obstacle(path: str = VOLUME) -> Obstacle | None:
     try:
         for part in _STORE:
             if _fixed(here):
-                return Obstacle("immutable", f"{shown} is immutable, and nothing can be made in it.", f"Run 'chattr -ia {shown}' and restart the machine.")
+                return Obstacle(
+                    "immutable",
+                    f"{shown} is immutable, and nothing can be made in it.",
+                    f"Run 'chattr -ia {shown}' and restart the machine.",
+                )
             try:
                 deeper = os.open(part, _DIRECTORY, dir_fd=here)
             except OSError as e:
@@ -110,12 +127,30 @@ def _try(fd: int, shown: str, path: str) -> Obstacle | None:
         return None
     except OSError as e:
         if e.errno == errno.ENOSPC:
-            return Obstacle("full", "The state volume is full.", "Remove what is not needed, or give it another disk with 'persistctl claim --join DEVICE'.")
+            return Obstacle(
+                "full",
+                "The state volume is full.",
+                "Remove what is not needed, or give it another disk with 'persistctl claim --join DEVICE'.",
+            )
         if e.errno == errno.EDQUOT:
-            return Obstacle("quota", "The quota of the state volume is used up, and nothing can be made on it.",
-                            f"Raise it: 'btrfs qgroup show -re {path}' and 'btrfs qgroup limit' on btrfs, quota(1) elsewhere; then restart the machine.")
+            return Obstacle(
+                "quota",
+                "The quota of the state volume is used up, and nothing can be made on it.",
+                f"Raise it: 'btrfs qgroup show -re {path}' and 'btrfs qgroup limit' on btrfs, quota(1) "
+                "elsewhere; then restart the machine.",
+            )
         if e.errno in (errno.EPERM, errno.EACCES) and _fixed(fd):
-            return Obstacle("immutable", f"{shown} is immutable, and nothing can be made in it.", f"Run 'chattr -ia {shown}' and restart the machine.")
+            return Obstacle(
+                "immutable",
+                f"{shown} is immutable, and nothing can be made in it.",
+                f"Run 'chattr -ia {shown}' and restart the machine.",
+            )
         if e.errno == errno.EROFS:
-            return Obstacle("volume-read-only", "The state volume takes no writes, whatever the options of its mount say.", "See 'journalctl -b -k'.")
-        return Obstacle("unwritable", f"Nothing can be made on the state volume: {e.strerror}.", "See 'journalctl -b -k'.")
+            return Obstacle(
+                "volume-read-only",
+                "The state volume takes no writes, whatever the options of its mount say.",
+                "See 'journalctl -b -k'.",
+            )
+        return Obstacle(
+            "unwritable", f"Nothing can be made on the state volume: {e.strerror}.", "See 'journalctl -b -k'."
+        )

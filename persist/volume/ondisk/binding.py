@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""To which machine a disk of ours belongs: a record in the boot code area that a read-only machine can read without mounting anything.
+"""To which machine a disk of ours belongs: a record in the boot code area that a read-only machine can read
+without mounting anything.
 
-``persist-bound 1 <volume uuid> dmi=<uuid or -> serial=<serial or ->`` at bytes 256-439 of the whole disk, where the mark was while it was formatted. It is
-a hint for choosing between several volumes and no protection: whoever can write the disk can write it.
+``persist-bound 1 <volume uuid> dmi=<uuid or -> serial=<serial or ->`` at bytes 256-439 of the whole disk,
+where the mark was while it was formatted. It is a hint for choosing between several volumes and no
+protection: whoever can write the disk can write it.
 """
 
 from __future__ import annotations
@@ -19,12 +21,19 @@ from persist.volume.ondisk.header import LENGTH, MARK_OFFSET, text
 DMI = "/sys/class/dmi/id/product_uuid"
 NONE = "-"
 # What firmware has that was never given an id of its own.
-_UNUSABLE = frozenset(("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff", "03000200-0400-0500-0006-000700080009"))
+_UNUSABLE = frozenset(
+    (
+        "00000000-0000-0000-0000-000000000000",
+        "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        "03000200-0400-0500-0006-000700080009",
+    )
+)
 _BOUND = rb"persist-bound 1 ([0-9a-f-]{36}) dmi=([0-9a-f-]{36}|-) serial=([!-~]{1,64})\n\0*"
 
 
 class Binding(Record):
-    """The volume of a disk, the id of the machine that made it (lower case) and the disk's own serial number; '-' where there is none."""
+    """The volume of a disk, the id of the machine that made it (lower case) and the disk's own serial number;
+    '-' where there is none."""
 
     volume: str
     dmi: str = NONE
@@ -33,13 +42,19 @@ class Binding(Record):
 
 def encode(binding: Binding) -> bytes:
     """The bytes at MARK_OFFSET."""
-    return f"persist-bound 1 {binding.volume} dmi={binding.dmi} serial={binding.serial}\n".encode("ascii").ljust(LENGTH - MARK_OFFSET, b"\0")
+    return f"persist-bound 1 {binding.volume} dmi={binding.dmi} serial={binding.serial}\n".encode(
+        "ascii"
+    ).ljust(LENGTH - MARK_OFFSET, b"\0")
 
 
 def parse(data: bytes) -> Binding | None:
     """The binding in the first 440 bytes of a disk, None where there is none that can be understood."""
     found = re.fullmatch(_BOUND, data[MARK_OFFSET:LENGTH])
-    return Binding(found[1].decode("ascii"), found[2].decode("ascii"), found[3].decode("ascii")) if found else None
+    return (
+        Binding(found[1].decode("ascii"), found[2].decode("ascii"), found[3].decode("ascii"))
+        if found
+        else None
+    )
 
 
 def read(node: str) -> Binding | None:
@@ -57,7 +72,8 @@ def read(node: str) -> Binding | None:
 
 
 def machine_dmi() -> str:
-    """The id that the firmware gives this machine, in lower case; '-' where it has none that tells it from others."""
+    """The id that the firmware gives this machine, in lower case; '-' where it has none that tells it from
+    others."""
     try:
         with open(DMI, encoding="ascii", errors="replace") as f:
             found = f.read().strip().lower()
@@ -77,7 +93,8 @@ def of_machine(disk: Disk, volume: str = "") -> Binding:
 
 
 def matches(binding: Binding, machine_dmi: str, disk_serial: str) -> bool:
-    """Whether a disk with this serial number (as disk_serial() has it) in this machine is the one that was bound. Pure."""
+    """Whether a disk with this serial number (as disk_serial() has it) in this machine is the one that was
+    bound. Pure."""
     if binding.dmi == NONE and binding.serial == NONE:
         return False
     return binding.dmi in (machine_dmi.lower(), NONE) and binding.serial in (disk_serial, NONE)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The degraded mark: in whose company this member was written, and what went before. docs/volume.md has the format and the rules.
+"""The degraded mark: in whose company this member was written, and what went before. docs/volume.md has the
+format and the rules.
 
-A new one is written to all members that are mounted together whenever one is away, and at each boot of a volume of several: one mark is one stretch of
-history, written by one kernel. It lies on the data partition in front of btrfs's superblock, where btrfs writes nothing, in one sector: there whole or not at
-all.
+A new one is written to all members that are mounted together whenever one is away, and at each boot of a
+volume of several: one mark is one stretch of history, written by one kernel. It lies on the data partition in
+front of btrfs's superblock, where btrfs writes nothing, in one sector: there whole or not at all.
 packaging/initramfs-tools/persist-early reads and writes the same in shell.
 """
 
@@ -24,16 +25,19 @@ _MAGIC = b"persist-degraded "
 _FORM = rb"persist-degraded 1 ([0-9a-f-]{36}) (0|[1-9][0-9]{0,8}) ([0-9a-f]{16}(?:,[0-9a-f]{16})*)\n\0*"
 UNKNOWN = "unknown"  # the id of a mark that cannot be understood
 _WHOLE, _MOUNTED = 1, 2  # bits of the kind
-_AHEAD = 2  # commits that the kernel may make of a mounted volume while a mark goes from one member to the next
+_AHEAD = (
+    2  # commits that the kernel may make of a mounted volume while a mark goes from one member to the next
+)
 _FULL = 25  # earlier ids; where there are so many, the first ones may be gone
 
 
 class DegradedMark(Record):
-    """``uuid`` of the filesystem, its own random ``id``, and the ids of the marks that were there before, newest first.
+    """``uuid`` of the filesystem, its own random ``id``, and the ids of the marks that were there before,
+    newest first.
 
-    ``counter``: how many times it was mounted without a member since it was last whole, 0 where it has been healed.
-    An id is 6 random digits, 1 of its kind (whether all members were there, and whether they were mounted), and 1 of the log and 8 of the generation of
-    the superblocks beside it then.
+    ``counter``: how many times it was mounted without a member since it was last whole, 0 where it has been
+    healed. An id is 6 random digits, 1 of its kind (whether all members were there, and whether they were
+    mounted), and 1 of the log and 8 of the generation of the superblocks beside it then.
     """
 
     uuid: str
@@ -57,7 +61,9 @@ class DegradedMark(Record):
 
     def before(self) -> DegradedMark | None:
         """The mark that this one was written over."""
-        return DegradedMark(self.uuid, self.counter, self.earlier[0], self.earlier[1:]) if self.earlier else None
+        return (
+            DegradedMark(self.uuid, self.counter, self.earlier[0], self.earlier[1:]) if self.earlier else None
+        )
 
     def healed(self) -> DegradedMark:
         """The same after healing."""
@@ -96,8 +102,9 @@ def begins_at(identity: str, generation: int, log_root: int) -> bool:
 def effective(mark: DegradedMark, generation: int, log_root: int) -> tuple[str, ...]:
     """The ids of the stretches that a member with this mark and superblock went through, newest first.
 
-    Left out are those that began at a state which it never came to: it was mounted with one that was newer, by a superblock or a log (assemble.torn(),
-    or a disk that was pulled), and a cut came before the first commit. It got nothing but the mark.
+    Left out are those that began at a state which it never came to: it was mounted with one that was newer,
+    by a superblock or a log (assemble.torn(), or a disk that was pulled), and a cut came before the first
+    commit. It got nothing but the mark.
     """
     found = []
     now, log = generation & 0xFFFFFFFF, _log_digit(log_root)
@@ -112,11 +119,14 @@ def effective(mark: DegradedMark, generation: int, log_root: int) -> tuple[str, 
 
 def nothing_since(mark: DegradedMark, generation: int, log_root: int) -> bool:
     """Whether nothing was written under a mark to what shows this."""
-    return mark.id != UNKNOWN and (begins_at(mark.id, generation, log_root) or mark.id not in effective(mark, generation, log_root))
+    return mark.id != UNKNOWN and (
+        begins_at(mark.id, generation, log_root) or mark.id not in effective(mark, generation, log_root)
+    )
 
 
 def began_after(identity: str, generation: int, log_root: int) -> bool:
-    """Whether a mark was written beside this state or a later one of the same stretch. True of nearly all ids of earlier versions, which say nothing."""
+    """Whether a mark was written beside this state or a later one of the same stretch. True of nearly all ids
+    of earlier versions, which say nothing."""
     then, log = _beginning(identity)
     now = generation & 0xFFFFFFFF
     if int(identity[6], 16) & _MOUNTED:
@@ -130,8 +140,8 @@ def is_whole(identity: str) -> bool:
 
 
 def _line(mark: DegradedMark, generation: int, log_root: int) -> tuple[str, ...]:
-    """The ids before the next mark. One that all members had, and that all of them exchanged for another and were written since, is nobody's any more;
-    the oldest stays."""
+    """The ids before the next mark. One that all members had, and that all of them exchanged for another and
+    were written since, is nobody's any more; the oldest stays."""
     ids = (mark.id, *mark.earlier)
     real = effective(mark, generation, log_root)
     kept = []
@@ -145,10 +155,20 @@ def _line(mark: DegradedMark, generation: int, log_root: int) -> tuple[str, ...]
     return tuple(kept)
 
 
-def following(uuid: str, before: DegradedMark | None, generation: int, log_root: int = 0, *, whole: bool = False, mounted: bool = False) -> DegradedMark:
-    """A new mark for a filesystem that was marked ``before``, or not, and whose superblocks say this. ``whole``: all members are there.
+def following(
+    uuid: str,
+    before: DegradedMark | None,
+    generation: int,
+    log_root: int = 0,
+    *,
+    whole: bool = False,
+    mounted: bool = False,
+) -> DegradedMark:
+    """A new mark for a filesystem that was marked ``before``, or not, and whose superblocks say this.
+    ``whole``: all members are there.
 
-    ``mounted``: the kernel goes on writing meanwhile. What it commits before the mark is on the next member is no reason to call that one split.
+    ``mounted``: the kernel goes on writing meanwhile. What it commits before the mark is on the next member
+    is no reason to call that one split.
     """
     fresh = make_id(generation, log_root, whole=whole, mounted=mounted)
     counter = before.counter if before is not None else 0
@@ -157,7 +177,8 @@ def following(uuid: str, before: DegradedMark | None, generation: int, log_root:
 
 
 def of(data: bytes, uuid: str) -> DegradedMark | None:
-    """The mark in the sector of a member of this filesystem; None for none, and for one of another filesystem that was here before.
+    """The mark in the sector of a member of this filesystem; None for none, and for one of another filesystem
+    that was here before.
 
     One that cannot be understood is not none, which would be an ancestor of every other: its id is UNKNOWN.
     """
@@ -173,7 +194,8 @@ def read(node: str, uuid: str) -> DegradedMark | None:
 
 
 def _write(node: str, data: bytes) -> None:
-    # Each close of a descriptor that could write makes udev look again; nothing is written that is there already.
+    # Each close of a descriptor that could write makes udev look again; nothing is written that is there
+    # already.
     if read_at(node, OFFSET, LENGTH) == data:
         return
     fd = os.open(node, os.O_WRONLY | os.O_CLOEXEC)
@@ -205,7 +227,8 @@ def begin(nodes: Iterable[str], mark: DegradedMark) -> None:
 def clear(nodes: Iterable[str], uuid: str) -> None:
     """The volume is whole again: set the counter of each mark to 0. Raises OSError.
 
-    The ids stay. A member that was written alone once, and comes back out of a drawer with a mark, would be taken for the newest if these had none.
+    The ids stay. A member that was written alone once, and comes back out of a drawer with a mark, would be
+    taken for the newest if these had none.
     """
     for node in nodes:
         found = read(node, uuid)

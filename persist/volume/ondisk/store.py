@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What persist keeps for itself on a volume: the directories of ``.persist`` and ``volume.json``. A volume is data and not a friend: all of it by
-descriptors, and no link is followed."""
+"""What persist keeps for itself on a volume: the directories of ``.persist`` and ``volume.json``. A volume is
+data and not a friend: all of it by descriptors, and no link is followed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def _close(directory: Dir) -> None:
 
 
 def _begin(where: Dir, name: str) -> int:
-    """Make a directory; it is looked at, and synced with the others, afterwards. Returns 1 where it was missing. Raises OSError."""
+    """Make a directory; it is looked at, and synced with the others, afterwards. Returns 1 where it was
+    missing. Raises OSError."""
     if where.lstat(name) is not None:
         return 0
     with suppress(FileExistsError):
@@ -57,8 +58,9 @@ def make(path: str) -> None:
 def check(path: str) -> str:
     """Look at the store of a mounted volume, which may have none yet. Writes nothing.
 
-    Raises PersistError where it is not made of root's own directories, for then anybody may have written what is in it; OSError. Returns a
-    sentence about a record that cannot be understood, '' where it is as it should be.
+    Raises PersistError where it is not made of root's own directories, for then anybody may have written what
+    is in it; OSError. Returns a sentence about a record that cannot be understood, '' where it is as it
+    should be.
     """
     try:
         with Dir.at(path) as volume:
@@ -72,11 +74,17 @@ def check(path: str) -> str:
                 data = top.read(RECORD, _MAX)
     except FileNotFoundError:
         return ""
-    return "" if data is None or _parse(data) else f"{path}/{NAME}/{RECORD} cannot be understood: swap space and reserve of the state volume are not used."
+    return (
+        ""
+        if data is None or _parse(data)
+        else f"{path}/{NAME}/{RECORD} cannot be understood: swap space and reserve of the state volume are "
+        "not used."
+    )
 
 
 def write_record(path: str, record: dict[str, Any]) -> None:
-    """Write volume.json into the ``.persist`` of ``path``, whole or not at all, and on the disk. Raises PersistError and OSError."""
+    """Write volume.json into the ``.persist`` of ``path``, whole or not at all, and on the disk. Raises
+    PersistError and OSError."""
     with Dir.at(path) as volume, volume.own(NAME) as top:
         temporary = f"{RECORD}.tmp"
         top.write(temporary, json.dumps(record, indent=2, sort_keys=True).encode("ascii") + b"\n")
@@ -113,8 +121,13 @@ def swap_ids(found: dict[str, Any]) -> list[str]:
 
 
 def serials(found: dict[str, Any]) -> dict[int, str]:
-    """The serial numbers of the disks by devid, as they were noted while the disks were there: a record's ``serials``; what makes no sense is left out."""
+    """The serial numbers of the disks by devid, as they were noted while the disks were there: a record's
+    ``serials``; what makes no sense is left out."""
     noted = found.get("serials")
     if not isinstance(noted, dict):
         return {}
-    return {int(k): v for k, v in noted.items() if isinstance(k, str) and k.isascii() and k.isdigit() and len(k) < 10 and isinstance(v, str)}
+    return {
+        int(k): v
+        for k, v in noted.items()
+        if isinstance(k, str) and k.isascii() and k.isdigit() and len(k) < 10 and isinstance(v, str)
+    }

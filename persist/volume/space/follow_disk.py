@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The volume follows a disk or a partition that has grown: the backup of the table moves to the end, our data partition, which is the last one,
-is extended, and then the filesystem, but for its reserve. Smaller it never gets."""
+"""The volume follows a disk or a partition that has grown: the backup of the table moves to the end, our data
+partition, which is the last one, is extended, and then the filesystem, but for its reserve. Smaller it never
+gets."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from persist.volume.members import in_kernel
 from persist.volume.ondisk import partition_table
 from persist.volume.space import reserve
 
-_SLACK = 2 * partition_table.MIB  # more than this behind the last partition and its backup table is a disk that grew
+_SLACK = (
+    2 * partition_table.MIB
+)  # more than this behind the last partition and its backup table is a disk that grew
 _SECTOR = 512  # of sysfs
 
 
@@ -33,7 +36,8 @@ def _end(part: Disk) -> int:
 
 
 def tail(part: Disk) -> int:
-    """Bytes behind a partition that it could be extended by; 0 where another partition follows, and for a whole disk."""
+    """Bytes behind a partition that it could be extended by; 0 where another partition follows, and for a
+    whole disk."""
     if not part.is_partition:
         return 0
     disk = blockdev.whole(part)
@@ -54,8 +58,21 @@ def _extend(part: Disk) -> None:
         size = (part.size + tail(part)) // _SECTOR
         block = int(blockdev.attribute(disk.sys_path, "queue/logical_block_size") or str(_SECTOR))
         # sfdisk(8) moves the backup table to the end of the disk where it writes at all.
-        run("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--force", "--wipe", "never", "--wipe-partitions", "never",
-            "-N", blockdev.attribute(part.sys_path, "partition"), disk.node, stdin=f"size={size * _SECTOR // block}\n")
+        run(
+            "sfdisk",
+            "--quiet",
+            "--no-reread",
+            "--no-tell-kernel",
+            "--force",
+            "--wipe",
+            "never",
+            "--wipe-partitions",
+            "never",
+            "-N",
+            blockdev.attribute(part.sys_path, "partition"),
+            disk.node,
+            stdin=f"size={size * _SECTOR // block}\n",
+        )
         os.fsync(fd)
         run("partx", "--update", disk.node)
     finally:
@@ -85,4 +102,7 @@ def why_not(path: str = VOLUME) -> str:
     nodes = [d.node for d in in_kernel.glance(path) if d.ok and d.devid]
     if not nodes:
         raise PersistError(f"No member of the volume at {path} can be read.")
-    return f"{' and '.join(nodes)} {'is' if len(nodes) == 1 else 'are'} used to the end{', but for the reserve' if reserve.is_kept_back(path) else ''}."
+    return (
+        f"{' and '.join(nodes)} {'is' if len(nodes) == 1 else 'are'} used to the "
+        f"end{', but for the reserve' if reserve.is_kept_back(path) else ''}."
+    )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The space that is kept back for the moment when the volume is full.
 
-A full btrfs takes not even a directory: overlays come up read-only on it, without a word but in the kernel's log, and it cannot be cleaned up.
-So the filesystem is smaller than its partitions (layout.filesystem_bytes), and is grown into them when nothing can be made on it any more.
+A full btrfs takes not even a directory: overlays come up read-only on it, without a word but in the kernel's
+log, and it cannot be cleaned up. So the filesystem is smaller than its partitions (layout.filesystem_bytes),
+and is grown into them when nothing can be made on it any more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from persist.volume.ondisk import partition_table, store
 
 _SECTOR = 4096  # sizes of btrfs are whole sectors
 _ROOM = 2  # the reserve is put back where at least twice as much is free
-
 
 
 def is_full(path: str = VOLUME) -> bool:
@@ -47,7 +47,8 @@ def _whole(node: str) -> int:
 
 
 def _use(path: str, kind: str) -> None:
-    """Have the kernel make a chunk of metadata or of data from what has been won, before the other kind takes it all.
+    """Have the kernel make a chunk of metadata or of data from what has been won, before the other kind takes
+    it all.
 
     Raises OSError, and PersistError for a store that is not ours.
     """
@@ -68,14 +69,19 @@ def _use(path: str, kind: str) -> None:
 
 
 def grow(path: str = VOLUME) -> int:
-    """Let the filesystem use its partitions to their end, most of it for metadata and some for data; returns how many bytes it won.
+    """Let the filesystem use its partitions to their end, most of it for metadata and some for data; returns
+    how many bytes it won.
 
     Raises PersistError and OSError.
     """
     won = 0
     for kind, quarters in (("metadata", 3), ("data", 4)):
         for device in in_kernel.glance(path):
-            more = (_whole(device.node) - device.size) * quarters // 4 // _SECTOR * _SECTOR if device.ok and device.devid else 0
+            more = (
+                (_whole(device.node) - device.size) * quarters // 4 // _SECTOR * _SECTOR
+                if device.ok and device.devid
+                else 0
+            )
             if more > 0:
                 btrfs.resize(path, device.devid, device.size + more)
                 won += more
@@ -90,28 +96,47 @@ def make_room(uuid: str, path: str = VOLUME) -> None:
     kept_back = is_kept_back(path)
     if won:
         what = ", its reserve" if kept_back else " to the end of its disk"
-        log.log(log.WARNING, f"The state volume is full and was grown by {won >> 20} MiB{what}. {hint}", "SPACE_RESERVE", PERSIST_UUID=uuid)
+        log.log(
+            log.WARNING,
+            f"The state volume is full and was grown by {won >> 20} MiB{what}. {hint}",
+            "SPACE_RESERVE",
+            PERSIST_UUID=uuid,
+        )
     else:
         what = ", and its reserve is used up" if kept_back else ""
-        log.log(log.ERR, f"The state volume is full{what}. {hint}", "SPACE_LOW", PERSIST_UUID=uuid, PERSIST_REASON="full")
+        log.log(
+            log.ERR,
+            f"The state volume is full{what}. {hint}",
+            "SPACE_LOW",
+            PERSIST_UUID=uuid,
+            PERSIST_REASON="full",
+        )
 
 
 def is_kept_back(path: str = VOLUME) -> bool:
-    """Whether the volume has a reserve at all: those that persist made, which have a record. No reserve is no reserve. Raises OSError."""
+    """Whether the volume has a reserve at all: those that persist made, which have a record. No reserve is no
+    reserve. Raises OSError."""
     return bool(store.read_record(path))
 
 
 def in_use(path: str = VOLUME) -> int:
-    """How many bytes of the reserve the filesystem has now, 0 where it never had one. Raises OSError and PersistError."""
+    """How many bytes of the reserve the filesystem has now, 0 where it never had one. Raises OSError and
+    PersistError."""
     if not is_kept_back(path):
         return 0
-    return sum(max(0, d.size - partition_table.filesystem_bytes(_whole(d.node))) for d in in_kernel.glance(path) if d.ok and d.devid)
+    return sum(
+        max(0, d.size - partition_table.filesystem_bytes(_whole(d.node)))
+        for d in in_kernel.glance(path)
+        if d.ok and d.devid
+    )
 
 
 def _shrink(path: str, devid: int, size: int) -> bool:
-    """Make a device smaller; False where what lies at its end has no other place. Raises PersistError and OSError."""
+    """Make a device smaller; False where what lies at its end has no other place. Raises PersistError and
+    OSError."""
     for usage in (0, 20, 50):
-        # Chunks of data stay when what was in them is removed. Empty ones cost nothing to give back, and nearly empty ones little.
+        # Chunks of data stay when what was in them is removed. Empty ones cost nothing to give back, and
+        # nearly empty ones little.
         run("btrfs", "balance", "start", f"-dusage={usage}", path, ok=(0, 1), timeout=None)
         try:
             btrfs.resize(path, devid, size)
@@ -123,7 +148,8 @@ def _shrink(path: str, devid: int, size: int) -> bool:
 
 
 def spendable(path: str = VOLUME) -> list[tuple[int, int, int]]:
-    """The devices whose reserve is in use although there is room to put it back: devid, size to come back to, and bytes. Raises PersistError, OSError."""
+    """The devices whose reserve is in use although there is room to put it back: devid, size to come back to,
+    and bytes. Raises PersistError, OSError."""
     found: list[tuple[int, int, int]] = []
     if not is_kept_back(path):
         return found
@@ -138,5 +164,6 @@ def spendable(path: str = VOLUME) -> list[tuple[int, int, int]]:
 
 
 def shrink_back(path: str = VOLUME) -> int:
-    """Put the reserve back where there is room for it; returns how many bytes. Raises PersistError and OSError."""
+    """Put the reserve back where there is room for it; returns how many bytes. Raises PersistError and
+    OSError."""
     return sum(reserve for devid, wanted, reserve in spendable(path) if _shrink(path, devid, wanted))

@@ -47,8 +47,12 @@ class Running:
         self.data = memoryview(data)
         self.said: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self.process = subprocess.Popen(
-            ["/bin/bash", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True, cwd="/",
+            ["/bin/bash", "-c", command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            cwd="/",
         )
         self.selector = selectors.DefaultSelector()
         self.pidfd = os.pidfd_open(self.process.pid)
@@ -65,7 +69,7 @@ class Running:
     def _feed(self) -> None:
         assert self.process.stdin
         try:
-            self.data = self.data[os.write(self.process.stdin.fileno(), self.data[:65536]):]
+            self.data = self.data[os.write(self.process.stdin.fileno(), self.data[:65536]) :]
         except BrokenPipeError:
             self.data = self.data[:0]
         if not self.data:
@@ -156,7 +160,7 @@ def send(port: int, data: bytes) -> None:
     """Write all of DATA to the port."""
     view = memoryview(data)
     while view:
-        view = view[os.write(port, view[:32768]):]
+        view = view[os.write(port, view[:32768]) :]
 
 
 def serve(port: int) -> None:
