@@ -47,7 +47,13 @@ def pair(
     """A machine whose volume has two members."""
     for name, devid, changes in (("vda2", 1, a), ("vdb2", 2, b)):
         if name[2] in here:
-            wish = {"uuid": FSID, "devid": devid, "devices": 2, "sys": f"pci0/virtio{devid}", **(changes or {})}
+            wish = {
+                "uuid": FSID,
+                "devid": devid,
+                "devices": 2,
+                "sys": f"pci0/virtio{devid}",
+                **(changes or {}),
+            }
             initrd.disk(Disk(name, **wish))  # type: ignore[arg-type]
     initrd.seeded("/etc")
     initrd.table += "timeout\t3\n"
