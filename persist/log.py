@@ -14,12 +14,26 @@ from importlib import import_module
 
 from persist.errors import PersistError
 from persist.messages import MESSAGE_IDS
+from persist.note import DEBUG, ERR, INFO, NOTICE, WARNING, Note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-ERR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
+__all__ = [
+    "DEBUG",
+    "ERR",
+    "INFO",
+    "NOTICE",
+    "WARNING",
+    "log",
+    "log_error",
+    "notify_status",
+    "safe",
+    "say",
+    "to_journal",
+]
+
 IDENTIFIER = "persist"
 
 
@@ -66,6 +80,11 @@ def log(priority: int, message: str, message_id: str, **fields: str) -> None:
         sendv(*(f"{name}={safe(value)}" for name, value in record.items()))
     elif priority <= INFO:
         print(safe(message), file=sys.stderr)
+
+
+def say(note: Note) -> None:
+    """Write the record of a note (a ``Say``)."""
+    log(note.priority, note.message, note.message_id, **note.fields)
 
 
 def log_error(error: PersistError, *, priority: int = ERR) -> None:

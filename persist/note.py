@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the journal should have: found below the services, logged by them.
+
+A function that is quick returns its notes; one that takes long, or may never return, is handed a ``Say`` and
+calls it as it goes.
+"""
+
+from __future__ import annotations
+
+from persist.record import Record, made
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Say = Callable[["Note"], None]
+    # What a long step is doing, and for how many seconds somebody asked us to wait: log.notify_status().
+    Status = Callable[[str, float], None]
+
+ERR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7  # syslog(3)
+
+
+class Note(Record):
+    """One record for the journal: a priority of syslog(3), a sentence, a name in persist.messages, and fields
+    (``PERSIST_PATH`` and the like)."""
+
+    priority: int
+    message: str
+    message_id: str
+    fields: dict[str, str] = made(dict)
