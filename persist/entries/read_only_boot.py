@@ -205,27 +205,13 @@ class _Entry:
     def _parent(self) -> Dir:
         """The directory in memory that holds the path, made where missing; each takes after the one on the
         volume."""
-        here = Dir(os.dup(self.memory.fd), self.memory.name)
-        parts = split(self.planned.path)[:-1]
-        try:
-            for i, part in enumerate(parts):
-                made = here.lstat(part) is None
-                if made:
-                    os.mkdir(part, 0o755, dir_fd=here.fd)
-                deeper = here.sub(part)
-                here.close()
-                here = deeper
-                if made and self.kept is not None:
-                    self._like_parent("/".join(parts[: i + 1]), here)
-        except BaseException:
-            here.close()
-            raise
-        return here
+        return self.memory.descend(split(self.planned.path)[:-1], self._make)
 
-    def _like_parent(self, path: str, to: Dir) -> None:
-        assert self.kept is not None
-        with (
-            contextlib.suppress(FileNotFoundError),
-            self.kept.sub(path) as there,
-        ):  # an early entry that the volume does not know: root's, 0755
-            self._like(there.fd, to)
+    def _make(self, here: Dir, path: str) -> None:
+        name = os.path.basename(path)
+        os.mkdir(name, 0o755, dir_fd=here.fd)
+        if self.kept is None:
+            return
+        # Root's, 0755 for an early entry that the volume does not know.
+        with contextlib.suppress(FileNotFoundError), self.kept.sub(path) as there, here.sub(name) as made:
+            self._like(there.fd, made)

@@ -33,22 +33,18 @@ class LivePath:
 
     def check_mount_point(self, kind: str) -> None:
         """Raise PersistError now, before anything is copied, when mount_point() is going to."""
-        here = Dir(os.dup(self.live.fd), self.live.name)
         try:
-            for part in split(self.path)[:-1]:
-                if here.lstat(part) is None:
-                    break
-                deeper = here.sub(part)
-                here.close()
-                here = deeper
-            else:
-                part = self.name
-                if self._usable(here, kind):
-                    return
-            if here.read_only():
-                raise self._cannot(here.path(part), OSError(errno.EROFS, os.strerror(errno.EROFS)))
-        finally:
-            here.close()
+            with self.live.descend(split(self.path)[:-1], self._writable) as parent:
+                if not self._usable(parent, kind):
+                    self._writable(parent, self.name)
+        except FileNotFoundError:
+            return  # a directory above it, which can be made
+
+    def _writable(self, here: Dir, path: str) -> None:
+        """Raise PersistError where nothing can be made in a directory, such as what ``path`` ends in."""
+        if here.read_only():
+            error = OSError(errno.EROFS, os.strerror(errno.EROFS))
+            raise self._cannot(here.path(os.path.basename(path)), error)
 
     def mount_point(self, kind: str) -> None:
         """Make a directory or file to mount on, with parents, where there is none.
@@ -85,24 +81,17 @@ class LivePath:
 
     def _parent(self) -> Dir:
         """Open the directory that holds the path, made where missing."""
-        here = Dir(os.dup(self.live.fd), self.live.name)
+        return self.live.descend(split(self.path)[:-1], self._make)
+
+    def _make(self, here: Dir, path: str) -> None:
+        name = os.path.basename(path)
         try:
-            for part in split(self.path)[:-1]:
-                if here.lstat(part) is None:
-                    try:
-                        os.mkdir(part, 0o755, dir_fd=here.fd)
-                    except OSError as e:
-                        # Where another entry's seed just made the same one, sub() looks at what it is.
-                        if e.errno != errno.EEXIST:
-                            raise self._cannot(here.path(part), e) from e
-                    here.sync()
-                deeper = here.sub(part)
-                here.close()
-                here = deeper
-        except BaseException:
-            here.close()
-            raise
-        return here
+            os.mkdir(name, 0o755, dir_fd=here.fd)
+        except OSError as e:
+            # Where another entry's seed just made the same one, descend() looks at what it is.
+            if e.errno != errno.EEXIST:
+                raise self._cannot(here.path(name), e) from e
+        here.sync()
 
     def _cannot(self, at: str, e: OSError) -> PersistError:
         return PersistError(

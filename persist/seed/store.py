@@ -230,21 +230,12 @@ class Store:
         They take after the directory of the same path in the first of ``attributes`` that has it, else root
         0755.
         """
-        parts = split(path)[:-1]
-        here = Dir(os.dup(self.volume.fd), self.volume.name)
-        try:
-            for i, part in enumerate(parts):
-                if here.lstat(part) is None:
-                    self._parent(here, part, "/".join(parts[: i + 1]), attributes)
-                deeper = here.sub(part)
-                here.close()
-                here = deeper
-        except BaseException:
-            here.close()
-            raise
-        return here
+        return self.volume.descend(
+            split(path)[:-1], lambda here, above: self._parent(here, above, attributes)
+        )
 
-    def _parent(self, here: Dir, name: str, path: str, attributes: list[Dir]) -> None:
+    def _parent(self, here: Dir, path: str, attributes: list[Dir]) -> None:
+        name = os.path.basename(path)
         uid, gid, mode = 0, 0, 0o755
         for root in attributes:
             fd = root.node(path)

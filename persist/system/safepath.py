@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import stat
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -20,13 +21,8 @@ _RENAME_NOREPLACE = 1
 _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
 _SYS_OPEN_TREE, _SYS_OPENAT2 = 428, 437  # the same on every architecture since the tables were unified
-_RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH, _RESOLVE_IN_ROOT = (
-    0x01,
-    0x02,
-    0x04,
-    0x08,
-    0x10,
-)
+_RESOLVE_NO_XDEV, _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS = 0x01, 0x02, 0x04
+_RESOLVE_BENEATH, _RESOLVE_IN_ROOT = 0x08, 0x10
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -100,8 +96,7 @@ class Dir:
         if there is not None and stat.S_ISLNK(there.st_mode):
             return LinkRefused(
                 f"'{self.path(name)}' is a symbolic link to '{os.readlink(name, dir_fd=self.fd)}', which "
-                "persist "
-                "does not follow.",
+                "persist does not follow.",
                 hint="Look at where it comes from; put a directory there, or register the path behind it.",
             )
         return PersistError(f"'{self.path(name)}' is not a directory ({e.strerror}).")
@@ -109,16 +104,20 @@ class Dir:
     def sub(self, path: str) -> Dir:
         """Open a directory below this one. Raises FileNotFoundError, LinkRefused, or PersistError when it is
         none."""
+        return self.descend(split(path))
+
+    def descend(self, parts: list[str], missing: Callable[[Dir, str], None] | None = None) -> Dir:
+        """``sub()`` of the components of a path. ``missing`` is called for each that is not there, with the
+        directory that it belongs into and its path below this one, and may make it.
+
+        Raises as sub() does, FileNotFoundError where a component is still not there.
+        """
         here = Dir(os.dup(self.fd), self.name)
         try:
-            for part in split(path):
-                try:
-                    fd = os.open(part, _DIRECTORY, dir_fd=here.fd)
-                except OSError as e:
-                    if e.errno in (errno.ENOTDIR, errno.ELOOP):
-                        raise here._not_a_directory(part, e) from e
-                    raise
-                deeper = Dir(fd, here.path(part))
+            for number, part in enumerate(parts, 1):
+                if missing is not None and here.lstat(part) is None:
+                    missing(here, "/".join(parts[:number]))
+                deeper = here._open(part)
                 here.close()
                 here = deeper
         except BaseException:
@@ -126,17 +125,21 @@ class Dir:
             raise
         return here
 
+    def _open(self, name: str) -> Dir:
+        try:
+            return Dir(os.open(name, _DIRECTORY, dir_fd=self.fd), self.path(name))
+        except OSError as e:
+            if e.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise self._not_a_directory(name, e) from e
+            raise
+
     def inner(self, path: str) -> Dir:
         """``sub()`` in one system call, and on this very mount: nothing that is mounted below it is entered.
         Raises as sub() does."""
         name = self.path("/".join(split(path)))
+        how = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_XDEV
         try:
-            return Dir(
-                _openat2(
-                    self.fd, path, _DIRECTORY, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_XDEV
-                ),
-                name,
-            )
+            return Dir(_openat2(self.fd, path, _DIRECTORY, how), name)
         except OSError as e:
             if e.errno == errno.EXDEV:
                 raise PersistError(
