@@ -17,7 +17,7 @@ import pytest
 
 from persist.boot.load import Loaded, load
 from persist.boot.paths import escape
-from persist.volume.mount import btrfs_mount
+from persist.volume.mount import binds
 from persist.volume.ondisk import store
 
 _CLONE_NEWNS = 0x20000
@@ -33,7 +33,7 @@ def _inside(test: Callable[[], None]) -> None:
     if _libc.unshare(_CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     sh("mount --make-rprivate /; for d in run srv opt; do mount -t tmpfs none /$d; done")
-    btrfs_mount.bind_image()
+    binds.bind_image()
     test()
 
 

@@ -13,7 +13,7 @@ import pytest
 from persist.system import blockdev
 from persist.volume.heal import health, wipe
 from persist.volume.members import in_kernel
-from persist.volume.members.assemble import CLONED, UNDECIDED
+from persist.volume.members.oddity import CLONED, UNDECIDED
 from persist.volume.ondisk import binding
 
 from .conftest import Make
@@ -114,7 +114,7 @@ def test_a_copy_of_a_single_disk_that_was_mirrored_elsewhere(
         )
         assert (
             "detach what this machine is not to use" in seen.last["hint"]
-            and v.look().notes[0].code == UNDECIDED
+            and v.look().odd[0].code == UNDECIDED
         )
         v.pull(b)
         boot()
@@ -153,7 +153,7 @@ def test_a_copy_of_one_of_a_mirror(place: Path, make_disk: Make) -> None:
     a, b = v.disks
     twin = copy(make_disk, a)
     a.replug()
-    assert [n.code for n in v.look(a, b, twin).notes] == [CLONED]
+    assert [n.code for n in v.look(a, b, twin).odd] == [CLONED]
     v.up()
     v.write("text", "two")
     v.down()

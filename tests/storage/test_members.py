@@ -14,7 +14,7 @@ import pytest
 from persist.errors import CommandError, PersistError
 from persist.system import btrfs
 from persist.system.run import run
-from persist.volume.find.choose import Found
+from persist.volume.find.decision import Found
 from persist.volume.members import assemble, in_kernel
 from persist.volume.mount import btrfs_mount, rescue
 from persist.volume.ondisk import degraded_mark

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from persist.boot.config import Config
 from persist.system import btrfs, mountinfo, superblock, uuids
-from persist.volume.find.choose import Found
+from persist.volume.find.decision import Found
 from persist.volume.members import assemble
 from persist.volume.members.assemble import Assembly
 from persist.volume.mount import btrfs_mount

@@ -21,8 +21,9 @@ from persist.volume.heal.look import stale
 from persist.volume.members import ancestry, in_kernel
 from persist.volume.members import assemble as members
 from persist.volume.members.ancestry import Member
-from persist.volume.members.assemble import _head, assemble, newest_first, torn
+from persist.volume.members.assemble import assemble, newest_first
 from persist.volume.members.in_kernel import LiveDevice
+from persist.volume.members.torn import mend
 from persist.volume.ondisk import degraded_mark
 from persist.volume.ondisk.degraded_mark import DegradedMark
 
@@ -178,9 +179,9 @@ def _decide(disks: tuple[Disk, ...], places: range, greatest: int) -> Decision:
         return tuple(names.index(_number(m)) for m in found)
 
     if not a.use:
-        return Decision((), (), (), 0, False, 0, a.notes[0].code)
+        return Decision((), (), (), 0, False, 0, a.odd[0].code)
     if not _enough([disks[n] for n in at(a.use)], a.absent):
-        a = torn(a) or a
+        a = mend(a) or a
     use = at(a.use)
     # What the kernel goes on from: the newest superblock, that of the lowest devid among equals.
     base = max(use, key=lambda n: (not disks[n].empty, disks[n].generation, -disks[n].devid))
@@ -219,14 +220,19 @@ def decisions_as_they_are(disks: tuple[Disk, ...]) -> tuple[Decision, ...]:
 def following(
     disks: tuple[Disk, ...], whole: bool, mounted: bool
 ) -> tuple[tuple[Sector, tuple[int, ...]], ...]:
-    """The next mark, as mount.py and lost.py have it, and the order of places in which it is written."""
+    """The next mark, as btrfs_mount and lost have it, and the order of places in which it is written."""
     found: dict[tuple[Sector, tuple[int, ...]], None] = {}
     newest = max(disks, key=lambda d: (d.generation, d.log))
     for greatest in _greatest(disks):
         members = [_member(d, n, greatest) for n, d in enumerate(disks)]
         known = {_text(i, greatest): i for d in disks if d.mark is not None for i in d.mark.ids}
         mark = degraded_mark.following(
-            FSID, _head(members), newest.generation, LOG * newest.log, whole=whole, mounted=mounted
+            FSID,
+            degraded_mark.newest(m.mark for m in members),
+            newest.generation,
+            LOG * newest.log,
+            whole=whole,
+            mounted=mounted,
         )
         assert degraded_mark.parse(mark.encode()) == mark
         fresh = (

@@ -13,7 +13,8 @@ import pytest
 
 from persist.boot.config import Config
 from persist.system.superblock import Superblock
-from persist.volume.find.choose import Ambiguous, Candidate, Found, Known, decide
+from persist.volume.find.choose import decide
+from persist.volume.find.decision import Ambiguous, Candidate, Found, Known
 from persist.volume.members.ancestry import Member
 from persist.volume.members.assemble import Assembly, assemble
 from persist.volume.ondisk.degraded_mark import UNKNOWN, DegradedMark, effective

@@ -13,7 +13,7 @@ import pytest
 from persist.cli.main import main
 from persist.foresee.checks import FORESEEN, NOT_BEFORE
 from persist.volume import mode
-from persist.volume.members import assemble
+from persist.volume.members import oddity
 from persist.volume.mount import foreign, strange
 
 VOLUME = "/run/persist/volume"
@@ -460,6 +460,10 @@ def test_counts_agree_and_the_severity_is_shown(machine: Machine, capsys: pytest
     assert lines[-1] == "1 entry: 2 errors, 1 warning, 1 notice."
 
 
+# Where the code stands among the arguments.
+CODES_AT = {"Reason": 0, "because": 0, "Ambiguous": 0, "Missing": 2, "Untrusted": 3, "Oddity": 0}
+
+
 def _codes(module: Path) -> set[str]:
     """The codes of all reasons that a module can give for a verdict."""
     found = set()
@@ -472,9 +476,14 @@ def _codes(module: Path) -> set[str]:
                 if isinstance(node.func, ast.Name)
                 else ""
             )
-            place = {"Reason": 0, "because": 0, "Ambiguous": 0, "Missing": 2, "Untrusted": 3, "Note": 0}.get(
-                name
-            )
+            place = {
+                "Reason": 0,
+                "because": 0,
+                "Ambiguous": 0,
+                "Missing": 2,
+                "Untrusted": 3,
+                "Oddity": 0,
+            }.get(name)
             if place is not None and len(node.args) > place:
                 # Also where one of two is chosen.
                 found |= {n.value for n in ast.walk(node.args[place]) if isinstance(n, ast.Constant)} - {
@@ -496,13 +505,13 @@ def _codes(module: Path) -> set[str]:
 def test_each_reason_of_the_verdict_is_foreseen_or_cannot_be() -> None:
     every = set().union(*(_codes(m) for m in (Path(__file__).parents[2] / "persist").rglob("*.py")))
     every |= {
-        assemble.MISSING,
-        assemble.STALE,
-        assemble.SPLIT,
-        assemble.CLONED,
-        assemble.NONE,
-        assemble.REPLACING,
-        assemble.UNDECIDED,
+        oddity.MISSING,
+        oddity.STALE,
+        oddity.SPLIT,
+        oddity.CLONED,
+        oddity.NONE,
+        oddity.REPLACING,
+        oddity.UNDECIDED,
     }
     every |= {mode.READ_ONLY[0], foreign.CODE, strange.STRANGE, "broken", "volume-json", "volume-service"}
     assert len(every) > 25

@@ -20,8 +20,10 @@ from persist.errors import Refusal
 from persist.record import replace
 from persist.volume.find import candidates, search, unreadable
 from persist.volume.find import remembered as known
-from persist.volume.find.choose import Ambiguous, Candidate, Decision, Known, Missing, decide
-from persist.volume.find.missing import Around, explain
+from persist.volume.find.around import Around
+from persist.volume.find.choose import decide
+from persist.volume.find.decision import Ambiguous, Candidate, Decision, Known, Missing
+from persist.volume.find.missing import explain
 from persist.volume.find.unreadable import Unreadable
 from persist.volume.format import only_volume
 

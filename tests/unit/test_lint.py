@@ -30,18 +30,13 @@ TO_BE_DIVIDED = {
     "persist/foresee/checks.py",
     "persist/seed/seed.py",
     "persist/seed/store.py",
-    "persist/services/volume.py",
     "persist/verdict/judge.py",
     "persist/verdict/say.py",
-    "persist/volume/find/choose.py",
-    "persist/volume/find/missing.py",
     "persist/volume/format/claims.py",
     "persist/volume/format/may_format.py",
     "persist/volume/format/only_volume.py",
     "persist/volume/format/steps.py",
     "persist/volume/heal/healer.py",
-    "persist/volume/members/assemble.py",
-    "persist/volume/mount/btrfs_mount.py",
 }
 SPDX = "SPDX-License-Identifier: LGPL-2.1-or-later"
 # No comments: a licence's own text, formats that are read to the last byte, and Debian's changelog and source

@@ -14,7 +14,7 @@ from persist import log
 from persist.boot.config import Config
 from persist.errors import PersistError
 from persist.volume.find import search
-from persist.volume.find.choose import Known, Missing
+from persist.volume.find.decision import Known, Missing
 
 
 def test_a_wait_has_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,17 +11,9 @@ import pytest
 from persist.system import superblock
 from persist.system.superblock import Superblock
 from persist.volume.members.ancestry import Member
-from persist.volume.members.assemble import (
-    CLONED,
-    MISSING,
-    NONE,
-    SPLIT,
-    STALE,
-    UNDECIDED,
-    Assembly,
-    assemble,
-    torn,
-)
+from persist.volume.members.assemble import Assembly, assemble
+from persist.volume.members.oddity import CLONED, MISSING, NONE, SPLIT, STALE, UNDECIDED
+from persist.volume.members.torn import mend
 from persist.volume.ondisk import degraded_mark
 from persist.volume.ondisk.degraded_mark import DegradedMark, following
 
@@ -56,12 +48,12 @@ def shown(a: Assembly) -> tuple[str, int, str, str]:
 
 
 def codes(a: Assembly) -> list[str]:
-    return [n.code for n in a.notes]
+    return [n.code for n in a.odd]
 
 
 def test_all_there() -> None:
     a = assemble([member(2), member(1)])
-    assert shown(a) == ("ab", 0, "", "") and not a.degraded and not a.heal and not a.notes and a.head is None
+    assert shown(a) == ("ab", 0, "", "") and not a.degraded and not a.heal and not a.odd and a.head is None
 
 
 def test_single_disk() -> None:
@@ -201,9 +193,7 @@ def test_a_device_that_was_removed_comes_back() -> None:
 
 def test_cloned_device() -> None:
     a = assemble([member(1, of=1), member(1, of=1, node="/dev/vdx")])
-    assert (
-        a.use == () and codes(a) == [CLONED] and a.notes[0].nodes == ("/dev/vda", "/dev/vdx") and not a.heal
-    )
+    assert a.use == () and codes(a) == [CLONED] and a.odd[0].nodes == ("/dev/vda", "/dev/vdx") and not a.heal
     assert codes(assemble([member(1), member(2), member(2, node="/dev/vdx")])) == [CLONED]
     # An old image of a member is told from it by its generation.
     both = mark("a")
@@ -218,26 +208,26 @@ def test_cloned_device() -> None:
 def test_a_cut_within_the_writing_of_superblocks() -> None:
     # Alone the newest one of three does not mount; with it, those that the last superblock did not reach do.
     w = following(FSID, None, 50, whole=True)
-    a = torn(assemble([member(1, 101, w, of=3), member(2, 100, w, of=3), member(3, 100, w, of=3)]))
+    a = mend(assemble([member(1, 101, w, of=3), member(2, 100, w, of=3), member(3, 100, w, of=3)]))
     assert a is not None and shown(a) == ("abc", 0, "", "")
-    a = torn(assemble([member(1, 100, w, of=3), member(2, 100, w, of=3, log=4096), member(3, 98, w, of=3)]))
+    a = mend(assemble([member(1, 100, w, of=3), member(2, 100, w, of=3, log=4096), member(3, 98, w, of=3)]))
     assert a is not None and shown(a) == ("ab", 1, "c", "")
     # The third may have got it too, and the first have been away by then.
-    assert torn(assemble([member(1, 100, w, of=3), member(2, 101, w, of=3)])) is None
+    assert mend(assemble([member(1, 100, w, of=3), member(2, 101, w, of=3)])) is None
     without = following(FSID, w, 60)
-    a = torn(assemble([member(1, 100, without, of=3), member(2, 101, without, of=3)]))
+    a = mend(assemble([member(1, 100, without, of=3), member(2, 101, without, of=3)]))
     assert a is not None and shown(a) == ("ab", 1, "", ""), "by its mark the third is away"
-    assert torn(assemble([member(1, 100, w), member(2, 98, w)])) is None
-    assert torn(assemble([member(1), member(2)])) is None
+    assert mend(assemble([member(1, 100, w), member(2, 98, w)])) is None
+    assert mend(assemble([member(1), member(2)])) is None
 
 
 @pytest.mark.parametrize("before", [None, mark("a")])
 def test_a_cut_within_the_writing_of_marks(before: DegradedMark | None) -> None:
     """Three disks, one is away. Only the first of the others got the new mark: alone it does not mount."""
     new = mark("b", *([] if before is None else ["a"]))
-    a = torn(assemble([member(1, 100, new, of=3), member(2, 100, before, of=3)]))
+    a = mend(assemble([member(1, 100, new, of=3), member(2, 100, before, of=3)]))
     assert a is not None and shown(a) == ("ab", 1, "", "") and a.head == new
-    a = torn(
+    a = mend(
         assemble(
             [
                 member(1, 100, new, of=3, log=4096),
@@ -249,16 +239,16 @@ def test_a_cut_within_the_writing_of_marks(before: DegradedMark | None) -> None:
     assert a is not None and shown(a) == ("ab", 1, "c", "")
     # Something was written under the new mark, and this one has not seen it.
     for other in (member(2, 99, before, of=3), member(2, 100, before, of=3, log=4096)):
-        assert torn(assemble([member(1, 100, new, of=3), other])) is None
-    assert torn(assemble([member(1, 100, new, of=3, log=4096), member(2, 100, before, of=3)])) is None
+        assert mend(assemble([member(1, 100, new, of=3), other])) is None
+    assert mend(assemble([member(1, 100, new, of=3, log=4096), member(2, 100, before, of=3)])) is None
     # One that missed more than this mark.
-    assert torn(assemble([member(1, 100, mark("c", "b", "a"), of=3), member(2, 100, before, of=3)])) is None
-    assert torn(assemble([member(1, 100, new, of=3), member(2, 100, mark("d"), of=3)])) is None
+    assert mend(assemble([member(1, 100, mark("c", "b", "a"), of=3), member(2, 100, before, of=3)])) is None
+    assert mend(assemble([member(1, 100, new, of=3), member(2, 100, mark("d"), of=3)])) is None
 
 
 def test_nothing() -> None:
     a = assemble([])
-    assert a.use == () and codes(a) == [NONE] and a.notes[0].message_id == "VOLUME_AMBIGUOUS"
+    assert a.use == () and codes(a) == [NONE] and a.odd[0].message_id == "VOLUME_AMBIGUOUS"
 
 
 def test_by_exhaustion() -> None:
@@ -302,7 +292,7 @@ def test_a_copy_of_a_single_disk_that_was_mirrored_elsewhere() -> None:
             and codes(a) == [UNDECIDED]
             and not a.heal
             and not a.awaited
-            and {"/dev/vda", "/dev/vdb"} == set(a.notes[0].nodes)
+            and {"/dev/vda", "/dev/vdb"} == set(a.odd[0].nodes)
         )
         assert shown(assemble([own, stranger], lambda m: m.node == "/dev/vda")) == ("a", 0, "", "b"), (
             "this machine's own is used, the other is left alone"
@@ -482,7 +472,7 @@ def test_a_commit_between_the_marks_of_a_mounted_volume(commits: int, log: int, 
             member(3, now, before, of=3, log=log),
         ]
     )
-    a = three if not three.absent else torn(three) or three
+    a = three if not three.absent else mend(three) or three
     assert shown(a) == ("abc", 0, "", "")
 
 

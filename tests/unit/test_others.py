@@ -15,7 +15,8 @@ from persist.system import btrfs
 from persist.system.mountinfo import Mount
 from persist.verdict.volume_reasons import read_volume
 from persist.volume import outcome
-from persist.volume.find.choose import Candidate, Found, Known, decide
+from persist.volume.find.choose import decide
+from persist.volume.find.decision import Candidate, Found, Known
 from persist.volume.mount import taken_over
 from persist.volume.outcome import Outcome
 

@@ -9,16 +9,8 @@ from persist.boot.config import Config
 from persist.record import replace
 from persist.system.superblock import Superblock
 from persist.volume.find.candidates import decode
-from persist.volume.find.choose import (
-    Ambiguous,
-    Candidate,
-    Decision,
-    Found,
-    Known,
-    Missing,
-    Untrusted,
-    decide,
-)
+from persist.volume.find.choose import decide
+from persist.volume.find.decision import Ambiguous, Candidate, Decision, Found, Known, Missing, Untrusted
 from persist.volume.members.ancestry import Member
 from persist.volume.ondisk.degraded_mark import DegradedMark
 

@@ -16,7 +16,7 @@ from persist.system import newmount
 from persist.system.mountinfo import Mount
 from persist.volume import mode, outcome
 from persist.volume.find import remembered
-from persist.volume.find.choose import Known
+from persist.volume.find.decision import Known
 from persist.volume.mount import taken_over
 from persist.volume.outcome import Outcome
 

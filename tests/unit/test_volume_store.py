@@ -20,9 +20,9 @@ from persist.services import volume as volume_service
 from persist.system import mountinfo
 from persist.system.mountinfo import Mount
 from persist.volume import outcome, root_kept
-from persist.volume.find import missing, search
-from persist.volume.find.choose import Found, Known, Missing
-from persist.volume.mount import native, strange
+from persist.volume.find import around, search
+from persist.volume.find.decision import Found, Known, Missing
+from persist.volume.mount import find_and_mount, native, strange
 from persist.volume.ondisk import store
 from persist.volume.outcome import Outcome
 
@@ -68,9 +68,9 @@ def test_a_volume_that_takes_no_store_is_a_volume(
     undone: list[object] = []
     monkeypatch.setattr(native, "mount_native", lambda *args, **keys: mount)
     monkeypatch.setattr(strange, "check", lambda *args: None)
-    monkeypatch.setattr(volume_service, "run", lambda *args: undone.append(args))
+    monkeypatch.setattr(find_and_mount, "run", lambda *args: undone.append(args))
     with pytest.raises(OSError) if lost else contextlib.nullcontext():
-        assert volume_service._mount(Found("/dev/vdb1", "u", (), ()), None, Config()) == mount
+        assert find_and_mount._mount(Found("/dev/vdb1", "u", (), ()), None, Config()) == mount
     assert bool(undone) == lost
 
 
@@ -113,7 +113,7 @@ def test_a_hint_that_cannot_be_made_does_not_cost_the_decision(monkeypatch: pyte
     def gather(config: Config) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(missing, "gather", gather)
+    monkeypatch.setattr(around, "gather", gather)
     monkeypatch.setattr(search, "_once", lambda config, told: (missing_one, None))
     assert search.search(Config(), Known(), 0.0) == (missing_one, None)
 

@@ -11,7 +11,7 @@ from persist.errors import Refusal
 from persist.system import blockdev
 from persist.system.blockdev import number_of
 from persist.volume.find import trust
-from persist.volume.find.choose import BTRFS, FILESYSTEM, Candidate
+from persist.volume.find.decision import BTRFS, FILESYSTEM, Candidate
 from persist.volume.members.ancestry import Member
 
 UDEV_DATA = "/run/udev/data"

@@ -10,78 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from persist.boot.config import Config
-from persist.record import Record, replace
+from persist.record import replace
 from persist.system.blockdev import number_of
-from persist.volume.members.ancestry import Member, ancestor, together
+from persist.volume.find.decision import (
+    BTRFS,
+    FILESYSTEM,
+    Ambiguous,
+    Candidate,
+    Decision,
+    Found,
+    Known,
+    Missing,
+    Untrusted,
+)
+from persist.volume.members.ancestry import ancestor, together
 from persist.volume.ondisk.partition_table import DATA_NAME
 
-BTRFS = "btrfs"
-FILESYSTEM = "filesystem"  # as libblkid calls it
-# What else can be a volume, where Device= names it: an overlay needs extended attributes and names for
-# whiteouts in its upper.
-NATIVE = ("ext4", "ext3", "xfs", "f2fs", "bcachefs")
 Resolve = Callable[[str], str]
-
-
-class Candidate(Record):
-    """One filesystem, or one member of a btrfs: its node, device numbers (major:minor) of it and of its disk,
-    ids and labels, and why it is not trusted or ''. ``disk_node`` is the whole disk. ``usage`` is what
-    libblkid says of its content: a filesystem, raid, crypto, other (swap) or ''."""
-
-    node: str
-    device: str
-    disk_device: str
-    uuid: str
-    uuid_sub: str
-    label: str
-    part_id: str = ""
-    part_label: str = ""
-    untrusted: str = ""
-    fstype: str = BTRFS
-    disk_node: str = ""
-    usage: str = FILESYSTEM
-
-
-class Found(Record):
-    """The volume: mounted from ``node``; ``members`` are all its devices that are here, ``forget`` are those
-    that the kernel must not mix in: copies, and members on disks that are not trusted. ``others``: node and
-    UUID of filesystems that could be the volume, too, and are not used."""
-
-    node: str
-    uuid: str
-    members: tuple[str, ...]
-    forget: tuple[str, ...] = ()
-    fstype: str = BTRFS
-    others: tuple[tuple[str, str], ...] = ()
-
-
-class Missing(Record):
-    """There is no volume."""
-
-    message: str
-    hint: str
-    code: str = "missing"
-
-
-class Ambiguous(Record):
-    """Nothing tells which filesystem is the volume. ``code`` is duplicate-label or cloned-disk."""
-
-    code: str
-    nodes: tuple[str, ...]
-    message: str
-    hint: str
-
-
-class Untrusted(Record):
-    """There is one, but where it must not be used without being named."""
-
-    nodes: tuple[str, ...]
-    message: str
-    hint: str
-    code: str = "untrusted"
-
-
-Decision = Found | Missing | Ambiguous | Untrusted
 
 
 def matches(spec: str, c: Candidate, resolve: Resolve) -> bool:
@@ -105,24 +50,6 @@ def matches(spec: str, c: Candidate, resolve: Resolve) -> bool:
 def listed(nodes: Iterable[str]) -> str:
     """Nodes in a sentence."""
     return " and ".join(nodes)
-
-
-class Known(Record):
-    """What a machine knows of its volume beside the configuration.
-
-    ``named``: an id that somebody gave for this boot (persist.volume=), which must be it; ``wrong``: what
-    stands there and is no id. ``known``: the volume that this machine had, and ``source`` who says so (a
-    credential, the note on a writable root); another one is not taken in its place unless Device= names it by
-    its id. ``bound``: whether formatting bound the disk of a candidate to this machine. ``member``: a
-    candidate as a member, None where it cannot be read.
-    """
-
-    named: str = ""
-    known: str = ""
-    bound: Callable[[Candidate], bool] = lambda candidate: False
-    member: Callable[[Candidate], Member | None] = lambda candidate: None
-    wrong: str = ""
-    source: str = ""
 
 
 def decide(
@@ -175,6 +102,14 @@ def decide(
                 if isinstance(chosen, Found)
                 else chosen
             )
+    return _none(config, machine, left_alone, strangers)
+
+
+def _none(
+    config: Config, machine: Known, left_alone: list[Candidate], strangers: list[Candidate]
+) -> Untrusted | Missing:
+    """Why none is used: those that a spec led to are on disks that are not trusted (``left_alone``), or are
+    not the volume that this machine had (``strangers``)."""
     if left_alone:
         nodes = tuple(c.node for c in left_alone)
         return Untrusted(
@@ -186,12 +121,13 @@ def decide(
     if strangers:
         nodes = tuple(c.node for c in strangers)
         return Missing(
-            f"{listed(nodes)} could be a state volume, but this machine had another one (UUID={known}), "
-            "which was not found.",
+            f"{listed(nodes)} could be a state volume, but this machine had another one "
+            f"(UUID={machine.known.lower()}), which was not found.",
             f"Attach its disk. To use {nodes[0]} from now on, put Device=UUID={strangers[0].uuid} into "
             "/usr/lib/persist/persist.conf.",
             "other-volume",
         )
+    named = machine.named.lower()
     what = f"with the id {named} (persist.volume=)" if named else f"({' '.join(config.device)})"
     return Missing(
         f"No state volume {what} was found."

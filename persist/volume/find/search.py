@@ -12,7 +12,8 @@ from persist.errors import PersistError
 from persist.system import blockdev, uuids
 from persist.volume import outcome
 from persist.volume.find import candidates, remembered
-from persist.volume.find.choose import BTRFS, Ambiguous, Decision, Found, Known, Missing, Untrusted, decide
+from persist.volume.find.choose import decide
+from persist.volume.find.decision import BTRFS, Ambiguous, Decision, Found, Known, Missing, Untrusted
 from persist.volume.members import assemble
 from persist.volume.members.assemble import Assembly
 
@@ -147,10 +148,10 @@ def search(config: Config, told: Known, timeout: float) -> _Seen:
             lambda d, a: isinstance(d, Ambiguous) or (a is not None and not a.awaited),
         )
     if isinstance(last[0], Missing):
-        from persist.volume.find import missing
+        from persist.volume.find import around, missing
 
         try:
-            last = missing.explain(last[0], config, told, missing.gather(config)), None
+            last = missing.explain(last[0], config, told, around.gather(config)), None
         except (PersistError, OSError) as e:
             # A hint is not worth the decision, which stands without it.
             log.log(log.NOTICE, f"Nobody knows why there is no state volume: {e}", "FAILED")

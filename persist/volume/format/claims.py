@@ -16,7 +16,7 @@ from persist.system.blockdev import Disk
 from persist.system.run import run
 from persist.volume import outcome
 from persist.volume.find import remembered
-from persist.volume.find.choose import Candidate, Known
+from persist.volume.find.decision import Candidate, Known
 from persist.volume.format import disk_set, format_lock, may_format, only_volume, refusals
 from persist.volume.format.disk_set import Claimed, Picked
 from persist.volume.format.steps import Status

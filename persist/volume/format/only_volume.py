@@ -12,7 +12,8 @@ from persist.errors import Refusal
 from persist.system import blockdev, btrfs
 from persist.system.blockdev import Disk
 from persist.volume.find import remembered, trust, unreadable
-from persist.volume.find.choose import BTRFS, Ambiguous, Candidate, Found, Known, Missing, decide
+from persist.volume.find.choose import decide
+from persist.volume.find.decision import BTRFS, Ambiguous, Candidate, Found, Known, Missing
 from persist.volume.ondisk.partition_table import DATA_NAME
 
 

@@ -11,7 +11,8 @@ from persist.errors import Refusal
 from persist.system import blockdev, btrfs
 from persist.system.run import run
 from persist.volume.find import candidates, trust
-from persist.volume.find.choose import Found, Known, decide
+from persist.volume.find.choose import decide
+from persist.volume.find.decision import Found, Known
 from persist.volume.format import joining, may_format
 from persist.volume.format.joining import Joiner
 from persist.volume.heal.plan import Spare, State

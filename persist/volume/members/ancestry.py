@@ -31,6 +31,11 @@ def _level(one: Superblock, other: Superblock) -> bool:
     return (one.generation, one.num_devices, one.root) == (other.generation, other.num_devices, other.root)
 
 
+def newest_generation(members: list[Member]) -> int:
+    """The greatest generation of superblocks among them."""
+    return max(m.superblock.generation for m in members)
+
+
 def _marks(member: Member) -> Iterator[DegradedMark | None]:
     """Its mark; and the one before it, where nothing was written to it under that: a cut came between the
     marks of two members, or before the first commit."""

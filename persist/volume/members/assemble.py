@@ -14,45 +14,16 @@ from collections.abc import Callable, Iterable
 
 from persist.record import Record
 from persist.system import superblock
-from persist.volume.members.ancestry import Member, ancestor, later, sides
+from persist.volume.members import oddity
+from persist.volume.members.ancestry import Member, ancestor, later, newest_generation, sides
+from persist.volume.members.oddity import Oddity
 from persist.volume.ondisk import binding, degraded_mark
 from persist.volume.ondisk.degraded_mark import UNKNOWN, DegradedMark
-
-MISSING, STALE, SPLIT, CLONED, NONE = (
-    "member-missing",
-    "member-stale",
-    "member-split",
-    "cloned-disk",
-    "no-member",
-)
-UNDECIDED = "member-undecided"
-REPLACING = "replace-unfinished"
-_MESSAGES = {
-    MISSING: "MEMBER_MISSING",
-    STALE: "MEMBER_STALE",
-    SPLIT: "MEMBER_SPLIT",
-    REPLACING: "MEMBER_STALE",
-}
-
-
-class Note(Record):
-    """Something odd about the members, for the journal and the verdict. ``code`` is stable; ``nodes`` are
-    whom it is about."""
-
-    code: str
-    message: str
-    hint: str
-    nodes: tuple[str, ...] = ()
-
-    @property
-    def message_id(self) -> str:
-        """The name of its MESSAGE_ID in persist.messages."""
-        return _MESSAGES.get(self.code, "VOLUME_AMBIGUOUS")
 
 
 class Assembly(Record):
     """The decision. ``use`` are mounted together, the first one is named to mount(8); none may be used where
-    it is empty, and ``notes`` say why.
+    it is empty, and ``odd`` says why.
 
     ``absent`` is how many devices the newest superblock counts beyond them, ``stale`` and ``split`` are left
     out, ``head`` is the newest degraded mark of those in use.
@@ -63,7 +34,7 @@ class Assembly(Record):
     stale: tuple[Member, ...]
     split: tuple[Member, ...]
     head: DegradedMark | None
-    notes: tuple[Note, ...]
+    odd: tuple[Oddity, ...]
 
     @property
     def degraded(self) -> bool:
@@ -102,24 +73,13 @@ def newest_first(members: Iterable[Member]) -> list[Member]:
     return sorted(members, key=lambda m: (m.superblock.generation, m.superblock.log_root), reverse=True)
 
 
-def _same(one: DegradedMark | None, other: DegradedMark | None) -> bool:
-    return one is other if one is None or other is None else one.id == other.id
-
-
-def _newest(members: list[Member]) -> int:
-    return max(m.superblock.generation for m in members)
-
-
 def _rank(side: list[Member]) -> tuple[int, int, str]:
-    mark = _head(side)
-    return (_newest(side), mark.counter, mark.id) if mark is not None else (_newest(side), 0, "")
-
-
-def _head(side: list[Member]) -> DegradedMark | None:
-    """The newest mark of members that hold the same: not all carry it where a cut came between two."""
-    marks = [m.mark for m in side if m.mark is not None]
-    newest = [m for m in marks if not any(m.id in other.earlier for other in marks)]
-    return max(newest, key=lambda m: (m.counter, m.id), default=None)
+    mark = degraded_mark.newest(m.mark for m in side)
+    return (
+        (newest_generation(side), mark.counter, mark.id)
+        if mark is not None
+        else (newest_generation(side), 0, "")
+    )
 
 
 def _left_behind(own: list[Member], others: list[Member]) -> bool:
@@ -127,7 +87,8 @@ def _left_behind(own: list[Member], others: list[Member]) -> bool:
     full."""
     over = any(m.mark is not None and later(m, o) for m in own for o in others)
     return over or any(
-        o.mark is not None and o.mark.full and o.superblock.generation > _newest(own) for o in others
+        o.mark is not None and o.mark.full and o.superblock.generation > newest_generation(own)
+        for o in others
     )
 
 
@@ -168,7 +129,7 @@ def _beside(side: list[Member], ready: list[Member]) -> list[Member]:
     same = [
         m
         for m in ready
-        if any(_same(m.mark, mark) for mark in marks)
+        if any(degraded_mark.same(m.mark, mark) for mark in marks)
         and (m.superblock.generation, m.superblock.num_devices, m.superblock.root)
         == (newest.superblock.generation, newest.superblock.num_devices, newest.superblock.root)
     ]
@@ -178,7 +139,7 @@ def _beside(side: list[Member], ready: list[Member]) -> list[Member]:
 def _lagging(current: list[Member], targets: list[Member]) -> list[Member]:
     """Those of rule 2: they were pulled while the others were written. What a replace was copying to is
     written along with the others."""
-    newest = _newest(current)
+    newest = newest_generation(current)
     behind = [m for m in current if m.superblock.generation < newest] + [
         m for m in targets if m.superblock.generation != newest
     ]
@@ -192,73 +153,8 @@ def _lagging(current: list[Member], targets: list[Member]) -> list[Member]:
     return behind
 
 
-def _list(members: Iterable[Member]) -> str:
-    return " and ".join(m.node for m in members)
-
-
-def _notes(absent: int, stale: list[Member], split: list[Member], use: list[Member]) -> list[Note]:
-    found = []
-    shown = _list(use)
-    if absent:
-        what = "One disk of the state volume is" if absent == 1 else f"{absent} disks of the state volume are"
-        found.append(
-            Note(
-                MISSING,
-                f"{what} missing or may not be used; it runs on {shown} alone.",
-                "Attach the disk again, or claim a blank one for this volume with 'persistctl claim --join'.",
-                tuple(m.node for m in use),
-            )
-        )
-    if stale:
-        found.append(
-            Note(
-                STALE,
-                f"{_list(stale)} did not see what was written last and is left out of the state volume.",
-                "It is brought up to date by persist-heal.service.",
-                tuple(m.node for m in stale),
-            )
-        )
-    if split:
-        found.append(
-            Note(
-                SPLIT,
-                f"{_list(split)} may hold what {shown} never had: it was written alone, or is a copy. "
-                f"{shown} is used, {_list(split)} is left "
-                "as it is.",
-                "Save what you need of it ('mount -o ro,degraded' on another machine), then detach it, or "
-                "give it back: "
-                "'persistctl claim --force --join'.",
-                tuple(m.node for m in split),
-            )
-        )
-    return found
-
-
-def _undecided(apart: list[list[Member]]) -> Note:
-    every = [m for side in apart for m in side]
-    shown = " and ".join(f"{_list(side)} (generation {_newest(side)})" for side in apart)
-    return Note(
-        UNDECIDED,
-        f"{shown} are of one filesystem, and nothing proves that one is only an older state of the other. "
-        "None of them is used.",
-        "One is a copy, or was written elsewhere: look at each alone ('mount -o ro,degraded' on another "
-        "machine), and detach what this machine is "
-        "not to use.",
-        tuple(m.node for m in every),
-    )
-
-
-def _cloned(copies: list[Member]) -> Note:
-    return Note(
-        CLONED,
-        f"{_list(copies)} are copies of one device of the state volume. None of them is used.",
-        "Detach the copy.",
-        tuple(m.node for m in copies),
-    )
-
-
-def _nobody(note: Note, head: DegradedMark | None = None) -> Assembly:
-    return Assembly((), 0, (), (), head, (note,))
+def _nobody(odd: Oddity, head: DegradedMark | None = None) -> Assembly:
+    return Assembly((), 0, (), (), head, (odd,))
 
 
 def assemble(members: Iterable[Member], bound: Callable[[Member], bool] = lambda member: False) -> Assembly:
@@ -269,8 +165,8 @@ def assemble(members: Iterable[Member], bound: Callable[[Member], bool] = lambda
     nodes = tuple(m.node for m in every)
     if not ready:
         return _nobody(
-            Note(
-                NONE,
+            Oddity(
+                oddity.NONE,
                 "No device of the state volume can be read.",
                 "See 'journalctl -b -k' for errors of its disks.",
                 nodes,
@@ -281,8 +177,8 @@ def assemble(members: Iterable[Member], bound: Callable[[Member], bool] = lambda
     if side is None:
         devids = [m.superblock.devid for m in ready]
         copies = [m for m in ready if devids.count(m.superblock.devid) > 1]
-        return _nobody(_cloned(copies) if copies else _undecided(apart))
-    head = _head(side)
+        return _nobody(oddity.cloned(copies) if copies else oddity.undecided(apart))
+    head = degraded_mark.newest(m.mark for m in side)
     current = _beside(side, ready)
     # The target of a replace carries no mark of its own.
     targets = [m for m in every if not m.superblock.devid]
@@ -291,8 +187,8 @@ def assemble(members: Iterable[Member], bound: Callable[[Member], bool] = lambda
     if not current:
         # Only one of several targets has a log: nothing tells what it was copied from.
         return _nobody(
-            Note(
-                NONE,
+            Oddity(
+                oddity.NONE,
                 "No member of the state volume has what was written last.",
                 "See 'journalctl -b -k' for errors of its disks.",
                 nodes,
@@ -307,71 +203,17 @@ def assemble(members: Iterable[Member], bound: Callable[[Member], bool] = lambda
         current_targets if len(current_targets) > 1 else []
     )
     if twice:
-        return _nobody(_cloned(twice), head)
+        return _nobody(oddity.cloned(twice), head)
     use = [*current, *current_targets]
     split = [m for m in others if m not in stale]
     absent = max(0, newest.num_devices - len(current))
     return Assembly(
-        tuple(use), absent, tuple(stale), tuple(split), head, tuple(_notes(absent, stale, split, use))
-    )
-
-
-def _unreached(member: Member, assembly: Assembly) -> bool:
-    """Whether the machine stopped between the writing of the newest mark to those in use and to this member,
-    and nothing was synced under that mark."""
-    own, head, block = member.mark, assembly.head, member.superblock
-    before = head is not None and (head.earlier[:1] == (own.id,) if own is not None else not head.earlier)
-    return before and any(
-        (m.superblock.generation, m.superblock.log_root) == (block.generation, block.log_root)
-        for m in assembly.use
-    )
-
-
-def torn(assembly: Assembly) -> Assembly | None:
-    """For members that do not mount without those that lag behind: together with those that are behind by the
-    last superblock, or by the last mark, alone. Pure.
-
-    Of more than two disks, several lag only where the machine stopped within the writing of the superblocks,
-    of the log's, or of a mark: the data was written to all of them before, and whoever waited for it to be
-    synced never got an answer. None where there are no such members.
-    """
-    newest = max((m.superblock for m in assembly.use), key=lambda s: s.generation)
-    ready = [m for m in (*assembly.use, *assembly.stale) if m.superblock.devid]
-    # Whoever else may have been written under this mark, and is not here. Enough of them, and the others were
-    # away while something was synced.
-    healed = any(_same(m.mark, assembly.head) and m.mark is not None and not m.mark.counter for m in ready)
-    with_mark = newest.num_devices - (
-        assembly.head is not None and not degraded_mark.is_whole(assembly.head.id) and not healed
-    )
-    unseen = max(0, with_mark - sum(_same(m.mark, assembly.head) for m in ready))
-    never_synced = sum(m in assembly.use for m in ready) + unseen < newest.num_devices - 1
-    behind = [
-        m
-        for m in ready
-        if m in assembly.stale
-        and (
-            (
-                never_synced
-                and _same(m.mark, assembly.head)
-                and newest.generation - m.superblock.generation <= 1
-            )
-            or _unreached(m, assembly)
-        )
-    ]
-    if not behind:
-        return None
-    use = sorted((*assembly.use, *behind), key=lambda m: (m.superblock.devid == 0, m.superblock.devid))
-    if len({m.superblock.devid for m in use}) < len(use):
-        return None
-    stale = [m for m in assembly.stale if m not in behind]
-    absent = max(0, assembly.absent - len(behind))
-    return Assembly(
         tuple(use),
         absent,
         tuple(stale),
-        assembly.split,
-        assembly.head,
-        tuple(_notes(absent, stale, list(assembly.split), use)),
+        tuple(split),
+        head,
+        tuple(oddity.oddities(absent, stale, split, use)),
     )
 
 

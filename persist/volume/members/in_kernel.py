@@ -137,9 +137,7 @@ def settled(path: str) -> list[LiveDevice]:
 def head(found: Iterable[LiveDevice]) -> DegradedMark | None:
     """The mark that the members in use carry: the newest one, should one have been written to some of them
     only."""
-    marks = [m.mark for m in found if m.ok and m.mark is not None]
-    newest = [m for m in marks if not any(m.id in other.earlier for other in marks)]
-    return max(newest, key=lambda m: (m.counter, m.id), default=None)
+    return degraded_mark.newest(m.mark for m in found if m.ok)
 
 
 def newest_first(found: Iterable[LiveDevice]) -> list[str]:

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Mount the volume, or what stands in for it, and what entries need beside it. By mount(8), never by a
-``.mount`` fragment.
-
-All of it may have been done before (by the initrd, or by this service): what is mounted is kept.
-"""
+"""Mount a volume that is a btrfs: those of its members that may be used, and no others. By mount(8), never by
+a ``.mount`` fragment."""
 
 from __future__ import annotations
 
@@ -12,20 +9,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from persist import log
-from persist.boot import paths
-from persist.boot.paths import IMAGE, LOWER, VOLUME
+from persist.boot.paths import VOLUME
 from persist.errors import CommandError, PersistError
 from persist.system import btrfs, mountinfo, newmount, superblock
 from persist.system.btrfs import SUBVOLUMES
 from persist.system.mountinfo import Mount
 from persist.system.run import run
 from persist.system.udev_lock import without_udev
-from persist.volume.find.choose import Found
-from persist.volume.members import assemble
+from persist.volume.find.decision import Found
+from persist.volume.members import assemble, oddity, torn
 from persist.volume.members.assemble import Assembly
 from persist.volume.mount import foreign
-from persist.volume.mount.private import private
-from persist.volume.ondisk import degraded_mark, store
+from persist.volume.ondisk import degraded_mark
 
 # As in packaging/initramfs-tools/persist-early, but for newmount.DATA. Access times would make each reading
 # of state a write.
@@ -184,13 +179,13 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
 
 def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) -> Mount:
     if not assembly.use:
-        note = assembly.notes[0]
+        odd = assembly.odd[0]
         raise PersistError(
-            note.message,
-            hint=note.hint,
-            message_id=note.message_id,
-            PERSIST_DEVICE=" ".join(note.nodes),
-            PERSIST_REASON=note.code,
+            odd.message,
+            hint=odd.hint,
+            message_id=odd.message_id,
+            PERSIST_DEVICE=" ".join(odd.nodes),
+            PERSIST_REASON=odd.code,
         )
     options = f"ro,rescue=nologreplay,{OPTIONS}" if read_only else OPTIONS
     try:
@@ -212,13 +207,13 @@ def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) 
                     "MEMBER_MISSING",
                     PERSIST_DEVICE=" ".join(assembly.nodes),
                     PERSIST_UUID=found.uuid,
-                    PERSIST_REASON=assemble.REPLACING,
+                    PERSIST_REASON=oddity.REPLACING,
                 )
         elif not read_only:
             try:
                 _try(found, assembly, f"degraded,{_SUBVOLUME}")
             except (PersistError, OSError):
-                together = assemble.torn(assembly)
+                together = torn.mend(assembly)
                 if together is None:
                     raise
                 return _mount_assembly(found, together, read_only, at)
@@ -276,59 +271,3 @@ def _degraded(found: Found, assembly: Assembly, options: str, at: str, *, mark: 
     except (CommandError, OSError):
         degraded_mark.restore(before)
         raise
-
-
-def mount_tmpfs() -> None:
-    """Stand in for the volume with memory: lost at power-off. Raises PersistError and OSError."""
-    os.makedirs(VOLUME, 0o755, exist_ok=True)
-    run("mount", "-t", "tmpfs", "-o", f"mode=0711,size=50%,{newmount.DATA}", "tmpfs", VOLUME)
-    store.make(VOLUME)
-
-
-def mount_root_directory() -> None:
-    """Stand in for the volume with a directory of the root filesystem, as it is below whatever is mounted on
-    it.
-
-    Raises PersistError and OSError (a read-only root).
-    """
-    directory = IMAGE + paths.ROOT_STORE
-    os.makedirs(directory, 0o755, exist_ok=True)
-    store.make(directory)
-    os.makedirs(VOLUME, 0o755, exist_ok=True)
-    newmount.bind(directory, VOLUME, options=newmount.DATA)
-
-
-def bind_image() -> None:
-    """Show the image without what is mounted on it: IMAGE as it is, LOWER read-only, nosuid and nodev.
-
-    Private at once, or every mount that the boot makes on the root would appear there too. IMAGE has the
-    root's own flags, and only root comes to it: holes are binds of it, in which the image's programs work as
-    ever, and mount(8) before 2.39 cannot take nosuid away from a bind. Raises OSError.
-    """
-    private()
-    for source, path, read_only, options in (("/", IMAGE, False, ""), (IMAGE, LOWER, True, newmount.DATA)):
-        os.makedirs(path, 0o755, exist_ok=True)
-        if mountinfo.at(path) is None:
-            newmount.bind(source, path, read_only=read_only, options=options)
-
-
-def bind_public(path: str) -> str:
-    """Show the volume under its public name. Returns why that cannot be, or ''. Raises PersistError."""
-    if os.path.realpath(path) == VOLUME:
-        return ""
-    try:
-        os.makedirs(path, 0o755, exist_ok=True)
-    except OSError as e:
-        return (
-            f"The directory {path} does not exist and cannot be made ({e.strerror}): the volume is only "
-            f"at {VOLUME}."
-        )
-    real = os.path.realpath(path)
-    at = mountinfo.at(real)
-    if at is None:
-        run("mount", "--bind", VOLUME, real)  # with the flags of what it is bound from
-        return ""
-    volume = mountinfo.at(VOLUME)
-    if volume is not None and (at.device, at.root) == (volume.device, volume.root):
-        return ""
-    return f"Something else is mounted at {path} ({at.source}): the volume is only at {VOLUME}."

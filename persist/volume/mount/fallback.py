@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import os
+
 from persist import log
 from persist.boot import paths
 from persist.boot.config import Config
+from persist.boot.paths import IMAGE, VOLUME
 from persist.errors import PersistError
-from persist.volume.mount import btrfs_mount
+from persist.system import newmount
+from persist.system.run import run
+from persist.volume.mount import binds
+from persist.volume.ondisk import store
 from persist.volume.outcome import Outcome
 
 _LEAVE = "This boot does without its state volume"
@@ -20,9 +26,29 @@ def _has_symlinks() -> bool:
     return any(e.method == "symlink" for e in registry.load("", []).entries)
 
 
+def _mount_tmpfs() -> None:
+    """Stand in for the volume with memory: lost at power-off. Raises PersistError and OSError."""
+    os.makedirs(VOLUME, 0o755, exist_ok=True)
+    run("mount", "-t", "tmpfs", "-o", f"mode=0711,size=50%,{newmount.DATA}", "tmpfs", VOLUME)
+    store.make(VOLUME)
+
+
+def _mount_root_directory() -> None:
+    """Stand in for the volume with a directory of the root filesystem, as it is below whatever is mounted on
+    it.
+
+    Raises PersistError and OSError (a read-only root).
+    """
+    directory = IMAGE + paths.ROOT_STORE
+    os.makedirs(directory, 0o755, exist_ok=True)
+    store.make(directory)
+    os.makedirs(VOLUME, 0o755, exist_ok=True)
+    newmount.bind(directory, VOLUME, options=newmount.DATA)
+
+
 def tmpfs(result: Outcome) -> None:
     """Memory takes the place of the volume. Raises PersistError and OSError."""
-    btrfs_mount.mount_tmpfs()
+    _mount_tmpfs()
     result.kind = "tmpfs"
     log.log(
         log.WARNING,
@@ -34,8 +60,8 @@ def tmpfs(result: Outcome) -> None:
 
 def _root(result: Outcome) -> None:
     try:
-        btrfs_mount.bind_image()
-        btrfs_mount.mount_root_directory()
+        binds.bind_image()
+        _mount_root_directory()
     except (PersistError, OSError) as e:
         log.log(
             log.ERR,

@@ -10,7 +10,7 @@ import os
 from persist.errors import PersistError
 from persist.system import blockdev, newmount
 from persist.system.btrfs import SUBVOLUMES
-from persist.volume.find.choose import Found
+from persist.volume.find.decision import Found
 from persist.volume.ondisk import binding
 
 CODE = "not-a-volume"

@@ -9,7 +9,7 @@ from persist.boot.config import Config
 from persist.record import replace
 from persist.volume import outcome
 from persist.volume.find import remembered
-from persist.volume.find.choose import Ambiguous, Found, Known, Missing, Untrusted
+from persist.volume.find.decision import Ambiguous, Found, Known, Missing, Untrusted
 from persist.volume.find.search import patience, search
 from persist.volume.format import may_format as claimable
 from persist.volume.members.assemble import Assembly

@@ -17,7 +17,7 @@ from persist.errors import CommandError, PersistError
 from persist.system import mountinfo, newmount
 from persist.system.mountinfo import Mount
 from persist.system.run import run
-from persist.volume.find.choose import NATIVE, Found
+from persist.volume.find.decision import NATIVE, Found
 from persist.volume.mount import netdev
 
 _GROWING = (

@@ -11,7 +11,7 @@ from persist.boot.paths import RESCUE
 from persist.errors import CommandError
 from persist.system import btrfs, mountinfo, newmount
 from persist.system.run import run
-from persist.volume.find.choose import Found
+from persist.volume.find.decision import Found
 from persist.volume.members.assemble import Assembly
 from persist.volume.mount.private import private
 

@@ -9,7 +9,7 @@ from persist.boot.paths import READONLY, VOLUME
 from persist.errors import PersistError
 from persist.system.run import run
 from persist.volume import outcome
-from persist.volume.find.choose import Known
+from persist.volume.find.decision import Known
 from persist.volume.ondisk import store
 from persist.volume.outcome import Outcome
 

@@ -15,7 +15,8 @@ from persist.system import btrfs, mountinfo
 from persist.system.mountinfo import Mount
 from persist.volume import mode, outcome
 from persist.volume.find.candidates import from_database
-from persist.volume.find.choose import Found, Known, decide
+from persist.volume.find.choose import decide
+from persist.volume.find.decision import Found, Known
 from persist.volume.members import in_kernel
 from persist.volume.mount import lookup
 from persist.volume.outcome import Outcome

@@ -9,11 +9,14 @@ import fcntl
 import os
 import struct
 
+from persist import log
 from persist.boot.paths import VOLUME
 from persist.record import Record
 from persist.system import mountinfo
 from persist.system.btrfs import SUBVOLUMES
 from persist.system.mountinfo import Mount
+from persist.system.run import run
+from persist.volume.outcome import Outcome
 
 # linux/btrfs.h and linux/fs.h
 _SUBVOL_GETFLAGS, _SUBVOL_RDONLY = 0x80089419, 1 << 1
@@ -154,3 +157,48 @@ def _try(fd: int, shown: str, path: str) -> Obstacle | None:
         return Obstacle(
             "unwritable", f"Nothing can be made on the state volume: {e.strerror}.", "See 'journalctl -b -k'."
         )
+
+
+def _write_protected(result: Outcome, why: Obstacle, *, fresh: bool) -> None:
+    """A volume that takes no writes: put down again where the root keeps none either, for then memory is of
+    more use."""
+    fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid, "PERSIST_REASON": why.code}
+    message, hint = why.message, why.hint
+    result.read_only = True
+    if not result.root_kept and fresh:
+        run("umount", VOLUME)
+        result.kind, result.read_only = "none", False
+        message += " It is not used."
+        if why.code == "subvolume-read-only":
+            hint = unmounted_hint(result.device)
+    elif result.root_kept:
+        message += (
+            " Entries are left to the root filesystem, binds read-only there unless they say Stale=allow; "
+            "what is written is hidden when the volume "
+            "is back."
+        )
+    if not result.reason or result.kind == "none":
+        result.because(why.code, why.message, hint)
+    log.log(log.WARNING, f"{message} {hint}", "VOLUME_READ_ONLY", **fields)
+
+
+def takes_writes(result: Outcome, *, fresh: bool) -> bool:
+    """Ask the volume whether it takes writes; what stands against it is in the result, but for a full one.
+    Raises PersistError and OSError."""
+    why = obstacle(VOLUME)
+    if why is None or why.code == "full":
+        return True
+    if why.code in READ_ONLY:
+        _write_protected(result, why, fresh=fresh)
+    else:
+        if not result.reason:
+            result.because(why.code, why.message, why.hint)
+        log.log(
+            log.WARNING,
+            f"{why.message} {why.hint}",
+            "VOLUME_UNWRITABLE",
+            PERSIST_DEVICE=result.device,
+            PERSIST_UUID=result.uuid,
+            PERSIST_REASON=why.code,
+        )
+    return False

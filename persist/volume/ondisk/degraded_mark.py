@@ -79,6 +79,18 @@ def parse(data: bytes) -> DegradedMark | None:
     return DegradedMark(found[1].decode("ascii"), int(found[2]), first, tuple(earlier))
 
 
+def same(one: DegradedMark | None, other: DegradedMark | None) -> bool:
+    """Whether two are one mark, whatever their counters say; no mark is the same as no mark."""
+    return one is other if one is None or other is None else one.id == other.id
+
+
+def newest(marks: Iterable[DegradedMark | None]) -> DegradedMark | None:
+    """The newest mark of members that hold the same: not all carry it where a cut came between two."""
+    every = [m for m in marks if m is not None]
+    last = [m for m in every if not any(m.id in other.earlier for other in every)]
+    return max(last, key=lambda m: (m.counter, m.id), default=None)
+
+
 def _log_digit(log_root: int) -> int:
     """0 for no log, else one of 15: enough to tell the log of a mark from none, and mostly from another."""
     return 1 + (log_root >> 12) % 15 if log_root else 0
@@ -103,7 +115,7 @@ def effective(mark: DegradedMark, generation: int, log_root: int) -> tuple[str, 
     """The ids of the stretches that a member with this mark and superblock went through, newest first.
 
     Left out are those that began at a state which it never came to: it was mounted with one that was newer,
-    by a superblock or a log (assemble.torn(), or a disk that was pulled), and a cut came before the first
+    by a superblock or a log (torn.mend(), or a disk that was pulled), and a cut came before the first
     commit. It got nothing but the mark.
     """
     found = []
