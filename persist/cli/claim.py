@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from persist.cli import confirm, show
 from persist.errors import PersistError
+
+if TYPE_CHECKING:
+    from persist.boot.config import Config
+    from persist.volume.ondisk.header import Options
 
 MOUNTED = "mounted"  # --join without an id
 
@@ -69,9 +73,8 @@ def _volume(wanted: str) -> str:
     return found
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Claim disks."""
-    from persist.volume.format.write_claim import describe, write_claims
+def _wishes(arguments: argparse.Namespace) -> tuple[list[str], Options]:
+    """The disks that were named, and what their headers shall say. Raises PersistError."""
     from persist.volume.ondisk.header import Options
 
     devices = list(arguments.device)
@@ -84,27 +87,35 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("the following arguments are required: DEVICE")
     if join is not None and arguments.layout:
         arguments.parser.error("--layout is not for a disk that joins: the volume has its layout")
-    options = Options(arguments.layout or "", join=_volume(join) if join is not None else "")
-    config = show.settings()
-    if confirm.wanted(arguments):
-        lost = "; WHAT IS ON IT IS LOST" if arguments.force else ""
-        lines = [
-            f"{line}{lost}"
-            for line in describe(devices, config, force=arguments.force, bind_serial=arguments.bind_serial)
-        ]
-        what = (
-            f"Let {'it' if len(lines) == 1 else 'them'} "
-            f"{f'join the state volume {options.join}' if options.join else 'become a state volume'}? "
-        )
-        if not confirm.ask(lines, f"{what}Formatting begins at once where persist-setup.target is enabled."):
-            print("Nothing was done.", file=sys.stderr)
-            return 1
-    disks = [
-        d.node
-        for d in write_claims(
-            devices, config, options, force=arguments.force, bind_serial=arguments.bind_serial
-        )
+    return devices, Options(arguments.layout or "", join=_volume(join) if join is not None else "")
+
+
+def _agreed(arguments: argparse.Namespace, devices: list[str], config: Config, join: str) -> bool:
+    from persist.volume.format.write_claim import describe
+
+    lost = "; WHAT IS ON IT IS LOST" if arguments.force else ""
+    lines = [
+        f"{line}{lost}"
+        for line in describe(devices, config, force=arguments.force, bind_serial=arguments.bind_serial)
     ]
+    what = (
+        f"Let {'it' if len(lines) == 1 else 'them'} "
+        f"{f'join the state volume {join}' if join else 'become a state volume'}? "
+    )
+    return confirm.ask(lines, f"{what}Formatting begins at once where persist-setup.target is enabled.")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Claim disks."""
+    from persist.volume.format.write_claim import write_claims
+
+    devices, options = _wishes(arguments)
+    config = show.settings()
+    if confirm.wanted(arguments) and not _agreed(arguments, devices, config, options.join):
+        print("Nothing was done.", file=sys.stderr)
+        return 1
+    claimed = write_claims(devices, config, options, force=arguments.force, bind_serial=arguments.bind_serial)
+    disks = [d.node for d in claimed]
     if arguments.json:
         members = len(disks) if len(disks) > 1 and not options.join else None
         show.print_json(
@@ -116,19 +127,23 @@ def run(arguments: argparse.Namespace) -> int:
                 "members": members,
             }
         )
-        return 0
+    else:
+        print(_done(disks, options.join))
+    return 0
+
+
+def _done(disks: list[str], join: str) -> str:
+    """What happens next."""
     several = len(disks) > 1
     carry = (
         f"{', '.join(disks)} {'carry the claim now. They are' if several else 'carries the claim now. It is'}"
     )
-    if options.join:
-        print(
+    if join:
+        return (
             f"{carry} prepared at once where persist-setup.target is enabled, and "
-            f"{'become members' if several else 'becomes a member'} of {options.join}."
+            f"{'become members' if several else 'becomes a member'} of {join}."
         )
-    else:
-        print(
-            f"{carry} formatted at once where persist-setup.target is enabled, else at the first boot where "
-            "it is; entries come up at the next boot."
-        )
-    return 0
+    return (
+        f"{carry} formatted at once where persist-setup.target is enabled, else at the first boot where "
+        "it is; entries come up at the next boot."
+    )

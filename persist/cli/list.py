@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from persist.cli import show
 
 if TYPE_CHECKING:
+    from persist.boot.accept import Outside
     from persist.boot.facts import Facts
+    from persist.boot.ini import Problem
+    from persist.boot.registry import Entry, Registry
 
 
 def add(verbs: Any) -> None:
@@ -37,13 +40,64 @@ def _this_boot(facts: Facts) -> str:
     return f"What this boot writes is not kept: {mode.READ_ONLY[1]}" if mode.read_only(facts) else ""
 
 
+def _row(declared: Entry, state: str, reason: str) -> dict[str, str]:
+    return {
+        "path": declared.path,
+        "method": declared.method,
+        "required": declared.required,
+        "source": declared.source,
+        "state": state,
+        "reason": reason,
+    }
+
+
+def _rows(found: Registry, outside: list[Outside], off: str) -> list[dict[str, str]]:
+    """What the registry declares, each with its state; ``off``: why nothing is in force, ''."""
+    from persist.boot.ini import ERROR
+    from persist.verdict.outside_state import passed_over
+
+    why = {o.entry.source: (o.state, o.why) for o in outside}
+    plain = ("off", off) if off else ("declared", "")
+    rows = [_row(entry, *why.get(entry.source, plain)) for entry in found.entries]
+    rows += [_row(entry, "ignored", passed_over(first)) for entry, first in found.ignored]
+    rows += [
+        {
+            "path": problem.path,
+            "method": "",
+            "required": "",
+            "source": problem.where,
+            "state": "refused" if problem.level <= ERROR else "ignored",
+            "reason": problem.text,
+        }
+        for problem in found.refused
+    ]
+    return rows
+
+
+def _print(rows: list[dict[str, str]], boot: str, problems: list[Problem], *, full: bool) -> None:
+    show.table(
+        ("PATH", "METHOD", "REQUIRED", "STATE", "DECLARED IN"),
+        [(r["path"], r["method"], r["required"], r["state"], r["source"]) for r in rows],
+        flexible=(0, 4),
+        full=full,
+    )
+    for row in rows:
+        if row["reason"] and row["state"] != "off":
+            print(show.safe(f"{row['path']}: {row['state']}, {row['reason']}"))
+    if boot:
+        print(show.safe(boot), file=sys.stderr)
+    told = {(row["source"], row["path"]) for row in rows if row["reason"]}
+    for problem in problems:
+        if (problem.where, problem.path) not in told:
+            print(show.safe(str(problem)), file=sys.stderr)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print the entries. Exit status 1 when a file has an error."""
     from persist.boot.accept import accept
     from persist.boot.facts import gather, why_nothing
     from persist.boot.ini import ERROR, NOTICE
     from persist.boot.load import Loaded
-    from persist.verdict.outside_state import passed_over
 
     root = show.root_of(arguments)
     facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""} if root else {})
@@ -51,46 +105,11 @@ def run(arguments: argparse.Namespace) -> int:
     facts.enabled = True  # what is declared is listed, and judged, before it is switched on
     off = why_nothing(facts)
     loaded = Loaded(root, facts, {})
-    found, problems, outside = loaded.registry, loaded.problems, loaded.plan.outside
+    problems, outside = loaded.problems, loaded.plan.outside
     if off:  # then there is no plan
-        outside = accept(loaded.config, found, facts)[1]
+        outside = accept(loaded.config, loaded.registry, facts)[1]
         problems += [o for o in outside if o.level <= NOTICE]
-    why = {o.entry.source: (o.state, o.why) for o in outside}
-    rows = []
-    for entry in found.entries:
-        state, reason = why.get(entry.source, ("off", off) if off else ("declared", ""))
-        rows.append(
-            {
-                "path": entry.path,
-                "method": entry.method,
-                "required": entry.required,
-                "source": entry.source,
-                "state": state,
-                "reason": reason,
-            }
-        )
-    for entry, first in found.ignored:
-        rows.append(
-            {
-                "path": entry.path,
-                "method": entry.method,
-                "required": entry.required,
-                "source": entry.source,
-                "state": "ignored",
-                "reason": passed_over(first),
-            }
-        )
-    for problem in found.refused:
-        rows.append(
-            {
-                "path": problem.path,
-                "method": "",
-                "required": "",
-                "source": problem.where,
-                "state": "refused" if problem.level <= ERROR else "ignored",
-                "reason": problem.text,
-            }
-        )
+    rows = _rows(loaded.registry, outside, off)
     boot = f"Nothing of this is in force: {why_off}." if why_off else _this_boot(facts)
     if arguments.json:
         show.print_json(
@@ -101,19 +120,5 @@ def run(arguments: argparse.Namespace) -> int:
             }
         )
     else:
-        show.table(
-            ("PATH", "METHOD", "REQUIRED", "STATE", "DECLARED IN"),
-            [(r["path"], r["method"], r["required"], r["state"], r["source"]) for r in rows],
-            flexible=(0, 4),
-            full=arguments.full,
-        )
-        for row in rows:
-            if row["reason"] and row["state"] != "off":
-                print(show.safe(f"{row['path']}: {row['state']}, {row['reason']}"))
-        if boot:
-            print(show.safe(boot), file=sys.stderr)
-        told = {(row["source"], row["path"]) for row in rows if row["reason"]}
-        for problem in problems:
-            if (problem.where, problem.path) not in told:
-                print(show.safe(str(problem)), file=sys.stderr)
+        _print(rows, boot, problems, full=arguments.full)
     return 1 if any(p.level <= ERROR for p in problems) else 0

@@ -9,20 +9,12 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from persist.boot.ini import words
 from persist.cli import show
+from persist.cli.preset_files import disable, enable, enabled, left_out, link_of, shipped, without_file
 from persist.errors import PersistError
-from persist.system.files import write_atomically
 
 if TYPE_CHECKING:
     from persist.boot.load import Loaded
-
-SHIPPED = "/usr/share/persist/presets"
-REGISTRY = "/etc/persist.d"
-# Sorts after the files of packages, whose word on a single path is the better one.
-LINK = "zz-preset-{}.conf"
-# Sorts right before the link, so that its word counts against that preset and against no package's own file.
-WITHOUT = "zz-preset-{}-without.conf"
 
 
 def add(verbs: Any) -> None:
@@ -51,134 +43,6 @@ def add(verbs: Any) -> None:
             )
         show.options(one, root=True)
     sub.set_defaults(run=run)
-
-
-def shipped(root: str) -> list[str]:
-    """The names of the presets in an image."""
-    try:
-        return sorted(n[:-5] for n in os.listdir(root + SHIPPED) if n.endswith(".conf"))
-    except FileNotFoundError:
-        return []
-
-
-def _link(root: str, name: str) -> str:
-    return f"{root}{REGISTRY}/{LINK.format(name)}"
-
-
-def _without(root: str, name: str) -> str:
-    return f"{root}{REGISTRY}/{WITHOUT.format(name)}"
-
-
-def _declared(root: str, file: str) -> dict[str, str]:
-    """The paths that a preset, or the file of what is left out, declares, each with its method; none where
-    the file is not there."""
-    from persist.boot.registry import load
-
-    return {e.path: e.method for e in load(root, [], [file]).entries} if os.path.exists(file) else {}
-
-
-def left_out(root: str, name: str) -> list[str]:
-    """The paths of an enabled preset that --without took out."""
-    return list(_declared(root, _without(root, name)))
-
-
-def leave_out(root: str, name: str, unwanted: list[str]) -> None:
-    """Write the file that takes paths out of a preset, with everything that it declares below them; none
-    leaves nothing out.
-
-    Raises PersistError where the preset has no such path.
-    """
-    every = _declared(root, f"{root}{SHIPPED}/{name}.conf")
-    for path in unwanted:
-        if path not in every:
-            raise _not_declared(name, path, every)
-    taken = [p for p in every if any(p == u or p.startswith(u + "/") for u in unwanted)]
-    file = _without(root, name)
-    if not taken:
-        if os.path.lexists(file):
-            os.unlink(file)
-        return
-    text = f"# What 'persistctl preset enable {name} --without' left out.\n" + "".join(
-        f"\n[Path]\nPath={quoted(p)}\nMethod=none\n" for p in taken
-    )
-    write_atomically(file, text)
-
-
-def _not_declared(name: str, path: str, every: dict[str, str]) -> PersistError:
-    """What to say of a path that a preset has no entry for."""
-    from persist.boot.facts import above
-
-    shown = show.safe(path)
-    if path[:1] != "/":
-        return PersistError(
-            f"--without={shown} is not an absolute path.", hint=f"The preset '{name}' has {' '.join(every)}."
-        )
-    if any(word[:1] == "/" for word in words(path.replace(",", " "))[1:]):
-        return PersistError(
-            f"--without={shown} looks like a list, and takes one path.",
-            hint="Say --without= once for each path.",
-        )
-    over = above(path, every)
-    if every.get(over) in ("overlay", "bind"):
-        return PersistError(
-            f"'{shown}' has no entry of its own in the preset '{name}', {over} keeps it.",
-            hint=f"To leave it to the image, write Path={shown} and Method=image into a [Path] section of a "
-            f"file in {REGISTRY}.",
-        )
-    return PersistError(f"The preset '{name}' does not keep '{shown}'.", hint=f"It has {' '.join(every)}.")
-
-
-def quoted(path: str) -> str:
-    """A path as value of Path=, between quotes that leave nothing of it to be taken for anything else
-    (persist.d(5))."""
-    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def enabled(root: str, name: str) -> bool:
-    """Whether a preset is linked."""
-    return os.path.islink(_link(root, name))
-
-
-def _known(root: str, names: list[str]) -> None:
-    have = shipped(root)
-    for name in names:
-        if name not in have:
-            raise PersistError(
-                f"There is no preset '{show.safe(name)}'.", hint=f"Known: {', '.join(have) or 'none'}."
-            )
-
-
-def enable(root: str, names: list[str], without: list[str]) -> None:
-    """Link presets into the registry of an image, ``without`` some of their paths. Raises PersistError when
-    one is unknown or a file is in the way."""
-    _known(root, names)
-    if without and len(names) > 1:
-        raise PersistError("--without= goes with one preset.", hint="Enable the presets one after the other.")
-    os.makedirs(root + REGISTRY, 0o755, exist_ok=True)
-    for name in names:
-        leave_out(root, name, [p.rstrip("/") or "/" for p in without])
-    for name in names:
-        link = _link(root, name)
-        target = f"{SHIPPED}/{name}.conf"
-        try:
-            os.symlink(target, link)
-        except FileExistsError:
-            if not os.path.islink(link) or os.readlink(link) != target:
-                raise PersistError(
-                    f"'{link}' is there and is not the preset.", hint="Move it away first."
-                ) from None
-
-
-def disable(root: str, names: list[str]) -> None:
-    """Take the links away again; one that is not there is no error. Raises PersistError when one is
-    unknown."""
-    have = shipped(root)
-    for name in names:
-        if enabled(root, name):
-            os.unlink(_link(root, name))
-            leave_out(root, name, [])
-        elif name not in have:
-            _known(root, [name])
 
 
 def _list(root: str, as_json: bool) -> int:
@@ -245,7 +109,7 @@ def _along(root: str) -> list[str]:
 
 
 def _chosen(root: str, name: str) -> bool:
-    return any(os.path.lexists(file) for file in (_link(root, name), _without(root, name)))
+    return any(os.path.lexists(file) for file in (link_of(root, name), without_file(root, name)))
 
 
 def chroot(root: str) -> str:

@@ -116,7 +116,8 @@ def _verdict() -> tuple[Verdict, dict[str, Any]]:
         from persist.verdict.written import read
 
         return read()
-    from persist.verdict.say import current, document
+    from persist.verdict.current import current
+    from persist.verdict.written import document
 
     found, _ = current()
     return found, document(found)

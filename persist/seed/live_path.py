@@ -10,7 +10,8 @@ import stat
 from persist.errors import PersistError
 from persist.log import notify_status
 from persist.seed.copy import Source, copy
-from persist.seed.store import Store, step
+from persist.seed.steps import step
+from persist.seed.store import Store
 from persist.system.safepath import Dir, rename_noreplace, split
 
 ASIDE = ".persist-orig"

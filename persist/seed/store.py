@@ -16,101 +16,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import signal
 import stat
-import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from persist.boot.paths import escape, unescape
 from persist.errors import PersistError
-from persist.record import Record, as_dict
-from persist.seed.marker import VERSION, parse
-from persist.seed.tree import Summary
+from persist.seed.intent import Intent
+from persist.seed.steps import step
 from persist.system.safepath import Dir, rename_noreplace, split
-
-# The steps after which PERSIST_TEST_KILL_AFTER=<step> kills the process, for tests that cut the power.
-STEPS = (
-    "store",
-    "work",
-    "parents",
-    "copied",
-    "synced",
-    "intent",
-    "placed",
-    "link-aside-copied",
-    "link-aside",
-    "linked",
-    "machine-id",
-    "unbound",
-    "manifest",
-    "marker",
-    "done",
-)
-
-
-_COUNTED = ("files", "directories", "others", "bytes")
-
-
-def step(name: str) -> None:
-    """Note that a step is done. With PERSIST_TEST_KILL_AFTER=<name> in the environment the process ends
-    here."""
-    assert name in STEPS, name
-    if os.environ.get("PERSIST_TEST_KILL_AFTER") == name:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Intent(Record, frozen=False):
-    """What the marker is going to say, or says."""
-
-    path: str
-    method: str
-    type: str
-    image_version: str
-    source: str
-    adopted: bool
-    summary: Summary
-    listed: bool
-
-    def to_json(self, name: str) -> bytes:
-        """The marker's text."""
-        counted = {k: v for k, v in as_dict(self.summary).items() if k in _COUNTED}
-        record: dict[str, Any] = {
-            "version": VERSION,
-            "path": self.path,
-            "method": self.method,
-            "type": self.type,
-            "image_version": self.image_version,
-            "source": self.source,
-            "adopted": self.adopted,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "manifest": counted | ({"list": f"{name}.manifest"} if self.listed else {}),
-        }
-        return (json.dumps(record, indent=1) + "\n").encode("ascii")
-
-    @classmethod
-    def from_json(cls, data: bytes, name: str) -> Intent:
-        """Parse a marker. Raises PersistError when it is none."""
-        try:
-            record = parse(data)
-            numbers = record["manifest"]
-            return cls(
-                path=str(record["path"]),
-                method=str(record["method"]),
-                type=str(record["type"]),
-                image_version=str(record["image_version"]),
-                source=str(record["source"]),
-                adopted=bool(record["adopted"]),
-                listed="list" in numbers,
-                summary=Summary(*(int(numbers[k]) for k in _COUNTED)),
-            )
-        except (ValueError, KeyError, TypeError) as e:
-            raise PersistError(
-                f"'{name}' is not a marker of persist: {e!r}.",
-                hint="Look at it, and remove it to have the path adopted as it is.",
-            ) from e
 
 
 class Store:

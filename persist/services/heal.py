@@ -245,7 +245,7 @@ def _run(asked: bool, verdict: Callable[[], int]) -> int:
 def heal_main() -> int:
     """Run as persist-heal.service. Exit status 1 when healing failed, or the verdict could not be made; the
     volume is in use all the same."""
-    from persist.verdict.say import again
+    from persist.verdict.announce import again
 
     signal.signal(signal.SIGTERM, _stop)
     # First of all, whatever comes of it: word that stays would start this service again and again.

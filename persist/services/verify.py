@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from persist.verdict import say
+from persist.verdict.announce import announce
 
 
 def main() -> int:
     """Run as persist-verify.service. Exit status 1 when the verdict could not be made or written, or its
     target not be started."""
-    return say.announce()
+    return announce()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from persist.boot import paths
@@ -14,6 +14,7 @@ from persist.boot.load import Loaded
 from persist.boot.plan import why_nothing
 from persist.reason import Reason as Reason
 from persist.record import Record, as_dict, made
+from persist.system.mountinfo import Mount
 from persist.verdict import remedies
 from persist.verdict.entry_state import EntryState, Here, entry_state, oddities
 from persist.verdict.look import Look as Look
@@ -79,6 +80,29 @@ def _still_mounted(volume: dict[str, Any], look: Look, why: str) -> Verdict | No
     )
 
 
+def _as_it_is_now(volume: dict[str, Any], look: Look, at: Mount | None) -> dict[str, Any]:
+    """The record of the volume, read-only where it takes no writes by now: a filesystem with errors turns so
+    long after it was mounted, and a subvolume may be set so at any time."""
+    kind = str(volume.get("kind", "none"))
+    protected = look.read_only(at) if kind in (*REAL, "root") and at is not None else None
+    if protected is None:
+        return volume
+    words = (
+        {}
+        if volume.get("reason")
+        else {"reason": protected.code, "message": protected.message, "hint": protected.hint}
+    )
+    return volume | {"read_only": True} | words
+
+
+def _failed(entries: Iterable[EntryState]) -> Iterator[Reason]:
+    """A reason for each entry that is not in place."""
+    for e in entries:
+        if e.state == "failed":
+            hint = e.hint if e.source in e.hint else f"{e.hint} Declared in {e.source}."
+            yield Reason("entry-failed", f"{e.path} {e.reason}.", hint, e.path)
+
+
 def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[Reason] = ()) -> Verdict:
     """Compare the plan with the machine. ``health`` is what is wrong with the volume itself
     (volume/heal/health.py)."""
@@ -92,16 +116,7 @@ def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[R
         return found
     at = look.mount(paths.VOLUME)
     kind = str(volume.get("kind", "none"))
-    protected = look.read_only(at) if kind in (*REAL, "root") and at is not None else None
-    if protected is not None:
-        # A filesystem with errors turns read-only long after it was mounted, and a subvolume may be set so at
-        # any time.
-        words = (
-            {}
-            if volume.get("reason")
-            else {"reason": protected.code, "message": protected.message, "hint": protected.hint}
-        )
-        volume = volume | {"read_only": True} | words
+    volume = _as_it_is_now(volume, look, at)
     word, reasons = volume_reasons(volume, expected_volume(loaded))
     gone = volume_gone(kind, at)
     if gone is not None:
@@ -119,19 +134,10 @@ def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[R
         if e.state in ("mounted", "early"):
             reasons += oddities(planned, look, kind)
     entries += outside(loaded, look)
-    for e in entries:
-        if e.state == "failed":
-            reasons.append(
-                Reason(
-                    "entry-failed",
-                    f"{e.path} {e.reason}.",
-                    e.hint if e.source in e.hint else f"{e.hint} Declared in {e.source}.",
-                    e.path,
-                )
-            )
-    for problem in loaded.problems:
-        if problem.level <= ERROR:
-            reasons.append(Reason("registry", str(problem), remedies.correct(problem), problem.path))
+    reasons += _failed(entries)
+    reasons += [
+        Reason("registry", str(p), remedies.correct(p), p.path) for p in loaded.problems if p.level <= ERROR
+    ]
     notices = [
         Reason("elsewhere", f"{e.path} is left alone: {e.reason}.", "", e.path)
         for e in entries

@@ -5,6 +5,8 @@ it for missing."""
 from __future__ import annotations
 
 import json
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 from persist.boot import paths
@@ -14,6 +16,24 @@ from persist.verdict.entry_state import EntryState
 from persist.verdict.judge import Verdict
 
 STATE = paths.STATE
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as f:
+            return f.read().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""  # an id that cannot be read is left empty in the verdict
+
+
+def document(found: Verdict) -> dict[str, Any]:
+    """The content of state.json."""
+    return found.as_dict() | {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "uptime": round(time.clock_gettime(time.CLOCK_BOOTTIME), 3),
+        "boot_id": _text("/proc/sys/kernel/random/boot_id").replace("-", ""),
+        "machine_id": _text("/etc/machine-id"),
+    }
 
 
 def read(path: str = STATE) -> tuple[Verdict, dict[str, Any]]:

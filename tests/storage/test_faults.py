@@ -23,8 +23,8 @@ from persist.boot.load import Loaded
 from persist.boot.paths import BOOTED, PRIVATE, RESCUE, VOLUME
 from persist.services import volume as volume_service
 from persist.system import mountinfo
+from persist.verdict import announce, current, say
 from persist.verdict import judge as v
-from persist.verdict import say
 from persist.volume.find import remembered, search
 from persist.volume.heal import health
 from persist.volume.mount import fallback, swap
@@ -129,10 +129,10 @@ class Machine:
             self.started += argv
             return ""
 
-        for module in (volume_service, say):
+        for module in (volume_service, current):
             setattr(module, "load", load)  # noqa: B010
-        setattr(say, "_environment", dict)  # noqa: B010
-        setattr(say, "run", run)  # noqa: B010
+        setattr(current, "_environment", dict)  # noqa: B010
+        setattr(announce, "run", run)  # noqa: B010
         say.CONSOLE = "/dev/null"
         fallback._has_symlinks = lambda: (
             False
@@ -212,7 +212,7 @@ def _better(truth: dict[str, bool], found: dict[str, Any]) -> list[str]:
 
 
 def _judged() -> dict[str, Any]:
-    return say.current()[0].as_dict()
+    return current.current()[0].as_dict()
 
 
 def _points() -> list[str]:
@@ -254,21 +254,21 @@ def _verdict(machine: Machine, site: Site, code: int) -> str:
     machine.namespace()
     volume_service.volume_main()
     if code != KILL:
-        say.announce()  # online, and what it left must not stay
+        announce.announce()  # online, and what it left must not stay
     sh("umount /opt/data")
     machine.started.clear()
 
     def verify() -> str:
         injected = Faults(site, code)
-        status = say.announce()
+        status = announce.announce()
         return f"{status} {injected.struck} {'persist-online.target' in machine.started}"
 
     said = Child(verify).wait()
     wrong = [] if said in (str(KILLED), "0 True False", "1 True False") else [f"the service: {said}"]
-    if os.path.exists(say.ONLINE_FLAG):
+    if os.path.exists(announce.ONLINE_FLAG):
         wrong.append("the flag online is there")
-    if os.path.exists(say.STATE):
-        wrong += _better(machine.truth(), json.loads(Path(say.STATE).read_text(encoding="utf-8")))
+    if os.path.exists(announce.STATE):
+        wrong += _better(machine.truth(), json.loads(Path(announce.STATE).read_text(encoding="utf-8")))
     if said != str(KILLED) and not os.path.exists(BOOTED):
         wrong.append("the boot is not over")
     return "; ".join(wrong)
@@ -283,7 +283,7 @@ def _sites(machine: Machine, work: Callable[[], object]) -> str:
         return json.dumps(list(injected.seen))
 
     machine.namespace()
-    if work is say.announce:
+    if work is announce.announce:
         volume_service.volume_main()
         sh("umount /opt/data")
     return Child(dry).wait()
@@ -294,7 +294,7 @@ def _half(node: str, which: int) -> str:
     machine = Machine(node)
     assert not Child(machine.fill).wait()
     wrong, count = [], 0
-    for work, one in ((volume_service.volume_main, _boot), (say.announce, _verdict)):
+    for work, one in ((volume_service.volume_main, _boot), (announce.announce, _verdict)):
         sites = json.loads(Child(partial(_sites, machine, work)).wait())
         for number, site in enumerate(map(tuple, sites)):
             for code in faults.errors(site, number):

@@ -22,7 +22,7 @@ from persist.cli import status
 from persist.entries.bind import mount_seeded
 from persist.errors import PersistError
 from persist.system import files, newmount
-from persist.verdict import judge, say, written
+from persist.verdict import judge, written
 from persist.volume import outcome
 from persist.volume.mount.private import keep_users_out
 
@@ -328,8 +328,8 @@ def test_status_tells_users_what_it_tells_root() -> None:
     assert [(e.path, e.state, e.reason) for e in found.entries] == [("/srv/app", "mounted", "")]
     with pytest.raises(PersistError, match="No verdict"):
         written.read()
-    files.write_atomically(say.STATE, json.dumps(say.document(found)))
-    assert (written.STATE, os.stat(written.STATE).st_mode & 0o777) == (say.STATE, 0o644)
+    files.write_atomically(written.STATE, json.dumps(written.document(found)))
+    assert os.stat(written.STATE).st_mode & 0o777 == 0o644
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)

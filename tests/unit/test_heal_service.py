@@ -16,7 +16,7 @@ from persist.errors import PersistError
 from persist.services import heal as heal_service
 from persist.system import btrfs, mountinfo
 from persist.system.mountinfo import Mount
-from persist.verdict import say
+from persist.verdict import announce
 from persist.volume import outcome
 from persist.volume.heal import health, lock
 from persist.volume.heal.loop import Act
@@ -86,7 +86,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr(lock, "LOCK", str(tmp_path / "lock"))
     monkeypatch.setattr(heal_service, "BOOTED", str(made.booted))
     monkeypatch.setattr(heal_service, "Round", Round)
-    monkeypatch.setattr(say, "again", made.again)
+    monkeypatch.setattr(announce, "again", made.again)
     monkeypatch.setattr(mountinfo, "at", lambda path: made.mount)
     before = signal.getsignal(signal.SIGTERM)
     yield made

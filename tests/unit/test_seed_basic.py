@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,10 @@ class Entry:
 class Rig:
     """A volume and a root below one directory; the image is the root itself unless ``image`` is given."""
 
-    def __init__(self, top: Path, volume: Path | None = None) -> None:
-        self.root = top / "root"
+    def __init__(
+        self, top: Path, volume: Path | None = None, hears: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.root, self.hears = top / "root", hears
         self.volume = volume or top / "volume"
         self.root.mkdir(mode=0o755, exist_ok=True)
         self.volume.mkdir(mode=0o755, exist_ok=True)
@@ -55,7 +58,7 @@ class Rig:
 
     def seed(self, path: str, method: str = "bind", **more: Any) -> Result:
         """Seed an entry."""
-        return seed(Entry(path, method, **more), self.roots)
+        return seed(Entry(path, method, **more), self.roots, self.hears)
 
     def put(self, path: str, text: str = "") -> Path:
         """A file in the root."""

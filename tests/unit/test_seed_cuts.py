@@ -15,7 +15,7 @@ import pytest
 
 from persist.errors import PersistError
 from persist.record import replace
-from persist.seed.store import STEPS
+from persist.seed.steps import STEPS
 
 from .test_seed_basic import ID, Rig
 

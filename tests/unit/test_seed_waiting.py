@@ -5,6 +5,7 @@ it."""
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import threading
 import time
@@ -14,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from persist.errors import CommandError, PersistError
-from persist.seed import seed as seeding
 from persist.seed import tree
 from persist.system import run as runner
 from tests.unit.test_seed_basic import Rig
@@ -123,20 +123,36 @@ def test_a_program_is_followed() -> None:
         runner.follow("sleep", "1000", tick=lambda: "enough", every=0.01)
 
 
-@pytest.mark.parametrize("method", ["bind", "symlink", "overlay"])
-def test_whatever_is_raised_costs_the_entry_and_is_tidied(
-    rig: Rig, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*_: object) -> None:
-        raise OverflowError("Python int too large to convert to C long")
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may be longer than a few words: what is copied fits, the list of it and the marker do not."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
+
+@pytest.mark.usefixtures("small_files")
+@pytest.mark.parametrize("method", ["bind", "symlink", "overlay"])
+def test_what_fails_in_the_middle_costs_the_entry_and_is_tidied(rig: Rig, method: str) -> None:
     rig.put("/srv/data/file", "text")
-    monkeypatch.setattr(seeding, "apply_owner", fails)
-    with pytest.raises(PersistError, match="OverflowError") as caught:
+    with pytest.raises(PersistError, match="File too large") as caught:
         rig.seed("/srv/data", method)
     assert caught.value.message_id == "SEED_FAILED" and caught.value.fields["PERSIST_PATH"] == "/srv/data"
     assert left(rig) == []
     assert not list(rig.volume.glob(".persist/seed/*.json"))
+
+
+def test_whatever_is_raised_costs_the_entry_and_is_tidied(tmp_path: Path) -> None:
+    def fails(text: str) -> None:
+        raise OverflowError("Python int too large to convert to C long")
+
+    rig = Rig(tmp_path, hears=fails)
+    rig.put("/srv/data/file", "text")
+    with pytest.raises(PersistError, match="OverflowError") as caught:
+        rig.seed("/srv/data")
+    assert caught.value.message_id == "SEED_FAILED"
+    assert left(rig) == []
 
 
 @pytest.mark.parametrize("user", ["99999999999999999999", "4294967295", "٣", "²"])

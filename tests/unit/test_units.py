@@ -15,7 +15,6 @@ import pytest
 
 from persist.boot import paths
 from persist.boot.units import BACKLIGHT, BIND_SERVICE, BIND_UNIT, EARLY_USERS, OUR_TEMPLATES, OURS
-from persist.verdict import say
 from persist.volume import outcome
 from persist.volume.format import claims
 
@@ -353,8 +352,8 @@ def test_a_soft_reboot_forgets_what_speaks_of_the_boot_before() -> None:
         paths.BOOTED,
         paths.STALE,
         paths.SEEDED,
-        say.STATE,
-        say.ONLINE_FLAG,
+        paths.STATE,
+        paths.ONLINE,
     } <= gone
     assert not {g for g in gone if paths.VOLUME.startswith(g) or paths.EARLY.startswith(g)}, (
         "mounts, and what the initrd has mounted, are still there"

@@ -21,8 +21,9 @@ from persist.errors import CommandError, PersistError
 from persist.messages import MESSAGE_IDS
 from persist.system import files
 from persist.system.lock import held
+from persist.verdict import announce as service
+from persist.verdict import current, say, written
 from persist.verdict import judge as v
-from persist.verdict import say as service
 from persist.volume import outcome
 
 HOSTILE = "/srv/a\x1b[2J\\n\udcff\u202e"
@@ -66,8 +67,8 @@ class Machine:
         self.heal = base / "run/heal"
         monkeypatch.setattr(outcome, "HEAL", str(self.heal))
         monkeypatch.setattr(service, "BOOTED_FLAG", str(self.online) + ".booted")
-        monkeypatch.setattr(service, "NOTICES", (str(self.issue), str(self.motd)))
-        monkeypatch.setattr(service, "CONSOLE", str(self.console))
+        monkeypatch.setattr(say, "NOTICES", (str(self.issue), str(self.motd)))
+        monkeypatch.setattr(say, "CONSOLE", str(self.console))
         monkeypatch.setattr(service, "current", self._current)
         monkeypatch.setattr(service, "run", self._run)
 
@@ -160,11 +161,11 @@ def test_write_atomically_does_not_follow(tmp_path: Path) -> None:
     ],
 )
 def test_summary(found: v.Verdict, expected: str) -> None:
-    assert service.summary(found) == expected
+    assert say.summary(found) == expected
 
 
 def test_document(machine: Machine) -> None:
-    found = service.document(degraded("/x \udcff is not mounted."))
+    found = written.document(degraded("/x \udcff is not mounted."))
     assert found["verdict"] == "degraded" and found["version"] == 1 and found["device"] == ""
     assert found["uptime"] > 0 and found["time"].endswith("+00:00")
     assert len(found["boot_id"]) == 32 and "machine_id" in found
@@ -174,9 +175,9 @@ def test_document(machine: Machine) -> None:
 def test_ids_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "id").write_bytes(b"\xff\n")
     assert (
-        service._text(str(tmp_path / "id"))
-        == service._text(str(tmp_path / "none"))
-        == service._text(str(tmp_path))
+        written._text(str(tmp_path / "id"))
+        == written._text(str(tmp_path / "none"))
+        == written._text(str(tmp_path))
         == ""
     )
 
@@ -387,8 +388,8 @@ def test_environment(
             raise answer
         return answer
 
-    monkeypatch.setattr(service, "run", run)
-    assert service._environment() == expected
+    monkeypatch.setattr(current, "run", run)
+    assert current._environment() == expected
 
 
 # -- log.py

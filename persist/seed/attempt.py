@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One attempt at seeding one entry, of whichever method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from persist.log import WARNING
+from persist.seed import machine_id
+from persist.seed.request import Note, Result, Roots, SeedRequest
+from persist.seed.steps import step
+from persist.seed.store import Store
+from persist.system.safepath import Dir
+
+
+class Attempt:
+    """One attempt at one entry, all directories open."""
+
+    def __init__(
+        self,
+        entry: SeedRequest,
+        roots: Roots,
+        store: Store,
+        live: Dir,
+        image: Dir,
+        say: Callable[[str], None],
+    ) -> None:
+        self.entry, self.roots, self.store, self.live, self.image, self.say = (
+            entry,
+            roots,
+            store,
+            live,
+            image,
+            say,
+        )
+        self.result = Result("seeded")
+
+    def note(self, priority: int, message_id: str, text: str) -> None:
+        """Add something to be logged."""
+        self.result.notes.append(Note(priority, message_id, text))
+
+    def run(self) -> Result:
+        """Do what is left to do."""
+        done = self.store.marker()
+        if done is not None:
+            if done.method != self.entry.method:
+                self.note(
+                    WARNING,
+                    "ENTRY_ADOPTED",
+                    f"'{self.entry.path}' was seeded for Method={done.method}, and is "
+                    f"Method={self.entry.method} now. Nothing was converted.",
+                )
+            self.store.tidy()
+            self.result.state, self.result.source, self.result.summary = "present", done.source, done.summary
+            return self.result
+        try:
+            self.bring()
+        except Exception as e:
+            # The space may be what was missing, and a tree that is not placed is of no use. What was placed
+            # stays.
+            try:
+                if self.store.placed() is None:
+                    self.store.tidy()
+                    # btrfs gives the space back only then, and others want it
+                    self.store.tmp.sync_filesystem()
+            except OSError as left:
+                e.add_note(f"What was copied so far could not be removed: {left}")
+            raise
+        return self.result
+
+    def bring(self) -> None:
+        """Bring the entry onto the volume, and what it needs on the live system; note in ``result`` what was
+        done."""
+        raise NotImplementedError
+
+    def keep_machine_id(self, etc: Dir) -> None:
+        """Keep the id of this boot in ``etc``, which will be shown as /etc."""
+        priority, text = machine_id.keep(etc, self.store.work, self.roots.root)
+        self.note(priority, "MACHINE_ID_KEPT", text)
+        step("machine-id")
+        took = machine_id.take_bind_away(self.roots.root)
+        if took is not None:
+            self.note(took[0], "MACHINE_ID_KEPT", took[1])
+        step("unbound")

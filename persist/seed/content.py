@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Bind and symlink entries: their content lies on the volume at its own path."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from persist.errors import PersistError
+from persist.log import NOTICE, WARNING
+from persist.seed.attempt import Attempt
+from persist.seed.copy import Source, copy
+from persist.seed.intent import Intent
+from persist.seed.live_path import LivePath
+from persist.seed.request import apply_owner, owner_of
+from persist.seed.source import Sources
+from persist.seed.steps import step
+from persist.seed.store import only_leads_to, remove_empty
+from persist.seed.tree import Summary, manifest
+from persist.system.safepath import Dir, split
+
+
+class Content(Attempt):
+    """Copies what the entry is seeded from, or adopts what is there."""
+
+    def bring(self) -> None:
+        source = Sources(self.entry, self.roots, self.live, self.image, self.store.volume, self.note).find()
+        try:
+            self._bring_from(source)
+        finally:
+            if source is not None:
+                os.close(source.fd)
+
+    def _bring_from(self, source: Source | None) -> None:
+        entry, store = self.entry, self.store
+        kind = entry.type or (source.kind if source else "directory")
+        as_link = entry.method == "symlink"
+        live = LivePath(entry.path, self.live, self.roots.links, self.roots.mounts)
+        with store.parents(
+            entry.path, [self.live] if entry.below_mount else [self.image, self.live]
+        ) as parent:
+            step("parents")
+            name = split(entry.path)[-1]
+            intent = store.placed()
+            if intent is None or parent.lstat(name) is None:
+                store.wipe()
+                there = parent.lstat(name)
+                if there is not None:
+                    found = self._adoptable(parent, name, there, source)
+                    kind, there = found or kind, there if found else None
+                if as_link:
+                    live.check(kind)
+                else:
+                    live.check_mount_point(kind)
+                intent = self._adopt(kind) if there is not None else self._copy(source, kind)
+                if there is None:
+                    store.place(parent, name)
+            # The mount point only now: an empty one made earlier would look like a source to the next
+            # attempt.
+            if not as_link:
+                live.mount_point(intent.type)
+            self.result.state = "adopted" if intent.adopted else "seeded" if intent.source else "empty"
+            self.result.source, self.result.summary = intent.source, intent.summary
+            if as_link:
+                live.put(store)
+            elif entry.path == "/etc":
+                with parent.sub(name) as etc:
+                    self.keep_machine_id(etc)
+            store.commit(intent)
+
+    def _copy(self, source: Source | None, kind: str) -> Intent:
+        """Make the tree in the work directory, complete and synced."""
+        entry, store = self.entry, self.store
+        owner, summary = owner_of(entry), Summary()
+        if source is None:
+            if kind == "directory":
+                os.mkdir("tree", 0o755, dir_fd=store.work.fd)
+                os.chmod(store.work.proc("tree"), 0o755)
+            else:
+                store.work.write("tree", b"", 0o644)
+            if entry.method != "symlink" or entry.seed_from:
+                self.note(
+                    WARNING,
+                    "SEED_SOURCE_MISSING",
+                    f"'{entry.path}' does not exist in the image: an empty {kind} was made on the state "
+                    "volume.",
+                )
+        else:
+            store.one_at_a_time()
+            self.say(f"Copying {source.label}")
+            summary, lost = copy(source, store.work, "tree", self.say)
+            for text in lost:
+                self.note(WARNING, "SEED_DONE", text)
+        apply_owner(owner, store.work, "tree")
+        step("copied")
+        listing = manifest(store.work.proc("tree"))
+        intent = Intent(
+            entry.path,
+            entry.method,
+            kind,
+            self.roots.image_version,
+            source.label if source else "",
+            adopted=False,
+            summary=summary,
+            listed=True,
+        )
+        store.intend(intent, listing)
+        return intent
+
+    def _adoptable(self, parent: Dir, name: str, there: os.stat_result, source: Source | None) -> str:
+        """The type of what is at the final place; nothing when it was but empty directories, which are taken
+        away.
+
+        Raises PersistError when it must not be used.
+        """
+        entry, at = self.entry, parent.path(name)
+        if stat.S_ISLNK(there.st_mode):
+            raise PersistError(
+                f"'{at}' on the state volume is a symbolic link, which persist does not follow.",
+                hint="Look at where it comes from, and move it away.",
+            )
+        mode = there.st_mode
+        kind = "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "device or pipe"
+        wanted = entry.type or (source.kind if source else kind)
+        if kind != wanted:
+            raise PersistError(
+                f"'{at}' on the state volume is a {kind}, and '{entry.path}' is a {wanted}.",
+                hint="Move it away, or correct Type=.",
+            )
+        kept = self.store.kept_below()
+        if (
+            kind == "directory"
+            and source is not None
+            and only_leads_to(parent, name, entry.path, kept)
+            and set(os.listdir(source.path())) - set(os.listdir(parent.proc(name)))
+        ):
+            # Parents made for entries below. Adopting them would hide all of the image's content but the
+            # children's.
+            if only_leads_to(parent, name, entry.path, []):
+                remove_empty(parent, name)
+                return ""
+            raise PersistError(
+                f"'{at}' on the state volume is there only for {', '.join(kept[:3])}; it cannot be adopted "
+                "for "
+                f"'{entry.path}', and is not merged with it.",
+                hint="Use Method=overlay for it, or copy what is missing there by hand.",
+            )
+        return kind
+
+    def _adopt(self, kind: str) -> Intent:
+        entry = self.entry
+        self.note(
+            NOTICE, "ENTRY_ADOPTED", f"'{entry.path}' was already on the state volume and is used as it is."
+        )
+        intent = Intent(
+            entry.path,
+            entry.method,
+            kind,
+            self.roots.image_version,
+            "",
+            adopted=True,
+            summary=Summary(),
+            listed=False,
+        )
+        self.store.intend(intent, b"")
+        return intent

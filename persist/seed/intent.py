@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the marker of an entry says, as a record."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from persist.errors import PersistError
+from persist.record import Record, as_dict
+from persist.seed.marker import VERSION, parse
+from persist.seed.tree import Summary
+
+_COUNTED = ("files", "directories", "others", "bytes")
+
+
+class Intent(Record, frozen=False):
+    """What the marker is going to say, or says."""
+
+    path: str
+    method: str
+    type: str
+    image_version: str
+    source: str
+    adopted: bool
+    summary: Summary
+    listed: bool
+
+    def to_json(self, name: str) -> bytes:
+        """The marker's text."""
+        counted = {k: v for k, v in as_dict(self.summary).items() if k in _COUNTED}
+        record: dict[str, Any] = {
+            "version": VERSION,
+            "path": self.path,
+            "method": self.method,
+            "type": self.type,
+            "image_version": self.image_version,
+            "source": self.source,
+            "adopted": self.adopted,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "manifest": counted | ({"list": f"{name}.manifest"} if self.listed else {}),
+        }
+        return (json.dumps(record, indent=1) + "\n").encode("ascii")
+
+    @classmethod
+    def from_json(cls, data: bytes, name: str) -> Intent:
+        """Parse a marker. Raises PersistError when it is none."""
+        try:
+            record = parse(data)
+            numbers = record["manifest"]
+            return cls(
+                path=str(record["path"]),
+                method=str(record["method"]),
+                type=str(record["type"]),
+                image_version=str(record["image_version"]),
+                source=str(record["source"]),
+                adopted=bool(record["adopted"]),
+                listed="list" in numbers,
+                summary=Summary(*(int(numbers[k]) for k in _COUNTED)),
+            )
+        except (ValueError, KeyError, TypeError) as e:
+            raise PersistError(
+                f"'{name}' is not a marker of persist: {e!r}.",
+                hint="Look at it, and remove it to have the path adopted as it is.",
+            ) from e

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The verdict of this moment: the plan made again, and all of the machine looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from persist.boot import paths
+from persist.boot.load import Loaded, load
+from persist.entries import as_seeded
+from persist.errors import PersistError
+from persist.system.run import run
+from persist.verdict import judge as v
+
+
+def _environment() -> dict[str, str]:
+    """What PID 1 tells its generators and not its services, as far as a plan needs it."""
+    try:
+        kind = run("systemd-detect-virt", "--container", ok=(0, 1)).strip()
+    except PersistError:
+        kind = "none"
+    return {} if kind in ("", "none") else {"SYSTEMD_VIRTUALIZATION": f"container:{kind}"}
+
+
+def _health(volume: dict[str, Any], look: v.Look) -> list[v.Reason]:
+    """What is not well with the volume itself, where one is mounted."""
+    at = look.mount(paths.VOLUME)
+    if volume.get("kind") != "btrfs" or at is None or at.fstype != "btrfs":
+        return []
+    from persist.system.btrfs import filesystem_uuid
+    from persist.volume.heal.health import examine
+
+    try:
+        return examine(filesystem_uuid(paths.VOLUME))
+    except OSError as e:
+        return [
+            v.Reason(
+                "health-unknown",
+                f"The health of the state volume is not known: {e}.",
+                "See 'journalctl -b -k'.",
+            )
+        ]
+
+
+def current() -> tuple[v.Verdict, Loaded]:
+    """The verdict of this moment."""
+    loaded = load("", _environment())
+    settled = as_seeded.settle(loaded)
+    volume, look = v.read_volume(), v.Look()
+    found = v.judge(loaded, volume, look, _health(volume, look))
+    found.notices += [
+        v.Reason(
+            "method",
+            f"{path} was seeded for Method=overlay and stays one, although its entry says Method=bind now.",
+            "",
+            path,
+        )
+        for path in settled
+    ]
+    return found, loaded
+
+
+def failed(error: Exception) -> v.Verdict:
+    """The verdict where none could be made."""
+    text = str(error) if isinstance(error, PersistError) else f"{type(error).__name__}: {error}."
+    return v.Verdict(
+        v.DEGRADED,
+        {"kind": "none"},
+        reasons=[
+            v.Reason(
+                "verify-failed",
+                f"Nobody knows what this boot keeps, the verdict could not be made: {text}",
+                "Please report this.",
+            )
+        ],
+    )
