@@ -87,12 +87,12 @@ test-install: deb ## install and purge the packages in fresh Debian 12 and 13 sy
 
 # Tests
 
-.PHONY: test test-deps test-unit test-model test-generator test-storage test-vm test-harness test-powercut lint format bench demo
+.PHONY: test test-deps test-unit test-model test-generator test-storage test-nspawn test-vm test-harness test-powercut lint format bench demo
 test: test-deps ## install what the tests need and run all layers (as root)
 	@packaging/run-tests
 
 test-deps:
-	packaging/install-deps build lint test vm
+	packaging/install-deps build lint test nspawn vm
 
 test-unit: ## parsers, plan, refusals, lint rules of our own
 	$(PYTEST) tests/unit
@@ -105,6 +105,9 @@ test-generator: ## golden cases of the generator
 
 test-storage: ## loop devices and real mounts (as root)
 	$(PYTEST) tests/storage
+
+test-nspawn: deb ## both releases' systemd in containers, with the packages installed (as root)
+	PERSIST_DEBS="$(abspath $(DEBS))" $(PYTEST) tests/nspawn
 
 test-vm: deb ## real boots under QEMU, two machines side by side
 	PERSIST_DEBS="$(abspath $(DEBS))" $(PYTHON) -m tests.vm -m "not harness"

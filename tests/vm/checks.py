@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .machine import Machine
+from .system import System
 
 
-def state(machine: Machine) -> dict[str, Any]:
+def state(machine: System) -> dict[str, Any]:
     """The verdict of this boot, as persist-verify.service wrote it."""
     boot, text = machine.succeed(
         "echo $(</proc/sys/kernel/random/boot_id); cat /run/persist/state.json"
@@ -30,7 +30,7 @@ def codes(found: dict[str, Any]) -> set[str]:
     return {r["code"] for r in found["reasons"]}
 
 
-def failed_units(machine: Machine) -> list[str]:
+def failed_units(machine: System) -> list[str]:
     """Units that failed in this boot."""
     return [
         line.split()[0]
@@ -40,7 +40,7 @@ def failed_units(machine: Machine) -> list[str]:
     ]
 
 
-def healthy_boot(machine: Machine) -> dict[str, Any]:
+def healthy_boot(machine: System) -> dict[str, Any]:
     """Wait for a boot that must be without any failed unit and online; returns the verdict."""
     machine.wait_for_boot()
     assert failed_units(machine) == []
@@ -50,7 +50,7 @@ def healthy_boot(machine: Machine) -> dict[str, Any]:
     return found
 
 
-def clean_shutdown(machine: Machine) -> None:
+def clean_shutdown(machine: System) -> None:
     """Power off, and read in the kernel's own words that everything written is on the disk, and that nothing
     failed on the way."""
     begin = len(machine.console_text())
@@ -65,7 +65,7 @@ def clean_shutdown(machine: Machine) -> None:
     assert not bad, bad
 
 
-def records(machine: Machine, name: str) -> list[dict[str, Any]]:
+def records(machine: System, name: str) -> list[dict[str, Any]]:
     """The journal records of this boot with one of our MESSAGE_IDs."""
     from persist.messages import MESSAGE_IDS
 
@@ -73,7 +73,7 @@ def records(machine: Machine, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def mounted(machine: Machine, *fstypes: str) -> list[str]:
+def mounted(machine: System, *fstypes: str) -> list[str]:
     """The places where filesystems of these types are mounted (findmnt(8) does not say by its status that
     there are none)."""
     return [

@@ -187,13 +187,7 @@ def _customize(request: Request, tree: Path, name: str) -> None:
         conf.write_text("update_initramfs=no\n", encoding="utf-8")
     if request.debs:
         with step(f"{name}: install {len(request.debs)} package(s)"):
-            inbox = tree / "var/tmp/debs"
-            inbox.mkdir()
-            for deb in request.debs:
-                (inbox / deb.name).write_bytes(deb.read_bytes())
-            chroot.run(tree, "apt-get -qq -y --no-install-recommends install /var/tmp/debs/*.deb")
-            chroot.run(tree, "apt-get clean")
-            chroot.call(["rm", "-rf", str(inbox)], "rm")
+            install(tree, request.debs)
     for command in request.customize:
         with step(f"{name}: {command.splitlines()[0][:80]}"):
             chroot.run(tree, command)
@@ -205,6 +199,17 @@ def _customize(request: Request, tree: Path, name: str) -> None:
             chroot.run(tree, f"dracut --force /boot/initrd.img-{version} {version}")
         else:
             chroot.run(tree, f"update-initramfs -u -k {version}")
+
+
+def install(tree: Path, debs: Sequence[Path]) -> None:
+    """Install packages in a tree with apt, as a person would; BuildError."""
+    inbox = tree / "var/tmp/debs"
+    inbox.mkdir()
+    for deb in debs:
+        (inbox / deb.name).write_bytes(deb.read_bytes())
+    chroot.run(tree, "apt-get -qq -y --no-install-recommends install /var/tmp/debs/*.deb")
+    chroot.run(tree, "apt-get clean")
+    chroot.call(["rm", "-rf", str(inbox)], "rm")
 
 
 def _finish(tree: Path, variant: str) -> None:

@@ -16,9 +16,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,20 +26,14 @@ from . import accel, disks
 from .agent import Result
 from .cache import WorkDir
 from .disks import Attachment, Disk
-from .errors import CommandFailed, EmergencyMode, MachineError
+from .errors import EmergencyMode, MachineError
 from .image import Image
 from .progress import note, step
 from .qemu import Settings, clean
 from .storage import Storage
+from .system import COMMAND_SEC, GO, System
 
-COMMAND_SEC = 60.0
-# A look costs the guest up to 0.2 s: asked again and again it would take the machine away from what is waited
-# for.
-POLL_SEC = (0.3, 0.5, 0.7, 1.0)
 BOOT_SEC = 300.0
-
-# What logind does when it is asked; systemctl asks logind first, and waits for it long where it cannot start.
-_GO = "systemctl --no-block --job-mode=replace-irreversibly start {}.target"
 
 _TRACES = {
     "journal": "journalctl -b -o short-monotonic --no-pager",
@@ -54,7 +47,7 @@ def artifacts_dir() -> Path:
     return Path(os.environ.get("PERSIST_TEST_ARTIFACTS") or default)
 
 
-class Machine(Storage):
+class Machine(Storage, System):
     """One machine: its disks and console outlive its boots, until close()."""
 
     def __init__(
@@ -172,7 +165,7 @@ class Machine(Storage):
         """A clean reboot by the guest; returns when the agent of the new boot answers."""
         with step(f"{self.name}: reboot"):
             self.qemu.qmp.forget_events()
-            self.succeed(_GO.format("reboot"))
+            self.succeed(GO.format("reboot"))
             self.wait_for_reset(timeout)
         self.wait_for_agent(timeout)
 
@@ -192,7 +185,7 @@ class Machine(Storage):
         """A clean power-off by the guest; returns when QEMU has ended."""
         with step(f"{self.name}: power-off"):
             self.qemu.qmp.forget_events()
-            self.succeed(_GO.format("poweroff"))
+            self.succeed(GO.format("poweroff"))
             self.wait_for_poweroff(timeout)
 
     def wait_for_poweroff(self, timeout: float = BOOT_SEC) -> None:
@@ -236,76 +229,6 @@ class Machine(Storage):
     def run(self, command: str, timeout: float = COMMAND_SEC, data: bytes = b"") -> Result:
         """Run a command under bash in the guest, with DATA as its standard input, and return all about it."""
         return self.qemu.agent.run(command, timeout, data)
-
-    def execute(self, command: str, timeout: float = COMMAND_SEC) -> tuple[int, str]:
-        """Exit status and standard output of a command; status 124 when it was killed for its time."""
-        result = self.run(command, timeout)
-        return result.status, result.stdout.decode(errors="replace")
-
-    def succeed(self, command: str, timeout: float = COMMAND_SEC) -> str:
-        """The standard output of a command that must end with status 0."""
-        result = self.run(command, timeout)
-        if result.timed_out:
-            raise CommandFailed(f"not done in {timeout:g} s: {command}\n{result.text()}")
-        if result.status != 0:
-            raise CommandFailed(f"status {result.status}: {command}\n{result.text()}")
-        return result.stdout.decode(errors="replace")
-
-    def fail(self, command: str, timeout: float = COMMAND_SEC) -> str:
-        """Everything a command said that must end, and with another status than 0."""
-        result = self.run(command, timeout)
-        if result.timed_out or result.status == 0:
-            verdict = "timed out" if result.timed_out else "succeeded"
-            raise CommandFailed(f"{verdict}: {command}\n{result.text()}")
-        return result.text()
-
-    def wait_until(self, what: str, condition: Callable[[], bool], timeout: float = COMMAND_SEC) -> None:
-        """Ask CONDITION again and again until it holds."""
-        deadline = time.monotonic() + timeout
-        pauses = chain(POLL_SEC, repeat(POLL_SEC[-1]))
-        while not condition():
-            if time.monotonic() > deadline:
-                raise CommandFailed(f"not in {timeout:g} s: {what}")
-            time.sleep(next(pauses))
-
-    def wait_until_succeeds(self, command: str, timeout: float = COMMAND_SEC) -> str:
-        """Run a command until it succeeds; its standard output then."""
-        deadline = time.monotonic() + timeout
-        pauses = chain(POLL_SEC, repeat(POLL_SEC[-1]))
-        while True:
-            result = self.run(command, max(1.0, deadline - time.monotonic()))
-            if result.status == 0:
-                return result.stdout.decode(errors="replace")
-            if time.monotonic() > deadline:
-                raise CommandFailed(f"no success in {timeout:g} s: {command}\n{result.text()}")
-            time.sleep(next(pauses))
-
-    def wait_for_unit(self, unit: str, timeout: float = COMMAND_SEC) -> None:
-        """Wait until a unit is active; an error at once when it failed, or is inactive without a job."""
-        deadline = time.monotonic() + timeout
-        while True:
-            show = self.succeed(f"systemctl show -p ActiveState,SubState,Result,Job,LoadState -- '{unit}'")
-            state = dict(line.split("=", 1) for line in show.splitlines() if "=" in line)
-            if state["ActiveState"] == "active":
-                return
-            hopeless = state["ActiveState"] == "inactive" and state.get("Job", "") in ("", "0")
-            if state["ActiveState"] == "failed" or hopeless or time.monotonic() > deadline:
-                status = self.execute(f"systemctl status -n 20 --no-pager -l -- '{unit}'")[1]
-                raise CommandFailed(f"{unit} is {state['ActiveState']}:\n{status}")
-            time.sleep(0.3)
-
-    def write_file(self, path: str, data: bytes) -> None:
-        """Write a file in the guest."""
-        result = self.run(f"cat >'{path}'", COMMAND_SEC, data)
-        if result.status != 0:
-            raise CommandFailed(f"write {path}: {result.text()}")
-
-    def read_file(self, path: str) -> bytes:
-        """Read a file of the guest."""
-        result = self.run(f"cat -- '{path}'")
-        if result.status != 0:
-            raise CommandFailed(f"read {path}: {result.text()}")
-        return result.stdout
 
     # -- traces
 
