@@ -8,6 +8,7 @@ from persist.boot.load import Loaded
 from persist.boot.paths import READONLY, VOLUME
 from persist.boot.plan import Planned
 from persist.entries import stores
+from persist.note import Note
 from persist.seed import machine_id
 from persist.system import mountinfo
 from persist.system.safepath import Dir
@@ -27,12 +28,12 @@ def _has_id(top: str, planned: Planned) -> bool:
         return False
 
 
-def give_way(loaded: Loaded) -> tuple[int, str] | None:
+def give_way(loaded: Loaded) -> Note | None:
     """Take PID 1's bind away where /etc is about to be mounted over it: it would be out of reach then, and
     fail to unmount at shutdown.
 
-    Only where /etc will have an id all the same; the boot that seeds it has seed.py do this. Returns a
-    priority and a sentence where something was done. Raises PersistError and OSError.
+    Only where /etc will have an id all the same; the boot that seeds it has seed/attempt.py do this.
+    Returns what was done, if anything. Raises PersistError and OSError.
     """
     planned = next(
         (p for p in loaded.plan.entries if p.path == "/etc" and p.entry.method in ("overlay", "bind")), None

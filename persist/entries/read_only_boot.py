@@ -21,16 +21,17 @@ from persist.boot.plan import Planned
 from persist.boot.units import OVERLAY_OPTIONS
 from persist.entries.bind import failure
 from persist.errors import PersistError
-from persist.log import notify_status
 from persist.seed.copy import Source, copy, copy_attributes
 from persist.seed.marker import LIMIT
 from persist.system import mountinfo, newmount
 from persist.system.safepath import Dir, LinkRefused, split
 
 
-def prepare(loaded: Loaded, real: str = READONLY, volume: str = VOLUME) -> list[PersistError]:
-    """Make the tmpfs at ``volume`` show what the volume at ``real`` keeps. Returns what to log: each entry
-    that fails costs that entry.
+def prepare(
+    loaded: Loaded, status: Callable[[str], None], real: str = READONLY, volume: str = VOLUME
+) -> list[PersistError]:
+    """Make the tmpfs at ``volume`` show what the volume at ``real`` keeps; ``status`` hears how far a long
+    copy is. Returns what to log: each entry that fails costs that entry.
 
     For persist-volume.service with persist=ro, before mount_seeded(); also where nothing is mounted at
     ``real``, because the units of overlay entries count on their directories. May be called again. Raises
@@ -53,7 +54,7 @@ def prepare(loaded: Loaded, real: str = READONLY, volume: str = VOLUME) -> list[
             for planned in loaded.plan.entries:
                 if planned.entry.method in ("overlay", "bind", "symlink"):
                     try:
-                        _Entry(planned, kept, memory, store).prepare()
+                        _Entry(planned, kept, memory, store, status).prepare()
                     except (PersistError, OSError) as e:
                         problems.append(
                             failure(planned, e, "is not shown as the state volume has it (persist=ro)")
@@ -67,8 +68,15 @@ def prepare(loaded: Loaded, real: str = READONLY, volume: str = VOLUME) -> list[
 class _Entry:
     """One entry between the volume (``kept``, None where it is not here) and its stand-in."""
 
-    def __init__(self, planned: Planned, kept: Dir | None, memory: Dir, store: Dir) -> None:
-        self.planned, self.kept, self.memory, self.store = planned, kept, memory, store
+    def __init__(
+        self,
+        planned: Planned,
+        kept: Dir | None,
+        memory: Dir,
+        store: Dir,
+        status: Callable[[str], None],
+    ) -> None:
+        self.planned, self.kept, self.memory, self.store, self.status = planned, kept, memory, store, status
 
     def prepare(self) -> None:
         """Do what is left to do."""
@@ -152,7 +160,7 @@ class _Entry:
                 self._directory(source)
             elif stat.S_ISREG(mode):
                 with self._parent() as parent:
-                    copy(Source(source, "file", path), parent, split(path)[-1], notify_status)
+                    copy(Source(source, "file", path), parent, split(path)[-1], self.status)
             else:
                 raise LinkRefused(
                     f"{self.kept.path(path[1:])} is neither a directory nor a regular file.",

@@ -8,9 +8,9 @@ import errno
 import os
 import re
 
-from persist import log
 from persist.boot.paths import STORE
 from persist.entries import stores
+from persist.note import NOTICE, Note
 from persist.system import mountinfo, newmount
 from persist.system.safepath import Dir
 
@@ -95,12 +95,14 @@ def reopen_overlays(store: str = STORE) -> list[str]:
     return done
 
 
-def say_reopened() -> None:
-    """Mount overlays that came up read-only again, and log it. Raises PersistError and OSError."""
-    for path in reopen_overlays():
-        log.log(
-            log.NOTICE,
+def reopened() -> list[Note]:
+    """Mount overlays that came up read-only again; returns what was done. Raises PersistError and OSError."""
+    return [
+        Note(
+            NOTICE,
             f"{path} had come up read-only on the full state volume and takes writes again.",
             "SPACE_RESERVE",
-            PERSIST_PATH=path,
+            {"PERSIST_PATH": path},
         )
+        for path in reopen_overlays()
+    ]

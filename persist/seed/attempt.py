@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from persist.log import WARNING
+from persist.note import WARNING, Note
 from persist.seed import machine_id
-from persist.seed.request import Note, Result, Roots, SeedRequest
+from persist.seed.request import Result, Roots, SeedRequest, fields
 from persist.seed.steps import step
 from persist.seed.store import Store
 from persist.system.safepath import Dir
@@ -23,21 +23,21 @@ class Attempt:
         store: Store,
         live: Dir,
         image: Dir,
-        say: Callable[[str], None],
+        status: Callable[[str], None],
     ) -> None:
-        self.entry, self.roots, self.store, self.live, self.image, self.say = (
+        self.entry, self.roots, self.store, self.live, self.image, self.status = (
             entry,
             roots,
             store,
             live,
             image,
-            say,
+            status,
         )
         self.result = Result("seeded")
 
-    def note(self, priority: int, message_id: str, text: str) -> None:
+    def note(self, priority: int, message: str, message_id: str) -> None:
         """Add something to be logged."""
-        self.result.notes.append(Note(priority, message_id, text))
+        self.result.notes.append(Note(priority, message, message_id, fields(self.entry)))
 
     def run(self) -> Result:
         """Do what is left to do."""
@@ -46,9 +46,9 @@ class Attempt:
             if done.method != self.entry.method:
                 self.note(
                     WARNING,
-                    "ENTRY_ADOPTED",
                     f"'{self.entry.path}' was seeded for Method={done.method}, and is "
                     f"Method={self.entry.method} now. Nothing was converted.",
+                    "ENTRY_ADOPTED",
                 )
             self.store.tidy()
             self.result.state, self.result.source, self.result.summary = "present", done.source, done.summary
@@ -75,10 +75,9 @@ class Attempt:
 
     def keep_machine_id(self, etc: Dir) -> None:
         """Keep the id of this boot in ``etc``, which will be shown as /etc."""
-        priority, text = machine_id.keep(etc, self.store.work, self.roots.root)
-        self.note(priority, "MACHINE_ID_KEPT", text)
+        self.result.notes.append(machine_id.keep(etc, self.store.work, self.roots.root))
         step("machine-id")
         took = machine_id.take_bind_away(self.roots.root)
         if took is not None:
-            self.note(took[0], "MACHINE_ID_KEPT", took[1])
+            self.result.notes.append(took)
         step("unbound")

@@ -7,7 +7,7 @@ import os
 import stat
 
 from persist.errors import PersistError
-from persist.log import NOTICE, WARNING
+from persist.note import NOTICE, WARNING
 from persist.seed.attempt import Attempt
 from persist.seed.copy import Source, copy
 from persist.seed.intent import Intent
@@ -62,7 +62,7 @@ class Content(Attempt):
             self.result.state = "adopted" if intent.adopted else "seeded" if intent.source else "empty"
             self.result.source, self.result.summary = intent.source, intent.summary
             if as_link:
-                live.put(store)
+                live.put(store, self.status)
             elif entry.path == "/etc":
                 with parent.sub(name) as etc:
                     self.keep_machine_id(etc)
@@ -81,16 +81,16 @@ class Content(Attempt):
             if entry.method != "symlink" or entry.seed_from:
                 self.note(
                     WARNING,
-                    "SEED_SOURCE_MISSING",
                     f"'{entry.path}' does not exist in the image: an empty {kind} was made on the state "
                     "volume.",
+                    "SEED_SOURCE_MISSING",
                 )
         else:
             store.one_at_a_time()
-            self.say(f"Copying {source.label}")
-            summary, lost = copy(source, store.work, "tree", self.say)
+            self.status(f"Copying {source.label}")
+            summary, lost = copy(source, store.work, "tree", self.status)
             for text in lost:
-                self.note(WARNING, "SEED_DONE", text)
+                self.note(WARNING, text, "SEED_DONE")
         apply_owner(owner, store.work, "tree")
         step("copied")
         listing = manifest(store.work.proc("tree"))
@@ -150,7 +150,7 @@ class Content(Attempt):
     def _adopt(self, kind: str) -> Intent:
         entry = self.entry
         self.note(
-            NOTICE, "ENTRY_ADOPTED", f"'{entry.path}' was already on the state volume and is used as it is."
+            NOTICE, f"'{entry.path}' was already on the state volume and is used as it is.", "ENTRY_ADOPTED"
         )
         intent = Intent(
             entry.path,

@@ -80,7 +80,7 @@ def _changed(e: CommandError) -> bool:
     )
 
 
-def copy(source: Source, target: Dir, name: str, say: Callable[[str], None]) -> tuple[Summary, list[str]]:
+def copy(source: Source, target: Dir, name: str, status: Callable[[str], None]) -> tuple[Summary, list[str]]:
     """Copy a source to a new name; returns what was copied and sentences about what could not be kept.
 
     Raises PersistError, the half copy removed, when there is no space or the source does not stand still.
@@ -88,14 +88,14 @@ def copy(source: Source, target: Dir, name: str, say: Callable[[str], None]) -> 
     clone = without_submounts(source.fd) if source.kind == "directory" else None
     own = source if clone is None else Source(clone, source.kind, source.label)
     try:
-        return _copy(own, target, name, say, one_device=clone is None and source.kind == "directory")
+        return _copy(own, target, name, status, one_device=clone is None and source.kind == "directory")
     finally:
         if clone is not None:
             os.close(clone)
 
 
 def _copy(
-    source: Source, target: Dir, name: str, say: Callable[[str], None], *, one_device: bool
+    source: Source, target: Dir, name: str, status: Callable[[str], None], *, one_device: bool
 ) -> tuple[Summary, list[str]]:
     extra = ["--preserve=mode,ownership,timestamps,links,xattr"]  # -a alone is silent about lost attributes
     extra += ["--one-file-system"] if one_device else []
@@ -109,7 +109,7 @@ def _copy(
         if not _fits(source, target, before):
             raise no_space(target, source.label, before)
         try:
-            _cp(source, target, name, Watch(target.proc(name), before, source.label, say), *extra)
+            _cp(source, target, name, Watch(target.proc(name), before, source.label, status), *extra)
         except CommandError as e:
             target.remove(name)
             if "No space left on device" in e.stderr or "Disk quota exceeded" in e.stderr:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from persist.errors import PersistError
-from persist.log import notify_status
 from persist.seed.copy import Source, copy
 from persist.seed.steps import step
 from persist.seed.store import Store
@@ -143,12 +143,12 @@ class LivePath:
                         hint="Move one of them away.",
                     )
 
-    def put(self, store: Store) -> None:
+    def put(self, store: Store, status: Callable[[str], None]) -> None:
         """Make the path a link into the volume; what is there is kept as ``<path>.persist-orig``, never
-        deleted."""
+        deleted. ``status`` hears how far a copy of it is."""
         with self._parent() as parent:
             if self._link(parent) == "real":
-                self._aside(parent, store)
+                self._aside(parent, store, status)
             if self._link(parent) is None:
                 temporary = f".{self.name}.persist-link"
                 parent.remove(temporary)
@@ -157,7 +157,7 @@ class LivePath:
                 parent.sync()
             step("linked")
 
-    def _aside(self, parent: Dir, store: Store) -> None:
+    def _aside(self, parent: Dir, store: Store, status: Callable[[str], None]) -> None:
         aside = self.name + ASIDE
         if parent.lstat(aside) is None:
             try:
@@ -165,7 +165,7 @@ class LivePath:
             except OSError as e:
                 if e.errno != errno.EXDEV:
                     raise
-                self._copy_aside(parent, store)
+                self._copy_aside(parent, store, status)
         elif store.work.lstat("aside") is None:
             raise PersistError(
                 f"Both '{self.path}' and '{self.path}{ASIDE}' exist; neither is overwritten.",
@@ -177,7 +177,7 @@ class LivePath:
         parent.sync()
         step("link-aside")
 
-    def _copy_aside(self, parent: Dir, store: Store) -> None:
+    def _copy_aside(self, parent: Dir, store: Store, status: Callable[[str], None]) -> None:
         """For a directory of a lower layer, which overlayfs does not rename: a full copy, and only then the
         removal.
 
@@ -189,7 +189,7 @@ class LivePath:
         fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
         try:
             kind = "directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"
-            copy(Source(fd, kind, self.path), parent, temporary, notify_status)
+            copy(Source(fd, kind, self.path), parent, temporary, status)
         finally:
             os.close(fd)
         parent.sync_filesystem()

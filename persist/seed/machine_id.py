@@ -12,7 +12,7 @@ import os
 import stat
 
 from persist.errors import CommandError
-from persist.log import INFO, NOTICE, WARNING
+from persist.note import INFO, NOTICE, WARNING, Note
 from persist.system import mountinfo
 from persist.system.run import run
 from persist.system.safepath import Dir
@@ -52,36 +52,43 @@ def kept_id(root: str) -> str:
     return text if valid(text) else ""
 
 
-def keep(store: Dir, scratch: Dir, root: str) -> tuple[int, str]:
+def keep(store: Dir, scratch: Dir, root: str) -> Note:
     """Write the running id into a directory that will be shown as /etc, unless it has one.
 
     ``scratch`` is a directory of the same filesystem for the temporary file, which must never be seen in
-    /etc. Returns a priority for the log and a sentence.
+    /etc. Returns what was done.
     """
     running = running_id(root)
     there = store.lstat(NAME)
     if there is not None and (stat.S_ISLNK(there.st_mode) or stat.S_ISDIR(there.st_mode)):
-        return (
+        return _note(
             WARNING,
             f"'{store.path(NAME)}' is not a file and was left alone; this boot's machine-id is not kept.",
         )
     if there is not None and stat.S_ISREG(there.st_mode):
         kept = (store.read(NAME) or b"").decode("ascii", "replace").strip()
         if kept == running and running:
-            return INFO, f"The machine-id {running} is already kept."
+            return _note(INFO, f"The machine-id {running} is already kept.")
         if valid(kept):
-            return NOTICE, (
+            return _note(
+                NOTICE,
                 f"The volume already has the machine-id {kept}; it was left alone, although this boot "
-                f"runs under {running or 'none'}. The next boot uses it."
+                f"runs under {running or 'none'}. The next boot uses it.",
             )
         if kept not in ("", "uninitialized"):
-            return WARNING, f"'{store.path(NAME)}' holds something that is no machine-id; it was left alone."
+            return _note(
+                WARNING, f"'{store.path(NAME)}' holds something that is no machine-id; it was left alone."
+            )
     if not running:
-        return WARNING, "This boot has no valid machine-id that could be kept."
+        return _note(WARNING, "This boot has no valid machine-id that could be kept.")
     scratch.write(NAME, running.encode("ascii") + b"\n", 0o444)
     os.rename(NAME, NAME, src_dir_fd=scratch.fd, dst_dir_fd=store.fd)
     store.sync()
-    return NOTICE, f"The machine-id {running} of this boot is kept from now on."
+    return _note(NOTICE, f"The machine-id {running} of this boot is kept from now on.")
+
+
+def _note(priority: int, message: str) -> Note:
+    return Note(priority, message, "MACHINE_ID_KEPT", {"PERSIST_PATH": "/etc"})
 
 
 def _binds(path: str) -> int:
@@ -97,9 +104,8 @@ def is_bound(root: str) -> bool:
     return _binds(os.path.join(root or "/", "etc", NAME)) > 0
 
 
-def take_bind_away(root: str) -> tuple[int, str] | None:
-    """Unmount PID 1's transient bind on /etc/machine-id. Returns a priority and a sentence when there was
-    one."""
+def take_bind_away(root: str) -> Note | None:
+    """Unmount PID 1's transient bind on /etc/machine-id. Returns what was done where there was one."""
     path = os.path.join(root or "/", "etc", NAME)
     count = _binds(path)
     try:
@@ -107,5 +113,5 @@ def take_bind_away(root: str) -> tuple[int, str] | None:
             run("umount", "--", path)
     except CommandError as e:
         # The machine works nevertheless; only its shutdown will complain about a mount below /etc.
-        return WARNING, f"The transient machine-id stays mounted below /etc: {e}"
-    return (INFO, "The transient mount on /etc/machine-id was taken away.") if count else None
+        return _note(WARNING, f"The transient machine-id stays mounted below /etc: {e}")
+    return _note(INFO, "The transient mount on /etc/machine-id was taken away.") if count else None

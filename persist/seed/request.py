@@ -13,6 +13,7 @@ from typing import Protocol
 from persist.boot.ini import number
 from persist.boot.paths import IMAGE, LOWER, VOLUME, wrong_source
 from persist.errors import PersistError
+from persist.note import Note
 from persist.record import Record, made
 from persist.seed.tree import Summary
 from persist.system.safepath import Dir, node_in_root
@@ -43,6 +44,11 @@ class SeedRequest(Protocol):
     ) -> bool: ...  # it lies on another filesystem than the root's, which fstab mounts above it
 
 
+def fields(entry: SeedRequest) -> dict[str, str]:
+    """What each record about an entry has."""
+    return {"PERSIST_PATH": entry.path, "PERSIST_METHOD": entry.method, "PERSIST_SOURCE": entry.source}
+
+
 class Roots(Record):
     """Where things are. The defaults are the running system's; ``links`` is what a symlink entry's link
     begins with."""
@@ -54,14 +60,6 @@ class Roots(Record):
     image_version: str = ""
     links: str = VOLUME
     mounts: tuple[str, ...] = ("/mnt/state",)  # other names of the volume that an image's link may have
-
-
-class Note(Record):
-    """Something to log beside the outcome: a priority, a name in persist.messages, a sentence."""
-
-    priority: int
-    message_id: str
-    text: str
 
 
 class Result(Record, frozen=False):

@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from persist.errors import PersistError
-from persist.log import notify_status
 from persist.seed.content import Content
-from persist.seed.request import Note, Result, Roots, SeedRequest, image_version
+from persist.seed.request import Result, Roots, SeedRequest, fields
 from persist.seed.store import Store, explain
 from persist.seed.upper import Upper
 from persist.system.safepath import Dir
 
-__all__ = ["SeedRequest", "Note", "Result", "Roots", "image_version", "seed"]
 
-
-def seed(entry: SeedRequest, roots: Roots, say: Callable[[str], None] = notify_status) -> Result:
+def seed(entry: SeedRequest, roots: Roots, status: Callable[[str], None]) -> Result:
     """Bring one entry onto the volume, once. Killed at any instant, the next call completes what was begun.
+    ``status`` hears how far a long copy is.
 
     Raises PersistError; then there is no marker, and nothing that was on the volume before has changed.
     """
@@ -32,16 +30,12 @@ def seed(entry: SeedRequest, roots: Roots, say: Callable[[str], None] = notify_s
             Dir.at(roots.image) as image,
         ):
             method = Upper if entry.method == "overlay" else Content
-            return method(entry, roots, store, live, image, say).run()
+            return method(entry, roots, store, live, image, status).run()
     except PersistError as e:
         error = e
     except Exception as e:  # noqa: BLE001  # whatever it is, it costs this entry, and the next boot tries again
         error = explain(e, f"Seeding '{entry.path}' failed")
     if error.message_id == "FAILED":
         error.message_id = "SEED_FAILED"
-    error.fields = {
-        "PERSIST_PATH": entry.path,
-        "PERSIST_METHOD": entry.method,
-        "PERSIST_SOURCE": entry.source,
-    } | error.fields
+    error.fields = fields(entry) | error.fields
     raise error

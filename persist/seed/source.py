@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from persist.boot import paths
 from persist.errors import PersistError
-from persist.log import WARNING
+from persist.note import WARNING
 from persist.seed.copy import Source
 from persist.seed.request import Roots, SeedRequest, given_source
 from persist.system.safepath import Dir
@@ -17,7 +17,7 @@ from persist.system.safepath import Dir
 
 class Sources:
     """Where content of one entry may be: the live system, the image, SeedFrom=, and what boots without a
-    volume kept. ``note`` as in seed.py."""
+    volume kept. ``note`` as in attempt.py."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Sources:
                 if live is not None:
                     os.close(live.fd)
                 return given
-            self.note(WARNING, "SEED_SOURCE_MISSING", f"SeedFrom={entry.seed_from} does not exist.")
+            self.note(WARNING, f"SeedFrom={entry.seed_from} does not exist.", "SEED_SOURCE_MISSING")
         if live is not None:
             return live
         if link:

@@ -158,8 +158,8 @@ class Watch:
     """Reports every few seconds how far a long copy is, which may take a tenth of the time and not more; ends
     one that stands still."""
 
-    def __init__(self, top: str, total: Summary, label: str, say: Callable[[str], None]) -> None:
-        self.top, self.total, self.label, self.say = top, total, label, say
+    def __init__(self, top: str, total: Summary, label: str, status: Callable[[str], None]) -> None:
+        self.top, self.total, self.label, self.status = top, total, label, status
         self.clock = _Clock()
         self.next = time.monotonic() + FIRST_LOOK
 
@@ -175,7 +175,7 @@ class Watch:
             now = replace(self.clock.last)
         total = self.total
         percent = min(99, now.bytes * 100 // total.bytes) if total.bytes else 0
-        self.say(
+        self.status(
             f"Copying {self.label}: {now.files} of {total.files} files, "
             f"{size(now.bytes)} of {size(total.bytes)} ({percent} %)"
         )

@@ -8,7 +8,7 @@ import stat
 
 from persist.boot.paths import escape, parents
 from persist.errors import PersistError
-from persist.log import NOTICE, WARNING
+from persist.note import NOTICE, WARNING
 from persist.seed.attempt import Attempt
 from persist.seed.copy import Source, copy_attributes
 from persist.seed.intent import Intent
@@ -44,9 +44,9 @@ class Upper(Attempt):
             if adopted:
                 self.note(
                     NOTICE,
-                    "ENTRY_ADOPTED",
                     f"The changes of '{entry.path}' were already on the state volume and are used as they "
                     "are.",
+                    "ENTRY_ADOPTED",
                 )
                 self._complete()
                 store.work.remove("tree")
@@ -73,8 +73,8 @@ class Upper(Attempt):
                 if lost:
                     self.note(
                         WARNING,
-                        "SEED_DONE",
                         f"The volume cannot keep {', '.join(lost)} of '{self.entry.path}'.",
+                        "SEED_DONE",
                     )
         apply_owner(owner_of(self.entry), tree, "upper")
         tree.own("work").close()
@@ -110,7 +110,7 @@ class Upper(Attempt):
                 )
         elif below_mount:
             self.note(
-                WARNING, "SEED_SOURCE_MISSING", f"'{path}' does not exist: an empty directory is made there."
+                WARNING, f"'{path}' does not exist: an empty directory is made there.", "SEED_SOURCE_MISSING"
             )
         else:
             live = self.live.node(path)
@@ -125,8 +125,8 @@ class Upper(Attempt):
                     )
             self.note(
                 WARNING,
-                "SEED_SOURCE_MISSING",
                 f"'{path}' does not exist in the image: an empty directory is made there.",
+                "SEED_SOURCE_MISSING",
             )
             there = LivePath(path, self.image, self.roots.links, self.roots.mounts, ", or use Method=bind")
             there.mount_point("directory")
@@ -139,7 +139,7 @@ class Upper(Attempt):
                 os.close(fd)
                 self.note(
                     WARNING,
-                    "SEED_DONE",
                     f"What was changed below '{path}' as a part of '{up}' is hidden from now on; it stays in "
                     f".persist/overlay/{escape(up)}/upper/{relative} on the state volume.",
+                    "SEED_DONE",
                 )

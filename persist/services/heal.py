@@ -150,7 +150,8 @@ class Round:
             )
         if reserve.is_full(self.path):
             reserve.make_room(self.uuid, self.path)
-        reopen.say_reopened()
+        for note in reopen.reopened():
+            log.say(note)
 
     def _put_back(self) -> None:
         """Where there is room, what is to be noted is noted, and the reserve is put back. Raises PersistError

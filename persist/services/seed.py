@@ -10,9 +10,10 @@ from persist.boot.load import Loaded, load
 from persist.boot.paths import MOUNT_ENTRIES, SEEDED, VOLUME
 from persist.entries import stores
 from persist.errors import PersistError
-from persist.log import DEBUG, INFO, NOTICE, log, log_error
+from persist.log import DEBUG, INFO, NOTICE, log, log_error, notify_status, say
 from persist.record import Record
-from persist.seed.seed import Result, Roots, SeedRequest, image_version, seed
+from persist.seed.request import Result, Roots, SeedRequest, fields, image_version
+from persist.seed.seed import seed
 from persist.seed.store import explain
 from persist.system.safepath import Dir
 
@@ -59,9 +60,8 @@ def find(loaded: Loaded, escaped_name: str) -> SeedRequest:
 
 
 def _report(entry: SeedRequest, result: Result) -> None:
-    fields = {"PERSIST_PATH": entry.path, "PERSIST_METHOD": entry.method, "PERSIST_SOURCE": entry.source}
     for note in result.notes:
-        log(note.priority, note.text, note.message_id, **fields)
+        say(note)
     how = {
         "present": "was seeded before",
         "adopted": "was already on the state volume",
@@ -70,7 +70,8 @@ def _report(entry: SeedRequest, result: Result) -> None:
         if result.source
         else "is ready for changes",
     }[result.state]
-    log(INFO if result.state == "present" else NOTICE, f"'{entry.path}' {how}.", "SEED_DONE", **fields)
+    priority = INFO if result.state == "present" else NOTICE
+    log(priority, f"'{entry.path}' {how}.", "SEED_DONE", **fields(entry))
 
 
 def _note(entry: SeedRequest, name: str) -> None:
@@ -87,9 +88,7 @@ def _note(entry: SeedRequest, name: str) -> None:
             f"'{entry.path}' is not used as it is on the state volume: {error.message}",
             hint=error.hint,
             message_id="ENTRY_FAILED",
-            PERSIST_PATH=entry.path,
-            PERSIST_METHOD=entry.method,
-            PERSIST_SOURCE=entry.source,
+            **fields(entry),
         ) from e
 
 
@@ -118,8 +117,7 @@ def main(escaped_name: str) -> int:
                 DEBUG,
                 f"'{entry.path}' is not seeded: overlays and binds are not mounted on this boot.",
                 "FALLBACK",
-                PERSIST_PATH=entry.path,
-                PERSIST_METHOD=entry.method,
+                **fields(entry),
             )
             return 0
         if not os.path.ismount(VOLUME):
@@ -129,7 +127,8 @@ def main(escaped_name: str) -> int:
                 hint="See 'systemctl status persist-volume.service'.",
                 PERSIST_PATH=entry.path,
             )
-        _report(entry, seed(entry, Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))))
+        roots = Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))
+        _report(entry, seed(entry, roots, notify_status))
         _note(entry, escaped_name)
         _say_seeded(escaped_name)
     except PersistError as e:

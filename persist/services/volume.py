@@ -80,7 +80,8 @@ def _beside(loaded: Loaded, result: Outcome, *, takes_writes: bool) -> None:
         if takes_writes and reserve.is_full(VOLUME):
             # An overlay on a full volume comes up read-only, and says so nowhere but in the kernel's log.
             reserve.make_room(result.uuid)
-            reopen.say_reopened()
+            for note in reopen.reopened():
+                log.say(note)
     except (PersistError, OSError) as e:
         log.log(log.WARNING, f"Nobody knows whether the state volume is full: {e}", "FAILED", **fields)
     try:
@@ -131,9 +132,9 @@ def _run(result: Outcome) -> int:
         status = fallback.fall_back(config, result)
     if result.kind != "none":
         _beside(loaded, result, takes_writes=takes_writes)
-    problems, said = bring_up(loaded, result)
+    problems, said = bring_up(loaded, result, log.notify_status)
     if said is not None:
-        log.log(said[0], said[1], "MACHINE_ID_KEPT")
+        log.say(said)
     for problem in problems:
         log.log_error(problem)
     if config.netdev and result.kind in outcome.REAL:

@@ -42,7 +42,7 @@ def overlay() -> None:
 
 def boot(loaded: Loaded) -> list[str]:
     """What persist-volume.service has to say."""
-    problems, _ = bring_up(loaded, Outcome("btrfs"))
+    problems, _ = bring_up(loaded, Outcome("btrfs"), print)
     return [str(p) for p in problems]
 
 

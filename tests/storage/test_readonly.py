@@ -99,7 +99,7 @@ def test_all_of_it_is_shown_and_nothing_is_written() -> None:
     loaded = machine()
     before = sh(f"find {REAL} -printf '%p %m %U %G %T@ %C@ %s\\n' | sort")
     for _ in range(2):
-        assert prepare(loaded) == []
+        assert prepare(loaded, print) == []
         assert mount_seeded(loaded) == []
     Path(paths.MOUNT_ENTRIES).touch()
     assert seed_service.main("opt-new") == 0  # the volume does not know it
@@ -148,7 +148,7 @@ def test_all_of_it_is_shown_and_nothing_is_written() -> None:
 @own_machine
 def test_the_unit_of_an_overlay_shows_the_same() -> None:
     loaded = machine()
-    assert prepare(loaded) == []
+    assert prepare(loaded, print) == []
     mount_unit(loaded, "srv-over.mount")
     assert text("/srv/over/changed") == "volume" and not os.path.lexists("/srv/over/deleted")
     Path("/srv/over/new").touch()
@@ -158,7 +158,7 @@ def test_the_unit_of_an_overlay_shows_the_same() -> None:
 @own_machine
 def test_without_the_volume_the_units_have_what_they_need() -> None:
     loaded = machine(real=False)
-    assert prepare(loaded) == [] and mount_seeded(loaded) == []
+    assert prepare(loaded, print) == [] and mount_seeded(loaded) == []
     Path(paths.MOUNT_ENTRIES).touch()
     assert seed_service.main("srv-over") == 0
     mount_unit(loaded, "srv-over.mount")
@@ -177,7 +177,7 @@ rm -r srv/link; ln -s /opt/secret srv/link
 rm srv/file; mkfifo srv/file
 rm -r .persist/overlay/srv-over/upper; ln -s /opt/secret .persist/overlay/srv-over/upper
 mount -o remount,ro {REAL}""")
-    problems = prepare(loaded)
+    problems = prepare(loaded, print)
     assert [p.fields["PERSIST_PATH"] for p in problems] == [
         "/srv/file",
         "/srv/link",
@@ -219,7 +219,7 @@ mount -t overlay -o $o,$layers overlay /srv/over/bound""")
     )
     assert [p.mounted_early for p in loaded.plan.entries if p.path.startswith("/srv/over")] == [True, True]
     for _ in range(2):
-        assert set_options(loaded) == [] and prepare(loaded) == [] and mount_seeded(loaded) == []
+        assert set_options(loaded) == [] and prepare(loaded, print) == [] and mount_seeded(loaded) == []
     assert text("/srv/over/bound/f") == text(f"{paths.VOLUME}/srv/over/bound/f") == "volume"
     assert len([m for m in mountinfo.mounts("/srv/over") if m.mount_point == "/srv/over"]) == 1
     states = {
@@ -234,6 +234,6 @@ def test_a_volume_that_is_no_memory_is_left_alone() -> None:
     """An initrd of old may have mounted it."""
     disk()
     loaded = registry(ENTRIES, cmdline="persist=ro")
-    problems = prepare(loaded)
+    problems = prepare(loaded, print)
     assert len(problems) == 1 and "is not memory" in str(problems[0])
     assert sorted(os.listdir(paths.STORE)) == sorted(store.DIRECTORIES)

@@ -154,7 +154,9 @@ def test_lost_attributes_are_said(rig: Rig, tmp_path: Path) -> None:
         small = Rig(tmp_path, plain)
         result = small.seed("/data")
         assert (plain / "data/f").read_text() == "x"
-        assert [n.text for n in result.notes] == ["The volume cannot keep some extended attributes of /data."]
+        assert [n.message for n in result.notes] == [
+            "The volume cannot keep some extended attributes of /data."
+        ]
 
 
 def test_upper_has_acl_and_attributes(rig: Rig) -> None:

@@ -84,7 +84,7 @@ def test_each_message_is_logged_by_something() -> None:
 
 
 def test_names_by_position() -> None:
-    """log(priority, text, name): a typo would be a KeyError on a machine first."""
+    """log(priority, text, name), and so for notes: a typo would be a KeyError on a machine first."""
     for path in sorted((TOP / "persist").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
@@ -95,7 +95,7 @@ def test_names_by_position() -> None:
                     if isinstance(node.func, ast.Name)
                     else ""
                 )
-                third = node.args[2] if name == "log" and len(node.args) > 2 else None
+                third = node.args[2] if name in ("log", "Note", "note") and len(node.args) > 2 else None
                 if isinstance(third, ast.Constant):
                     assert third.value in MESSAGE_IDS, f"{path}:{node.lineno}"
 

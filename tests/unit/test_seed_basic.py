@@ -16,7 +16,8 @@ import pytest
 from persist.boot.paths import escape
 from persist.errors import PersistError
 from persist.seed import machine_id
-from persist.seed.seed import Result, Roots, image_version, seed
+from persist.seed.request import Result, Roots, image_version
+from persist.seed.seed import seed
 from persist.system.safepath import Dir, LinkRefused
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners of files need root")
