@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from persist.boot import paths
@@ -13,10 +14,11 @@ from persist.system.run import run
 from persist.verdict import judge as v
 
 
-def _environment() -> dict[str, str]:
-    """What PID 1 tells its generators and not its services, as far as a plan needs it."""
+def environment(command: Sequence[str] = ("systemd-detect-virt", "--container")) -> dict[str, str]:
+    """What PID 1 tells its generators and not its services, as far as a plan needs it; ``command`` prints the
+    kind of container that this is."""
     try:
-        kind = run("systemd-detect-virt", "--container", ok=(0, 1)).strip()
+        kind = run(*command, ok=(0, 1)).strip()
     except PersistError:
         kind = "none"
     return {} if kind in ("", "none") else {"SYSTEMD_VIRTUALIZATION": f"container:{kind}"}
@@ -44,7 +46,7 @@ def _health(volume: dict[str, Any], look: v.Look) -> list[v.Reason]:
 
 def current() -> tuple[v.Verdict, Loaded]:
     """The verdict of this moment."""
-    loaded = load("", _environment())
+    loaded = load("", environment())
     settled = as_seeded.settle(loaded)
     volume, look = v.read_volume(), v.Look()
     found = v.judge(loaded, volume, look, _health(volume, look))

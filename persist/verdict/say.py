@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 
-from persist import log
 from persist.boot import paths
 from persist.boot.load import Loaded
+from persist.log import safe
+from persist.note import DEBUG, ERR, NOTICE, WARNING, Note
 from persist.system.files import write_atomically
 from persist.verdict import judge as v
 
@@ -31,7 +32,7 @@ _REASONS = _OWN | {
     "heal-failed": "HEAL_FAILED",
     "entry-failed": "ENTRY_FAILED",
 }
-_PRIORITIES = {v.ONLINE: log.NOTICE, v.DEGRADED: log.WARNING, v.VOLATILE: log.ERR, v.OFF: log.NOTICE}
+_PRIORITIES = {v.ONLINE: NOTICE, v.DEGRADED: WARNING, v.VOLATILE: ERR, v.OFF: NOTICE}
 
 
 def summary(found: v.Verdict) -> str:
@@ -54,9 +55,11 @@ def summary(found: v.Verdict) -> str:
     return f"Persistent state is off: {first}"
 
 
-def notices(found: v.Verdict, *, console: bool) -> None:
-    """Console, and the texts before and after login; taken away again when all is well."""
-    line = log.safe(summary(found) + " See 'persistctl status'.") + "\n"
+def notices(found: v.Verdict, console: str) -> list[Note]:
+    """Show the verdict in the texts before and after login, which are taken away again when all is well, and
+    on ``console``, where that is not ''. Returns what could not be done."""
+    notes = []
+    line = safe(summary(found) + " See 'persistctl status'.") + "\n"
     loud = found.verdict in (v.DEGRADED, v.VOLATILE)
     for path in NOTICES:
         try:
@@ -66,65 +69,76 @@ def notices(found: v.Verdict, *, console: bool) -> None:
             elif os.path.lexists(path):
                 os.unlink(path)
         except OSError as e:
-            log.log(log.WARNING, f"{path} cannot be kept up to date: {e}", "FAILED", PERSIST_PATH=path)
+            notes.append(
+                Note(WARNING, f"{path} cannot be kept up to date: {e}", "FAILED", {"PERSIST_PATH": path})
+            )
     if loud and console:
         try:
-            with open(CONSOLE, "w", encoding="utf-8") as screen:
+            with open(console, "w", encoding="utf-8") as screen:
                 screen.write("\n*** " + line)
         except OSError as e:
-            log.log(log.DEBUG, f"No console to write to: {e}", "FAILED")
+            notes.append(Note(DEBUG, f"No console to write to: {e}", "FAILED"))
+    return notes
 
 
-def journal(found: v.Verdict, loaded: Loaded | None) -> None:
-    """The verdict with its reasons, and what is wrong with the registry; ``loaded`` is None where nobody
-    could read that."""
-    for problem in loaded.problems if loaded is not None else ():
-        if problem.code != "ENTRY_ELSEWHERE":  # the verdict has looked, and says more
-            log.log(
-                problem.level,
-                str(problem),
-                problem.code,
-                PERSIST_SOURCE=problem.where,
-                PERSIST_PATH=problem.path,
-            )
-    for notice in found.notices:
-        log.log(
-            log.NOTICE,
-            notice.message,
-            "ENTRY_ADOPTED" if notice.code == "method" else "ENTRY_ELSEWHERE",
-            PERSIST_PATH=notice.path,
-            PERSIST_SOURCE=next((e.source for e in found.entries if e.path == notice.path), ""),
+def _of_registry(loaded: Loaded) -> list[Note]:
+    return [
+        Note(
+            problem.level,
+            str(problem),
+            problem.code,
+            {"PERSIST_SOURCE": problem.where, "PERSIST_PATH": problem.path},
         )
-    log.log(
-        _PRIORITIES[found.verdict],
-        summary(found),
-        _MESSAGES[found.verdict],
-        PERSIST_VERDICT=found.verdict,
-        PERSIST_DEVICE=str(found.volume.get("device", "")),
-        PERSIST_REASON=found.reasons[0].code if found.reasons else "",
-    )
-    for number, reason in enumerate(found.reasons):
-        if reason.code in _OWN or number and reason.code != "registry":
-            log.log(
-                log.WARNING,
-                f"{reason.message} {reason.hint}".rstrip(),
-                _REASONS.get(reason.code, "FAILED"),
-                PERSIST_PATH=reason.path,
-                PERSIST_REASON=reason.code,
-            )
-    if loaded is None:
-        return
+        for problem in loaded.problems
+        if problem.code != "ENTRY_ELSEWHERE"  # the verdict has looked, and says more
+    ]
+
+
+def _of_initrd(loaded: Loaded) -> list[Note]:
+    notes = []
     for name in v.stale_early(loaded):
         try:
             path = paths.unescape(name)
         except ValueError:
             path = name  # nothing of ours has such a name
-        log.log(
-            log.WARNING,
-            f"The initrd mounted {path}, which the registry does not ask for. Run 'update-initramfs -u'.",
-            "REGISTRY_PROBLEM",
-            PERSIST_PATH=path,
+        notes.append(
+            Note(
+                WARNING,
+                f"The initrd mounted {path}, which the registry does not ask for. Run 'update-initramfs -u'.",
+                "REGISTRY_PROBLEM",
+                {"PERSIST_PATH": path},
+            )
         )
     missing = v.initrd_stage_missing(loaded, loaded.facts)
     if missing:
-        log.log(log.WARNING, missing, "REGISTRY_PROBLEM")
+        notes.append(Note(WARNING, missing, "REGISTRY_PROBLEM"))
+    return notes
+
+
+def records(found: v.Verdict, loaded: Loaded | None) -> list[Note]:
+    """What the journal gets: what is wrong with the registry, the verdict, and its reasons. ``loaded`` is
+    None where no verdict could be made."""
+    notes = _of_registry(loaded) if loaded is not None else []
+    for notice in found.notices:
+        source = next((e.source for e in found.entries if e.path == notice.path), "")
+        name = "ENTRY_ADOPTED" if notice.code == "method" else "ENTRY_ELSEWHERE"
+        notes.append(
+            Note(NOTICE, notice.message, name, {"PERSIST_PATH": notice.path, "PERSIST_SOURCE": source})
+        )
+    fields = {
+        "PERSIST_VERDICT": found.verdict,
+        "PERSIST_DEVICE": str(found.volume.get("device", "")),
+        "PERSIST_REASON": found.reasons[0].code if found.reasons else "",
+    }
+    notes.append(Note(_PRIORITIES[found.verdict], summary(found), _MESSAGES[found.verdict], fields))
+    for number, reason in enumerate(found.reasons):
+        if reason.code in _OWN or number and reason.code != "registry":
+            notes.append(
+                Note(
+                    WARNING,
+                    f"{reason.message} {reason.hint}".rstrip(),
+                    _REASONS.get(reason.code, "FAILED"),
+                    {"PERSIST_PATH": reason.path, "PERSIST_REASON": reason.code},
+                )
+            )
+    return notes + (_of_initrd(loaded) if loaded is not None else [])

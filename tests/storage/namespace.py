@@ -12,6 +12,7 @@ import subprocess
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec
 
 import pytest
 
@@ -29,7 +30,7 @@ def sh(script: str) -> str:
     return subprocess.run(["sh", "-ec", script], check=True, capture_output=True, text=True).stdout
 
 
-def _inside(test: Callable[[], None]) -> None:
+def _inside(test: Callable[[], object]) -> None:
     if _libc.unshare(_CLONE_NEWNS) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
     sh("mount --make-rprivate /; for d in run srv opt; do mount -t tmpfs none /$d; done")
@@ -37,11 +38,14 @@ def _inside(test: Callable[[], None]) -> None:
     test()
 
 
-def own_machine(test: Callable[[], None]) -> Callable[[], None]:
+P = ParamSpec("P")
+
+
+def own_machine(test: Callable[P, None]) -> Callable[P, None]:
     """Decorates a test that runs in a child process; nothing that it mounts is seen, or left, outside."""
 
     @functools.wraps(test)
-    def run() -> None:
+    def run(*args: P.args, **more: P.kwargs) -> None:
         if os.geteuid() != 0 or not shutil.which("mount"):
             pytest.skip("mounts need root")
         read, write = os.pipe()
@@ -50,7 +54,7 @@ def own_machine(test: Callable[[], None]) -> Callable[[], None]:
             status = 1
             try:
                 os.close(read)
-                _inside(test)
+                _inside(functools.partial(test, *args, **more))
                 status = 0
             except BaseException:  # noqa: BLE001  # the parent shows it
                 with open(write, "w", encoding="utf-8", errors="backslashreplace") as f:

@@ -23,7 +23,7 @@ from persist.boot.load import Loaded
 from persist.boot.paths import BOOTED, PRIVATE, RESCUE, VOLUME
 from persist.services import volume as volume_service
 from persist.system import mountinfo
-from persist.verdict import announce, current, say
+from persist.verdict import announce, current
 from persist.verdict import judge as v
 from persist.volume.find import remembered, search
 from persist.volume.heal import health
@@ -131,9 +131,8 @@ class Machine:
 
         for module in (volume_service, current):
             setattr(module, "load", load)  # noqa: B010
-        setattr(current, "_environment", dict)  # noqa: B010
+        setattr(current, "environment", dict)  # noqa: B010
         setattr(announce, "run", run)  # noqa: B010
-        say.CONSOLE = "/dev/null"
         fallback._has_symlinks = lambda: (
             False
         )  # no stand-in is mounted, so that a second run finds the volume
@@ -211,6 +210,10 @@ def _better(truth: dict[str, bool], found: dict[str, Any]) -> list[str]:
     ]
 
 
+def _announce() -> int:
+    return announce.Announcer(console="/dev/null").announce()
+
+
 def _judged() -> dict[str, Any]:
     return current.current()[0].as_dict()
 
@@ -254,21 +257,21 @@ def _verdict(machine: Machine, site: Site, code: int) -> str:
     machine.namespace()
     volume_service.volume_main()
     if code != KILL:
-        announce.announce()  # online, and what it left must not stay
+        _announce()  # online, and what it left must not stay
     sh("umount /opt/data")
     machine.started.clear()
 
     def verify() -> str:
         injected = Faults(site, code)
-        status = announce.announce()
+        status = _announce()
         return f"{status} {injected.struck} {'persist-online.target' in machine.started}"
 
     said = Child(verify).wait()
     wrong = [] if said in (str(KILLED), "0 True False", "1 True False") else [f"the service: {said}"]
-    if os.path.exists(announce.ONLINE_FLAG):
+    if os.path.exists(paths.ONLINE):
         wrong.append("the flag online is there")
-    if os.path.exists(announce.STATE):
-        wrong += _better(machine.truth(), json.loads(Path(announce.STATE).read_text(encoding="utf-8")))
+    if os.path.exists(paths.STATE):
+        wrong += _better(machine.truth(), json.loads(Path(paths.STATE).read_text(encoding="utf-8")))
     if said != str(KILLED) and not os.path.exists(BOOTED):
         wrong.append("the boot is not over")
     return "; ".join(wrong)
@@ -283,7 +286,7 @@ def _sites(machine: Machine, work: Callable[[], object]) -> str:
         return json.dumps(list(injected.seen))
 
     machine.namespace()
-    if work is announce.announce:
+    if work is _announce:
         volume_service.volume_main()
         sh("umount /opt/data")
     return Child(dry).wait()
@@ -294,7 +297,7 @@ def _half(node: str, which: int) -> str:
     machine = Machine(node)
     assert not Child(machine.fill).wait()
     wrong, count = [], 0
-    for work, one in ((volume_service.volume_main, _boot), (announce.announce, _verdict)):
+    for work, one in ((volume_service.volume_main, _boot), (_announce, _verdict)):
         sites = json.loads(Child(partial(_sites, machine, work)).wait())
         for number, site in enumerate(map(tuple, sites)):
             for code in faults.errors(site, number):
