@@ -4,6 +4,7 @@ it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import stat
@@ -123,20 +124,21 @@ def test_a_program_is_followed() -> None:
         runner.follow("sleep", "1000", tick=lambda: "enough", every=0.01)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files() -> Iterator[None]:
     """No file may be longer than a few words: what is copied fits, the list of it and the marker do not."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("method", ["bind", "symlink", "overlay"])
 def test_what_fails_in_the_middle_costs_the_entry_and_is_tidied(rig: Rig, method: str) -> None:
     rig.put("/srv/data/file", "text")
-    with pytest.raises(PersistError, match="File too large") as caught:
+    with pytest.raises(PersistError, match="File too large") as caught, small_files():
         rig.seed("/srv/data", method)
     assert caught.value.message_id == "SEED_FAILED" and caught.value.fields["PERSIST_PATH"] == "/srv/data"
     assert left(rig) == []
