@@ -14,7 +14,7 @@ from importlib import import_module
 
 from persist.errors import PersistError
 from persist.messages import MESSAGE_IDS
-from persist.note import DEBUG, ERR, INFO, NOTICE, WARNING, Note
+from persist.note import DEBUG, ERR, INFO, NOTICE, WARNING, Note, of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def say(note: Note) -> None:
 
 def log_error(error: PersistError, *, priority: int = ERR) -> None:
     """Write the record of an exception that was caught where it is to be logged."""
-    log(priority, str(error), error.message_id, **error.fields)
+    say(of(error, priority))
 
 
 _REST = 300  # seconds for what a service has to do after a wait

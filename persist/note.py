@@ -7,15 +7,14 @@ calls it as it goes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from persist.errors import PersistError
 from persist.record import Record, made
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Say = Callable[["Note"], None]
-    # What a long step is doing, and for how many seconds somebody asked us to wait: log.notify_status().
-    Status = Callable[[str, float], None]
+Say = Callable[["Note"], None]
+# What a long step is doing, and for how many seconds somebody asked us to wait: log.notify_status().
+Status = Callable[[str, float], None]
 
 ERR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7  # syslog(3)
 
@@ -28,3 +27,8 @@ class Note(Record):
     message: str
     message_id: str
     fields: dict[str, str] = made(dict)
+
+
+def of(error: PersistError, priority: int = ERR) -> Note:
+    """The note of an exception that was caught where it is to be said."""
+    return Note(priority, str(error), error.message_id, error.fields)

@@ -90,6 +90,16 @@ class Facts:
         """The last value of a kernel command line option, '' for a bare word, None when it is not there."""
         return option(self.cmdline, key)
 
+    @property
+    def mode(self) -> str:
+        """What ``persist=`` asks of this boot: on, ro, volatile or off.
+
+        Whoever writes a word there wants less than usual, so one that this version does not know means
+        volatile: the disks are left alone.
+        """
+        word = self.option("persist")
+        return (word or "on") if word in (None, "", "on", "off", "ro") else "volatile"
+
 
 def option(cmdline: str, key: str) -> str | None:
     """The last value of ``key=`` on a kernel command line; quotes are taken away as PID 1 does."""
@@ -202,7 +212,7 @@ def why_nothing(facts: Facts) -> str:
         return "in the initrd, where persist-early does the work"
     if facts.container:
         return "in a container (%s), where the engine keeps the volumes" % facts.container
-    if facts.option("persist") == "off":
+    if facts.mode == "off":
         return "persist=off on the kernel command line"
     if not facts.enabled:
         return "persist-setup.target is not enabled"

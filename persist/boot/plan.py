@@ -330,7 +330,7 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
         result.reason = "the registry has no entries"
         return result
     result.fstab = facts.fstab
-    result.read_only = facts.option("persist") == "ro"
+    result.read_only = facts.mode == "ro"
     result.net = config.netdev
     result.entries, result.outside = accept(config, registry, facts)
     accepted = {p.path: p for p in result.entries}

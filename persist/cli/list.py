@@ -34,10 +34,11 @@ def _this_boot(facts: Facts) -> str:
     of them."""
     from persist.volume import mode
 
-    word = mode.volatile_word(facts)
-    if word:
-        return f"Nothing is kept on this boot: {mode.explain(word)[0]}"
-    return f"What this boot writes is not kept: {mode.READ_ONLY[1]}" if mode.read_only(facts) else ""
+    why = mode.why(facts)
+    if why is None:
+        return ""
+    what = "What this boot writes is not kept" if facts.mode == "ro" else "Nothing is kept on this boot"
+    return f"{what}: {why.message}"
 
 
 def _row(declared: Entry, state: str, reason: str) -> dict[str, str]:

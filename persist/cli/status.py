@@ -12,6 +12,7 @@ from persist.errors import PersistError
 
 if TYPE_CHECKING:
     from persist.verdict.judge import Verdict
+    from persist.volume.outcome import Outcome
 
 EXIT = {"online": 0, "off": 0, "degraded": 1, "volatile": 2}
 UNITS = (
@@ -54,21 +55,21 @@ def _mib(number: int) -> str:
     return f"{number >> 20} MiB"
 
 
-def _volume(volume: dict[str, Any]) -> list[tuple[str, str]]:
+def _volume(volume: Outcome) -> list[tuple[str, str]]:
     """What there is to say of the volume, label and text, the disks and their space where it is a btrfs that
     we may look at."""
-    kind = volume.get("kind", "none")
+    kind = volume.kind
     if kind == "none":
         return [("Volume", "none")]
-    mode = "read-only" if volume.get("read_only") else "writable"
+    mode = "read-only" if volume.read_only else "writable"
     memory = " (in memory, lost at power-off)" if kind == "tmpfs" else ""
     lines = [
         (
             "Volume",
-            f"{kind} {volume.get('device', '')} {volume.get('uuid', '')}".rstrip() + f", {mode}{memory}",
+            f"{kind} {volume.device} {volume.uuid}".rstrip() + f", {mode}{memory}",
         )
     ]
-    for other in volume.get("others", []):
+    for other in volume.others:
         lines.append(
             (
                 "Beside",
@@ -135,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name, text in _units():
         print(show.safe(f"   Unit: {name}: {text}"))
     if found.entries:
-        kind = str(found.volume.get("kind", "none"))
+        kind = found.volume.kind
         print()
         show.table(
             ("PATH", "METHOD", "STATE", "DECLARED IN"),

@@ -7,12 +7,12 @@ from __future__ import annotations
 import os
 
 from persist.boot import paths
-from persist.boot.load import load
 from persist.boot.plan import Planned
 from persist.entries import as_seeded, stores
 from persist.entries.bind import failure, hold, mount_bind
 from persist.errors import PersistError
-from persist.log import DEBUG, ERR, log, log_error
+from persist.log import DEBUG, ERR, log, log_error, say
+from persist.services.running import running
 
 
 def _why_not(planned: Planned) -> str:
@@ -37,7 +37,8 @@ def _bind(planned: Planned, *, net: bool) -> int:
         if net:
             from persist.volume.mount import netdev
 
-            netdev.note(planned.path)
+            for note in netdev.note(planned.path):
+                say(note)
         return 0
     if planned.entry.stale == "ro" and os.path.exists(paths.STALE):
         held = hold(planned)
@@ -52,7 +53,7 @@ def _bind(planned: Planned, *, net: bool) -> int:
 
 def main(escaped_name: str) -> int:
     """Mount the bind entry with this escaped path; returns the exit status of the service."""
-    loaded = load("", os.environ)
+    loaded = running()
     plan, settled = loaded.plan, as_seeded.settle(loaded)
     for planned in plan.entries:
         if planned.name == escaped_name and planned.path in settled:

@@ -53,7 +53,7 @@ def _format_tagged(machine: Facts) -> int:
         if seen is not None and seen >= asking:
             return failed
         seen = (seen or set()) | asking
-        more = format_claimed(disks, config, what_is_known(machine))
+        more = format_claimed(disks, config, what_is_known(machine, log.say))
         failed += more
         if more and blockdev.udev_runs():
             # What we wrote to a disk that failed is an event, too, and must not start us again and again: its
@@ -81,22 +81,13 @@ def format_main() -> int:
                 PERSIST_REASON="not-enabled",
             )
             return 0
-        word = mode.volatile_word(machine)
-        if word:
+        why = mode.why(machine)
+        if why is not None:
             log.log(
                 log.NOTICE,
-                f"A disk may carry a claim, and nothing is formatted: {mode.explain(word)[0]}",
+                f"A disk may carry a claim, and nothing is formatted: {why.message}",
                 "CLAIM_REFUSED",
-                PERSIST_REASON="volatile",
-            )
-            return 0
-        if mode.read_only(machine):
-            log.log(
-                log.NOTICE,
-                "A disk may carry a claim, and nothing is formatted: persist=ro is on the kernel command "
-                "line.",
-                "CLAIM_REFUSED",
-                PERSIST_REASON="read-only",
+                PERSIST_REASON=why.code,
             )
             return 0
         return 1 if _format_tagged(machine) else 0

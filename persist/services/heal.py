@@ -189,7 +189,7 @@ class Round:
 
     def look(self) -> Act | None:
         """Mark, make room, and return what is to be done next. Raises PersistError and OSError."""
-        devices = in_kernel.settled(self.path)
+        devices = in_kernel.settled(self.path, log.say)
         self._say_lost(lost.mark_lost(self.uuid, devices))
         if all(m.ok for m in devices):
             if in_kernel.head(devices) is None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from persist.boot.facts import above
-from persist.boot.load import Loaded, load
+from persist.boot.load import Loaded
 from persist.boot.paths import MOUNT_ENTRIES, SEEDED, VOLUME
 from persist.entries import stores
 from persist.errors import PersistError
@@ -15,6 +15,7 @@ from persist.record import Record
 from persist.seed.request import Result, Roots, SeedRequest, fields, image_version
 from persist.seed.seed import seed
 from persist.seed.store import explain
+from persist.services.running import running
 from persist.system.safepath import Dir
 
 
@@ -106,7 +107,7 @@ def _say_seeded(name: str) -> None:
 def main(escaped_name: str) -> int:
     """Seed the entry with this escaped path; returns the exit status of the service."""
     try:
-        loaded = load("", os.environ)
+        loaded = running()
         entry = find(loaded, escaped_name)
         if entry.method not in ("overlay", "bind", "symlink"):
             return 0

@@ -4,12 +4,11 @@ boot."""
 
 from __future__ import annotations
 
-import os
-
 from persist import log
-from persist.boot.load import Loaded, load
+from persist.boot.load import Loaded
 from persist.boot.paths import VOLUME
 from persist.errors import PersistError
+from persist.services.running import running
 from persist.system import mountinfo
 from persist.volume import mode, outcome, root_kept
 from persist.volume.find import remembered
@@ -50,6 +49,22 @@ def _where_it_lies(result: Outcome) -> None:
     result.memory = root_kept.lost(at, files=False) if at is not None else ""
 
 
+def make_room(result: Outcome, path: str = VOLUME) -> None:
+    """A volume that is full gets its reserve before anything is mounted from it. What fails is logged."""
+    from persist.entries import reopen
+    from persist.volume.space import reserve
+
+    try:
+        if reserve.is_full(path):
+            # An overlay on a full volume comes up read-only, and says so nowhere but in the kernel's log.
+            reserve.make_room(result.uuid, path)
+            for note in reopen.reopened():
+                log.say(note)
+    except (PersistError, OSError) as e:
+        fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid}
+        log.log(log.WARNING, f"Failed to see whether the state volume is full: {e}", "FAILED", **fields)
+
+
 def _beside(loaded: Loaded, result: Outcome, *, takes_writes: bool) -> None:
     """What comes with a volume: the image for the entries, the public name, swap space."""
     config = loaded.config
@@ -72,18 +87,10 @@ def _beside(loaded: Loaded, result: Outcome, *, takes_writes: bool) -> None:
     _note_known(result)
     if result.read_only or result.kind != BTRFS:
         return
-    from persist.entries import reopen
     from persist.volume.mount import swap
-    from persist.volume.space import reserve
 
-    try:
-        if takes_writes and reserve.is_full(VOLUME):
-            # An overlay on a full volume comes up read-only, and says so nowhere but in the kernel's log.
-            reserve.make_room(result.uuid)
-            for note in reopen.reopened():
-                log.say(note)
-    except (PersistError, OSError) as e:
-        log.log(log.WARNING, f"Nobody knows whether the state volume is full: {e}", "FAILED", **fields)
+    if takes_writes:
+        make_room(result)
     try:
         # Not what the kernel has a name for: udev tells it about members that are left out, too.
         wrong = swap.enable([m.node for m in in_kernel.glance(VOLUME) if m.ok], config)
@@ -98,7 +105,7 @@ def _run(result: Outcome) -> int:
     from persist.entries.bring_up import bring_up
 
     stores.clear()
-    loaded = load("", os.environ)  # the verdict says what is wrong with it
+    loaded = running()
     config, machine = loaded.config, loaded.facts
     result.on_root(root_kept.look())
     if config.netdev and not loaded.plan.net:
@@ -108,28 +115,29 @@ def _run(result: Outcome) -> int:
             "Name the services of an entry in Services=.",
         )
         return 0
-    told = what_is_known(machine)
+    told = what_is_known(machine, log.say)
     status, takes_writes = 0, False
     at = mountinfo.at(VOLUME)
-    word = mode.volatile_word(machine)
     # What the initrd put on top of the volume stays usable, and where an earlier run of ours ended nothing is
     # taken away.
     fresh = at is None or (outcome.read() is None and not taken_over.early_entries())
     if at is not None:
-        taken_over.keep(config, machine, told, result, at)
-        strange.put_down(result, told)
-    elif word:
-        result.because("volatile", *mode.explain(word))
-        fallback.tmpfs(result)
-    elif mode.read_only(machine):
-        find_and_mount.read_only_below(config, told, result)
+        taken_over.keep(config, machine, told, result, at, log.say)
+        strange.put_down(result, told, log.say)
+    elif machine.mode == "volatile":
+        why = mode.why(machine)
+        assert why is not None
+        result.because_of(why)
+        fallback.tmpfs(result, log.say)
+    elif machine.mode == "ro":
+        find_and_mount.read_only_below(config, told, result, log.say, log.notify_status)
     else:
-        find_and_mount.find_and_mount(config, told, result, enabled=machine.enabled)
+        find_and_mount.for_writing(config, told, result, log.say, log.notify_status, enabled=machine.enabled)
     if result.kind in outcome.REAL:
         _where_it_lies(result)
-        takes_writes = writable.takes_writes(result, fresh=fresh)
+        takes_writes = writable.takes_writes(result, log.say, fresh=fresh)
     if result.kind == "none":
-        status = fallback.fall_back(config, result)
+        status = fallback.fall_back(config, result, log.say)
     if result.kind != "none":
         _beside(loaded, result, takes_writes=takes_writes)
     problems, said = bring_up(loaded, result, log.notify_status)
@@ -140,12 +148,13 @@ def _run(result: Outcome) -> int:
     if config.netdev and result.kind in outcome.REAL:
         from persist.volume.mount import netdev
 
-        netdev.note_all()
+        for note in netdev.note_all():
+            log.say(note)
     return status
 
 
-def _rescue(result: Outcome, error: Exception) -> None:
-    """Something nobody thought of: a root that keeps nothing still gets a place to write."""
+def rescue(result: Outcome, error: Exception) -> None:
+    """After an error that nothing has caught: a root that keeps nothing still gets a place to write."""
     text = str(error) if isinstance(error, PersistError) else f"{type(error).__name__}: {error}"
     log.log(log.ERR, f"The state volume could not be set up: {text}", "FAILED", PERSIST_REASON="failed")
     result.because(
@@ -163,12 +172,12 @@ def _rescue(result: Outcome, error: Exception) -> None:
         result.kind = "none"
         result.on_root(root_kept.look())
         if not result.root_kept:
-            fallback.tmpfs(result)
+            fallback.tmpfs(result, log.say)
             binds.bind_image()
         elif result.expected:
             from persist.entries import bind
 
-            for problem in bind.hold_stale(load("", os.environ)):
+            for problem in bind.hold_stale(running()):
                 log.log_error(problem)
     except (PersistError, OSError) as e:
         log.log(log.ERR, f"Nor could a tmpfs take its place: {e}", "FALLBACK", PERSIST_REASON="failed")
@@ -183,7 +192,7 @@ def volume_main() -> int:
         outcome.begin()
         status = _run(result)
     except Exception as e:  # noqa: BLE001  # whatever it is, it is said, and the boot goes on
-        _rescue(result, e)
+        rescue(result, e)
         status = 1
     try:
         outcome.write(result)

@@ -255,6 +255,11 @@ def probe(node: str, *where: str) -> dict[str, str]:
         if e.returncode == 8:
             return {"TYPE": "ambivalent"}
         raise
+    return parse_probe(text)
+
+
+def parse_probe(text: str) -> dict[str, str]:
+    """The properties that blkid(8) prints with -o export."""
     # Values are escaped for a shell (the backslash of "persist\ data"); none that we compare has anything to
     # escape.
     return dict(line.split("=", 1) for line in text.split("\n") if "=" in line)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from persist.boot import paths
 from persist.boot.load import Loaded, load
@@ -12,6 +11,7 @@ from persist.entries import as_seeded
 from persist.errors import PersistError
 from persist.system.run import run
 from persist.verdict import judge as v
+from persist.volume.outcome import Outcome
 
 
 def environment(command: Sequence[str] = ("systemd-detect-virt", "--container")) -> dict[str, str]:
@@ -24,10 +24,10 @@ def environment(command: Sequence[str] = ("systemd-detect-virt", "--container"))
     return {} if kind in ("", "none") else {"SYSTEMD_VIRTUALIZATION": f"container:{kind}"}
 
 
-def _health(volume: dict[str, Any], look: v.Look) -> list[v.Reason]:
+def _health(volume: Outcome, look: v.Look) -> list[v.Reason]:
     """What is not well with the volume itself, where one is mounted."""
     at = look.mount(paths.VOLUME)
-    if volume.get("kind") != "btrfs" or at is None or at.fstype != "btrfs":
+    if volume.kind != "btrfs" or at is None or at.fstype != "btrfs":
         return []
     from persist.system.btrfs import filesystem_uuid
     from persist.volume.heal.health import examine
@@ -67,7 +67,7 @@ def failed(error: Exception) -> v.Verdict:
     text = str(error) if isinstance(error, PersistError) else f"{type(error).__name__}: {error}."
     return v.Verdict(
         v.DEGRADED,
-        {"kind": "none"},
+        Outcome(),
         reasons=[
             v.Reason(
                 "verify-failed",

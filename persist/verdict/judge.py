@@ -13,7 +13,7 @@ from persist.boot.ini import ERROR
 from persist.boot.load import Loaded
 from persist.boot.plan import why_nothing
 from persist.reason import Reason as Reason
-from persist.record import Record, as_dict, made
+from persist.record import Record, as_dict, made, replace
 from persist.system.mountinfo import Mount
 from persist.verdict import remedies
 from persist.verdict.entry_state import EntryState, Here, entry_state, oddities
@@ -25,7 +25,7 @@ from persist.verdict.volume_reasons import ONLINE as ONLINE
 from persist.verdict.volume_reasons import VOLATILE as VOLATILE
 from persist.verdict.volume_reasons import expected_volume, unprotected, volume_gone, volume_reasons
 from persist.verdict.volume_reasons import read_volume as read_volume
-from persist.volume.outcome import REAL
+from persist.volume.outcome import REAL, Kind, Outcome
 
 HOOK = "/usr/share/initramfs-tools/hooks/persist"  # of the stage in the initrd
 
@@ -35,7 +35,7 @@ class Verdict(Record, frozen=False):
     cost nothing."""
 
     verdict: str
-    volume: dict[str, Any]
+    volume: Outcome
     entries: list[EntryState] = made(list)
     reasons: list[Reason] = made(list)
     notices: list[Reason] = made(list)
@@ -45,8 +45,8 @@ class Verdict(Record, frozen=False):
         return {
             "version": 1,
             "verdict": self.verdict,
-            "device": self.volume.get("device", ""),
-            "volume": self.volume,
+            "device": self.volume.device,
+            "volume": as_dict(self.volume),
             "entries": [as_dict(e) for e in self.entries],
             "reasons": [as_dict(r) for r in self.reasons],
             "notices": [as_dict(r) for r in self.notices],
@@ -61,7 +61,7 @@ def _off(loaded: Loaded) -> str:
     return why
 
 
-def _still_mounted(volume: dict[str, Any], look: Look, why: str) -> Verdict | None:
+def _still_mounted(volume: Outcome, look: Look, why: str) -> Verdict | None:
     """Paths that the volume covers although nothing is asked of persist: an initrd from before, or a switch
     turned off while it runs."""
     covered = sorted(m.mount_point for m in look.every if m.upper.startswith(f"{paths.STORE}/overlay/"))
@@ -80,19 +80,16 @@ def _still_mounted(volume: dict[str, Any], look: Look, why: str) -> Verdict | No
     )
 
 
-def _as_it_is_now(volume: dict[str, Any], look: Look, at: Mount | None) -> dict[str, Any]:
+def _as_it_is_now(volume: Outcome, look: Look, at: Mount | None) -> Outcome:
     """The record of the volume, read-only where it takes no writes by now: a filesystem with errors turns so
     long after it was mounted, and a subvolume may be set so at any time."""
-    kind = str(volume.get("kind", "none"))
-    protected = look.read_only(at) if kind in (*REAL, "root") and at is not None else None
+    protected = look.read_only(at) if volume.kind in (*REAL, "root") and at is not None else None
     if protected is None:
         return volume
-    words = (
-        {}
-        if volume.get("reason")
-        else {"reason": protected.code, "message": protected.message, "hint": protected.hint}
-    )
-    return volume | {"read_only": True} | words
+    now = replace(volume, read_only=True)
+    if not now.reason:
+        now.because(protected.code, protected.message, protected.hint)
+    return now
 
 
 def _failed(entries: Iterable[EntryState]) -> Iterator[Reason]:
@@ -103,19 +100,17 @@ def _failed(entries: Iterable[EntryState]) -> Iterator[Reason]:
             yield Reason("entry-failed", f"{e.path} {e.reason}.", hint, e.path)
 
 
-def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[Reason] = ()) -> Verdict:
+def judge(loaded: Loaded, volume: Outcome, look: Look, health: Iterable[Reason] = ()) -> Verdict:
     """Compare the plan with the machine. ``health`` is what is wrong with the volume itself
     (volume/heal/health.py)."""
     why = _off(loaded)
     if why:
         reason = Reason("off", f"persist does nothing on this boot: {why}.")
-        found = _still_mounted(volume, look, reason.message) or Verdict(
-            OFF, {"kind": "none"}, reasons=[reason]
-        )
+        found = _still_mounted(volume, look, reason.message) or Verdict(OFF, Outcome(), reasons=[reason])
         found.entries = off(loaded, why)
         return found
     at = look.mount(paths.VOLUME)
-    kind = str(volume.get("kind", "none"))
+    kind: Kind = volume.kind
     volume = _as_it_is_now(volume, look, at)
     word, reasons = volume_reasons(volume, expected_volume(loaded))
     gone = volume_gone(kind, at)
@@ -126,7 +121,7 @@ def judge(loaded: Loaded, volume: dict[str, Any], look: Look, health: Iterable[R
     if open_volume is not None:
         reasons.append(open_volume)
     reasons += health
-    if kind in REAL and volume.get("read_only") and not look.exists(paths.MOUNT_ENTRIES):
+    if kind in REAL and volume.read_only and not look.exists(paths.MOUNT_ENTRIES):
         kind = "root"  # beside a volume that took no writes, entries were left to the root filesystem
     here = Here(look, at, kind, loaded.config.mount)
     entries = [entry_state(planned, here) for planned in loaded.plan.entries]

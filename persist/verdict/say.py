@@ -41,13 +41,10 @@ def summary(found: v.Verdict) -> str:
     more = f" (and {len(found.reasons) - 1} more)" if len(found.reasons) > 1 else ""
     match found.verdict:
         case v.ONLINE:
-            return (
-                f"Persistent state is online ({found.volume.get('device') or found.volume.get('kind', '')})."
-            )
+            return f"Persistent state is online ({found.volume.device or found.volume.kind})."
         case v.VOLATILE:
-            lost = found.volume.get("kind") == "tmpfs" or any(
-                found.volume.get(key) for key in ("root_read_only", "root_memory", "memory")
-            )
+            volume = found.volume
+            lost = volume.kind == "tmpfs" or not volume.root_kept or bool(volume.memory)
             fate = "is lost at power-off" if lost else "will be out of sight"
             return f"Persistent state is VOLATILE, what is written now {fate}: {first}{more}"
         case v.DEGRADED:
@@ -127,7 +124,7 @@ def records(found: v.Verdict, loaded: Loaded | None) -> list[Note]:
         )
     fields = {
         "PERSIST_VERDICT": found.verdict,
-        "PERSIST_DEVICE": str(found.volume.get("device", "")),
+        "PERSIST_DEVICE": found.volume.device,
         "PERSIST_REASON": found.reasons[0].code if found.reasons else "",
     }
     notes.append(Note(_PRIORITIES[found.verdict], summary(found), _MESSAGES[found.verdict], fields))

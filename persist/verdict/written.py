@@ -14,6 +14,7 @@ from persist.errors import PersistError
 from persist.reason import Reason
 from persist.verdict.entry_state import EntryState
 from persist.verdict.judge import Verdict
+from persist.volume import outcome
 
 STATE = paths.STATE
 
@@ -44,7 +45,7 @@ def read(path: str = STATE) -> tuple[Verdict, dict[str, Any]]:
             found = json.load(f)
         return Verdict(
             found["verdict"],
-            found["volume"],
+            outcome.of(found["volume"]),
             [EntryState(**e) for e in found["entries"]],
             [Reason(**r) for r in found["reasons"]],
         ), found

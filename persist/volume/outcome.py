@@ -8,11 +8,12 @@ import contextlib
 import json
 import os
 import time
-from typing import Literal
+from typing import Literal, get_args
 
 from persist.boot import paths
 from persist.boot.paths import MOUNT_ENTRIES, PERSISTENT
-from persist.record import Record, as_dict, made
+from persist.reason import Reason
+from persist.record import Record, as_dict, made, replace
 from persist.system.files import write_atomically
 from persist.volume.root_kept import Root
 
@@ -73,6 +74,10 @@ class Outcome(Record, frozen=False):
         """Say why this boot has no volume, or not as it should have."""
         self.reason, self.message, self.hint = reason, message, hint
 
+    def because_of(self, why: Reason) -> None:
+        """As because()."""
+        self.because(why.code, why.message, why.hint)
+
 
 def _remove(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
@@ -106,17 +111,43 @@ def write(outcome: Outcome) -> None:
     _remove(BEFORE)
 
 
+def of(found: object) -> Outcome:
+    """A record from what JSON has of it: what is left out has its default, and what is not known is left out.
+    Raises ValueError."""
+    if not isinstance(found, dict):
+        raise ValueError("it is not an object")
+    default = Outcome()
+    known = {}
+    for key, value in as_dict(default).items():
+        if key in found:
+            if type(found[key]) is not type(value):
+                raise ValueError(f"'{key}' has the wrong type")
+            known[key] = found[key]
+    result = replace(default, **known)
+    if result.kind not in get_args(Kind):
+        raise ValueError("its kind is not known")
+    if not all(isinstance(o, dict) and all(isinstance(v, str) for v in o.values()) for o in result.others):
+        raise ValueError("'others' has the wrong type")
+    return result
+
+
+def load(path: str = RECORD) -> Outcome:
+    """A record that was written. Raises OSError, and ValueError for one that is not ours."""
+    with open(path, encoding="utf-8") as f:
+        try:
+            return of(json.load(f))
+        except RecursionError as e:
+            raise ValueError("it goes too deep") from e
+
+
 def read() -> Outcome | None:
     """What an earlier run of this boot wrote, or None."""
     for path in (RECORD, BEFORE):
         try:
-            with open(path, encoding="utf-8") as f:
-                found = json.load(f)
-            found.pop("version")
-            return Outcome(**found)
+            return load(path)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError):
             return None  # not ours to trust any more; it is written again
     return None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Callable
 
 from persist.errors import CommandError
 from persist.record import Record
@@ -19,7 +20,6 @@ from persist.system import mountinfo
 from persist.system.mountinfo import MEMORY, Mount
 from persist.system.run import run
 
-_SYS = "/sys/dev/block"
 # systemd-volatile-root(8) mounts a tmpfs here for systemd.volatile=overlay, and takes it out of sight again.
 _SYSTEMD = "/run/systemd/overlay-sysroot/"
 _RAM = re.compile(r"(zram|ram)[0-9]+")
@@ -51,15 +51,6 @@ def look(path: str = "/") -> Root:
     return Root(shown, read_only, lost(at))
 
 
-def lost(at: Mount, *, files: bool = True, every: list[Mount] | None = None) -> str:
-    """Why what is written to a mount is lost at power-off, as in Root.memory. ``files``: the files of loop
-    devices count too. Raises OSError.
-
-    ``every`` are the mounts of this namespace, for those who have them.
-    """
-    return _Look(mountinfo.mounts() if every is None else every, files).mount(at)
-
-
 def _number(node: str) -> str:
     """The number of a device as mountinfo has it, '' where the path is none."""
     try:
@@ -69,11 +60,36 @@ def _number(node: str) -> str:
     return f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if stat.S_ISBLK(found.st_mode) else ""
 
 
+def _table(name: str) -> str:
+    """The table of a device of the device-mapper. Raises CommandError."""
+    return run("dmsetup", "table", name)
+
+
+class Devices(Record):
+    """Where block devices are looked at: the directory in sysfs that has them by number, what gives a node's
+    number, and what gives the table of a device of the device-mapper."""
+
+    directory: str = "/sys/dev/block"
+    number: Callable[[str], str] = _number
+    table: Callable[[str], str] = _table
+
+
+def lost(
+    at: Mount, *, files: bool = True, every: list[Mount] | None = None, devices: Devices | None = None
+) -> str:
+    """Why what is written to a mount is lost at power-off, as in Root.memory. ``files``: the files of loop
+    devices count too. Raises OSError.
+
+    ``every`` are the mounts of this namespace, for those who have them.
+    """
+    return _Look(mountinfo.mounts() if every is None else every, files, devices or Devices()).mount(at)
+
+
 class _Look:
     """One look from a mount down to what it lies on. ``every`` are the mounts that this namespace shows."""
 
-    def __init__(self, every: list[Mount], files: bool) -> None:
-        self.every, self.files, self.deep = every, files, 0
+    def __init__(self, every: list[Mount], files: bool, devices: Devices) -> None:
+        self.every, self.files, self.devices, self.deep = every, files, devices, 0
 
     def mount(self, at: Mount) -> str:
         self.deep += 1
@@ -84,8 +100,8 @@ class _Look:
         if at.fstype == "overlay":
             return self.overlay(at)
         # btrfs and others have numbers of their own: their first device is named.
-        number = _number(at.source) if at.device.startswith("0:") else at.device
-        return self.device(f"{_SYS}/{number}") if number else ""
+        number = self.devices.number(at.source) if at.device.startswith("0:") else at.device
+        return self.device(f"{self.devices.directory}/{number}") if number else ""
 
     def overlay(self, at: Mount) -> str:
         if "volatile" in at.super_options.split(","):
@@ -156,14 +172,14 @@ class _Look:
         that they lie on keep."""
         try:
             with open(f"{path}/dm/name", encoding="utf-8", errors="surrogateescape") as f:
-                table = run("dmsetup", "table", f.read().rstrip("\n")).split("\n")
+                table = self.devices.table(f.read().rstrip("\n")).split("\n")
         except (OSError, CommandError):
             table = []  # not installed: a snapshot is then taken for one that is persistent
         for words in (line.split(" ") for line in table):
             if (
                 words[2:3] == ["snapshot"] and len(words) > 5
             ):  # start length snapshot origin store P|N chunk (dm-snapshot, "snapshot.rst")
-                why = self.device(f"{_SYS}/{words[4]}")
+                why = self.device(f"{self.devices.directory}/{words[4]}")
                 if words[5].startswith("N"):
                     return f"on {name}, a snapshot that is not persistent"
                 return f"on {name}, a snapshot into what is {why}" if why else ""

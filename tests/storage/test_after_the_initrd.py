@@ -10,7 +10,7 @@ import pytest
 
 from .conftest import Make
 from .rig import LoopDisk
-from .services import READ_ONLY, services, uuid_of
+from .services import KNOWN, READ_ONLY, note_of, services, uuid_of
 
 
 def test_mounted_by_the_initrd(volume: LoopDisk) -> None:
@@ -62,7 +62,7 @@ def test_no_second_opinion_before_udev_has_seen_the_disk(volume: LoopDisk, make_
     other = make_disk(300)
     assert other.format().returncode == 0
     for before in (initrd(volume), initrd(volume, other), initrd(volume) + "; rm -r /run/udev"):
-        seen = services("volume", device=["UUID=elsewhere"], before=before)
+        seen = services("volume", device=[f"UUID={KNOWN}"], before=before)
         assert (seen.last["kind"], seen.last["reason"]) == ("btrfs", "")
 
 
@@ -90,7 +90,7 @@ def test_the_initrd_disagrees(
         device=[device.format(**names)],
         cmdline=cmdline.format(**names),
         before=initrd(volume, volume, other),
-        root=str(tmp_path),
+        root=tmp_path,
     )
     for last in seen.report:
         assert (last["kind"], last["device"], last["reason"], last["status"]) == (
@@ -102,7 +102,7 @@ def test_the_initrd_disagrees(
         assert said.format(**names) in last["message"] and "update-initramfs -u" in last["hint"]
         assert last["flags"] == ["mount-entries", "persistent"]
     assert seen.log.count(said.format(**names)) == 1, "said once"
-    assert not (tmp_path / "var").exists(), "it is not noted as the volume of this machine"
+    assert not note_of(tmp_path).exists(), "it is not noted as the volume of this machine"
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -110,12 +110,7 @@ def test_read_only_volume(volume: LoopDisk, early: bool) -> None:
     """On a writable root the entries stay there: an overlay with such an upper would not be mounted."""
     volume.replug("--read-only")
     before = initrd(volume, volume) if early else ""
-    held = (
-        "from persist.entries import bind as bind_entries; bind_entries.hold_stale = lambda loaded: "
-        "print('held', file=sys.stderr) or []"
-    )
-    seen = services("volume", "volume", device=[volume.node], before=before, python=held)
-    assert "held" in seen.log.splitlines(), "what services write on the root now would be a fork"
+    seen = services("volume", "volume", device=[volume.node], before=before)
     for last in seen.report:
         assert (last["kind"], last["read_only"], last["status"], last["reason"]) == (
             "btrfs",
@@ -123,7 +118,8 @@ def test_read_only_volume(volume: LoopDisk, early: bool) -> None:
             0,
             "volume-read-only",
         )
-        assert last["flags"] == [] and last["at"]["/mnt/state"][2] is True
+        assert last["flags"] == ["stale"], "what services write on the root now would be a fork"
+        assert last["at"]["/mnt/state"][2] is True
     assert (
         "can only be mounted read-only" in seen.log and "Entries are left to the root filesystem" in seen.log
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from persist.record import replace
 from persist.system import blockdev
 from persist.volume.heal import health, wipe
 from persist.volume.members import in_kernel
@@ -19,7 +20,7 @@ from persist.volume.ondisk import binding
 from .conftest import Make
 from .healing import MIB, check_whole, joiner, run_heal, single
 from .rig import LoopDisk, tool
-from .services import note_of, services
+from .services import services, write_note
 from .volumes import Volume
 
 MACHINE = "0a0b0c0d-1111-2222-3333-444444444444"
@@ -37,7 +38,8 @@ def copy(make: Make, disk: LoopDisk) -> LoopDisk:
 
 def bind(v: Volume, disk: LoopDisk) -> None:
     """As formatting binds a disk to this machine."""
-    disk.write(256, binding.encode(binding.of_machine(blockdev.by_node(disk.node), v.uuid)))
+    here = binding.of_machine(blockdev.by_node(disk.node), v.uuid)
+    disk.write(256, binding.encode(replace(here, dmi=v.dmi) if v.dmi else here))
 
 
 def contents(disk: LoopDisk) -> str:
@@ -87,23 +89,22 @@ def mirrored_elsewhere(place: Path, make: Make, *, alone: bool) -> tuple[Volume,
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("ours", [False, True])
 def test_a_copy_of_a_single_disk_that_was_mirrored_elsewhere(
-    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch, alone: bool, ours: bool
+    place: Path, make_disk: Make, alone: bool, ours: bool
 ) -> None:
     """It was copied over R, and nobody was asked."""
-    monkeypatch.setattr(binding, "machine_dmi", lambda: MACHINE)
     v, r, b = mirrored_elsewhere(place, make_disk, alone=alone)
+    v.dmi = MACHINE
     b.write(256, bytes(440 - 256))
     if ours:
         bind(v, r)
     root = place / "root"
-    note_of(root).parent.mkdir(parents=True)
-    note_of(root).write_text(v.uuid + "\n")
+    write_note(root, v.uuid)
     before = contents(b)
     seen = services(
         "volume",
         device=v.config.device,
-        root=str(root),
-        python=f"from persist.volume.ondisk import binding; binding.machine_dmi = lambda: '{MACHINE}'",
+        root=root,
+        dmi=MACHINE,
     )
     assert contents(b) == before
     if not ours:

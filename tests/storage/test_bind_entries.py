@@ -12,6 +12,7 @@ import pytest
 from persist.boot import paths
 from persist.entries.bind import hold_stale, mount_seeded
 from persist.errors import PersistError
+from persist.record import replace
 from persist.services import bind as bind_service
 from persist.system import mountinfo
 from persist.verdict import judge
@@ -235,7 +236,7 @@ def test_stale_entries_are_held_read_only() -> None:
     assert hold_stale(loaded) == [], "once"
     states = {
         e.path: e.state
-        for e in judge.judge(loaded, judge.read_volume() | {"expected": True}, judge.Look()).entries
+        for e in judge.judge(loaded, replace(judge.read_volume(), expected=True), judge.Look()).entries
     }
     assert states["/srv/data"] == "stale" and states["/srv/allowed"] == "waiting"
     sh("mount -t tmpfs none /srv/disk; mkdir /srv/disk/data")

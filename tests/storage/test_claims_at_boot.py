@@ -12,7 +12,7 @@ from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
 from .rig import HEADER, LoopDisk
-from .services import KNOWN, note_of, services, uuid_of
+from .services import KNOWN, note_of, services, uuid_of, write_note
 
 
 def test_two_claims_are_one_volume_and_a_third_comes_too_late(make_disk: Make) -> None:
@@ -68,15 +68,14 @@ def test_claim_where_another_volume_is_named(make_disk: Make) -> None:
 
 def test_claim_where_a_volume_is_known(make_disk: Make, tmp_path: Path) -> None:
     disk = make_disk(300)
-    note_of(tmp_path).parent.mkdir(parents=True)
-    note_of(tmp_path).write_text(f"{KNOWN}\n")
-    seen = services("format", disks=[disk.node], device=[disk.node], root=str(tmp_path))
+    write_note(tmp_path, KNOWN)
+    seen = services("format", disks=[disk.node], device=[disk.node], root=tmp_path)
     assert [r["code"] for r in seen.refused] == ["volume-expected"]
     assert "/var/lib/persist/known-volume" in seen.refused[0]["hint"] and KNOWN in seen.refused[0]["message"]
     assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
     note_of(tmp_path).unlink()
     assert (
-        services("format", "volume", disks=[disk.node], device=[disk.node], root=str(tmp_path)).last["kind"]
+        services("format", "volume", disks=[disk.node], device=[disk.node], root=tmp_path).last["kind"]
         == "btrfs"
     )
 
@@ -84,9 +83,8 @@ def test_claim_where_a_volume_is_known(make_disk: Make, tmp_path: Path) -> None:
 def test_known_volume_whose_claim_was_not_erased(make_disk: Make, tmp_path: Path) -> None:
     disk = make_disk(300)
     assert disk.format(kill_after="label").returncode == -9
-    note_of(tmp_path).parent.mkdir(parents=True)
-    note_of(tmp_path).write_text(f"{uuid_of(disk)}\n")
-    seen = services("format", "volume", disks=[disk.node], device=[disk.node], root=str(tmp_path))
+    write_note(tmp_path, uuid_of(disk))
+    seen = services("format", "volume", disks=[disk.node], device=[disk.node], root=tmp_path)
     assert seen.refused == [] and seen.last["kind"] == "btrfs"
     assert disk.read(0, header.MARK_OFFSET) == bytes(header.MARK_OFFSET)
     assert disk.read(header.MARK_OFFSET, 15) == b"persist-bound 1"
@@ -101,10 +99,8 @@ def test_refusal_is_not_a_failure(make_disk: Make) -> None:
 
 
 def test_nothing_is_formatted_where_persist_is_not_enabled(make_disk: Make) -> None:
-    if Path("/etc/systemd/system/local-fs.target.wants/persist-setup.target").is_symlink():
-        pytest.skip("persist is enabled on this machine")
     disk = make_disk(300)
-    seen = services("format_main", device=[disk.node])
+    seen = services("format_main", device=[disk.node], only=[disk.node])
     assert seen.report == [{"status": 0}]
     assert "persist-setup.target is not enabled" in seen.log
     assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
@@ -112,16 +108,15 @@ def test_nothing_is_formatted_where_persist_is_not_enabled(make_disk: Make) -> N
 
 def test_nothing_is_formatted_for_an_unknown_word(make_disk: Make) -> None:
     disk = make_disk(300)
-    script = "format_service.facts.enabled = lambda root: True; claims.tagged = lambda: disks"
-    seen = services("format_main", cmdline="persist=of", disks=[disk.node], device=[disk.node], python=script)
+    nodes = [disk.node]
+    seen = services("format_main", cmdline="persist=of", device=nodes, only=nodes, enabled=True)
     assert (
         seen.report == [{"status": 0}]
         and "nothing is formatted: persist=of is on the kernel command line" in seen.log
     )
     assert disk.read(0, MIB) == HEADER.ljust(MIB, b"\0")
-    assert services(
-        "format_main", cmdline="persist=on", disks=[disk.node], device=[disk.node], python=script
-    ).report == [{"status": 0}]
+    seen = services("format_main", cmdline="persist=on", device=nodes, only=nodes, enabled=True)
+    assert seen.report == [{"status": 0}]
     assert disk.read(0, MIB) != HEADER.ljust(MIB, b"\0")
 
 
@@ -129,20 +124,13 @@ def test_nothing_is_formatted_for_an_unknown_word(make_disk: Make) -> None:
 def test_blank_disk_that_is_named(make_disk: Make, what: str, reason: str) -> None:
     """Format=blank: the ephemeral disk of a cloud needs no header; whatever is on it is not blank."""
     disk = make_disk(300, b"" if what == "blank" else b"somebody's")
-    script = "from persist.boot import facts; facts.enabled = lambda root: True"
-    last = services(
-        "volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script
-    ).last
+    config = {"format_blank": True, "member_timeout": 0}
+    last = services("volume", device=[disk.node], config=config, enabled=True).last
     assert (last["kind"], last["reason"]) == ("none" if reason else "btrfs", reason)
     assert (disk.read(0, 10) == b"somebody's") == bool(reason)
     if not reason:
-        again = services(
-            "volume", device=[disk.node], config={"format_blank": True, "member_timeout": 0}, python=script
-        ).last
+        again = services("volume", device=[disk.node], config=config, enabled=True).last
         assert (again["kind"], again["uuid"]) == ("btrfs", last["uuid"])
-
-
-_ENABLED = "from persist.boot import facts; facts.enabled = lambda root: True"
 
 
 @pytest.mark.parametrize("ephemeral", [True, False])
@@ -151,22 +139,17 @@ def test_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Path, ephemera
     is taken anew, without a wait."""
     first = make_disk(300, b"")
     config = {"format_blank": True, "ephemeral": ephemeral, "member_timeout": 0}
-    before = services("volume", device=[first.node], config=config, python=_ENABLED, root=str(tmp_path)).last
+    before = services("volume", device=[first.node], config=config, enabled=True, root=tmp_path).last
     assert before["kind"] == "btrfs" and note_of(tmp_path).read_text() == f"{before['uuid']}\n"
     first.unplug()
     again = make_disk(300, b"")
-    # A wait would be seen: there is no udev here, and it would be asked for.
-    waits = (
-        f"{_ENABLED}\nsearch._wait = lambda config, told, timeout, last, enough: print('waited', "
-        "timeout, file=sys.stderr) or last"
-    )
     seen = services(
         "volume",
         "volume",
         device=[again.node],
         config=config | {"member_timeout": 7},
-        python=waits,
-        root=str(tmp_path),
+        enabled=True,
+        root=tmp_path,
     )
     if ephemeral:
         assert (
@@ -174,12 +157,11 @@ def test_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Path, ephemera
             and seen.last["uuid"] != before["uuid"]
             and not seen.last["expected"]
         )
-        assert before["uuid"] in seen.log and "lost by contract" in seen.log and "waited 7" not in seen.log
+        assert before["uuid"] in seen.log and "lost by contract" in seen.log
+        assert not [s for s in seen.statuses if "Waiting" in s]
         assert note_of(tmp_path).read_text() == f"{seen.last['uuid']}\n"
         assert (
-            services("volume", device=[again.node], config=config, python=_ENABLED, root=str(tmp_path)).last[
-                "uuid"
-            ]
+            services("volume", device=[again.node], config=config, enabled=True, root=tmp_path).last["uuid"]
             == seen.last["uuid"]
         )
     else:
@@ -192,21 +174,18 @@ def test_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Path, ephemera
 def test_claim_on_a_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Path) -> None:
     """Where the provider writes the claim at each start; only a disk that Device= names, and never beside a
     volume that is there."""
-    note_of(tmp_path).parent.mkdir(parents=True)
-    note_of(tmp_path).write_text(f"{KNOWN}\n")
+    write_note(tmp_path, KNOWN)
     disk = make_disk(300)
     config = {"ephemeral": True, "allow_removable": True, "member_timeout": 0}
     seen = services(
-        "format", disks=[disk.node], device=["auto"], config=config, root=str(tmp_path), only=[disk.node]
+        "format", disks=[disk.node], device=["auto"], config=config, root=tmp_path, only=[disk.node]
     )
     assert [r["code"] for r in seen.refused] == ["volume-expected"]
-    seen = services(
-        "format", "volume", disks=[disk.node], device=[disk.node], config=config, root=str(tmp_path)
-    )
+    seen = services("format", "volume", disks=[disk.node], device=[disk.node], config=config, root=tmp_path)
     assert seen.last["kind"] == "btrfs" and "lost by contract" in seen.log
     other = make_disk(300)
     seen = services(
-        "format", disks=[other.node], device=[other.node, disk.node], config=config, root=str(tmp_path)
+        "format", disks=[other.node], device=[other.node, disk.node], config=config, root=tmp_path
     )
     assert [r["code"] for r in seen.refused] == ["volume-exists"]
 
@@ -230,18 +209,14 @@ def test_disk_that_is_plugged_in_while_another_is_formatted(make_disk: Make) -> 
     """udev's start of the service is none while it runs: what was tagged meanwhile is looked at before it
     ends."""
     first, late = make_disk(300), make_disk(300)
-    script = f"""
-format_service.facts.enabled = lambda root: True
-tagged = [blockdev.by_node("{first.node}")]
-claims.tagged = lambda: list(tagged)
-make = claims._make
-def plugged(*arguments, **more):
-    tagged.append(blockdev.by_node("{late.node}"))
-    claims._make = make
-    return make(*arguments, **more)
-claims._make = plugged
-"""
-    seen = services("format_main", cmdline="persist=on", device=[first.node, late.node], python=script)
+    name = late.node.removeprefix("/dev/")
+    plugged = (
+        "mount -t tmpfs none /usr/local/sbin; cat >/usr/local/sbin/mkfs.btrfs <<'END'\n#!/bin/sh\n"
+        f"ln -sf /sys/devices/virtual/block/{name} /sys/class/block/{name}\n"
+        'exec /usr/sbin/mkfs.btrfs "$@"\nEND\nchmod 755 /usr/local/sbin/mkfs.btrfs'
+    )
+    nodes = [first.node, late.node]
+    seen = services("format_main", device=nodes, only=nodes[:1], enabled=True, before=plugged)
     assert seen.report == [{"status": 0}] and [(r["device"], r["code"]) for r in seen.refused] == [
         (late.node, "volume-exists")
     ]

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -16,24 +17,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from persist.boot import load as loading
 from persist.boot import paths
-from persist.boot.config import Config
-from persist.boot.load import Loaded
 from persist.boot.paths import BOOTED, PRIVATE, RESCUE, VOLUME
 from persist.services import volume as volume_service
 from persist.system import mountinfo
 from persist.verdict import announce, current
 from persist.verdict import judge as v
-from persist.volume.find import remembered, search
+from persist.volume.find import search
 from persist.volume.heal import health
-from persist.volume.mount import fallback, swap
 from persist.volume.space import reserve
 
 from . import faults
 from .conftest import Make
 from .faults import KILL, KILLED, Faults, Site
 from .namespace import _libc, kept, kept_overlay, sh
+from .own_root import own_root
 
 _CLONE_NEWNS = 0x20000
 REGISTRY = """
@@ -71,6 +69,7 @@ PLACES = {
     f"{PRIVATE}/rescue",
 }
 CHECK = "/run/check"
+STARTED = "/run/started"  # what systemctl was told
 
 
 class Child:
@@ -108,49 +107,32 @@ class Machine:
     """A process with a mount namespace, all modules loaded, and a formatted disk; each boot of it is a
     process below with a namespace of its own."""
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, top: Path) -> None:
         self.node = node
-        self.config = Config()
-        self.config.device, self.config.member_timeout = [f"{node}p1"], 0
+        self.top = top  # a directory on a disk
         os.environ["SYSTEMD_PROC_CMDLINE"], os.environ["SYSTEMD_FSTAB"] = "", "/dev/null"
-        self.started: list[str] = []
         self.others: list[str] = []  # what the machine of the tests has mounted already
         self._quiet()
 
     def _quiet(self) -> None:
         """What is none of this test's business."""
 
-        def load(root: str, environ: Any) -> Loaded:
-            found = loading.load(root, environ)
-            found.config = self.config
-            return found
-
-        def run(*argv: str, **more: Any) -> str:
-            self.started += argv
-            return ""
-
-        for module in (volume_service, current):
-            setattr(module, "load", load)  # noqa: B010
-        setattr(current, "environment", dict)  # noqa: B010
-        setattr(announce, "run", run)  # noqa: B010
-        fallback._has_symlinks = lambda: (
-            False
-        )  # no stand-in is mounted, so that a second run finds the volume
-        swap.enable = lambda members, config: []
-        remembered.ROOT = "/run/root"
-        paths.ROOT_STORE = "/run/root/store"
-        setattr(reserve, "make_room", lambda uuid: None)  # noqa: B010  # what it spends on the disk would be spent in all boots to come
+        setattr(reserve, "make_room", lambda uuid, path: None)  # noqa: B010  # what it spends on the disk would be spent in all boots to come
         assert search and health, "loaded before the forks"
 
     def namespace(self) -> None:
         """Fresh, empty directories in a namespace of this process."""
         if _libc.unshare(_CLONE_NEWNS) != 0:
             raise OSError("unshare")
-        sh("mount --make-rprivate /; for d in run opt mnt; do mount -t tmpfs none /$d; done")
+        sh("mount --make-rprivate /")
+        own_root(tempfile.mkdtemp(dir=self.top))
+        sh("mount -t tmpfs none /opt; mount -t tmpfs none /usr/local/sbin")
+        for name, script in (("systemctl", f'echo "$@" >>{STARTED}'), ("systemd-detect-virt", "echo none")):
+            program = Path("/usr/local/sbin", name)
+            program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+            program.chmod(0o755)
         for path in (
-            "/run/root",
             "/opt/data",
-            "/mnt/state",
             "/run/persist.d",
             "/run/systemd/system/local-fs.target.wants",
             CHECK,
@@ -163,6 +145,10 @@ class Machine:
         os.symlink(f"{VOLUME}/opt/link", "/opt/link")
         self.others = _points()
         Path("/run/persist.d/t.conf").write_text(REGISTRY, encoding="utf-8")
+        # No stand-in is mounted, so that a second run finds the volume.
+        os.makedirs("/run/persist")
+        conf = f"[Volume]\nDevice={self.node}p1\nMemberTimeoutSec=0\nFallback=none\n"
+        Path("/run/persist/persist.conf").write_text(conf, encoding="utf-8")
 
     def fill(self) -> str:
         """The volume as after its first boot."""
@@ -208,6 +194,10 @@ def _better(truth: dict[str, bool], found: dict[str, Any]) -> list[str]:
         for e in found["entries"]
         if e["state"] in ("mounted", "linked", "early") and not truth[e["path"]]
     ]
+
+
+def _started() -> str:
+    return Path(STARTED).read_text(encoding="utf-8")
 
 
 def _announce() -> int:
@@ -259,12 +249,12 @@ def _verdict(machine: Machine, site: Site, code: int) -> str:
     if code != KILL:
         _announce()  # online, and what it left must not stay
     sh("umount /opt/data")
-    machine.started.clear()
+    Path(STARTED).write_text("", encoding="utf-8")
 
     def verify() -> str:
         injected = Faults(site, code)
         status = _announce()
-        return f"{status} {injected.struck} {'persist-online.target' in machine.started}"
+        return f"{status} {injected.struck} {'persist-online.target' in _started()}"
 
     said = Child(verify).wait()
     wrong = [] if said in (str(KILLED), "0 True False", "1 True False") else [f"the service: {said}"]
@@ -292,9 +282,9 @@ def _sites(machine: Machine, work: Callable[[], object]) -> str:
     return Child(dry).wait()
 
 
-def _half(node: str, which: int) -> str:
+def _half(node: str, which: int, top: Path) -> str:
     """Every other fault, on one disk; what was wrong, a line each."""
-    machine = Machine(node)
+    machine = Machine(node, top)
     assert not Child(machine.fill).wait()
     wrong, count = [], 0
     for work, one in ((volume_service.volume_main, _boot), (_announce, _verdict)):
@@ -309,11 +299,11 @@ def _half(node: str, which: int) -> str:
     return json.dumps([count, wrong])
 
 
-def test_the_verdict_is_never_better_than_the_truth(make_disk: Make) -> None:
+def test_the_verdict_is_never_better_than_the_truth(make_disk: Make, tmp_path: Path) -> None:
     disks = [make_disk(300), make_disk(300)]
     for disk in disks:
         assert disk.format().returncode == 0
-    halves = [Child(partial(_half, disk.node, which)) for which, disk in enumerate(disks)]
+    halves = [Child(partial(_half, disk.node, which, tmp_path)) for which, disk in enumerate(disks)]
     found = [half.wait() for half in halves]
     wrong = []
     for said in found:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
 from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set, tool
-from .services import services
 
 SMALL = 300
 OTHER = "11111111-2222-4333-8444-555555555555"
@@ -27,13 +27,12 @@ OTHER = "11111111-2222-4333-8444-555555555555"
 _SCRIPT = """
 import json, os, subprocess, sys
 wish = json.loads(sys.argv[1])
-subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
-os.makedirs("/run/root")
+from tests.storage.own_root import own_root
+own_root(wish["root"])
 from persist.boot.config import Config
 from persist.system import blockdev
 from persist.volume.format import claims, joining, only_volume
 from persist.volume.find import remembered as known
-known.ROOT = "/run/root"
 if wish["known"]:
     known.note(wish["known"])
 config = Config()
@@ -103,12 +102,14 @@ def service(
         "config": {"device": device} | config,
     }
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _SCRIPT, json.dumps(wish)],
-        capture_output=True,
-        text=True,
-        env=env,
-    )
+    with tempfile.TemporaryDirectory() as root:
+        wish["root"] = root
+        done = subprocess.run(
+            ["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _SCRIPT, json.dumps(wish)],
+            capture_output=True,
+            text=True,
+            env=env,
+        )
     assert done.returncode == 0, done.stderr
     return Seen(json.loads(done.stdout.splitlines()[-1]), done.stderr)
 
@@ -500,7 +501,8 @@ for some in (disks[:2], disks[2:]):
 for child in children:
     assert os.waitpid(child, 0)[1] == 0
 """
-    services("true", disks=[d.node for d in disks], device=[d.node for d in disks], python=python)
+    here = f"disks = [blockdev.by_node(n) for n in {[d.node for d in disks]}]"
+    service([], trusted=disks, python=here + python)
     labelled = {
         tool("blkid", "-p", "-o", "value", "-s", "UUID", f"{d.node}p{n}").strip()
         for d in disks

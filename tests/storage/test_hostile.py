@@ -29,8 +29,8 @@ from persist.services import seed as seed_service
 from persist.services import volume as volume_service
 from persist.system import btrfs, mountinfo
 from persist.verdict import judge
-from persist.volume.find import remembered
 from persist.volume.ondisk import store
+from persist.volume.outcome import Outcome
 
 from .namespace import disk as small_disk
 from .namespace import kept, kept_overlay, marker, own_machine, registry, sh
@@ -330,8 +330,6 @@ def _image(node: str, how: str) -> Loaded:
     Path("/run/persist/persist.conf").write_text(
         f"[Volume]\nDevice={node}\nMount=/run/state\nMemberTimeoutSec=0\n"
     )
-    Path("/run/root").mkdir()
-    remembered.ROOT = "/run/root"
     sh("mount -o remount,bind,ro /")
     return registry(ENTRIES, cmdline="persist=ro" if how == "ro" else "")
 
@@ -449,8 +447,8 @@ def test_hostile_volume(disk: Volume, name: str) -> None:
         elif row.fails == _STRANGE:
             assert (
                 found.verdict == "volatile"
-                and found.volume["reason"] == "strange-store"
-                and found.volume["kind"] == "tmpfs"
+                and found.volume.reason == "strange-store"
+                and found.volume.kind == "tmpfs"
             ), found.as_dict()
         else:
             assert failed == set(row.fails), states
@@ -473,7 +471,7 @@ def test_an_upper_that_was_exchanged_after_the_mount_is_seen() -> None:
     _boot(loaded)
 
     def states() -> dict[str, str]:
-        return {e.path: e.reason for e in judge.judge(loaded, {"kind": "native"}, judge.Look()).entries}
+        return {e.path: e.reason for e in judge.judge(loaded, Outcome(kind="native"), judge.Look()).entries}
 
     Path(paths.MOUNT_ENTRIES).touch()
     assert states() == {"/srv/over": "", "/srv/bind": ""}

@@ -9,21 +9,24 @@ from typing import Any
 import pytest
 
 from .conftest import Make
+from .own_root import upper_of
 from .rig import LoopDisk
-from .services import KNOWN, READ_ONLY, note_of, services, uuid_of
+from .services import KNOWN, READ_ONLY, note_of, services, uuid_of, write_note
+
+LINK = "[Path]\nPath=/opt/link\nMethod=symlink\n"
+# The service manager is told of the wait, and of the time that the rest takes.
+WAIT = "STATUS=Waiting up to 7 s for the state volume\nEXTEND_TIMEOUT_USEC=307000000"
 
 
 def test_volume_is_noted_on_a_writable_root(volume: LoopDisk, tmp_path: Path) -> None:
-    assert (
-        services("volume", device=[volume.node], before=READ_ONLY, root=str(tmp_path)).last["kind"] == "btrfs"
-    )
+    assert services("volume", device=[volume.node], before=READ_ONLY, root=tmp_path).last["kind"] == "btrfs"
     assert not note_of(tmp_path).exists()
     # Not what is mounted over it, but what is below.
     seen = services(
         "volume",
         device=[volume.node],
-        root=str(tmp_path),
-        before=f"mkdir -p {tmp_path}/var/lib; mount -t tmpfs tmpfs {tmp_path}/var",
+        root=tmp_path,
+        before="mount -t tmpfs tmpfs /var",
     )
     assert (seen.last["kind"], seen.last["expected"]) == ("btrfs", False)
     assert note_of(tmp_path).read_text() == f"{uuid_of(volume)}\n"
@@ -32,8 +35,8 @@ def test_volume_is_noted_on_a_writable_root(volume: LoopDisk, tmp_path: Path) ->
             "volume",
             device=["/dev/nothing"],
             config={"member_timeout": 0},
-            root=str(tmp_path),
-            before=f"mount -t tmpfs tmpfs {tmp_path}/var",
+            root=tmp_path,
+            before="mount -t tmpfs tmpfs /var",
         ).last["reason"]
         == "known-volume-missing"
     )
@@ -57,18 +60,16 @@ def test_known_volume_is_missing(
     kind: str,
     hidden: bool,
 ) -> None:
-    note_of(tmp_path).parent.mkdir(parents=True)
-    note_of(tmp_path).write_text(f"{KNOWN}\n")
+    write_note(tmp_path, KNOWN)
     again = ["volume"] if kind != "none" else []
     seen = services(
         "volume",
         *again,
         config=config | {"member_timeout": 0},
         before=before,
-        symlinks=symlinks,
-        root=str(tmp_path),
-        root_store=str(tmp_path / "store"),
-        only=["/dev/none"],
+        registry=LINK if symlinks else "",
+        root=tmp_path,
+        only=[],
     )
     for last in seen.report:
         assert (last["kind"], last["reason"], last["expected"], last["status"]) == (
@@ -83,27 +84,16 @@ def test_known_volume_is_missing(
 
 
 def test_known_volume_is_waited_for(make_disk: Make, tmp_path: Path) -> None:
-    note_of(tmp_path).parent.mkdir(parents=True)
-    note_of(tmp_path).write_text(f"{KNOWN}\n")
-    script = (
-        "lookup.search = lambda config, told, timeout: print('timeout', timeout, file=sys.stderr) or "
-        "search._once(config, told)"
-    )
-    assert (
-        "timeout 7.0\n"
-        in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
-    )
+    write_note(tmp_path, KNOWN)
+    config = {"member_timeout": 7}
+    assert WAIT in services("volume", config=config, root=tmp_path, only=[]).statuses
     note_of(tmp_path).unlink()
-    assert (
-        "timeout 0.0\n"
-        in services("volume", config={"member_timeout": 7}, root=str(tmp_path), python=script).log
-    )
+    assert WAIT not in services("volume", config=config, root=tmp_path, only=[]).statuses
 
 
 def test_another_reason_stands_beside_a_known_volume(volume: LoopDisk, tmp_path: Path) -> None:
-    note_of(tmp_path).parent.mkdir(parents=True)
-    note_of(tmp_path).write_text(f"{KNOWN}\n")
-    last = services("volume", config={"member_timeout": 0}, root=str(tmp_path)).last
+    write_note(tmp_path, KNOWN)
+    last = services("volume", config={"member_timeout": 0}, root=tmp_path).last
     assert (last["kind"], last["reason"], last["expected"]) == ("none", "known-volume-missing", True), (
         "another one on a stick is not the state volume"
     )
@@ -111,16 +101,16 @@ def test_another_reason_stands_beside_a_known_volume(volume: LoopDisk, tmp_path:
     last = services(
         "volume",
         config={"member_timeout": 0},
-        root=str(tmp_path),
+        root=tmp_path,
         cmdline=f"persist.volume={KNOWN.replace('5', '6')}",
     ).last
     assert (last["kind"], last["reason"], last["expected"]) == ("none", "missing", True)
-    last = services("volume", device=[volume.node], config={"member_timeout": 0}, root=str(tmp_path)).last
+    last = services("volume", device=[volume.node], config={"member_timeout": 0}, root=tmp_path).last
     assert (last["kind"], last["reason"], last["expected"]) == ("none", "known-volume-missing", True), (
         "no other one in its place"
     )
     assert f"Device=UUID={uuid_of(volume)}" in last["hint"]
-    last = services("volume", device=[f"UUID={uuid_of(volume)}"], root=str(tmp_path)).last
+    last = services("volume", device=[f"UUID={uuid_of(volume)}"], root=tmp_path).last
     assert (last["kind"], last["reason"], last["expected"]) == ("btrfs", "", False)
     assert note_of(tmp_path).read_text() == f"{uuid_of(volume)}\n", (
         "the volume of this machine is the one that it has now"
@@ -149,14 +139,14 @@ def test_fallback(
     kind: str,
     status: int,
 ) -> None:
-    store = tmp_path / "root"
+    store = upper_of(tmp_path) / "var/lib/persist/root"
     seen = services(
         "volume",
         "volume",
         config=config | {"device": ["/dev/nothing"], "member_timeout": 0},
         before=before,
-        symlinks=symlinks,
-        root_store=str(store),
+        registry=LINK if symlinks else "",
+        root=tmp_path,
     )
     for last in seen.report:
         assert (last["kind"], last["status"], last["reason"]) == (kind, status, "missing")

@@ -6,20 +6,21 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from persist.errors import CommandError, PersistError
-from persist.system import btrfs
-from persist.system.run import run
+from persist import log
+from persist.errors import PersistError
+from persist.system import btrfs, newmount
 from persist.volume.find.decision import Found
 from persist.volume.members import assemble, in_kernel
 from persist.volume.mount import btrfs_mount, rescue
 from persist.volume.ondisk import degraded_mark
 
 from .conftest import Make
+from .namespace import own_machine, sh
 from .rig import tool
 from .volumes import Volume, unmounted
 
@@ -140,7 +141,9 @@ def test_nothing_is_written_by_a_read_only_mount(pair: Volume) -> None:
     pair.pull(b)
     before = a.file.read_bytes()
     found = pair.found()
-    btrfs_mount.mount_assembly(found, assemble.look(found.members, found.uuid), read_only=True, at=pair.at)
+    btrfs_mount.mount_assembly(
+        found, assemble.look(found.members, found.uuid), log.say, read_only=True, at=pair.at
+    )
     pair.down()
     assert a.file.read_bytes() == before
 
@@ -193,40 +196,38 @@ def test_one_that_comes_between_the_look_and_the_mount(pair: Volume) -> None:
     alone = Found(pair.data(a), pair.uuid, (pair.data(a),))
     assembly = assemble.look(alone.members, alone.uuid)
     tool("btrfs", "device", "scan", pair.data(b))
-    btrfs_mount.mount_assembly(alone, assembly, at=pair.at)
+    btrfs_mount.mount_assembly(alone, assembly, log.say, at=pair.at)
     assert [m.state for m in in_kernel.members(pair.at)] == ["ok", "missing"]
 
 
-def test_a_namespace_that_is_made_while_the_mount_is_tried(
-    pair: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_namespace_that_is_made_while_the_mount_is_tried(pair: Volume) -> None:
     """It gets a copy of each mount. One of the trial would keep the filesystem read-only and without its log,
     and the real mount would be refused."""
     pair.pull(pair.disks[1])
-    stands = btrfs.stands
-
-    def copied(path: str) -> bool:
-        own = os.readlink("/proc/self/ns/mnt")
+    own = os.readlink("/proc/self/ns/mnt")
+    options = "rescue=nologreplay,degraded,subvol=@persist-state"
+    with newmount.nowhere("btrfs", pair.data(pair.disks[0]), options, read_only=True):
         other = subprocess.Popen(["unshare", "--mount", "sleep", "60"])
-        others.append(other)
         while os.readlink(f"/proc/{other.pid}/ns/mnt") == own:
             time.sleep(0.01)
-        return stands(path)
-
-    others: list[subprocess.Popen[bytes]] = []
-    monkeypatch.setattr(btrfs, "stands", copied)
     try:
-        assert pair.up().degraded and len(others) == 1
+        assert pair.up().degraded
         pair.write("text", "new")
     finally:
-        for other in others:
-            other.kill()
-            other.wait()
+        other.kill()
+        other.wait()
 
 
-def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(
-    pair: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def instead_of_mount(script: str) -> None:
+    """A program that is found before mount(8), in a mount namespace of our own."""
+    program = Path("/usr/local/sbin/mount")
+    sh("mount -t tmpfs none /usr/local/sbin")
+    program.write_text(f"#!/bin/sh -e\n{script}\n", encoding="utf-8")
+    program.chmod(0o755)
+
+
+@own_machine
+def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(pair: Volume) -> None:
     """The kernel took it, wrote to it, and the second mount failed: from then on only the mark tells it from
     the one that is current."""
     a, b = pair.disks
@@ -237,20 +238,13 @@ def test_marks_stay_where_a_stale_member_was_mounted_for_a_moment(
     pair.back(b)
     alone = Found(pair.data(a), pair.uuid, (pair.data(a),))
     assembly = assemble.look(alone.members, alone.uuid)
-    mounts: list[str] = []
-
-    def once(*argv: str) -> str:
-        if argv[0] == "mount":
-            mounts.append(argv[-1])
-            if len(mounts) > 1:
-                raise CommandError(list(argv), 32, "not again")
-            tool("btrfs", "device", "scan", pair.data(b))
-        return run(*argv)
-
-    monkeypatch.setattr("persist.volume.mount.btrfs_mount.run", once)
+    instead_of_mount(
+        "echo >>/run/mounts; [ $(wc -l </run/mounts) = 1 ] || { echo not again >&2; exit 32; }\n"
+        f'btrfs device scan {pair.data(b)}; exec /usr/bin/mount "$@"'
+    )
     with pytest.raises(PersistError, match="not again"):
-        btrfs_mount.mount_assembly(alone, assembly, at=pair.at)
-    assert len(mounts) == 2
+        btrfs_mount.mount_assembly(alone, assembly, log.say, at=pair.at)
+    assert Path("/run/mounts").read_text() == "\n\n"
     found = pair.look()
     assert [m.node for m in found.use] == [pair.data(a)] and [
         m.node for m in (*found.stale, *found.split)
@@ -282,27 +276,18 @@ def test_power_cut_between_two_marks(make_disk: Make, tmp_path: Path, back: bool
         )
 
 
-def test_marks_are_taken_back_where_one_cannot_be_written(
-    make_disk: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_marks_are_taken_back_where_one_cannot_be_written(make_disk: Make, tmp_path: Path) -> None:
     with unmounted(str(tmp_path / "volume")):
         v = Volume(tmp_path, [make_disk(MIB, b"") for _ in range(3)])
         v.pull(v.disks[2])
-        write = degraded_mark.write
-
-        def broken(nodes: Iterable[str], mark: degraded_mark.DegradedMark) -> None:
-            write(list(nodes)[:1], mark)
-            raise OSError(5, "Input/output error")
-
-        monkeypatch.setattr(degraded_mark, "write", broken)
-        with pytest.raises(PersistError, match="Input/output"):
+        tool("blockdev", "--setro", v.data(v.disks[1]))
+        with pytest.raises(PersistError, match="not permitted"):
             v.up()
         assert [degraded_mark.read(v.data(d), v.uuid) for d in v.disks[:2]] == [None, None]
 
 
-def test_udev_does_not_look_at_those_that_are_left_out_until_they_are(
-    pair: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@own_machine
+def test_udev_does_not_look_at_those_that_are_left_out_until_they_are(pair: Volume) -> None:
     """Its event between forgetting and mounting would have the kernel mount a member that was written alone,
     and write over what only it has."""
     for n in (0, 1):
@@ -311,22 +296,14 @@ def test_udev_does_not_look_at_those_that_are_left_out_until_they_are(
         pair.write("text", str(n))
         pair.down()
         pair.back(pair.disks[n])
-    locked: list[list[bool]] = []
-
-    def look(*argv: str) -> str:
-        locked.append(
-            [
-                subprocess.run(["flock", "--shared", "--nonblock", d.node, "true"]).returncode != 0
-                for d in pair.disks
-            ]
-        )
-        return run(*argv)
-
-    monkeypatch.setattr("persist.volume.mount.btrfs_mount.run", look)
+    nodes = " ".join(d.node for d in pair.disks)
+    instead_of_mount(
+        f"for d in {nodes}; do flock --shared --nonblock $d true || echo $d >>/run/locked; done\n"
+        'exec /usr/bin/mount "$@"'
+    )
     split = pair.up().split[0].node
-    assert [d.node for d in pair.disks if pair.data(d) == split] == [
-        d.node for d, held in zip(pair.disks, locked[-1], strict=True) if held
-    ]
+    locked = Path("/run/locked").read_text().split()
+    assert locked == [d.node for d in pair.disks if pair.data(d) == split]
     assert subprocess.run(["flock", "--shared", "--nonblock", pair.disks[0].node, "true"]).returncode == 0
 
 
@@ -351,7 +328,7 @@ def test_corrupted_superblock(pair: Volume) -> None:
     assert caught.value.fields["PERSIST_REASON"] == "no-member"
 
 
-def test_rescue(pair: Volume, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rescue(pair: Volume, tmp_path: Path) -> None:
     pair.up()
     pair.write("text", "save me")
     pair.down()
@@ -360,12 +337,12 @@ def test_rescue(pair: Volume, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     before = a.file.read_bytes()
     place = str(tmp_path / "rescue")
     with unmounted(place):
-        assert rescue.try_rescue(pair.found(), pair.look(), at=place)
+        assert rescue.try_rescue(pair.found(), pair.look(), at=place) is None
         assert Path(f"{place}/@persist-state/text").read_text() == "save me"
         assert subprocess.run(["touch", f"{place}/x"], check=False, capture_output=True).returncode != 0
         assert os.statvfs(place).f_flag & (os.ST_NOSUID | os.ST_NODEV) == os.ST_NOSUID | os.ST_NODEV
     assert a.file.read_bytes() == before
     a.write((1 << 20) + (66 << 10), bytes(100 << 20))
-    assert not rescue.try_rescue(pair.found(), pair.look(), at=place)
-    assert not os.path.exists(place)
-    assert f"Nor can the state volume on {pair.data(a)} be shown" in capsys.readouterr().err
+    why_not = rescue.try_rescue(pair.found(), pair.look(), at=place)
+    assert why_not is not None and not os.path.exists(place)
+    assert f"Nor can the state volume on {pair.data(a)} be shown" in why_not.message

@@ -12,6 +12,7 @@ from persist.boot.load import Loaded
 from persist.entries.bind import mount_seeded
 from persist.entries.early import set_options
 from persist.entries.read_only_boot import prepare
+from persist.record import replace
 from persist.services import seed as seed_service
 from persist.system import mountinfo
 from persist.verdict import judge
@@ -134,7 +135,7 @@ def test_all_of_it_is_shown_and_nothing_is_written() -> None:
     assert sh(f"find {REAL} -printf '%p %m %U %G %T@ %C@ %s\\n' | sort") == before
     assert text(f"{REAL}/srv/file") == text(f"{REAL}/srv/over/bound/f") == "volume"
 
-    found = judge.judge(loaded, judge.read_volume() | {"kind": "tmpfs"}, judge.Look())
+    found = judge.judge(loaded, replace(judge.read_volume(), kind="tmpfs"), judge.Look())
     assert {e.path: (e.state, e.reason) for e in found.entries} == {
         "/srv/over": ("mounted", ""),
         "/srv/over/bound": ("mounted", ""),
@@ -224,7 +225,7 @@ mount -t overlay -o $o,$layers overlay /srv/over/bound""")
     assert len([m for m in mountinfo.mounts("/srv/over") if m.mount_point == "/srv/over"]) == 1
     states = {
         e.path: (e.state, e.reason)
-        for e in judge.judge(loaded, judge.read_volume() | {"kind": "tmpfs"}, judge.Look()).entries
+        for e in judge.judge(loaded, replace(judge.read_volume(), kind="tmpfs"), judge.Look()).entries
     }
     assert states["/srv/over"] == states["/srv/over/bound"] == ("early", "")
 

@@ -10,12 +10,12 @@ import pytest
 from persist.system import mountinfo
 from persist.verdict import judge as v
 from persist.verdict.volume_reasons import volume_reasons
-from persist.volume import root_kept
+from persist.volume import outcome, root_kept
 
 from .conftest import Make
 from .namespace import own_machine, registry, sh
 from .rig import LoopDisk
-from .services import KNOWN, note_of, services
+from .services import KNOWN, note_of, services, write_note
 
 
 def _lost(path: str) -> str:
@@ -64,9 +64,7 @@ def test_no_volume_and_a_root_in_memory(
         f"an overlay whose upper layer is a {kind}",
     )
     assert "persistent" not in last["flags"] and not last["root_read_only"]
-    word, reasons = volume_reasons(
-        {k: last[k] for k in last if k not in ("at", "flags", "status")}, expected=False
-    )
+    word, reasons = volume_reasons(outcome.of(last), expected=False)
     assert (
         word == v.VOLATILE
         and reasons[0].code == "missing"
@@ -77,24 +75,23 @@ def test_no_volume_and_a_root_in_memory(
 def test_volume_beside_a_root_in_memory(volume: LoopDisk, tmp_path: Path) -> None:
     """No note is made where it would be gone at the next boot, and one that the image brings along is no
     promise of this root."""
-    last = services("volume", device=[volume.node], root=str(tmp_path), root_in="tmpfs").last
+    last = services("volume", device=[volume.node], root=tmp_path, root_in="tmpfs").last
     assert (last["kind"], last["reason"]) == ("btrfs", "") and last["flags"] == [
         "mount-entries",
         "persistent",
     ]
     assert not note_of(tmp_path).exists()
-    assert services("volume", device=[volume.node], root=str(tmp_path)).last["kind"] == "btrfs"
+    assert services("volume", device=[volume.node], root=tmp_path).last["kind"] == "btrfs"
     assert note_of(tmp_path).exists()
 
 
 def test_known_volume_is_missing_on_a_root_in_memory(make_disk: Make, tmp_path: Path) -> None:
-    note_of(tmp_path).parent.mkdir(parents=True)
-    note_of(tmp_path).write_text(f"{KNOWN}\n")
+    write_note(tmp_path, KNOWN)
     last = services(
         "volume",
         device=["/dev/nothing"],
         config={"member_timeout": 0, "fallback": "none"},
-        root=str(tmp_path),
+        root=tmp_path,
         root_in="tmpfs",
     ).last
     assert (last["kind"], last["reason"]) == ("none", "known-volume-missing")

@@ -243,8 +243,7 @@ def test_what_the_initrd_mounted_is_protected_whatever_fails(strange: LoopDisk) 
         "volume",
         f"findmnt -no OPTIONS {VOLUME} | grep ^rw,nosuid,nodev; test $(stat -c %a {VOLUME}) = 711",
         device=[strange.node],
-        before=machine(ENTRIES, EARLY.format(node=strange.node)),
-        python="from persist.volume.mount import taken_over as kept; kept.keep = None",
+        before=machine(ENTRIES, EARLY.format(node=strange.node)) + "\ntouch /run/persist/stores",
     )
     assert (seen.last["status"], seen.last["kind"], seen.last["reason"]) == (1, "btrfs", "failed")
 
@@ -252,8 +251,6 @@ def test_what_the_initrd_mounted_is_protected_whatever_fails(strange: LoopDisk) 
 @pytest.mark.parametrize("kind", ["memory", "root"])
 def test_what_stands_in_for_the_volume(volume: LoopDisk, tmp_path: Path, kind: str) -> None:
     """Memory and a directory of the root are as closed as a volume, but for links."""
-    store = tmp_path / "store"
-    store.mkdir()
     copy = (
         f"for d in . opt/link; do mkdir -p {VOLUME}/$d; cp -p /usr/bin/id {VOLUME}/$d/; chmod 4755 "
         f"{VOLUME}/$d/id; echo data >{VOLUME}/$d/file; done"
@@ -265,8 +262,6 @@ def test_what_stands_in_for_the_volume(volume: LoopDisk, tmp_path: Path, kind: s
             "volume",
             copy,
             f"{PYTHON} {program} {result} {VOLUME} {VOLUME}/opt/link /mnt/state /opt/link",
-            symlinks=True,
-            root_store=str(store),
             cmdline="persist=volatile" if kind == "memory" else "",
             before=machine(entries),
             config={"fallback": "root"} if kind == "root" else {},

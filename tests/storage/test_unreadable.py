@@ -17,10 +17,11 @@ from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
 from .rig import HEADER, LoopDisk, tool
-from .services import note_of, services, uuid_of
+from .services import services, uuid_of, write_note
 
 TRUST = {"allow_removable": True, "member_timeout": 0}
 COPY = 64 * MIB
+MACHINE = "0a0b0c0d-1111-2222-3333-444444444444"  # the id of its firmware
 
 
 def start(disk: LoopDisk) -> int:
@@ -146,13 +147,12 @@ def test_no_claim_is_honoured_beside_it(volume: LoopDisk, make_disk: Make) -> No
         seen = services("format", "format", disks=nodes, device=["auto"], config=config, only=here)
         assert seen.report == [{"failed": 0}] * 2 and seen.log.count("is left alone") >= 2
         assert volume.node in seen.log and seen.refused == []
-    script = "from persist.boot import facts; facts.enabled = lambda root: True"
     assert (
         services(
             "volume",
             device=["auto", blank.node],
             config=TRUST | {"format_blank": True},
-            python=script,
+            enabled=True,
             only=here,
         ).last["kind"]
         == "none"
@@ -184,18 +184,16 @@ def test_a_stick_keeps_nobody_from_formatting(volume: LoopDisk, make_disk: Make)
     )
 
 
-def test_the_volume_that_is_known_is_the_unreadable_one(
-    volume: LoopDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_volume_that_is_known_is_the_unreadable_one(volume: LoopDisk, tmp_path: Path) -> None:
     uuid = uuid_of(volume)
-    note_of(tmp_path).parent.mkdir(parents=True)
-    note_of(tmp_path).write_text(f"{uuid}\n")
+    write_note(tmp_path, uuid)
     overwrite(volume)
-    found = look(volume, root=str(tmp_path))
+    found = look(volume, root=tmp_path)
     assert (found["reason"], found["expected"]) == ("unreadable", True)
     assert "To begin anew without it" not in found["hint"] and "super-recover" in found["hint"]
     # The binding says whether it is this machine's: a disk without a serial number, and a machine with an id.
     bound = binding.read(volume.node)
     assert bound is not None
-    volume.write(256, binding.encode(binding.Binding(uuid, binding.machine_dmi(), "-")))
-    assert ("this machine's" in look(volume)["message"]) == (binding.machine_dmi() != "-")
+    volume.write(256, binding.encode(binding.Binding(uuid, MACHINE, "-")))
+    assert "this machine's" in look(volume, dmi=MACHINE)["message"]
+    assert "this machine's" not in look(volume, dmi=uuid)["message"]

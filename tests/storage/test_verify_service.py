@@ -20,6 +20,7 @@ from persist.system.lock import held
 from persist.verdict import judge as v
 from persist.verdict.announce import Announcer
 from persist.volume import outcome
+from persist.volume.outcome import Outcome
 
 from .namespace import own_machine, sh
 
@@ -45,7 +46,7 @@ class Machine(Announcer):
         )
         os.makedirs("/run/image")
         self.loaded = load("/run/image", {"SYSTEMD_PROC_CMDLINE": ""})
-        self.found: v.Verdict | Exception = v.Verdict(v.ONLINE, {"kind": "btrfs", "device": "/dev/vda2"})
+        self.found: v.Verdict | Exception = v.Verdict(v.ONLINE, Outcome(kind="btrfs", device="/dev/vda2"))
 
     def _current(self) -> tuple[v.Verdict, Loaded]:
         if isinstance(self.found, Exception):
@@ -65,7 +66,7 @@ class Machine(Announcer):
 def degraded(*messages: str) -> v.Verdict:
     return v.Verdict(
         v.DEGRADED,
-        {"kind": "btrfs"},
+        Outcome(kind="btrfs"),
         reasons=[v.Reason("entry-failed", m, "Do this.", HOSTILE) for m in messages],
     )
 
@@ -126,7 +127,7 @@ def test_a_reason_has_the_message_id_of_its_kind() -> None:
     machine = Machine()
     machine.found = v.Verdict(
         v.DEGRADED,
-        {"kind": "btrfs"},
+        Outcome(kind="btrfs"),
         reasons=[
             v.Reason("device-errors", "Errors."),
             v.Reason("member-lost", "Gone."),
@@ -158,7 +159,7 @@ def test_a_reason_has_the_message_id_of_its_kind() -> None:
 @own_machine
 def test_how_loud(word: str, name: str, priority: int, loud: bool) -> None:
     machine = Machine()
-    machine.found = v.Verdict(word, {"kind": "none"}, reasons=[v.Reason("missing", "No disk.")])
+    machine.found = v.Verdict(word, Outcome(kind="none"), reasons=[v.Reason("missing", "No disk.")])
     assert machine.announce() == 0
     assert [(r.message_id, r.priority, r.fields["PERSIST_REASON"]) for r in machine.records] == [
         (name, priority, "missing")
@@ -175,7 +176,7 @@ def test_problems_are_said_once() -> None:
     ]
     machine.found = v.Verdict(
         v.DEGRADED,
-        {},
+        Outcome(),
         reasons=[
             v.Reason("volume-read-only", "First."),
             v.Reason("registry", "/etc/persist.d/a.conf:3: Bad."),
@@ -292,7 +293,7 @@ def test_word_is_left_for_the_healer() -> None:
     assert machine.announce() == 0 and not HEAL.exists()
     machine.found = v.Verdict(
         v.DEGRADED,
-        {"kind": "btrfs"},
+        Outcome(kind="btrfs"),
         reasons=[v.Reason("member-lost", "It went away while the machine booted.", "")],
     )
     assert machine.again() == 0 and not HEAL.exists()
@@ -321,7 +322,7 @@ def test_again_is_quiet_until_something_changes() -> None:
     assert machine.again() == 0
     assert len(machine.records) > said and CONSOLE.read_text() != shown
     assert ISSUE.exists()
-    machine.found = v.Verdict(v.ONLINE, {"kind": "btrfs", "device": "/dev/vda2"})
+    machine.found = v.Verdict(v.ONLINE, Outcome(kind="btrfs", device="/dev/vda2"))
     assert machine.again() == 0
     assert not ISSUE.exists() and ONLINE.exists()
     assert machine.document()["verdict"] == "online"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from persist.services import volume as volume_service
 from persist.volume.ondisk import header
+from persist.volume.outcome import Outcome
 
 from .conftest import Make
 from .rig import HEADER, LoopDisk, tool
@@ -71,29 +73,21 @@ def test_public_name(volume: LoopDisk, before: str, mounted: bool, said: str) ->
     assert said in seen.log
 
 
-@pytest.mark.parametrize("what", ["no store", "a look that fails"])
-def test_what_comes_beside_costs_nothing_else(volume: LoopDisk, tmp_path: Path, what: str) -> None:
+def test_what_comes_beside_costs_nothing_else(volume: LoopDisk, tmp_path: Path) -> None:
     place = tmp_path / "volume"
     place.mkdir()
     tool("mount", "-o", "subvol=@persist-state", f"{volume.node}p1", place)
-    if what == "no store":
-        shutil.rmtree(place / ".persist/tmp")
+    shutil.rmtree(place / ".persist/tmp")
     tool("umount", place)
-    python = (
-        """
-from persist.volume.space import reserve
-def fails(path):
-    raise OSError(30, 'Read-only file system')
-reserve.is_full = fails
-"""
-        if what == "a look that fails"
-        else ""
-    )
-    seen = services("volume", device=[volume.node], python=python)
+    seen = services("volume", device=[volume.node])
     assert (seen.last["status"], seen.last["kind"], seen.last["reason"]) == (0, "btrfs", "") and seen.last[
         "flags"
     ] == ["mount-entries", "persistent"]
-    assert ("Nobody knows whether the state volume is full" in seen.log) == bool(python)
+
+
+def test_a_look_for_room_that_fails_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    volume_service.make_room(Outcome(kind="btrfs"), "/nothing")
+    assert "Failed to see whether the state volume is full: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["volatile", "of"])
@@ -184,7 +178,8 @@ def test_member_is_away(make_disk: Make) -> None:
 
 @pytest.mark.parametrize(("before", "kind"), [("", "none"), (READ_ONLY, "tmpfs")])
 def test_the_unexpected(make_disk: Make, before: str, kind: str) -> None:
-    seen = services("volume", before=before, unexpected=True)
+    """Such as a file where a directory was to be made."""
+    seen = services("volume", before=f"touch /run/persist/stores; {before}", only=[])
     assert (seen.last["status"], seen.last["kind"], seen.last["reason"]) == (1, kind, "failed")
     assert "could not be set up" in seen.log
 

@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from persist import log
 from persist.boot.config import Config
-from persist.system import btrfs, mountinfo, superblock, uuids
+from persist.system import blockdev, btrfs, mountinfo, superblock, uuids
 from persist.volume.find.decision import Found
 from persist.volume.members import assemble
+from persist.volume.members.ancestry import Member
 from persist.volume.members.assemble import Assembly
 from persist.volume.mount import btrfs_mount
-from persist.volume.ondisk import header, partition_table, store
+from persist.volume.ondisk import binding, header, partition_table, store
 from persist.volume.ondisk.header import FormatMark
 
 from .rig import LoopDisk, tool
@@ -31,6 +33,7 @@ class Volume:
         os.makedirs(self.at, exist_ok=True)
         self.disks = disks
         self.uuid = uuids.new()
+        self.dmi = ""  # the id of the machine's firmware, where it is not that of this machine
         self.marks = {str(d.file): FormatMark(uuids.new(), 0) for d in disks}
         for disk in disks:
             self.divide(disk)
@@ -97,13 +100,20 @@ class Volume:
 
     def look(self, *disks: LoopDisk) -> Assembly:
         """What would be mounted."""
-        return assemble.look((found := self.found(*disks)).members, found.uuid)
+        found = self.found(*disks)
+        return assemble.assemble(assemble.read(found.members, found.uuid), self._bound)
+
+    def _bound(self, member: Member) -> bool:
+        if not self.dmi:
+            return binding.is_here(member.node, self.uuid)
+        disk = blockdev.whole(blockdev.by_node(member.node))
+        noted = binding.read(disk.node)
+        return noted is not None and binding.matches(noted, self.dmi, binding.disk_serial(disk))
 
     def up(self, *disks: LoopDisk) -> Assembly:
         """Mount it as the service does."""
-        found = self.found(*disks)
-        assembly = assemble.look(found.members, found.uuid)
-        btrfs_mount.mount_assembly(found, assembly, at=self.at)
+        found, assembly = self.found(*disks), self.look(*disks)
+        btrfs_mount.mount_assembly(found, assembly, log.say, at=self.at)
         return assembly
 
     def down(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 from persist.boot.load import load
 from persist.boot.paths import IMAGE, STALE, VOLUME, escape
 from persist.cli.main import main
-from persist.record import as_dict, replace
+from persist.record import replace
 from persist.system.mountinfo import Mount
 from persist.verdict import judge as v
 from persist.verdict.look import Fragment
@@ -147,11 +147,12 @@ def test_every_entry_has_a_state_and_a_reason(tmp_path: Path, seed: int) -> None
         wanted, look = _machine(scene, chance)
         if chance.random() < 0.1:
             scene.environ["SYSTEMD_PROC_CMDLINE"] = "persist=off"
-        volume = BTRFS | {
-            "kind": chance.choice(["btrfs", "native", "tmpfs", "root", "none"]),
-            "reason": "",
-            "root_read_only": chance.random() < 0.5,
-        }
+        volume = replace(
+            BTRFS,
+            kind=chance.choice(["btrfs", "native", "tmpfs", "root", "none"]),
+            reason="",
+            root_read_only=chance.random() < 0.5,
+        )
         found = scene.judge(look, volume)
         said = f"seed {seed}, round {number}: {states(found)}"
         assert {e.path for e in found.entries} == wanted, said
@@ -198,13 +199,15 @@ def test_each_state_is_reached(scene: Scene) -> None:
         "refused",
         "ignored",
     }
-    seen |= {e.state for e in scene.judge(FakeLook([ROOT]), as_dict(Outcome(reason="missing"))).entries}
-    seen |= {e.state for e in scene.judge(FakeLook([ROOT, VOLUME_MOUNT]), BTRFS | {"kind": "root"}).entries}
+    seen |= {e.state for e in scene.judge(FakeLook([ROOT]), Outcome(reason="missing")).entries}
+    seen |= {
+        e.state for e in scene.judge(FakeLook([ROOT, VOLUME_MOUNT]), replace(BTRFS, kind="root")).entries
+    }
     held = Mount(30, 1, "254:0", "/srv/b", "/srv/b", "ro", "ext4", "/dev/vdb", "rw")
     seen |= {
         e.state
         for e in scene.judge(
-            FakeLook([ROOT, held], there=(STALE,)), as_dict(Outcome(reason="missing", expected=True))
+            FakeLook([ROOT, held], there=(STALE,)), Outcome(reason="missing", expected=True)
         ).entries
     }
     scene.environ["SYSTEMD_PROC_CMDLINE"] = "persist=off"
@@ -362,7 +365,7 @@ def test_another_generator_had_the_path_first(
     look.fragments["/srv"] = Fragment(
         "/run/systemd/generator/srv.mount", "systemd-fstab-generator", "/proc/cmdline", "/dev/sd30", fstype
     )
-    found = scene.judge(look, BTRFS | {"kind": kind, "reason": "" if kind != "none" else "missing"})
+    found = scene.judge(look, replace(BTRFS, kind=kind, reason="" if kind != "none" else "missing"))
     entry = found.entries[0]
     if state == "mounted":
         # Beside the others' unit it is in place, and hides what that would show: said once, by what was seen.
@@ -402,7 +405,7 @@ def test_memory_on_the_way_to_what_the_root_is_said_to_keep(
 ) -> None:
     """The root filesystem keeps what is on it, and not what a tmpfs on the way shows."""
     scene.registry(f"/srv|{method}" if method == "tmpfs" else f"/srv/x|{method}")
-    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, *mounts]), BTRFS | {"kind": "root"})
+    found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, *mounts]), replace(BTRFS, kind="root"))
     assert found.entries[0].state == state and (found.verdict == v.ONLINE) == (state != "failed")
 
 
@@ -573,7 +576,7 @@ def test_late_advice_that_can_help(scene: Scene, kind: str, stage: bool, hint: s
     scene.registry("/etc|overlay")
     hook = "/usr/share/initramfs-tools/hooks/persist"
     found = scene.judge(
-        FakeLook([*ASKED, overlay("/etc", 30)], there=(hook,) if stage else ()), BTRFS | {"kind": kind}
+        FakeLook([*ASKED, overlay("/etc", 30)], there=(hook,) if stage else ()), replace(BTRFS, kind=kind)
     )
     assert codes(found) == ["late"] and found.reasons[0].hint.startswith(hint)
 

@@ -513,7 +513,7 @@ def test_each_reason_of_the_verdict_is_foreseen_or_cannot_be() -> None:
         oddity.REPLACING,
         oddity.UNDECIDED,
     }
-    every |= {mode.READ_ONLY[0], foreign.CODE, strange.STRANGE, "broken", "volume-json", "volume-service"}
+    every |= {mode.READ_ONLY.code, foreign.CODE, strange.STRANGE, "broken", "volume-json", "volume-service"}
     assert len(every) > 25
     assert sorted(every - set(FORESEEN) - set(NOT_BEFORE)) == [], (
         "say in persist/foresee/checks.py what foresees it, or why nothing can"

@@ -91,7 +91,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(
         superblock, "read_at", lambda node, offset, length: next(d.head for d in made.disks if d.node == node)
     )
-    monkeypatch.setattr(search, "what_is_known", lambda facts: None)
+    monkeypatch.setattr(search, "what_is_known", lambda facts, say: None)
     monkeypatch.setattr("persist.boot.facts.gather", lambda root, environ: facts)
     return made
 

@@ -193,10 +193,9 @@ def test_matches(dmi: str, serial: str, machine: str, disk: str, same: bool) -> 
         (None, "-"),
     ],
 )
-def test_machine_dmi(tmp_path: object, monkeypatch: pytest.MonkeyPatch, found: str | None, dmi: str) -> None:
+def test_machine_dmi(tmp_path: object, found: str | None, dmi: str) -> None:
     path = f"{tmp_path}/product_uuid"
     if found is not None:
         with open(path, "w", encoding="ascii") as f:
             f.write(found)
-    monkeypatch.setattr(binding, "DMI", path)
-    assert binding.machine_dmi() == dmi
+    assert binding.machine_dmi(path) == dmi

@@ -172,7 +172,7 @@ def test_a_volume_that_an_earlier_version_mounted_gets_its_first_mark(
     devices = [LiveDevice(n, f"uuid-{n}", f"/dev/vd{n}", 1, 0, "ok", None, mark) for n in (1, 2)]
     done: list[str] = []
     monkeypatch.setattr(btrfs, "filesystem_uuid", lambda path: "uuid")
-    monkeypatch.setattr(in_kernel, "settled", lambda path: devices)
+    monkeypatch.setattr(in_kernel, "settled", lambda path, say: devices)
     monkeypatch.setattr(lost, "mark_lost", lambda uuid, found: [])
     monkeypatch.setattr(in_kernel, "begin", lambda path: done.append("begin"))
     monkeypatch.setattr(in_kernel, "level", lambda found: done.append("level"))

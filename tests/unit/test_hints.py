@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from persist import log
 from persist.boot.config import Config, load
 from persist.boot.facts import Facts
 from persist.boot.ini import Problem
 from persist.errors import Refusal
 from persist.record import replace
-from persist.volume.find import candidates, search, unreadable
 from persist.volume.find import remembered as known
+from persist.volume.find import search, unreadable
 from persist.volume.find.around import Around
 from persist.volume.find.choose import decide
 from persist.volume.find.decision import Ambiguous, Candidate, Decision, Known, Missing
@@ -390,14 +391,10 @@ def test_refused(
         (f"persist.volume={U1}x", "", f"{U1}x"),
     ],
 )
-def test_named_on_the_command_line(
-    cmdline: str, named: str, wrong: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(known, "read", lambda: "")
-    monkeypatch.setattr(search, "_credential", lambda: "")
+def test_named_on_the_command_line(cmdline: str, named: str, wrong: str, tmp_path: Path) -> None:
     machine = Facts()
     machine.cmdline = cmdline
-    found = search.what_is_known(machine)
+    found = search.what_is_known(machine, log.say, root=str(tmp_path), credentials=str(tmp_path))
     assert (found.named, found.wrong) == (named, wrong)
     config = Config()
     config.device = ["/dev/vdb"]
@@ -435,7 +432,7 @@ def test_a_name_that_leads_nowhere(value: str, device: list[str] | int, problem:
     assert (search.patience(config, Known(), kept=False) == 0) == (not config.device)
 
 
-def test_what_cannot_come_is_not_looked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_come_is_not_looked_for_twice() -> None:
     """The search ends with one look, and nothing waits."""
     looks: list[int] = []
 
@@ -443,11 +440,9 @@ def test_what_cannot_come_is_not_looked_for_twice(monkeypatch: pytest.MonkeyPatc
         looks.append(1)
         return [OURS]
 
-    monkeypatch.setattr(candidates, "candidates", look)
-    monkeypatch.setattr(candidates, "everything", lambda: [OURS])
-    monkeypatch.setattr(unreadable, "find", lambda config: [])
     machine = Known(wrong="LABEL=persist-data")
-    decision, assembly = search.search(Config(), machine, search.patience(Config(), machine, kept=False))
+    patience = search.patience(Config(), machine, kept=False)
+    decision, assembly = search.search(Config(), machine, patience, log.say, log.notify_status, look)
     assert isinstance(decision, Missing) and decision.code == "not-a-uuid" and assembly is None
     assert looks == [1] and f"persist.volume={U1}" in decision.hint
 

@@ -11,10 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from persist import log
-from persist.boot.config import Config
 from persist.errors import PersistError
-from persist.volume.find import search
-from persist.volume.find.decision import Known, Missing
 
 
 def test_a_wait_has_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,13 +23,8 @@ def test_a_wait_has_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         log.notify_status("at work\nWATCHDOG=1")
         assert manager.recv(4096) == rb"STATUS=at work\nWATCHDOG=1"
-        monkeypatch.setattr(search, "_once", lambda config, told: (Missing("", ""), None))
-        monkeypatch.setattr(search, "_wait", lambda config, told, timeout, last, enough: last)
-        search.search(Config(), Known(), 1200.0)
-        assert (
-            manager.recv(4096)
-            == b"STATUS=Waiting up to 1200 s for the state volume\nEXTEND_TIMEOUT_USEC=1500000000"
-        )
+        log.notify_status("Waiting up to 1200 s", 1200.0)
+        assert manager.recv(4096) == b"STATUS=Waiting up to 1200 s\nEXTEND_TIMEOUT_USEC=1500000000"
 
 
 @pytest.mark.parametrize(("name", "function"), [("journal", "sendv"), ("daemon", "notify")])

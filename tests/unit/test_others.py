@@ -3,21 +3,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from persist.boot.config import Config
-from persist.boot.facts import Facts
 from persist.cli import status, volume
-from persist.record import as_dict
-from persist.system import btrfs
-from persist.system.mountinfo import Mount
-from persist.verdict.volume_reasons import read_volume
+from persist.record import as_dict, replace
 from persist.volume import outcome
 from persist.volume.find.choose import decide
 from persist.volume.find.decision import Candidate, Found, Known
-from persist.volume.mount import taken_over
 from persist.volume.outcome import Outcome
 
 U1, U2 = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -44,10 +40,10 @@ def test_which(every: tuple[Candidate, ...], others: tuple[tuple[str, str], ...]
     assert isinstance(found, Found) and (found.uuid, found.others) == (U1, others)
 
 
-def test_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = as_dict(Outcome(kind="native", device="/dev/vdb2", others=OTHERS))
+def test_status() -> None:
+    record = Outcome(kind="native", device="/dev/vdb2", others=OTHERS)
     assert ("Beside", LINE) in status._volume(record)
-    assert not [line for line in status._volume(record | {"others": []}) if line[0] == "Beside"]
+    assert not [line for line in status._volume(replace(record, others=[])) if line[0] == "Beside"]
 
 
 def test_volume_show(capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,29 +67,9 @@ def test_volume_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert LINE in capsys.readouterr().out
 
 
-def test_record(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_record() -> None:
     """The verdict's reader takes it."""
-    root = tmp_path_factory.mktemp("root")
-    monkeypatch.setattr(outcome, "RECORD", f"{root}/run/persist/volume.json")
-    monkeypatch.setattr(outcome, "BEFORE", f"{root}/run/persist/volume.json.before")
-    for name in ("PERSISTENT", "MOUNT_ENTRIES"):
-        monkeypatch.setattr(outcome, name, f"{root}/{name}")
-    outcome.write(Outcome(kind="btrfs", others=OTHERS))
-    assert read_volume(str(root))["others"] == OTHERS
-
-
-@pytest.mark.parametrize("before", [False, True])
-def test_what_the_initrd_mounted(
-    before: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Said once, by the run that looks; kept by a second one."""
-    monkeypatch.setattr(taken_over, "from_database", lambda: [ONE, TWO])
-    monkeypatch.setattr(btrfs, "mounted_uuid", lambda path: U1)
-    monkeypatch.setattr(
-        outcome, "read", lambda: Outcome(kind="btrfs", uuid=U1, others=OTHERS) if before else None
-    )
-    result = Outcome()
-    at = Mount(1, 1, "0:40", "/@persist-state", "/run/persist/volume", "rw", "btrfs", "/dev/vdb2", "rw")
-    taken_over.keep(Config(), Facts(), Known(bound=lambda c: c is ONE), result, at)
-    assert (result.others, result.reason) == (OTHERS, "")
-    assert capsys.readouterr().err.count("could be a state volume, too") == (not before)
+    written = json.dumps(as_dict(Outcome(kind="btrfs", others=OTHERS)))
+    assert outcome.of(json.loads(written)).others == OTHERS
+    with pytest.raises(ValueError, match="others"):
+        outcome.of({"others": [{"device": 3}]})

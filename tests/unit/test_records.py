@@ -10,7 +10,6 @@ import pytest
 
 from persist.boot.config import Config
 from persist.errors import Refusal
-from persist.volume.find import remembered
 from persist.volume.format.write_claim import write_claims
 from persist.volume.ondisk import binding, degraded_mark, header
 from persist.volume.ondisk.binding import Binding
@@ -80,10 +79,3 @@ def test_degraded_mark_goes_on_for_ever(counter: int) -> None:
             assert read is not None and (read.id, read.counter) == (mark.id, mark.counter)
             mark = degraded_mark.following(VOLUME, read, generation, 0, whole=False)
             assert mark.counter >= counter
-
-
-def test_known_volume(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "ROOT", str(tmp_path))
-    for uuid in (VOLUME, VOLUME.upper().replace("1", "a")):
-        remembered.note(uuid)
-        assert remembered.read() == uuid.lower(), uuid

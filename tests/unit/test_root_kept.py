@@ -17,18 +17,19 @@ from persist.volume.root_kept import Root
 class Machine:
     """Mounts, and block devices in a directory that stands for /sys/dev/block."""
 
-    def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, top: Path) -> None:
         self.top, self.every = top, list[Mount]()
         self.tables: dict[str, str] = {}
         (top / "block").mkdir()
-        monkeypatch.setattr(root_kept, "_SYS", str(top / "block"))
-        monkeypatch.setattr(root_kept, "run", self._run)
+        self.nodes: dict[str, str] = {}
+        self.devices = root_kept.Devices(
+            str(top / "block"), lambda node: self.nodes.get(node, ""), self._table
+        )
 
-    def _run(self, *argv: str) -> str:
-        assert argv[:2] == ("dmsetup", "table")
-        if argv[2] not in self.tables:
-            raise CommandError(list(argv), 127, "", reason="not installed")
-        return self.tables[argv[2]] + "\n"
+    def _table(self, name: str) -> str:
+        if name not in self.tables:
+            raise CommandError(["dmsetup", "table", name], 127, "", reason="not installed")
+        return self.tables[name] + "\n"
 
     def device(
         self,
@@ -67,12 +68,12 @@ class Machine:
         return made
 
     def lost(self, at: Mount, *, files: bool = True) -> str:
-        return root_kept._Look(self.every, files).mount(at)
+        return root_kept.lost(at, files=files, every=self.every, devices=self.devices)
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return Machine(tmp_path, monkeypatch)
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
 
 
 @pytest.mark.parametrize("fstype", ["tmpfs", "ramfs", "rootfs"])
@@ -138,11 +139,11 @@ def test_devices(machine: Machine, name: str, why: str) -> None:
     )
 
 
-def test_filesystem_with_a_number_of_its_own(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filesystem_with_a_number_of_its_own(machine: Machine) -> None:
     """btrfs: the device that mountinfo names is looked at."""
     assert machine.lost(machine.mount("/", "btrfs", "0:30", source="/dev/null")) == ""
     machine.device("zram0", "250:0")
-    monkeypatch.setattr(root_kept, "_number", {"/dev/zram0": "250:0"}.__getitem__)
+    machine.nodes["/dev/zram0"] = "250:0"
     assert (
         machine.lost(machine.mount("/", "btrfs", "0:30", source="/dev/zram0")) == "on zram0, which is memory"
     )

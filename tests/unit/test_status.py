@@ -10,7 +10,6 @@ import pytest
 
 from persist.cli import status
 from persist.cli.main import main
-from persist.record import as_dict
 from persist.verdict import judge as v
 from persist.verdict.entry_state import EntryState
 from persist.volume.heal import by_hand
@@ -78,7 +77,7 @@ def test_disks_space_and_scrub_come_first(
 ) -> None:
     """A mirror looked like one disk."""
     monkeypatch.setattr(by_hand, "describe", lambda: described(profile, *members))
-    volume = as_dict(Outcome(kind="btrfs", device="/dev/vda2", uuid="u"))
+    volume = Outcome(kind="btrfs", device="/dev/vda2", uuid="u")
     lines = shown(
         monkeypatch,
         capsys,
@@ -103,7 +102,7 @@ def test_what_is_mounted_from_memory_is_not_called_mounted(
         EntryState("/etc", "overlay", "early", "a.conf:6"),
         EntryState("/srv/c", "symlink", "linked", "a.conf:8"),
     ]
-    lines = shown(monkeypatch, capsys, v.Verdict(v.VOLATILE, as_dict(Outcome(kind="tmpfs")), entries))
+    lines = shown(monkeypatch, capsys, v.Verdict(v.VOLATILE, Outcome(kind="tmpfs"), entries))
     assert lines[1] == " Volume: tmpfs, writable (in memory, lost at power-off)"
     assert [line[len("/srv/a  overlay  ") :].rsplit("  ", 1)[0].strip() for line in lines[-4:]] == [
         "in memory",
@@ -117,7 +116,7 @@ def test_another_volume_is_in_status_and_in_volume_show(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(by_hand, "describe", lambda: described("single", member(1, "/dev/vda2")))
-    volume = as_dict(Outcome(kind="btrfs", device="/dev/vda2", uuid="u", others=[OTHER]))
+    volume = Outcome(kind="btrfs", device="/dev/vda2", uuid="u", others=[OTHER])
     assert (
         f" Beside: {OTHER['device']} (UUID={OTHER['uuid']}) could be a state volume, too, and is left alone"
         in shown(monkeypatch, capsys, v.Verdict(v.ONLINE, volume))

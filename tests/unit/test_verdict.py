@@ -39,7 +39,7 @@ VOLUME_MOUNT = Mount(
 )
 ROOT = Mount(1, 0, "254:0", "/", "/", "ro,relatime", "ext4", "/dev/vdb", "ro")
 IMAGE_MOUNT = Mount(21, 1, "254:0", "/", IMAGE, "rw,relatime", "ext4", "/dev/vdb", "ro")
-BTRFS = as_dict(Outcome(kind="btrfs", device="/dev/vda2", uuid="a-b-c"))
+BTRFS = Outcome(kind="btrfs", device="/dev/vda2", uuid="a-b-c")
 
 
 def overlay(
@@ -156,7 +156,7 @@ class Scene:
             flag.parent.mkdir(parents=True, exist_ok=True)
             flag.touch()
 
-    def judge(self, look: v.Look, volume: dict[str, Any] = BTRFS) -> v.Verdict:
+    def judge(self, look: v.Look, volume: Outcome = BTRFS) -> v.Verdict:
         return v.judge(load(str(self.root), self.environ), volume, look)
 
 
@@ -444,7 +444,7 @@ def test_volume_that_makes_users_root(scene: Scene, kind: str) -> None:
         ],
         links={"/opt/l": VOLUME + "/opt/l"},
     )
-    found = scene.judge(look, BTRFS | {"kind": kind})
+    found = scene.judge(look, replace(BTRFS, kind=kind))
     assert found.verdict == (v.VOLATILE if kind == "tmpfs" else v.DEGRADED)
     assert "volume-options" in codes(found) and "is not mounted with nodev" in found.reasons[-1].message
 
@@ -553,7 +553,7 @@ def test_stale(scene: Scene, kind: str, options: str, flag: bool, state: str) ->
         if kind == "root"
         else []
     )
-    volume = as_dict(Outcome(kind=kind, reason="known-volume-missing", message="Away.", expected=True))  # type: ignore[arg-type]
+    volume = Outcome(kind=kind, reason="known-volume-missing", message="Away.", expected=True)  # type: ignore[arg-type]
     found = scene.judge(FakeLook([ROOT, *store, held], there=(STALE,) if flag else ()), volume)
     assert (found.verdict, [e.state for e in found.entries]) == (v.VOLATILE, [state])
 
@@ -573,7 +573,7 @@ def test_read_only_below_memory(scene: Scene) -> None:
         Mount(30, 1, "0:50", "/", "/srv/x", "rw,nosuid,nodev", "overlay", "overlay", "rw"),
         Mount(31, 1, "0:40", "/srv/y", "/srv/y", "rw,nosuid,nodev", "tmpfs", "tmpfs", "rw"),
     ]
-    volume = as_dict(Outcome(kind="tmpfs", reason="read-only", message="Asked for."))
+    volume = Outcome(kind="tmpfs", reason="read-only", message="Asked for.")
     assert [e.state for e in scene.judge(FakeLook([ROOT, tmpfs, own, *right]), volume).entries] == [
         "mounted",
         "mounted",
@@ -637,13 +637,14 @@ def test_volumes(
     scene.registry("/srv|bind")
     if expected:
         scene.conf("Device=LABEL=mine")
-    volume = BTRFS | {
-        "kind": kind,
-        "root_read_only": read_only,
-        "reason": "" if kind == "btrfs" else "missing",
-        "message": "",
-        "hint": "",
-    }
+    volume = replace(
+        BTRFS,
+        kind=kind,
+        root_read_only=read_only,
+        reason="" if kind == "btrfs" else "missing",
+        message="",
+        hint="",
+    )
     found = scene.judge(FakeLook(mounts + ([bind("/srv", 30)] if VOLUME_MOUNT in mounts else [])), volume)
     assert (found.verdict, codes(found), states(found)) == (word, reasons, {"/srv": state})
 
@@ -660,12 +661,13 @@ def test_volumes(
 def test_a_root_in_memory_keeps_nothing(scene: Scene, kind: str, word: str, reasons: list[str]) -> None:
     """It takes writes, and forgets them."""
     scene.registry("/srv|bind")
-    volume = BTRFS | {
-        "kind": kind,
-        "root_memory": "a tmpfs",
-        "reason": "" if kind == "btrfs" else "missing",
-        "message": "No disk.",
-    }
+    volume = replace(
+        BTRFS,
+        kind=kind,
+        root_memory="a tmpfs",
+        reason="" if kind == "btrfs" else "missing",
+        message="No disk.",
+    )
     found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]), volume)
     assert (found.verdict, codes(found)) == (word, reasons)
     if len(reasons) > 1:
@@ -678,7 +680,7 @@ def test_a_root_in_memory_keeps_nothing(scene: Scene, kind: str, word: str, reas
 def test_a_volume_in_memory_is_not_online(scene: Scene) -> None:
     scene.registry("/srv|bind")
     found = scene.judge(
-        FakeLook([*SOMETHING, bind("/srv", 30)]), BTRFS | {"memory": "on zram0, which is memory"}
+        FakeLook([*SOMETHING, bind("/srv", 30)]), replace(BTRFS, memory="on zram0, which is memory")
     )
     assert (found.verdict, codes(found)) == (v.VOLATILE, ["volume-in-memory"]) and "zram0" in found.reasons[
         0
@@ -688,7 +690,7 @@ def test_a_volume_in_memory_is_not_online(scene: Scene) -> None:
 def test_off_says_what_was_looked_at(scene: Scene) -> None:
     scene.registry("/srv|bind")
     found = scene.judge(
-        FakeLook(NOTHING), as_dict(Outcome(reason="missing", message="No disk.", root="ext4 on /dev/vda1"))
+        FakeLook(NOTHING), Outcome(reason="missing", message="No disk.", root="ext4 on /dev/vda1")
     )
     assert found.verdict == v.OFF
     assert (
@@ -716,7 +718,7 @@ def test_who_expects_a_volume(scene: Scene, how: str) -> None:
         scene.environ["SYSTEMD_PROC_CMDLINE"] = "quiet persist.volume=x"
     else:
         scene.conf(how)
-    assert scene.judge(FakeLook(NOTHING), as_dict(Outcome(reason="missing"))).verdict == v.DEGRADED
+    assert scene.judge(FakeLook(NOTHING), Outcome(reason="missing")).verdict == v.DEGRADED
 
 
 @pytest.mark.parametrize(
@@ -725,15 +727,13 @@ def test_who_expects_a_volume(scene: Scene, how: str) -> None:
 )
 def test_a_volume_that_could_be_there(scene: Scene, code: str) -> None:
     scene.registry("/srv|bind")
-    found = scene.judge(
-        FakeLook(NOTHING), as_dict(Outcome(reason=code, message="It is so.", hint="Do this."))
-    )
+    found = scene.judge(FakeLook(NOTHING), Outcome(reason=code, message="It is so.", hint="Do this."))
     assert (found.verdict, codes(found)) == (v.DEGRADED, [code])
 
 
 def test_links_on_the_root(scene: Scene) -> None:
     scene.registry("/opt/l|symlink\n/srv|overlay")
-    found = scene.judge(FakeLook(SOMETHING, links={"/opt/l": VOLUME + "/opt/l"}), BTRFS | {"kind": "root"})
+    found = scene.judge(FakeLook(SOMETHING, links={"/opt/l": VOLUME + "/opt/l"}), replace(BTRFS, kind="root"))
     assert found.verdict == v.ONLINE and states(found) == {"/opt/l": "linked", "/srv": "root"}
 
 
@@ -752,7 +752,7 @@ def test_memory_where_a_volume_was(scene: Scene, kind: str) -> None:
     scene.registry("/opt/link|symlink")
     memory = Mount(20, 1, "0:30", "/", VOLUME, "rw,nosuid,nodev", "tmpfs", "tmpfs", "rw")
     found = scene.judge(
-        FakeLook([ROOT, memory], links={"/opt/link": VOLUME + "/opt/link"}), BTRFS | {"kind": kind}
+        FakeLook([ROOT, memory], links={"/opt/link": VOLUME + "/opt/link"}), replace(BTRFS, kind=kind)
     )
     assert (found.verdict, codes(found)) == (v.VOLATILE, ["volume-gone"])
 
@@ -761,15 +761,15 @@ def test_read_only_volume(scene: Scene) -> None:
     scene.registry("/srv|bind")
     stuck = replace(VOLUME_MOUNT, super_options="ro,subvol=/@persist-state")
     look = FakeLook([ROOT, stuck, bind("/srv", 30, more="ro")])
-    for volume in (BTRFS | {"read_only": True}, BTRFS):
+    for volume in (replace(BTRFS, read_only=True), BTRFS):
         found = scene.judge(look, volume)
         assert (found.verdict, codes(found), states(found)) == (
             v.DEGRADED,
             ["volume-read-only"],
             {"/srv": "mounted"},
         )
-        assert found.volume["read_only"], "also where it turned read-only after it was mounted"
-    assert not BTRFS["read_only"]
+        assert found.volume.read_only, "also where it turned read-only after it was mounted"
+    assert not BTRFS.read_only
 
 
 def test_a_volume_whose_mount_says_rw_and_that_takes_no_writes(scene: Scene) -> None:
@@ -778,9 +778,7 @@ def test_a_volume_whose_mount_says_rw_and_that_takes_no_writes(scene: Scene) -> 
     look = FakeLook([*SOMETHING, bind("/srv", 30)])
     look.obstacle = Obstacle("subvolume-read-only", "It is set read-only.", "Do this.")
     found = scene.judge(look)
-    assert (found.verdict, codes(found)) == (v.DEGRADED, ["subvolume-read-only"]) and found.volume[
-        "read_only"
-    ]
+    assert (found.verdict, codes(found)) == (v.DEGRADED, ["subvolume-read-only"]) and found.volume.read_only
     assert found.reasons[0].hint == "Do this."
 
 
@@ -791,17 +789,17 @@ def test_a_root_that_turned_read_only_below_what_stands_in_for_the_volume(scene:
     )
     found = scene.judge(
         FakeLook([ROOT, stuck], links={"/opt/l": VOLUME + "/opt/l"}),
-        BTRFS | {"kind": "root", "reason": "missing"},
+        replace(BTRFS, kind="root", reason="missing"),
     )
     assert (found.verdict, codes(found)) == (v.DEGRADED, ["volume-read-only"])
 
 
 def test_tmpfs_entries_do_not_need_a_volume(scene: Scene) -> None:
     scene.registry("/tmp|tmpfs")
-    assert states(scene.judge(FakeLook(NOTHING, writable=True), as_dict(Outcome(reason="missing")))) == {
+    assert states(scene.judge(FakeLook(NOTHING, writable=True), Outcome(reason="missing"))) == {
         "/tmp": "tmpfs"
     }
-    found = scene.judge(FakeLook(NOTHING), as_dict(Outcome(reason="missing", root_read_only=True)))
+    found = scene.judge(FakeLook(NOTHING), Outcome(reason="missing", root_read_only=True))
     assert (found.verdict, states(found), codes(found)) == (
         v.VOLATILE,
         {"/tmp": "failed"},
@@ -863,7 +861,7 @@ def test_bad_files(scene: Scene) -> None:
     found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]))
     assert (found.verdict, codes(found)) == (v.DEGRADED, ["registry"])
     assert "/usr/lib/persist.d/bad.conf:2" in found.reasons[0].message
-    off = scene.judge(FakeLook(NOTHING), as_dict(Outcome(reason="missing")))
+    off = scene.judge(FakeLook(NOTHING), Outcome(reason="missing"))
     assert (off.verdict, codes(off)) == (v.OFF, ["missing", "registry"])
 
 
@@ -899,7 +897,7 @@ def test_off(scene: Scene, how: str, why: str) -> None:
     assert why in found.reasons[0].message
     assert [(e.path, e.state) for e in found.entries] == ([] if how == "empty" else [("/srv", "off")])
     assert all(why in e.reason for e in found.entries)
-    assert found.as_dict()["volume"] == {"kind": "none"}
+    assert found.as_dict()["volume"] == as_dict(Outcome())
 
 
 # -- volume.json
@@ -908,16 +906,17 @@ def test_off(scene: Scene, how: str, why: str) -> None:
 def test_read_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(root_kept, "look", lambda: Root("", False, ""))
     record = tmp_path / "run/persist/volume.json"
-    assert v.read_volume(str(tmp_path)) == as_dict(Outcome()) | {
-        "reason": "volume-service",
-        "message": "persist-volume.service has not run to its end.",
-        "hint": "See 'journalctl -b -u persist-volume.service'.",
-    }
+    assert v.read_volume(str(tmp_path)) == replace(
+        Outcome(),
+        reason="volume-service",
+        message="persist-volume.service has not run to its end.",
+        hint="See 'journalctl -b -u persist-volume.service'.",
+    )
     record.parent.mkdir(parents=True)
-    record.write_text(json.dumps({"version": 1} | BTRFS))
+    record.write_text(json.dumps({"version": 1} | as_dict(BTRFS)))
     assert v.read_volume(str(tmp_path)) == BTRFS
     record.write_text('{"kind": "none"}')
-    assert v.read_volume(str(tmp_path)) == as_dict(Outcome()), "what is left out has its default"
+    assert v.read_volume(str(tmp_path)) == Outcome(), "what is left out has its default"
 
 
 @pytest.mark.parametrize(
@@ -947,7 +946,7 @@ def test_bad_volume_json(scene: Scene, content: bytes) -> None:
     record.parent.mkdir(parents=True)
     record.write_bytes(content)
     volume = v.read_volume(str(scene.root))
-    assert (volume["kind"], volume["reason"]) == ("none", "volume-json")
+    assert (volume.kind, volume.reason) == ("none", "volume-json")
     scene.registry("/srv|bind")
     found = scene.judge(FakeLook(NOTHING), volume)
     assert found.verdict == v.DEGRADED
@@ -956,7 +955,7 @@ def test_bad_volume_json(scene: Scene, content: bytes) -> None:
 
 def test_volume_json_is_a_directory(tmp_path: Path) -> None:
     (tmp_path / "run/persist/volume.json").mkdir(parents=True)
-    assert v.read_volume(str(tmp_path))["reason"] == "volume-json"
+    assert v.read_volume(str(tmp_path)).reason == "volume-json"
 
 
 # -- the kernel's word
@@ -1059,7 +1058,7 @@ def test_look_reads_this_machine() -> None:
 def test_known_volume_is_away(scene: Scene) -> None:
     """A writable root that has known a volume: what is written now is out of sight when it is back."""
     scene.registry("/srv|bind")
-    away = as_dict(Outcome(reason="known-volume-missing", message="It is away.")) | {"expected": True}
+    away = replace(Outcome(reason="known-volume-missing", message="It is away."), expected=True)
     found = scene.judge(FakeLook(NOTHING), away)
     assert (found.verdict, codes(found)) == (v.VOLATILE, ["known-volume-missing"])
 
@@ -1068,7 +1067,7 @@ def test_initrd_disagrees(scene: Scene) -> None:
     scene.registry("/srv|bind")
     found = scene.judge(
         FakeLook([ROOT, VOLUME_MOUNT, bind("/srv", 30)]),
-        BTRFS | {"reason": "initrd-disagrees", "message": "Another one."},
+        replace(BTRFS, reason="initrd-disagrees", message="Another one."),
     )
     assert (found.verdict, codes(found)) == (v.DEGRADED, ["initrd-disagrees"])
 
@@ -1116,7 +1115,7 @@ def test_volume_that_takes_no_writes(scene: Scene) -> None:
     look = FakeLook([ROOT, replace(VOLUME_MOUNT, options="ro,nosuid,nodev")])
     look.mount_entries = False
     found = scene.judge(
-        look, BTRFS | {"read_only": True, "reason": "volume-read-only", "message": "It is write-protected."}
+        look, replace(BTRFS, read_only=True, reason="volume-read-only", message="It is write-protected.")
     )
     assert (found.verdict, codes(found), states(found)) == (
         v.DEGRADED,

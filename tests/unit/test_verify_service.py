@@ -13,12 +13,13 @@ from persist import log
 from persist.system import files
 from persist.verdict import current, say, written
 from persist.verdict import judge as v
+from persist.volume.outcome import Outcome
 
 
 def degraded(*messages: str) -> v.Verdict:
     return v.Verdict(
         v.DEGRADED,
-        {"kind": "btrfs"},
+        Outcome(kind="btrfs"),
         reasons=[v.Reason("entry-failed", m, "Do this.", "/x") for m in messages],
     )
 
@@ -46,18 +47,18 @@ def test_write_atomically_does_not_follow(tmp_path: Path) -> None:
     ("found", "expected"),
     [
         (
-            v.Verdict(v.ONLINE, {"kind": "btrfs", "device": "/dev/vda2"}),
+            v.Verdict(v.ONLINE, Outcome(kind="btrfs", device="/dev/vda2")),
             "Persistent state is online (/dev/vda2).",
         ),
-        (v.Verdict(v.ONLINE, {"kind": "root", "device": ""}), "Persistent state is online (root)."),
+        (v.Verdict(v.ONLINE, Outcome(kind="root", device="")), "Persistent state is online (root)."),
         (
-            v.Verdict(v.VOLATILE, {"kind": "tmpfs"}, reasons=[v.Reason("missing", "No disk.")]),
+            v.Verdict(v.VOLATILE, Outcome(kind="tmpfs"), reasons=[v.Reason("missing", "No disk.")]),
             "Persistent state is VOLATILE, what is written now is lost at power-off: No disk.",
         ),
         (
             v.Verdict(
                 v.VOLATILE,
-                {"kind": "none", "expected": True},
+                Outcome(kind="none", expected=True),
                 reasons=[v.Reason("known-volume-missing", "No disk.")],
             ),
             "Persistent state is VOLATILE, what is written now will be out of sight: No disk.",
@@ -65,7 +66,7 @@ def test_write_atomically_does_not_follow(tmp_path: Path) -> None:
         (
             v.Verdict(
                 v.VOLATILE,
-                {"kind": "none", "root_memory": "a tmpfs"},
+                Outcome(kind="none", root_memory="a tmpfs"),
                 reasons=[v.Reason("missing", "No disk.")],
             ),
             "Persistent state is VOLATILE, what is written now is lost at power-off: No disk.",
@@ -73,7 +74,7 @@ def test_write_atomically_does_not_follow(tmp_path: Path) -> None:
         (degraded("One."), "Persistent state is DEGRADED: One."),
         (degraded("One.", "Two.", "Three."), "Persistent state is DEGRADED: One. (and 2 more)"),
         (
-            v.Verdict(v.OFF, {}, reasons=[v.Reason("off", "persist=off.")]),
+            v.Verdict(v.OFF, Outcome(), reasons=[v.Reason("off", "persist=off.")]),
             "Persistent state is off: persist=off.",
         ),
     ],

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from persist.boot.config import Config
 from persist.boot.ini import words
@@ -37,8 +37,6 @@ def _crypttab() -> tuple[str, ...]:
     return tuple(w[0] for w in lines if w and not w[0].startswith("#"))
 
 
-def gather(config: Config) -> Around:
-    """Look at the machine. Raises CommandError and OSError."""
-    return Around(
-        tuple(candidates.everything()), tuple(unreadable.find(config)), _crypttab(), candidates.held
-    )
+def gather(config: Config, every: Iterable[Candidate]) -> Around:
+    """Look at the machine, of which all block devices are known. Raises CommandError and OSError."""
+    return Around(tuple(every), tuple(unreadable.find(config)), _crypttab(), candidates.held)

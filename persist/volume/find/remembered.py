@@ -19,12 +19,11 @@ from persist.system import newmount, uuids
 DIRECTORY = "/var/lib/persist"
 NAME = "known-volume"
 PATH = f"{DIRECTORY}/{NAME}"
-ROOT = "/"
 
 
-def _directory(*, make: bool) -> int:
+def _directory(root: str, *, make: bool) -> int:
     """A descriptor of DIRECTORY on the root filesystem itself. No link is followed. Raises OSError."""
-    at = newmount.clone(ROOT)
+    at = newmount.clone(root)
     for part in DIRECTORY.strip("/").split("/"):
         try:
             if make:
@@ -37,10 +36,10 @@ def _directory(*, make: bool) -> int:
     return at
 
 
-def read() -> str:
+def read(root: str = "/") -> str:
     """The UUID of the volume that this machine had, '' where none is noted. Raises OSError."""
     try:
-        directory = _directory(make=False)
+        directory = _directory(root, make=False)
         try:
             fd = os.open(NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
         finally:
@@ -55,12 +54,12 @@ def read() -> str:
     return text if uuids.valid(text) else ""
 
 
-def note(uuid: str) -> None:
+def note(uuid: str, root: str = "/") -> None:
     """Note the volume of this machine, whole or not at all; nothing is written where it is noted already.
     Raises OSError."""
-    if read() == uuid.lower():
+    if read(root) == uuid.lower():
         return
-    directory = _directory(make=True)
+    directory = _directory(root, make=True)
     try:
         temporary = f"{NAME}.tmp"
         fd = os.open(

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterable
 from typing import Literal
 
-from persist import log
 from persist.errors import Refusal
+from persist.note import DEBUG, Note, Say
 from persist.record import Record, replace
 from persist.system import blockdev, btrfs, superblock
 from persist.system.superblock import Superblock
@@ -119,7 +119,7 @@ def members(path: str) -> list[LiveDevice]:
     return [replace(m, state="behind") if m.ok and _generation(m) < newest else m for m in glance(path)]
 
 
-def settled(path: str) -> list[LiveDevice]:
+def settled(path: str, say: Say) -> list[LiveDevice]:
     """As members(); where one went away, after a commit without it: whatever generation it comes back with is
     then older than the mark says."""
     devices = members(path)
@@ -128,9 +128,8 @@ def settled(path: str) -> list[LiveDevice]:
     try:
         btrfs.sync(path)
     except OSError as e:
-        log.log(
-            log.DEBUG, f"{path} cannot be synced: {e}", "FAILED", PERSIST_PATH=path
-        )  # the mark is written all the more
+        # The mark is written all the more.
+        say(Note(DEBUG, f"{path} cannot be synced: {e}", "FAILED", {"PERSIST_PATH": path}))
     return members(path)
 
 

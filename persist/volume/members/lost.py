@@ -20,9 +20,10 @@ def _shown(mark: DegradedMark | None) -> str:
     return f"{mark.uuid} {mark.id} {mark.counter}" if mark is not None else ""
 
 
-def _noted(mark: DegradedMark | None) -> set[int]:
+def noted(mark: DegradedMark | None, path: str = GONE) -> set[int]:
+    """The devids of the members that went away after this mark was written, as far as that was noted."""
     try:
-        with open(GONE, encoding="ascii") as f:
+        with open(path, encoding="ascii") as f:
             first, _, second = f.read().partition("\n")
     except (FileNotFoundError, UnicodeDecodeError):
         return set()
@@ -46,8 +47,8 @@ def mark_lost(uuid: str, devices: list[LiveDevice], known: Collection[int] = ())
     lost = [m for m in devices if m.devid and m.state in ("lost", "behind")]
     left = in_kernel.newest_first(m for m in devices if m.devid)
     head = in_kernel.head(devices)
-    noted = _noted(head)
-    fresh = [m for m in lost if m.devid not in noted and m.devid not in known]
+    before = noted(head)
+    fresh = [m for m in lost if m.devid not in before and m.devid not in known]
     if fresh and left:
         newest = max(
             (m.block for m in devices if m.ok and m.block is not None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from persist.note import WARNING, Note
 from persist.record import Record
 from persist.volume.members.ancestry import Member, newest_generation
 
@@ -38,6 +39,11 @@ class Oddity(Record):
     def message_id(self) -> str:
         """The name of its MESSAGE_ID in persist.messages."""
         return _MESSAGES.get(self.code, "VOLUME_AMBIGUOUS")
+
+    def note(self, uuid: str) -> Note:
+        """The record for the journal; ``uuid`` of the filesystem."""
+        fields = {"PERSIST_DEVICE": " ".join(self.nodes), "PERSIST_UUID": uuid, "PERSIST_REASON": self.code}
+        return Note(WARNING, f"{self.message} {self.hint}", self.message_id, fields)
 
 
 def _list(members: Iterable[Member]) -> str:

@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from persist import log
 from persist.boot.paths import VOLUME
 from persist.errors import CommandError, PersistError
+from persist.note import DEBUG, NOTICE, Note, Say
 from persist.system import btrfs, mountinfo, newmount, superblock
 from persist.system.btrfs import SUBVOLUMES
 from persist.system.mountinfo import Mount
@@ -125,19 +125,15 @@ def _try(found: Found, assembly: Assembly, options: str) -> None:
         raise _broken(found, "more disks of it are missing than it can do without.")
 
 
-def _only_degraded(found: Found, assembly: Assembly) -> bool:
+def _only_degraded(found: Found, assembly: Assembly, say: Say) -> bool:
     """Whether it needs ``degraded`` although all that it counts are here: the target of a replace is missing,
     which no superblock says."""
     try:
         _try(found, assembly, _SUBVOLUME)
         return False  # it is something else, such as a log that cannot be replayed
     except (PersistError, OSError) as e:
-        log.log(
-            log.DEBUG,
-            f"{found.node} does not mount for a look either: {e}",
-            "FAILED",
-            PERSIST_DEVICE=found.node,
-        )
+        message = f"{found.node} does not mount for a look either: {e}"
+        say(Note(DEBUG, message, "FAILED", {"PERSIST_DEVICE": found.node}))
     try:
         _try(found, assembly, f"degraded,{_SUBVOLUME}")
     except (PersistError, OSError):
@@ -156,7 +152,9 @@ def _check_ours(found: Found, assembly: Assembly) -> None:
         raise strange
 
 
-def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False, at: str = VOLUME) -> Mount:
+def mount_assembly(
+    found: Found, assembly: Assembly, say: Say, *, read_only: bool = False, at: str = VOLUME
+) -> Mount:
     """Mount those members of the volume that may be used: plainly where all are here, else degraded, after a
     new mark on each of them.
 
@@ -165,7 +163,7 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
     it is, and nothing is mounted.
     """
     try:
-        return _mount_assembly(found, assembly, read_only, at)
+        return _mount_assembly(found, assembly, say, read_only, at)
     except PersistError:
         if mountinfo.at(at) is not None:
             run(
@@ -177,7 +175,7 @@ def mount_assembly(found: Found, assembly: Assembly, *, read_only: bool = False,
         raise
 
 
-def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) -> Mount:
+def _mount_assembly(found: Found, assembly: Assembly, say: Say, read_only: bool, at: str) -> Mount:
     if not assembly.use:
         odd = assembly.odd[0]
         raise PersistError(
@@ -193,22 +191,14 @@ def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) 
         _check_ours(found, assembly)
         if not assembly.degraded:
             if not read_only:
-                _begin(found, assembly)
+                _begin(found, assembly, say)
             try:
                 _mount(found, assembly, options, at)
                 return _check(found, assembly, at)
             except CommandError as e:
-                if not _only_degraded(found, assembly):
+                if not _only_degraded(found, assembly, say):
                     raise
-                log.log(
-                    log.NOTICE,
-                    f"The state volume on {found.node} mounts only as degraded: the disk that it was being "
-                    f"copied to is missing. {e.message}",
-                    "MEMBER_MISSING",
-                    PERSIST_DEVICE=" ".join(assembly.nodes),
-                    PERSIST_UUID=found.uuid,
-                    PERSIST_REASON=oddity.REPLACING,
-                )
+                say(_no_target(found, assembly, e))
         elif not read_only:
             try:
                 _try(found, assembly, f"degraded,{_SUBVOLUME}")
@@ -216,7 +206,7 @@ def _mount_assembly(found: Found, assembly: Assembly, read_only: bool, at: str) 
                 together = torn.mend(assembly)
                 if together is None:
                     raise
-                return _mount_assembly(found, together, read_only, at)
+                return _mount_assembly(found, together, say, read_only, at)
         _degraded(found, assembly, f"degraded,{options}", at, mark=not read_only)
         return _check(found, assembly, at)
     except CommandError as e:
@@ -236,7 +226,21 @@ def _next_mark(
     )
 
 
-def _begin(found: Found, assembly: Assembly) -> None:
+def _no_target(found: Found, assembly: Assembly, error: CommandError) -> Note:
+    return Note(
+        NOTICE,
+        f"The state volume on {found.node} mounts only as degraded: the disk that it was being copied to is "
+        f"missing. {error.message}",
+        "MEMBER_MISSING",
+        {
+            "PERSIST_DEVICE": " ".join(assembly.nodes),
+            "PERSIST_UUID": found.uuid,
+            "PERSIST_REASON": oddity.REPLACING,
+        },
+    )
+
+
+def _begin(found: Found, assembly: Assembly, say: Say) -> None:
     """A stretch of history of its own for this boot of a whole volume: a copy of a member that is used
     elsewhere then shows that it is one.
 
@@ -248,12 +252,8 @@ def _begin(found: Found, assembly: Assembly) -> None:
     try:
         degraded_mark.begin(*_next_mark(found, assembly, whole=True))
     except OSError as e:
-        log.log(
-            log.NOTICE,
-            f"The members of the state volume on {found.node} take no mark of this boot: {e}",
-            "FAILED",
-            PERSIST_DEVICE=found.node,
-        )
+        message = f"The members of the state volume on {found.node} take no mark of this boot: {e}"
+        say(Note(NOTICE, message, "FAILED", {"PERSIST_DEVICE": found.node}))
 
 
 def _degraded(found: Found, assembly: Assembly, options: str, at: str, *, mark: bool) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 
-from persist import log
 from persist.boot import paths
 from persist.boot.config import Config
 from persist.boot.paths import IMAGE, VOLUME
 from persist.errors import PersistError
+from persist.note import ERR, INFO, WARNING, Note, Say
 from persist.system import newmount
 from persist.system.run import run
 from persist.volume.mount import binds
@@ -46,48 +46,47 @@ def _mount_root_directory() -> None:
     newmount.bind(directory, VOLUME, options=newmount.DATA)
 
 
-def tmpfs(result: Outcome) -> None:
+def tmpfs(result: Outcome, say: Say) -> None:
     """Memory takes the place of the volume. Raises PersistError and OSError."""
     _mount_tmpfs()
     result.kind = "tmpfs"
-    log.log(
-        log.WARNING,
-        f"{_LEAVE}: what is written now is lost at power-off. {result.message}",
-        "FALLBACK",
-        PERSIST_REASON=result.reason,
+    say(
+        Note(
+            WARNING,
+            f"{_LEAVE}: what is written now is lost at power-off. {result.message}",
+            "FALLBACK",
+            {"PERSIST_REASON": result.reason},
+        )
     )
 
 
-def _root(result: Outcome) -> None:
+def _root(result: Outcome, say: Say) -> None:
     try:
         binds.bind_image()
         _mount_root_directory()
     except (PersistError, OSError) as e:
-        log.log(
-            log.ERR,
-            f"State cannot be kept in {paths.ROOT_STORE} of the root filesystem: {e}",
-            "FALLBACK",
-            PERSIST_REASON="root-store",
+        say(
+            Note(
+                ERR,
+                f"State cannot be kept in {paths.ROOT_STORE} of the root filesystem: {e}",
+                "FALLBACK",
+                {"PERSIST_REASON": "root-store"},
+            )
         )
         if result.root_read_only:
-            tmpfs(result)
+            tmpfs(result, say)
         return
     result.kind = "root"
-    if result.root_kept:
-        log.log(
-            log.INFO,
-            f"{_LEAVE}: state is kept in {paths.ROOT_STORE} of the root filesystem.",
+    kept = "state is kept in" if result.root_kept else "state is in"
+    lost = "" if result.root_kept else f", which is {result.root_memory}, and lost at power-off"
+    say(
+        Note(
+            INFO if result.root_kept else WARNING,
+            f"{_LEAVE}: {kept} {paths.ROOT_STORE} of the root filesystem{lost}.",
             "FALLBACK",
-            PERSIST_REASON=result.reason,
+            {"PERSIST_REASON": result.reason},
         )
-    else:
-        log.log(
-            log.WARNING,
-            f"{_LEAVE}: state is in {paths.ROOT_STORE} of the root filesystem, which is "
-            f"{result.root_memory}, and lost at power-off.",
-            "FALLBACK",
-            PERSIST_REASON=result.reason,
-        )
+    )
 
 
 def policy(config: Config, result: Outcome) -> str:
@@ -97,19 +96,21 @@ def policy(config: Config, result: Outcome) -> str:
     return config.fallback
 
 
-def fall_back(config: Config, result: Outcome) -> int:
+def fall_back(config: Config, result: Outcome, say: Say) -> int:
     """Do what Fallback= says; returns the exit status of the service. Raises PersistError and OSError."""
     how = policy(config, result)
     if how == "tmpfs":
-        tmpfs(result)
+        tmpfs(result, say)
     elif how == "root":
-        _root(result)
+        _root(result, say)
     elif how == "fail":
-        log.log(
-            log.ERR,
-            f"{_LEAVE}, and Fallback=fail says that it must not. {result.message}",
-            "FALLBACK",
-            PERSIST_REASON=result.reason,
+        say(
+            Note(
+                ERR,
+                f"{_LEAVE}, and Fallback=fail says that it must not. {result.message}",
+                "FALLBACK",
+                {"PERSIST_REASON": result.reason},
+            )
         )
         return 1
     return 0

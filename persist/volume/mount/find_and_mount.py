@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import errno
 
-from persist import log
 from persist.boot.config import Config
 from persist.boot.paths import READONLY, RESCUE, VOLUME
 from persist.errors import PersistError
+from persist.note import NOTICE, Note, Say, Status, of
 from persist.system import mountinfo
 from persist.system.mountinfo import Mount
 from persist.system.run import run
@@ -21,19 +21,7 @@ from persist.volume.ondisk import store
 from persist.volume.outcome import Outcome
 
 
-def _say_members(assembly: Assembly, found: Found) -> None:
-    for odd in assembly.odd:
-        log.log(
-            log.WARNING,
-            f"{odd.message} {odd.hint}",
-            odd.message_id,
-            PERSIST_DEVICE=" ".join(odd.nodes),
-            PERSIST_UUID=found.uuid,
-            PERSIST_REASON=odd.code,
-        )
-
-
-def _make_store(at: str) -> None:
+def make_store(at: str) -> None:
     """Make the store of a volume that takes one. Raises PersistError and OSError."""
     try:
         store.make(at)
@@ -44,19 +32,27 @@ def _make_store(at: str) -> None:
             raise
 
 
-def _mount(
-    found: Found, assembly: Assembly | None, config: Config, *, read_only: bool = False, at: str = VOLUME
+def mount(
+    found: Found,
+    assembly: Assembly | None,
+    config: Config,
+    say: Say,
+    status: Status,
+    *,
+    read_only: bool = False,
+    at: str = VOLUME,
 ) -> Mount:
     """Mount what was found. Raises PersistError and OSError; the disks are then left as they are."""
     if assembly is None:
-        mounted = native.mount_native(found, config, read_only=read_only, at=at)
+        mounted = native.mount_native(found, config, say, status, read_only=read_only, at=at)
     else:
-        _say_members(assembly, found)
-        mounted = btrfs_mount.mount_assembly(found, assembly, read_only=read_only, at=at)
+        for odd in assembly.odd:
+            say(odd.note(found.uuid))
+        mounted = btrfs_mount.mount_assembly(found, assembly, say, read_only=read_only, at=at)
     try:
-        strange.check(at, found.node, found.uuid)
+        strange.check(at, found.node, found.uuid, say)
         if assembly is None and not mounted.read_only:
-            _make_store(at)
+            make_store(at)
     except (PersistError, OSError):
         run("umount", at)
         raise
@@ -65,57 +61,63 @@ def _mount(
     return mounted
 
 
-def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: PersistError) -> None:
+def _broken(result: Outcome, found: Found, assembly: Assembly | None, error: PersistError, say: Say) -> None:
     """A volume that does not mount, or must not be used, is left untouched, and shown read-only where that
     goes, so that it can be saved."""
     result.device, result.uuid = found.node, found.uuid
-    log.log_error(error)
+    say(of(error))
     message = error.message
     if error.fields.get("PERSIST_REASON") == foreign.CODE:
         result.because(foreign.CODE, message, error.hint)
         return
-    if assembly is not None and assembly.use and rescue.try_rescue(found, assembly):
-        result.rescue = RESCUE
-        message += f" What can be read of it is at {RESCUE}."
-        log.log(
-            log.NOTICE,
-            f"The state volume on {found.node} is shown read-only at {RESCUE}, with rescue options. Copy "
-            "what you need.",
-            "VOLUME_RESCUE",
-            PERSIST_DEVICE=found.node,
-            PERSIST_UUID=found.uuid,
-            PERSIST_PATH=RESCUE,
-        )
+    if assembly is not None and assembly.use:
+        why_not = rescue.try_rescue(found, assembly)
+        if why_not is None:
+            result.rescue = RESCUE
+            message += f" What can be read of it is at {RESCUE}."
+        say(why_not or _rescued(found))
     result.because(strange.STRANGE if error.message_id == "VOLUME_STRANGE" else "broken", message, error.hint)
 
 
-def find_and_mount(config: Config, told: Known, result: Outcome, *, enabled: bool) -> None:
+def _rescued(found: Found) -> Note:
+    return Note(
+        NOTICE,
+        f"The state volume on {found.node} is shown read-only at {RESCUE}, with rescue options. Copy what "
+        "you need.",
+        "VOLUME_RESCUE",
+        {"PERSIST_DEVICE": found.node, "PERSIST_UUID": found.uuid, "PERSIST_PATH": RESCUE},
+    )
+
+
+def for_writing(
+    config: Config, told: Known, result: Outcome, say: Say, status: Status, *, enabled: bool
+) -> None:
     """Fill in the result where the volume could be mounted, and the reason where not. ``enabled``: the master
     switch is on."""
-    seen = lookup.find(config, told, result, may_format=enabled)
+    seen = lookup.find(config, told, result, say, status, may_format=enabled)
     if seen is None:
         return
     try:
         rescue.put_down()
-        taken_over.describe(result, _mount(*seen, config))
+        taken_over.describe(result, mount(*seen, config, say, status))
         result.uuid = result.uuid or seen[0].uuid.lower()
         result.expected = False
     except PersistError as e:
-        _broken(result, *seen, e)
+        _broken(result, *seen, e, say)
 
 
-def read_only_below(config: Config, told: Known, result: Outcome) -> None:
+def read_only_below(config: Config, told: Known, result: Outcome, say: Say, status: Status) -> None:
     """persist=ro: the volume read-only, and memory above it."""
-    result.because(*mode.READ_ONLY)
-    seen = lookup.find(config, told, result, may_format=False)
+    result.because_of(mode.READ_ONLY)
+    seen = lookup.find(config, told, result, say, status, may_format=False)
     result.expected = False
     if seen is not None:
         private()
         try:
-            _mount(*seen, config, read_only=True, at=READONLY)
+            mount(*seen, config, say, status, read_only=True, at=READONLY)
         except PersistError as e:
-            _broken(result, *seen, e)
-    fallback.tmpfs(result)
+            _broken(result, *seen, e, say)
+    fallback.tmpfs(result, say)
     at = mountinfo.at(VOLUME)
     if at is not None:
         taken_over.describe(result, at)

@@ -4,38 +4,34 @@ where that is asked for, and said."""
 
 from __future__ import annotations
 
-from persist import log
 from persist.boot.config import Config
+from persist.note import ERR, INFO, NOTICE, WARNING, Note, Say, Status
 from persist.record import replace
 from persist.volume import outcome
 from persist.volume.find import remembered
 from persist.volume.find.decision import Ambiguous, Found, Known, Missing, Untrusted
 from persist.volume.find.search import patience, search
-from persist.volume.format import may_format as claimable
+from persist.volume.format.may_format import blank_is_here
 from persist.volume.members.assemble import Assembly
 from persist.volume.mount import fallback
 from persist.volume.outcome import Outcome
 
 
-def _say(decision: Missing | Ambiguous | Untrusted, loud: bool) -> None:
-    """One record for a volume that is not used."""
+def _unused(decision: Missing | Ambiguous | Untrusted, loud: bool) -> Note:
+    """The record of a volume that is not used. ``loud``: one was waited for."""
     fields = {"PERSIST_REASON": decision.code}
     message = f"{decision.message} {decision.hint}"
     match decision:
         case Missing():
             plain = decision.code == "missing"
-            log.log(
-                log.WARNING if loud or not plain else log.INFO,
-                message,
-                "VOLUME_UNREADABLE" if decision.code == "unreadable" else "VOLUME_MISSING",
-                **fields,
-            )
+            name = "VOLUME_UNREADABLE" if decision.code == "unreadable" else "VOLUME_MISSING"
+            return Note(WARNING if loud or not plain else INFO, message, name, fields)
         case Ambiguous():
-            log.log(log.ERR, message, "VOLUME_AMBIGUOUS", PERSIST_DEVICE=" ".join(decision.nodes), **fields)
+            devices = {"PERSIST_DEVICE": " ".join(decision.nodes)}
+            return Note(ERR, message, "VOLUME_AMBIGUOUS", devices | fields)
         case Untrusted():
-            log.log(
-                log.WARNING, message, "VOLUME_UNTRUSTED", PERSIST_DEVICE=" ".join(decision.nodes), **fields
-            )
+            devices = {"PERSIST_DEVICE": " ".join(decision.nodes)}
+            return Note(WARNING, message, "VOLUME_UNTRUSTED", devices | fields)
 
 
 def _known_is_missing(config: Config, result: Outcome, told: Known, found: Missing) -> Missing:
@@ -63,38 +59,39 @@ def _blank_takes_over(config: Config, told: Known) -> bool:
         config.format_blank
         and not told.named
         and (not told.known or config.ephemeral)
-        and claimable.blank_is_here(config)
+        and blank_is_here(config)
     )
 
 
-def say_others(found: Found, result: Outcome) -> None:
+def say_others(found: Found, result: Outcome, say: Say) -> None:
     """Other filesystems that could be the volume: left alone, and worth a word."""
     result.others = [{"device": node, "uuid": uuid} for node, uuid in found.others]
     for node, uuid in found.others:
-        log.log(
-            log.NOTICE,
-            f"{node} (UUID={uuid}) could be a state volume, too; the one of this machine is on {found.node}, "
-            f"and {node} is left alone.",
-            "VOLUME_OTHERS",
-            PERSIST_DEVICE=node,
-            PERSIST_UUID=uuid,
+        say(
+            Note(
+                NOTICE,
+                f"{node} (UUID={uuid}) could be a state volume, too; the one of this machine is on "
+                f"{found.node}, and {node} is left alone.",
+                "VOLUME_OTHERS",
+                {"PERSIST_DEVICE": node, "PERSIST_UUID": uuid},
+            )
         )
 
 
 def find(
-    config: Config, told: Known, result: Outcome, *, may_format: bool
+    config: Config, told: Known, result: Outcome, say: Say, status: Status, *, may_format: bool
 ) -> tuple[Found, Assembly | None] | None:
     """The volume, or None and the reason in the result. ``may_format``: a blank disk may be made one
     (Format=blank)."""
     result.expected = bool(told.known)
     timeout = patience(config, told, kept=result.root_kept)
-    decision, assembly = search(config, told, 0.0)
+    decision, assembly = search(config, told, 0.0, say, status)
     if (
         timeout
         and isinstance(decision, Missing | Untrusted)
         and not (may_format and _blank_takes_over(config, told))
     ):
-        decision, assembly = search(config, told, timeout)
+        decision, assembly = search(config, told, timeout, say, status)
     if isinstance(decision, Missing) and may_format and config.format_blank:
         from persist.volume.format.claims import format_claimed
 
@@ -103,12 +100,12 @@ def find(
         format_claimed([], config, told)
         if outcome.formatted():
             told = replace(told, known=outcome.formatted() if told.known else "")
-            decision, assembly = search(config, told, float(config.member_timeout))
+            decision, assembly = search(config, told, float(config.member_timeout), say, status)
     if isinstance(decision, Found):
-        say_others(decision, result)
+        say_others(decision, result, say)
         return decision, assembly
     if isinstance(decision, Missing) and told.known and told.known == (told.named or told.known).lower():
         decision = _known_is_missing(config, result, told, decision)
     result.because(decision.code, decision.message, decision.hint)
-    _say(decision, loud=timeout > 0)
+    say(_unused(decision, loud=timeout > 0))
     return None

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 
-from persist import log
 from persist.boot.config import Config
 from persist.boot.paths import VOLUME
 from persist.errors import CommandError, PersistError
+from persist.note import NOTICE, Note, Say, Status
 from persist.system import mountinfo, newmount
 from persist.system.mountinfo import Mount
 from persist.system.run import run
@@ -53,7 +53,9 @@ def options(config: Config, fstype: str, *, read_only: bool = False) -> str:
     return ",".join([*words, _UNTOUCHED[fstype] if read_only else "rw", newmount.DATA])
 
 
-def mount_native(found: Found, config: Config, *, read_only: bool = False, at: str = VOLUME) -> Mount:
+def mount_native(
+    found: Found, config: Config, say: Say, status: Status, *, read_only: bool = False, at: str = VOLUME
+) -> Mount:
     """Check and mount the filesystem, grow it into its device. Raises PersistError and OSError."""
     fields = {"PERSIST_DEVICE": found.node, "PERSIST_UUID": found.uuid, "PERSIST_REASON": "broken"}
     if found.fstype not in NATIVE:
@@ -68,7 +70,7 @@ def mount_native(found: Found, config: Config, *, read_only: bool = False, at: s
     try:
         # As systemd-fsck@.service has no time-out either: killed within the check of a large filesystem, this
         # boot would have neither it nor a fallback.
-        log.notify_status(f"Checking and mounting {found.node}", _CHECK)
+        status(f"Checking and mounting {found.node}", _CHECK)
         run(
             "systemd-mount",
             "--quiet",
@@ -99,18 +101,20 @@ def mount_native(found: Found, config: Config, *, read_only: bool = False, at: s
             **fields,
         )
     if not mount.read_only:
-        _grow(found, at)
+        _grow(found, at, say)
     return mount
 
 
-def _grow(found: Found, at: str) -> None:
+def _grow(found: Found, at: str, say: Say) -> None:
     if found.fstype in _GROWING and os.path.exists(_GROWFS):
         try:
             run(_GROWFS, at)
         except CommandError as e:
-            log.log(
-                log.NOTICE,
-                f"The state volume on {found.node} was not grown into its device: {e.message}",
-                "FAILED",
-                PERSIST_DEVICE=found.node,
+            say(
+                Note(
+                    NOTICE,
+                    f"The state volume on {found.node} was not grown into its device: {e.message}",
+                    "FAILED",
+                    {"PERSIST_DEVICE": found.node},
+                )
             )

@@ -9,9 +9,9 @@ reads none for a mount that another unit has named before it was there.
 
 from __future__ import annotations
 
-from persist import log
 from persist.boot.paths import VOLUME
 from persist.errors import CommandError
+from persist.note import WARNING, Note
 from persist.system import mountinfo
 from persist.system.run import run
 
@@ -19,26 +19,26 @@ from persist.system.run import run
 ORDER = ("remote-fs-pre.target", "network.target", "network-online.target")
 
 
-def note(path: str) -> None:
+def note(path: str) -> list[Note]:
     """Have libmount note that the mount at ``path`` needs the network; its other options stay. A failure is
-    said only."""
+    returned only."""
     try:
         run("mount", "-o", "remount,bind,_netdev", path)
+        return []
     except CommandError as e:
-        log.log(
-            log.WARNING,
-            f"At shutdown the network may go before {path}: {e.message}",
-            "FAILED",
-            PERSIST_PATH=path,
-        )
+        message = f"At shutdown the network may go before {path}: {e.message}"
+        return [Note(WARNING, message, "FAILED", {"PERSIST_PATH": path})]
 
 
-def note_all() -> None:
+def note_all() -> list[Note]:
     """Note it of the volume and of all that is bound from it; a filesystem that PID 1 has mounted itself is
-    ordered by its unit. Raises OSError."""
+    ordered by its unit. Returns what failed. Raises OSError."""
     volume = mountinfo.at(VOLUME)
     if volume is None:
-        return
-    for mount in mountinfo.mounts():
-        if mount.device == volume.device and (mount.mount_point != VOLUME or volume.fstype == "btrfs"):
-            note(mount.mount_point)
+        return []
+    return [
+        failed
+        for mount in mountinfo.mounts()
+        if mount.device == volume.device and (mount.mount_point != VOLUME or volume.fstype == "btrfs")
+        for failed in note(mount.mount_point)
+    ]

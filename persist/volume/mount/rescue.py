@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import os
 
-from persist import log
 from persist.boot.paths import RESCUE
 from persist.errors import CommandError
+from persist.note import NOTICE, Note
 from persist.system import btrfs, mountinfo, newmount
 from persist.system.run import run
 from persist.volume.find.decision import Found
@@ -20,9 +20,9 @@ from persist.volume.mount.private import private
 OPTIONS = f"ro,{newmount.DATA},rescue=all,subvolid=5"
 
 
-def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> bool:
+def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> Note | None:
     """Mount what can be read of a broken volume read-only at /run/persist/private/rescue, all its subvolumes;
-    returns whether that could be.
+    returns why that cannot be, None where it is done.
 
     Members that must not be mixed in are left out, and one that is missing does not matter. Raises OSError
     where the place cannot be made.
@@ -30,7 +30,7 @@ def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> bool:
     private()
     os.makedirs(at, 0o700, exist_ok=True)
     if mountinfo.at(at) is not None:
-        return True
+        return None
     node = assembly.nodes[0] if assembly.use else found.node
     try:
         btrfs.forget(*found.forget, *(n for n in found.members if n not in assembly.nodes))
@@ -38,17 +38,14 @@ def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> bool:
         run("mount", "-t", "btrfs", "-o", f"degraded,{OPTIONS}", node, at)
     except (CommandError, OSError) as e:
         text = e.message if isinstance(e, CommandError) else f"{e}."
-        log.log(
-            log.NOTICE,
+        os.rmdir(at)
+        return Note(
+            NOTICE,
             f"Nor can the state volume on {node} be shown read-only, with rescue options: {text}",
             "VOLUME_BROKEN",
-            PERSIST_DEVICE=node,
-            PERSIST_UUID=found.uuid,
-            PERSIST_REASON="rescue",
+            {"PERSIST_DEVICE": node, "PERSIST_UUID": found.uuid, "PERSIST_REASON": "rescue"},
         )
-        os.rmdir(at)
-        return False
-    return True
+    return None
 
 
 def put_down(at: str = RESCUE) -> None:

@@ -4,9 +4,9 @@ have written."""
 
 from __future__ import annotations
 
-from persist import log
 from persist.boot.paths import READONLY, VOLUME
 from persist.errors import PersistError
+from persist.note import WARNING, Note, Say, of
 from persist.system.run import run
 from persist.volume import outcome
 from persist.volume.find.decision import Known
@@ -16,7 +16,7 @@ from persist.volume.outcome import Outcome
 STRANGE = "strange-store"  # the reason in the verdict
 
 
-def check(at: str, device: str, uuid: str) -> None:
+def check(at: str, device: str, uuid: str, say: Say) -> None:
     """Look at the store of what is mounted at a path. Raises PersistError, VOLUME_STRANGE or VOLUME_BROKEN,
     for one that must not be used."""
     fields = {"PERSIST_DEVICE": device, "PERSIST_UUID": uuid}
@@ -41,10 +41,10 @@ def check(at: str, device: str, uuid: str) -> None:
             hint="It is left as it is. See 'journalctl -b -k'.",
         ) from e
     if note:
-        log.log(log.WARNING, note, "FAILED", **fields)
+        say(Note(WARNING, note, "FAILED", fields))
 
 
-def put_down(result: Outcome, told: Known) -> None:
+def put_down(result: Outcome, told: Known, say: Say) -> None:
     """Let go of a volume that the initrd, or an earlier run, has mounted and that must not be used; the
     result says why. Raises PersistError.
 
@@ -56,9 +56,9 @@ def put_down(result: Outcome, told: Known) -> None:
     if not at:
         return
     try:
-        check(at, result.device, result.uuid)
+        check(at, result.device, result.uuid, say)
     except PersistError as e:
-        log.log_error(e)
+        say(of(e))
         run("umount", "--lazy", at)
         result.read_only_below = False
         if at == VOLUME:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import os
 
-from persist import log
 from persist.boot import paths
 from persist.boot.config import Config
 from persist.boot.facts import Facts
 from persist.boot.paths import EARLY, READONLY, VOLUME
+from persist.note import NOTICE, WARNING, Note, Say
 from persist.system import btrfs, mountinfo
 from persist.system.mountinfo import Mount
 from persist.volume import mode, outcome
@@ -49,18 +49,19 @@ def early_entries() -> bool:
         return False
 
 
-def _second_opinion(config: Config, machine: Facts, told: Known, result: Outcome) -> tuple[str, str]:
+def _second_opinion(
+    config: Config, machine: Facts, told: Known, result: Outcome, say: Say
+) -> tuple[str, str]:
     """Why what the initrd mounted would not be chosen now, and what to do about it; '' and '' where it would,
     or nobody knows.
 
     The table in the initrd is as old as the initrd, and sees only the disks that were there first.
     """
     update = "Run 'update-initramfs -u' and restart the machine."
-    word = mode.volatile_word(machine) or ("ro" if mode.read_only(machine) else "")
-    if word:
+    if machine.mode in ("ro", "volatile"):
         return (
-            f"The initrd mounted the state volume on {result.device} although persist={word} is on the "
-            "kernel command line.",
+            f"The initrd mounted the state volume on {result.device} although "
+            f"persist={machine.option('persist')} is on the kernel command line.",
             update,
         )
     every = from_database()
@@ -68,7 +69,7 @@ def _second_opinion(config: Config, machine: Facts, told: Known, result: Outcome
         return "", ""  # udev has not come to it yet
     decision = decide(config, told, every)
     if isinstance(decision, Found):
-        lookup.say_others(decision, result)
+        lookup.say_others(decision, result, say)
     shown = f"The initrd mounted {result.device} (UUID={result.uuid}) as the state volume"
     if not isinstance(decision, Found):
         return f"{shown}, which would not be chosen now: {decision.message}", f"{decision.hint} {update}"
@@ -77,20 +78,22 @@ def _second_opinion(config: Config, machine: Facts, told: Known, result: Outcome
     return "", ""
 
 
-def _begin(result: Outcome) -> None:
+def _begin(result: Outcome, say: Say) -> None:
     try:
         in_kernel.begin(VOLUME)  # the initrd writes a mark only where a member is missing
     except OSError as e:
-        log.log(
-            log.NOTICE,
-            f"The members of the state volume on {result.device} take no mark of this boot: {e}",
-            "FAILED",
-            PERSIST_DEVICE=result.device,
-            PERSIST_UUID=result.uuid,
+        message = f"The members of the state volume on {result.device} take no mark of this boot: {e}"
+        say(
+            Note(
+                NOTICE,
+                message,
+                "FAILED",
+                {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid},
+            )
         )
 
 
-def keep(config: Config, machine: Facts, told: Known, result: Outcome, at: Mount) -> None:
+def keep(config: Config, machine: Facts, told: Known, result: Outcome, at: Mount, say: Say) -> None:
     """Take over what is mounted, and say where the initrd chose what we would not. Raises OSError."""
     describe(result, at)
     before = outcome.read()
@@ -107,18 +110,16 @@ def keep(config: Config, machine: Facts, told: Known, result: Outcome, at: Mount
             # Only btrfs says its id through a mount.
             result.uuid = result.uuid or before.uuid
     elif result.read_only_below:
-        result.because(*mode.READ_ONLY)
+        result.because_of(mode.READ_ONLY)
     elif result.kind == "btrfs":
         if not result.read_only and not result.degraded:
-            _begin(result)
-        message, hint = _second_opinion(config, machine, told, result)
+            _begin(result, say)
+        message, hint = _second_opinion(config, machine, told, result, say)
         if message:
             result.because("initrd-disagrees", message, hint)
-            log.log(
-                log.WARNING,
-                f"{message} {hint}",
-                "FAILED",
-                PERSIST_DEVICE=result.device,
-                PERSIST_UUID=result.uuid,
-                PERSIST_REASON="initrd-disagrees",
-            )
+            fields = {
+                "PERSIST_DEVICE": result.device,
+                "PERSIST_UUID": result.uuid,
+                "PERSIST_REASON": "initrd-disagrees",
+            }
+            say(Note(WARNING, f"{message} {hint}", "FAILED", fields))

@@ -9,8 +9,8 @@ import fcntl
 import os
 import struct
 
-from persist import log
 from persist.boot.paths import VOLUME
+from persist.note import WARNING, Note, Say
 from persist.record import Record
 from persist.system import mountinfo
 from persist.system.btrfs import SUBVOLUMES
@@ -159,10 +159,13 @@ def _try(fd: int, shown: str, path: str) -> Obstacle | None:
         )
 
 
-def _write_protected(result: Outcome, why: Obstacle, *, fresh: bool) -> None:
+def _fields(result: Outcome, why: Obstacle) -> dict[str, str]:
+    return {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid, "PERSIST_REASON": why.code}
+
+
+def _write_protected(result: Outcome, why: Obstacle, say: Say, *, fresh: bool) -> None:
     """A volume that takes no writes: put down again where the root keeps none either, for then memory is of
     more use."""
-    fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid, "PERSIST_REASON": why.code}
     message, hint = why.message, why.hint
     result.read_only = True
     if not result.root_kept and fresh:
@@ -179,26 +182,19 @@ def _write_protected(result: Outcome, why: Obstacle, *, fresh: bool) -> None:
         )
     if not result.reason or result.kind == "none":
         result.because(why.code, why.message, hint)
-    log.log(log.WARNING, f"{message} {hint}", "VOLUME_READ_ONLY", **fields)
+    say(Note(WARNING, f"{message} {hint}", "VOLUME_READ_ONLY", _fields(result, why)))
 
 
-def takes_writes(result: Outcome, *, fresh: bool) -> bool:
+def takes_writes(result: Outcome, say: Say, *, fresh: bool) -> bool:
     """Ask the volume whether it takes writes; what stands against it is in the result, but for a full one.
     Raises PersistError and OSError."""
     why = obstacle(VOLUME)
     if why is None or why.code == "full":
         return True
     if why.code in READ_ONLY:
-        _write_protected(result, why, fresh=fresh)
+        _write_protected(result, why, say, fresh=fresh)
     else:
         if not result.reason:
             result.because(why.code, why.message, why.hint)
-        log.log(
-            log.WARNING,
-            f"{why.message} {why.hint}",
-            "VOLUME_UNWRITABLE",
-            PERSIST_DEVICE=result.device,
-            PERSIST_UUID=result.uuid,
-            PERSIST_REASON=why.code,
-        )
+        say(Note(WARNING, f"{why.message} {why.hint}", "VOLUME_UNWRITABLE", _fields(result, why)))
     return False

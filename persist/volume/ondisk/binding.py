@@ -71,11 +71,11 @@ def read(node: str) -> Binding | None:
         os.close(fd)
 
 
-def machine_dmi() -> str:
+def machine_dmi(path: str = DMI) -> str:
     """The id that the firmware gives this machine, in lower case; '-' where it has none that tells it from
     others."""
     try:
-        with open(DMI, encoding="ascii", errors="replace") as f:
+        with open(path, encoding="ascii", errors="replace") as f:
             found = f.read().strip().lower()
     except OSError:
         return NONE  # no DMI: a container, many ARM boards

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A root filesystem, and pieces of /sys, of its own for a process in a mount namespace of its own. What it
+writes below / is in a directory of the test, with the machine's own root below that."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+# $1: where the upper layer is, or the type of the filesystem in memory that it is on; $2: the lower layers;
+# the others are directories that are to be there as they are. An upper layer in memory is at /home.
+_MAKE = """
+upper=$1 lower=$2 root=/mnt/root
+shift 2
+mount -t tmpfs none /mnt
+case $upper in
+/*) ;;
+*) mount -t "$upper" none /home; upper=/home; set -- "$@" /home;;
+esac
+mkdir -p $root "$upper/upper" "$upper/work"
+mount -t overlay -o "lowerdir=$lower,upperdir=$upper/upper,workdir=$upper/work" overlay $root
+for d in /dev /proc /sys /tmp "$@"; do
+    mkdir -p "$root$d"
+    mount --rbind "$d" "$root$d"
+done
+mount -t tmpfs tmpfs $root/run
+mount -t tmpfs tmpfs $root/mnt
+mkdir $root/mnt/state
+rm -f $root/etc/systemd/system/*.target.wants/persist-setup.target
+"""
+
+
+def _sh(script: str, *arguments: str) -> None:
+    subprocess.run(["sh", "-ec", script, "sh", *arguments], check=True)
+
+
+def upper_of(top: Path) -> Path:
+    """What a process with this top has written below its root."""
+    return top / "upper"
+
+
+def own_root(top: str, memory: str = "") -> None:
+    """Enter a root whose upper layer is in ``top``, a directory on a disk; or in a filesystem in memory of
+    that type, above what is in ``top``. /run and /mnt are empty but for /mnt/state."""
+    written = upper_of(Path(top))
+    written.mkdir(parents=True, exist_ok=True)
+    _sh(_MAKE, memory or top, f"{written}:/" if memory else "/", str(TOP), top)
+    os.chroot("/mnt/root")
+    os.chdir("/")
+
+
+def own_class(disks: Sequence[str], dmi: str = "") -> None:
+    """Have /sys/class show these disks alone, by node, and this id of the firmware's."""
+    block, firmware = Path("/sys/class/block"), Path("/sys/class/dmi/id")
+    shown = {path: path.resolve() for path in (block / node.removeprefix("/dev/") for node in disks)}
+    _sh("mount -t tmpfs none /sys/class")
+    for directory in (block, firmware):
+        directory.mkdir(parents=True)
+    for path, device in shown.items():
+        path.symlink_to(device)
+    if dmi:
+        (firmware / "product_uuid").write_text(f"{dmi}\n", encoding="ascii")
