@@ -36,7 +36,7 @@ def _note_known(result: Outcome) -> None:
     except (OSError, ValueError) as e:
         log.log(
             log.WARNING,
-            f"The state volume of this machine cannot be noted: {e}",
+            f"Failed to note the state volume of this machine: {e}",
             "FAILED",
             PERSIST_PATH=remembered.PATH,
         )
@@ -156,10 +156,10 @@ def _run(result: Outcome) -> int:
 def rescue(result: Outcome, error: Exception) -> None:
     """After an error that nothing has caught: a root that keeps nothing still gets a place to write."""
     text = str(error) if isinstance(error, PersistError) else f"{type(error).__name__}: {error}"
-    log.log(log.ERR, f"The state volume could not be set up: {text}", "FAILED", PERSIST_REASON="failed")
+    log.log(log.ERR, f"Failed to set up the state volume: {text}", "FAILED", PERSIST_REASON="failed")
     result.because(
         "failed",
-        f"The state volume could not be set up: {text}",
+        f"Failed to set up the state volume: {text}",
         "See 'journalctl -b -u persist-volume.service'.",
     )
     try:
@@ -180,7 +180,7 @@ def rescue(result: Outcome, error: Exception) -> None:
             for problem in bind.hold_stale(running()):
                 log.log_error(problem)
     except (PersistError, OSError) as e:
-        log.log(log.ERR, f"Nor could a tmpfs take its place: {e}", "FALLBACK", PERSIST_REASON="failed")
+        log.log(log.ERR, f"Failed to mount a tmpfs in its place: {e}", "FALLBACK", PERSIST_REASON="failed")
         result.kind = "none"
 
 
@@ -197,7 +197,7 @@ def volume_main() -> int:
     try:
         outcome.write(result)
     except OSError as e:
-        log.log(log.ERR, f"{outcome.RECORD} cannot be written: {e}", "FAILED")
+        log.log(log.ERR, f"Failed to write {outcome.RECORD}: {e}", "FAILED")
         status = 1
     log.notify_status(f"State volume: {result.kind}{' on ' + result.device if result.device else ''}")
     return status

@@ -111,7 +111,7 @@ def test_a_copy_of_a_single_disk_that_was_mirrored_elsewhere(
         assert (
             seen.last["kind"] == "none"
             and seen.last["reason"] == "broken"
-            and "nothing proves that one is only an older state" in seen.last["message"]
+            and "neither is known to be only an older state" in seen.last["message"]
         )
         assert (
             "detach what this machine is not to use" in seen.last["hint"]

@@ -345,4 +345,4 @@ def test_rescue(pair: Volume, tmp_path: Path) -> None:
     a.write((1 << 20) + (66 << 10), bytes(100 << 20))
     why_not = rescue.try_rescue(pair.found(), pair.look(), at=place)
     assert why_not is not None and not os.path.exists(place)
-    assert f"Nor can the state volume on {pair.data(a)} be shown" in why_not.message
+    assert f"Failed to mount the state volume on {pair.data(a)} read-only" in why_not.message

@@ -181,7 +181,7 @@ def test_the_unexpected(make_disk: Make, before: str, kind: str) -> None:
     """Such as a file where a directory was to be made."""
     seen = services("volume", before=f"touch /run/persist/stores; {before}", only=[])
     assert (seen.last["status"], seen.last["kind"], seen.last["reason"]) == (1, kind, "failed")
-    assert "could not be set up" in seen.log
+    assert "Failed to set up the state volume: " in seen.log
 
 
 def test_named_on_the_command_line(volume: LoopDisk, make_disk: Make) -> None:

@@ -93,7 +93,7 @@ def undecided(apart: list[list[Member]]) -> Oddity:
     shown = " and ".join(f"{_list(side)} (generation {newest_generation(side)})" for side in apart)
     return Oddity(
         UNDECIDED,
-        f"{shown} are of one filesystem, and nothing proves that one is only an older state of the other. "
+        f"{shown} are of one filesystem, and neither is known to be only an older state of the other. "
         "None of them is used.",
         "One is a copy, or was written elsewhere: look at each alone ('mount -o ro,degraded' on another "
         "machine), and detach what this machine is "

@@ -132,7 +132,7 @@ def _only_degraded(found: Found, assembly: Assembly, say: Say) -> bool:
         _try(found, assembly, _SUBVOLUME)
         return False  # it is something else, such as a log that cannot be replayed
     except (PersistError, OSError) as e:
-        message = f"{found.node} does not mount for a look either: {e}"
+        message = f"Failed to mount {found.node} read-only for a look: {e}"
         say(Note(DEBUG, message, "FAILED", {"PERSIST_DEVICE": found.node}))
     try:
         _try(found, assembly, f"degraded,{_SUBVOLUME}")
@@ -252,13 +252,13 @@ def _begin(found: Found, assembly: Assembly, say: Say) -> None:
     try:
         degraded_mark.begin(*_next_mark(found, assembly, whole=True))
     except OSError as e:
-        message = f"The members of the state volume on {found.node} take no mark of this boot: {e}"
+        message = f"Failed to mark the members of the state volume on {found.node} for this boot: {e}"
         say(Note(NOTICE, message, "FAILED", {"PERSIST_DEVICE": found.node}))
 
 
 def _degraded(found: Found, assembly: Assembly, options: str, at: str, *, mark: bool) -> None:
-    """Mark the members and mount them. Where nothing was mounted the marks are what they were: one that was
-    never written to made no other stale.
+    """Mark the members and mount them. Where nothing was mounted their marks are written back: none of the
+    others has missed anything.
 
     Where the kernel took a member that may not be used, and it was mounted for a moment, only the marks tell
     that member from the others.

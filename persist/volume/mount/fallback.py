@@ -107,7 +107,7 @@ def fall_back(config: Config, result: Outcome, say: Say) -> int:
         say(
             Note(
                 ERR,
-                f"{_LEAVE}, and Fallback=fail says that it must not. {result.message}",
+                f"{_LEAVE}, which Fallback=fail does not allow. {result.message}",
                 "FALLBACK",
                 {"PERSIST_REASON": result.reason},
             )

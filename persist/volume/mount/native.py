@@ -113,7 +113,7 @@ def _grow(found: Found, at: str, say: Say) -> None:
             say(
                 Note(
                     NOTICE,
-                    f"The state volume on {found.node} was not grown into its device: {e.message}",
+                    f"Failed to grow the state volume on {found.node} to the size of its device: {e.message}",
                     "FAILED",
                     {"PERSIST_DEVICE": found.node},
                 )

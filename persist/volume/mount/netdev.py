@@ -26,7 +26,7 @@ def note(path: str) -> list[Note]:
         run("mount", "-o", "remount,bind,_netdev", path)
         return []
     except CommandError as e:
-        message = f"At shutdown the network may go before {path}: {e.message}"
+        message = f"Failed to note that {path} needs the network, which may be stopped before it: {e.message}"
         return [Note(WARNING, message, "FAILED", {"PERSIST_PATH": path})]
 
 

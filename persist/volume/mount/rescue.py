@@ -41,7 +41,7 @@ def try_rescue(found: Found, assembly: Assembly, at: str = RESCUE) -> Note | Non
         os.rmdir(at)
         return Note(
             NOTICE,
-            f"Nor can the state volume on {node} be shown read-only, with rescue options: {text}",
+            f"Failed to mount the state volume on {node} read-only with rescue options: {text}",
             "VOLUME_BROKEN",
             {"PERSIST_DEVICE": node, "PERSIST_UUID": found.uuid, "PERSIST_REASON": "rescue"},
         )

@@ -82,7 +82,7 @@ def _begin(result: Outcome, say: Say) -> None:
     try:
         in_kernel.begin(VOLUME)  # the initrd writes a mark only where a member is missing
     except OSError as e:
-        message = f"The members of the state volume on {result.device} take no mark of this boot: {e}"
+        message = f"Failed to mark the members of the state volume on {result.device} for this boot: {e}"
         say(
             Note(
                 NOTICE,

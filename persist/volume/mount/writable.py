@@ -151,7 +151,7 @@ def _try(fd: int, shown: str, path: str) -> Obstacle | None:
         if e.errno == errno.EROFS:
             return Obstacle(
                 "volume-read-only",
-                "The state volume takes no writes, whatever the options of its mount say.",
+                "The state volume takes no writes, although it is mounted read-write.",
                 "See 'journalctl -b -k'.",
             )
         return Obstacle(
