@@ -9,7 +9,7 @@ from pathlib import Path
 END_SEC = 20.0
 
 
-def _hierarchies() -> list[Path]:
+def hierarchies() -> list[Path]:
     """Where systemd-nspawn makes groups: the unified hierarchy, and systemd's own of old, if any."""
     found = []
     for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
@@ -23,7 +23,7 @@ class Cgroups:
     """A group of this name in each of the hierarchies."""
 
     def __init__(self, name: str) -> None:
-        self.groups = [top / name for top in _hierarchies()]
+        self.groups = [top / name for top in hierarchies()]
         for group in self.groups:
             group.mkdir()
 

@@ -37,10 +37,10 @@ SECONDS = {
     "powercut: waiting": 220,
     "volumes: a_disk_of_the_cloud": 200,
     "volumes: which_volume": 200,
-    "story: machine_remembers[bookworm]": 200,
+    "story: machine_remembers[bookworm]": 150,
     "volumes: full_volume": 180,
     "booted_once": 300,
-    "story: machine_remembers[trixie]": 160,
+    "story: machine_remembers[trixie]": 140,
 }
 USUAL = 60
 

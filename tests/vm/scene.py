@@ -11,7 +11,7 @@ from pathlib import Path
 from . import cache, image
 from .disks import Disk
 from .errors import MachineError
-from .machine import Machine
+from .system import System
 
 HEADER = b"persist-please-format-me"
 NOTES = {
@@ -106,7 +106,7 @@ def story_image(suite: str, variant: str = "ro") -> image.Image:
     )
 
 
-def change_as_a_person_would(machine: Machine) -> None:
+def change_as_a_person_would(machine: System) -> None:
     """A user with a home, a changed sshd_config, a unit enabled only in /etc, a file of the demo package."""
     machine.succeed(
         "useradd --create-home --shell /bin/bash anna && echo 'Dear diary' >/home/anna/diary.txt && chown "
@@ -145,7 +145,7 @@ SURVIVORS = (
 )
 
 
-def look(machine: Machine) -> dict[str, str]:
+def look(machine: System) -> dict[str, str]:
     """What each survivor shows now, '' where looking failed."""
     seen = {}
     for what, command, _ in SURVIVORS:

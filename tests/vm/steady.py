@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What holds for each boot of a machine that remembers: who it is, and that nothing is left to do."""
+
+from __future__ import annotations
+
+import json
+
+from .system import System
+
+LINES = 12  # of ours in the journal of a steady boot, at most
+
+
+def identity(machine: System) -> tuple[str, ...]:
+    """The machine-id as everybody sees it: the file, PID 1, hostnamed, and the directory of the journal."""
+    return (
+        machine.succeed("cat /etc/machine-id").strip(),
+        machine.succeed("journalctl -b -q -n 1 -o export _PID=1 | sed -n 's/^_MACHINE_ID=//p'").strip(),
+        machine.succeed("hostnamectl | sed -n 's/.*Machine ID: //p'").strip(),
+        machine.succeed("ls /var/log/journal").strip(),
+    )
+
+
+def steady(machine: System) -> None:
+    """Nothing to seed, nothing to format: none of the services that do it has started a process, and there is
+    little to say."""
+    for unit in (
+        "persist-format.service",
+        "persist-seed@etc.service",
+        "persist-seed@var.service",
+        "persist-reload.service",
+        "persist-settle.service",
+    ):
+        assert (
+            machine.succeed(f"systemctl show -p ExecMainStartTimestampMonotonic --value {unit}").strip()
+            == "0"
+        ), unit
+    said = our_lines(machine)
+    assert len(said) <= LINES, said
+
+
+def our_lines(machine: System) -> list[str]:
+    """What this boot's journal has of us at info and above: of our programs, and of PID 1 about our units and
+    the mounts of entries."""
+    mounts = machine.succeed("cd /run/systemd/generator && grep -l persist-generator *.mount || true").split()
+    found = []
+    for line in machine.succeed(
+        "journalctl -b -q -p info -o json --output-fields=MESSAGE,UNIT,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER"
+    ).split("\n"):
+        r = json.loads(line) if line else {}
+        names = [str(r.get(k, "")) for k in ("UNIT", "_SYSTEMD_UNIT", "SYSLOG_IDENTIFIER")]
+        if any(n.startswith("persist") and not n.startswith("persist-test") or n in mounts for n in names):
+            found.append(f"{names}: {r['MESSAGE']}")
+    return found
