@@ -60,11 +60,12 @@ def known(options: str) -> str:
     return ",".join(o for o in options.split(",") if o in _OPTIONS)
 
 
-def _attributes(options: str, *, read_only: bool = False, propagation: int = 0) -> _Attributes:
+def _attributes(options: str, *, read_only: bool | None = None, propagation: int = 0) -> _Attributes:
     """A bind has the flags of the mount that it was made from, so what an option says the opposite of is
-    cleared. Raises KeyError on other options."""
+    cleared. ``read_only``: None leaves it as it is. Raises KeyError on other options."""
     words = [_OPTIONS[o] for o in options.split(",") if o]
-    attr_set, attr_clr = _MOUNT_ATTR_RDONLY if read_only else 0, 0
+    attr_set = _MOUNT_ATTR_RDONLY if read_only else 0
+    attr_clr = _MOUNT_ATTR_RDONLY if read_only is False else 0
     for yes, no, _ in words:
         attr_set, attr_clr = attr_set | yes, attr_clr | no
     return _Attributes(attr_set, attr_clr, propagation, 0)
@@ -107,9 +108,13 @@ def change(fd: int, options: str) -> None:
     _set(fd, _attributes(options), "mount_setattr")
 
 
-def bind(source: str, target: str, *, read_only: bool = False, options: str = "") -> None:
+def bind(source: str, target: str, *, read_only: bool | None = None, options: str = "") -> None:
     """Mount ``source``, without what is mounted below it, on ``target``, with its options and these. Raises
-    OSError."""
+    OSError.
+
+    ``read_only``: whether the bind itself is, whatever the source's own mount is; None: as that mount. Where
+    it is not, the filesystem decides, now and after 'mount -o remount,rw'.
+    """
     fd = clone(source)
     try:
         _set(fd, _attributes(options, read_only=read_only, propagation=_MS_PRIVATE), source)
@@ -127,7 +132,7 @@ def bind(source: str, target: str, *, read_only: bool = False, options: str = ""
 
 
 def attach(
-    source: int, target: int, *, read_only: bool = False, recursive: bool = False, options: str = ""
+    source: int, target: int, *, read_only: bool | None = None, recursive: bool = False, options: str = ""
 ) -> None:
     """``bind()`` between descriptors (O_PATH will do), so that nobody can put a link in the way. Raises
     OSError.

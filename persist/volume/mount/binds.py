@@ -15,11 +15,14 @@ from persist.volume.mount.private import private
 
 
 def bind_image() -> None:
-    """Show the image without what is mounted on it: IMAGE as it is, LOWER read-only, nosuid and nodev.
+    """Show the image without what is mounted on it: IMAGE as the root's filesystem is, LOWER read-only,
+    nosuid and nodev.
 
     Private at once, or every mount that the boot makes on the root would appear there too. IMAGE has the
-    root's own flags, and only root comes to it: holes are binds of it, in which the image's programs work as
-    ever, and mount(8) before 2.39 cannot take nosuid away from a bind. Raises OSError.
+    root's own flags but for ro, and only root comes to it: holes are binds of it, in which the image's
+    programs work as ever, and mount(8) before 2.39 cannot take nosuid away from a bind. What makes a
+    read-only root writable ('mount -o remount,rw /', which is how people upgrade one) changes the root's own
+    mount and its filesystem, not a bind: with a flag of its own it would stay read-only. Raises OSError.
     """
     private()
     for source, path, read_only, options in (("/", IMAGE, False, ""), (IMAGE, LOWER, True, newmount.DATA)):
