@@ -11,15 +11,14 @@ from __future__ import annotations
 import functools
 import gc
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
-from unittest import mock
 
 from persist.system.superblock import Superblock
 from persist.volume.heal.look import stale
 from persist.volume.members import ancestry, in_kernel
-from persist.volume.members import assemble as members
 from persist.volume.members.ancestry import Member
 from persist.volume.members.assemble import assemble, newest_first
 from persist.volume.members.in_kernel import LiveDevice
@@ -82,25 +81,35 @@ def bits(mask: int) -> tuple[int, ...]:
 # The product's answers
 
 
+class Product(NamedTuple):
+    """Who is asked: the product, or one with a mistake. ``alike``: worlds that differ by names alone are
+    taken for one."""
+
+    ancestor: Callable[[Member, Member], bool] = ancestry.ancestor
+    following: Callable[..., DegradedMark] = degraded_mark.following
+    alike: bool = True
+
+
+_PRODUCT: ContextVar[Product] = ContextVar("product")
+
+
 @contextmanager
-def asked_once() -> Iterator[None]:
+def asked_once(product: Product) -> Iterator[None]:
     """What the product said of the same superblocks and marks is remembered until then; ancestor() is asked
     of two again and again, in ever other company. Nothing that is made here has cycles, and looking for them
     takes as long as all the rest."""
     known: dict[tuple[int, int], tuple[bool, Member, Member]] = {}
-    real = ancestry.ancestor
 
     def ancestor(older: Member, other: Member) -> bool:
         pair = id(older), id(other)
         if pair not in known:
-            known[pair] = real(older, other), older, other  # which keeps the ids from being given anew
+            known[pair] = product.ancestor(older, other), older, other  # so that the ids are not given anew
         return known[pair][0]
 
     collects = gc.isenabled()
     gc.disable()
     with ExitStack() as stack:
-        for module in (ancestry, in_kernel, members):
-            stack.enter_context(mock.patch.object(module, "ancestor", ancestor))
+        stack.callback(_PRODUCT.reset, _PRODUCT.set(product._replace(ancestor=ancestor)))
         for cache in (_mark, _member, decisions, decisions_as_they_are, following, healings):
             stack.callback(cache.cache_clear)
         if collects:
@@ -173,6 +182,7 @@ def _decide(disks: tuple[Disk, ...], places: range, greatest: int) -> Decision:
     a = assemble(
         [_member(d, n, greatest) for d, n in zip(disks, names, strict=True)],
         lambda m: disks[names.index(_number(m))].bound,
+        _PRODUCT.get().ancestor,
     )
 
     def at(found: Sequence[Member]) -> tuple[int, ...]:
@@ -201,7 +211,7 @@ def _decide(disks: tuple[Disk, ...], places: range, greatest: int) -> Decision:
 def decisions(disks: tuple[Disk, ...]) -> tuple[Decision, ...]:
     """What is decided of these disks at a boot: one answer, or more where it hangs on the names of marks, or
     nodes."""
-    return decisions_as_they_are(alike(disks))
+    return decisions_as_they_are(alike(disks) if _PRODUCT.get().alike else disks)
 
 
 @functools.lru_cache(1 << 18)
@@ -226,7 +236,7 @@ def following(
     for greatest in _greatest(disks):
         members = [_member(d, n, greatest) for n, d in enumerate(disks)]
         known = {_text(i, greatest): i for d in disks if d.mark is not None for i in d.mark.ids}
-        mark = degraded_mark.following(
+        mark = _PRODUCT.get().following(
             FSID,
             degraded_mark.newest(m.mark for m in members),
             newest.generation,
@@ -263,6 +273,7 @@ def healings(
     """What persist-heal.service would put in the place of what is gone from ``inside``; ``lost``: pulled
     since the mount."""
     found: dict[Healing, None] = {}
+    is_ancestor = _PRODUCT.get().ancestor
     every = (*inside, *lost, *outside)
     for greatest in _greatest(every):
         devices = {n: LiveDevice(n, f"uuid-{n}", "", 1, 0, "missing") for n in range(1, inside[0].total + 1)}
@@ -282,8 +293,8 @@ def healings(
         first = len(inside) + len(lost)
         others = [_member(d, first + n, greatest) for n, d in enumerate(outside)]
         wiped = tuple(
-            (_number(m) - first, in_kernel.split(m, shown))
-            for m in stale(shown, others, lambda m: every[_number(m)].bound)
+            (_number(m) - first, in_kernel.split(m, shown, is_ancestor))
+            for m in stale(shown, others, lambda m: every[_number(m)].bound, is_ancestor)
         )
         found[Healing(wiped, _sector(in_kernel.head(shown), every, greatest))] = None
     return tuple(found)

@@ -12,24 +12,22 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pytest
 
-from persist.volume.members import ancestry
 from persist.volume.members.ancestry import Member
 from persist.volume.ondisk import degraded_mark
 from persist.volume.ondisk.degraded_mark import DegradedMark
 from tests.unit.members_world import (
     Decision,
     Disk,
+    Product,
     World,
     asked_once,
     bits,
     canonical,
     decisions,
-    decisions_as_they_are,
     following,
     healings,
     named,
@@ -384,10 +382,19 @@ def mounted(count: int, *, bound: bool) -> World:
     return first
 
 
+PRODUCT = Product()
+
+
 def walk(
-    count: int, most: int, depth: int, *, bound: bool, same: Callable[[World], World] = canonical
+    count: int,
+    most: int,
+    depth: int,
+    *,
+    bound: bool,
+    same: Callable[[World], World] = canonical,
+    product: Product = PRODUCT,
 ) -> Walk:
-    with asked_once():
+    with asked_once(product):
         return Walk(mounted(count, bound=bound), depth, most, same)
 
 
@@ -436,26 +443,22 @@ def _no_marks(
 @pytest.mark.parametrize("count, most, depth", [(2, 2, 5), (2, 3, 4), (3, 3, 4), (3, 4, 3), (1, 3, 5)])
 @pytest.mark.parametrize(
     "mistake",
-    [None, (ancestry, "ancestor", _older_is_enough), (degraded_mark, "following", _no_marks)],
+    [PRODUCT, Product(ancestor=_older_is_enough), Product(following=_no_marks)],
     ids=["none", "older", "no-marks"],
 )
 def test_the_same_without_shortcuts(
     count: int,
     most: int,
     depth: int,
-    mistake: tuple[object, str, object] | None,
-    monkeypatch: pytest.MonkeyPatch,
+    mistake: Product,
 ) -> None:
     """Taking worlds for one loses none, and nothing that is broken in one: with each name, each commit and
     the whole history it is the same."""
-    if mistake is not None:
-        monkeypatch.setattr(*mistake)
-    short = walk(count, most, depth, bound=True)
-    monkeypatch.setattr(sys.modules[__name__], "decisions", decisions_as_they_are)
-    full = walk(count, most, depth, bound=True, same=named)
+    short = walk(count, most, depth, bound=True, product=mistake)
+    full = walk(count, most, depth, bound=True, same=named, product=mistake._replace(alike=False))
     assert short.rules.broken.keys() == full.rules.broken.keys()
     assert len(full.came) > len(short.came)
-    assert mistake is None or short.rules.broken or (count, most) not in ((2, 2), (3, 3))
+    assert mistake is PRODUCT or short.rules.broken or (count, most) not in ((2, 2), (3, 3))
     seen: set[World] = set()
     for level, every in zip(short.levels, full.levels, strict=True):
         found = {canonical(w) for w in every} - seen

@@ -38,21 +38,9 @@ LOG = ("verdict", "services", "cli")  # who may import persist.log
 # Log by themselves: each returns notes one day and leaves this list, which ends empty and then goes.
 YET_TO_RETURN_NOTES = {
     "persist.system.udev_lock",
-    "persist.volume.find.search",
     "persist.volume.format.claims",
     "persist.volume.format.joining",
     "persist.volume.heal.healer",
-    "persist.volume.members.in_kernel",
-    "persist.volume.mount.btrfs_mount",
-    "persist.volume.mount.fallback",
-    "persist.volume.mount.find_and_mount",
-    "persist.volume.mount.lookup",
-    "persist.volume.mount.native",
-    "persist.volume.mount.netdev",
-    "persist.volume.mount.rescue",
-    "persist.volume.mount.strange",
-    "persist.volume.mount.taken_over",
-    "persist.volume.mount.writable",
     "persist.volume.space.reserve",
 }
 MODULES = {

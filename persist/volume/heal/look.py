@@ -17,7 +17,7 @@ from persist.volume.format import joining, may_format
 from persist.volume.format.joining import Joiner
 from persist.volume.heal.plan import Spare, State
 from persist.volume.members import assemble, in_kernel
-from persist.volume.members.ancestry import Member
+from persist.volume.members.ancestry import IsAncestor, Member, ancestor
 from persist.volume.members.in_kernel import LiveDevice
 from persist.volume.ondisk import binding, partition_table, store
 from persist.volume.ondisk.header import LAYOUTS, Layout
@@ -90,7 +90,10 @@ def _bound(member: Member) -> bool:
 
 
 def stale(
-    devices: list[LiveDevice], others: list[Member], bound: Callable[[Member], bool] = _bound
+    devices: list[LiveDevice],
+    others: list[Member],
+    bound: Callable[[Member], bool] = _bound,
+    is_ancestor: IsAncestor = ancestor,
 ) -> list[Member]:
     """Those of the members not in use that were a device which is gone now, and hold nothing that is not on
     those in use.
@@ -101,7 +104,8 @@ def stale(
     found = [
         m
         for m in others
-        if gone.get(m.superblock.devid) == m.superblock.device_uuid and not in_kernel.split(m, devices)
+        if gone.get(m.superblock.devid) == m.superblock.device_uuid
+        and not in_kernel.split(m, devices, is_ancestor)
     ]
     ids = [m.superblock.devid for m in others]
     found = [m for m in found if ids.count(m.superblock.devid) == 1]  # of a cloned disk neither is touched

@@ -10,7 +10,7 @@ nothing proves an ancestor is never wiped, nor mounted with the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from persist.record import Record
 from persist.system.superblock import Superblock
@@ -92,19 +92,23 @@ def later(older: Member, other: Member) -> bool:
     return not other.mark.full if older.mark is None else older.mark.id in other.mark.earlier
 
 
-def together(one: Member, other: Member) -> bool:
+# ancestor(), or what remembers its answers for those who ask of the same members again and again.
+IsAncestor = Callable[[Member, Member], bool]
+
+
+def together(one: Member, other: Member, is_ancestor: IsAncestor = ancestor) -> bool:
     """Whether each is an ancestor of the other: both hold the same."""
-    return ancestor(one, other) and ancestor(other, one)
+    return is_ancestor(one, other) and is_ancestor(other, one)
 
 
-def sides(members: list[Member]) -> list[list[Member]]:
+def sides(members: list[Member], is_ancestor: IsAncestor = ancestor) -> list[list[Member]]:
     """Those that nothing proves an ancestor of another one, those that hold the same in one list. More than
     one list: they went apart, or nothing tells."""
     weighty = [m for m in members if not m.superblock.empty] or members
-    tips = [m for m in weighty if not any(ancestor(m, o) and not ancestor(o, m) for o in weighty)]
+    tips = [m for m in weighty if not any(is_ancestor(m, o) and not is_ancestor(o, m) for o in weighty)]
     found: list[list[Member]] = []
     for tip in tips:
-        side = next((s for s in found if all(m is tip or together(m, tip) for m in s)), None)
+        side = next((s for s in found if all(m is tip or together(m, tip, is_ancestor) for m in s)), None)
         if side is None:
             found.append([tip])
         else:

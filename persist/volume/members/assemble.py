@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from persist.record import Record
 from persist.system import superblock
 from persist.volume.members import oddity
-from persist.volume.members.ancestry import Member, ancestor, later, newest_generation, sides
+from persist.volume.members.ancestry import IsAncestor, Member, ancestor, later, newest_generation, sides
 from persist.volume.members.oddity import Oddity
 from persist.volume.ondisk import binding, degraded_mark
 from persist.volume.ondisk.degraded_mark import UNKNOWN, DegradedMark
@@ -157,7 +157,11 @@ def _nobody(odd: Oddity, head: DegradedMark | None = None) -> Assembly:
     return Assembly((), 0, (), (), head, (odd,))
 
 
-def assemble(members: Iterable[Member], bound: Callable[[Member], bool] = lambda member: False) -> Assembly:
+def assemble(
+    members: Iterable[Member],
+    bound: Callable[[Member], bool] = lambda member: False,
+    is_ancestor: IsAncestor = ancestor,
+) -> Assembly:
     """Decide which members of one filesystem are mounted together. Pure but for ``bound``: whether a member's
     disk was bound to this machine, asked only where members went apart."""
     every = sorted(members, key=lambda m: (m.superblock.devid, m.node))
@@ -172,7 +176,7 @@ def assemble(members: Iterable[Member], bound: Callable[[Member], bool] = lambda
                 nodes,
             )
         )
-    apart = sides(ready)
+    apart = sides(ready, is_ancestor)
     side = _chosen(apart, bound)
     if side is None:
         devids = [m.superblock.devid for m in ready]
@@ -197,7 +201,7 @@ def assemble(members: Iterable[Member], bound: Callable[[Member], bool] = lambda
         )
     newest = max(current, key=lambda m: m.superblock.generation).superblock
     others = [m for m in every if m not in current and m not in current_targets]
-    stale = [m for m in others if m in behind or any(ancestor(m, c) for c in current)]
+    stale = [m for m in others if m in behind or any(is_ancestor(m, c) for c in current)]
     ids = [m.superblock.devid for m in current]
     twice = [m for m in (*current_targets, *current) if ids.count(m.superblock.devid) > 1] or (
         current_targets if len(current_targets) > 1 else []

@@ -18,7 +18,7 @@ from persist.note import DEBUG, Note, Say
 from persist.record import Record, replace
 from persist.system import blockdev, btrfs, superblock
 from persist.system.superblock import Superblock
-from persist.volume.members.ancestry import Member, ancestor
+from persist.volume.members.ancestry import IsAncestor, Member, ancestor
 from persist.volume.ondisk import degraded_mark
 from persist.volume.ondisk.degraded_mark import DegradedMark
 
@@ -145,14 +145,14 @@ def newest_first(found: Iterable[LiveDevice]) -> list[str]:
     return [node for _, node in sorted(blocks, key=lambda b: (b[0].generation, b[0].log_root), reverse=True)]
 
 
-def split(member: Member, found: Iterable[LiveDevice]) -> bool:
+def split(member: Member, found: Iterable[LiveDevice], is_ancestor: IsAncestor = ancestor) -> bool:
     """Whether a member that is not in use may hold what those in use (among ``found``) never had; such a one
     is never touched. Pure."""
     every = list(found)
     used = max((m for m in every if m.ok and m.block is not None), key=_generation, default=None)
     if used is None or used.block is None:
         return True
-    return not ancestor(member, Member(used.node, used.block, head(every)))
+    return not is_ancestor(member, Member(used.node, used.block, head(every)))
 
 
 def level(every: list[LiveDevice]) -> None:
