@@ -10,18 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
-# $1: where the upper layer is, or the type of the filesystem in memory that it is on; $2: the lower layers;
-# the others are directories that are to be there as they are. An upper layer in memory is at /home.
+# $1: where the upper layer is; $2: the type of the filesystem in memory that it is copied to, or nothing; the
+# others are directories that are to be there as they are. An upper layer in memory is at /home.
 _MAKE = """
-upper=$1 lower=$2 root=/mnt/root
+upper=$1 memory=$2 root=/mnt/root
 shift 2
 mount -t tmpfs none /mnt
-case $upper in
-/*) ;;
-*) mount -t "$upper" none /home; upper=/home; set -- "$@" /home;;
-esac
+if [ -n "$memory" ]; then
+    mount -t "$memory" none /home
+    cp -a "$upper/upper" /home
+    upper=/home
+    set -- "$@" /home
+fi
 mkdir -p $root "$upper/upper" "$upper/work"
-mount -t overlay -o "lowerdir=$lower,upperdir=$upper/upper,workdir=$upper/work" overlay $root
+mount -t overlay -o "lowerdir=/,upperdir=$upper/upper,workdir=$upper/work" overlay $root
 for d in /dev /proc /sys /tmp "$@"; do
     mkdir -p "$root$d"
     mount --rbind "$d" "$root$d"
@@ -44,10 +46,9 @@ def upper_of(top: Path) -> Path:
 
 def own_root(top: str, memory: str = "") -> None:
     """Enter a root whose upper layer is in ``top``, a directory on a disk; or in a filesystem in memory of
-    that type, above what is in ``top``. /run and /mnt are empty but for /mnt/state."""
-    written = upper_of(Path(top))
-    written.mkdir(parents=True, exist_ok=True)
-    _sh(_MAKE, memory or top, f"{written}:/" if memory else "/", str(TOP), top)
+    that type, which begins with what is in ``top``. /run and /mnt are empty but for /mnt/state."""
+    upper_of(Path(top)).mkdir(parents=True, exist_ok=True)
+    _sh(_MAKE, top, memory, str(TOP), top)
     os.chroot("/mnt/root")
     os.chdir("/")
 
