@@ -30,8 +30,8 @@ TO_BE_DIVIDED = {
     "persist/volume/format/steps.py",
     "persist/volume/heal/healer.py",
 }
-# They replace attributes of modules by name: each gets a real world, or arguments, and leaves this list, which
-# ends empty and then goes.
+# They replace attributes of modules by name: each gets a real world, or arguments, and leaves this list,
+# which ends empty and then goes.
 STILL_REPLACING = {
     "tests/generator/test_fuzz.py",
     "tests/storage/conftest.py",

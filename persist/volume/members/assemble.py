@@ -168,14 +168,7 @@ def assemble(
     ready = [m for m in every if m.superblock.devid]
     nodes = tuple(m.node for m in every)
     if not ready:
-        return _nobody(
-            Oddity(
-                oddity.NONE,
-                "No device of the state volume can be read.",
-                "See 'journalctl -b -k' for errors of its disks.",
-                nodes,
-            )
-        )
+        return _nobody(oddity.none("No device of the state volume can be read.", nodes))
     apart = sides(ready, is_ancestor)
     side = _chosen(apart, bound)
     if side is None:
@@ -191,12 +184,7 @@ def assemble(
     if not current:
         # Only one of several targets has a log: nothing tells what it was copied from.
         return _nobody(
-            Oddity(
-                oddity.NONE,
-                "No member of the state volume has what was written last.",
-                "See 'journalctl -b -k' for errors of its disks.",
-                nodes,
-            ),
+            oddity.none("No member of the state volume has what was written last.", nodes),
             head,
         )
     newest = max(current, key=lambda m: m.superblock.generation).superblock

@@ -109,3 +109,8 @@ def cloned(copies: list[Member]) -> Oddity:
         "Detach the copy.",
         tuple(m.node for m in copies),
     )
+
+
+def none(message: str, nodes: tuple[str, ...]) -> Oddity:
+    """No member can be used, whatever the marks say."""
+    return Oddity(NONE, message, "See 'journalctl -b -k' for errors of its disks.", nodes)
