@@ -501,7 +501,8 @@ for some in (disks[:2], disks[2:]):
 for child in children:
     assert os.waitpid(child, 0)[1] == 0
 """
-    here = f"disks = [blockdev.by_node(n) for n in {[d.node for d in disks]}]"
+    nodes = [d.node for d in disks]
+    here = f"config.device = {nodes}; disks = [blockdev.by_node(n) for n in config.device]"
     service([], trusted=disks, python=here + python)
     labelled = {
         tool("blkid", "-p", "-o", "value", "-s", "UUID", f"{d.node}p{n}").strip()

@@ -43,7 +43,7 @@ def test_read_only_subvolume_on_a_writable_root(volume: LoopDisk, tmp_path: Path
         "btrfs",
         "subvolume-read-only",
         True,
-        [],
+        ["stale"],
     )
     assert (
         "'btrfs property set -f -ts /run/persist/volume ro false'" in last["hint"]
