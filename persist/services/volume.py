@@ -27,7 +27,7 @@ from persist.volume.mount.private import keep_users_out
 from persist.volume.outcome import Outcome
 
 
-def _note_known(result: Outcome) -> None:
+def note_known(result: Outcome) -> None:
     """Note the volume on a root that keeps the note."""
     if not result.root_kept or result.memory or not result.uuid or result.reason == "initrd-disagrees":
         return
@@ -84,7 +84,7 @@ def _beside(loaded: Loaded, result: Outcome, *, takes_writes: bool) -> None:
         return
     fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid}
     log.log(log.INFO, f"The state volume is mounted from {result.device}.", "VOLUME_MOUNTED", **fields)
-    _note_known(result)
+    note_known(result)
     if result.read_only or result.kind != BTRFS:
         return
     from persist.volume.mount import swap

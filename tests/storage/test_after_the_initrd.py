@@ -48,6 +48,17 @@ def initrd(disk: LoopDisk, *databases: LoopDisk, options: str = "subvol=@persist
     return "; ".join(lines)
 
 
+def test_another_volume_beside_the_one_that_the_initrd_mounted(volume: LoopDisk, make_disk: Make) -> None:
+    """Said once, by the run that looks; kept by a second one."""
+    other = make_disk(300)
+    assert other.format().returncode == 0
+    uuid, before = uuid_of(volume), initrd(volume, volume, other)
+    seen = services("volume", "volume", device=[f"UUID={uuid}"], before=before)
+    others = [{"device": f"{other.node}p1", "uuid": uuid_of(other)}]
+    assert [(r["others"], r["reason"]) for r in seen.report] == [(others, "")] * 2
+    assert seen.log.count("could be a state volume, too") == 1
+
+
 @pytest.mark.parametrize("spec", ["{node}", "{node}p1", "UUID={uuid}", "LABEL=persist-data"])
 def test_the_initrd_was_right(volume: LoopDisk, spec: str) -> None:
     seen = services(

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from persist import log
+from persist.boot.config import Config
+from persist.boot.facts import Facts
+from persist.services import volume as volume_service
+from persist.system.mountinfo import Mount
+from persist.volume import outcome
 from persist.volume.find import remembered
+from persist.volume.find.decision import Known
+from persist.volume.mount import taken_over
+from persist.volume.outcome import Outcome
+
+from .namespace import own_machine
+from .own_root import own_root, upper_of
 
 UUID = "11111111-1111-4111-8111-11111111abcd"
 OTHER = "22222222-2222-4222-8222-222222222222"
@@ -92,3 +104,20 @@ def test_capitals(note: Path, tmp_path: Path) -> None:
     for uuid in (UUID, UUID.upper().replace("1", "A")):
         remembered.note(uuid, str(tmp_path))
         assert remembered.read(str(tmp_path)) == uuid.lower(), uuid
+
+
+@own_machine
+def test_a_volume_that_is_no_btrfs_is_not_forgotten(tmp_path: Path) -> None:
+    """A second run of the service takes over what is mounted. Only btrfs tells its id then; an empty one
+    would have replaced the note."""
+    own_root(str(tmp_path))
+    remembered.note(UUID)
+    os.mkdir("/run/persist")
+    outcome.write(Outcome(kind="native", device="/dev/vdb", uuid=UUID))
+    at = Mount(1, 1, "254:16", "/", "/run/persist/volume", "rw", "ext4", "/dev/vdb", "rw")
+    result = Outcome()
+    taken_over.keep(Config(), Facts(), Known(), result, at, log.say)
+    assert (result.kind, result.uuid) == ("native", UUID)
+    for found in (result, Outcome(kind="native")):
+        volume_service.note_known(found)
+        assert remembered.read() == UUID and upper_of(tmp_path).joinpath("var/lib/persist").is_dir()
