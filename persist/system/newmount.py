@@ -29,7 +29,8 @@ _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
 _SET_FLAG, _SET_STRING, _CMD_CREATE = 0, 1, 6  # enum fsconfig_command
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
 _ATIME = 0x70  # MOUNT_ATTR__ATIME: one value of several bits, of which relatime is 0
-_MS_PRIVATE = 1 << 18
+_MS_PRIVATE, _MS_SHARED = 1 << 18, 1 << 20
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 # Options of a mount: what mount_setattr(2) sets and clears for it, and the flag of mount(2) (linux/mount.h).
 _OPTIONS = {
     "nosuid": (_MOUNT_ATTR_NOSUID, 0, 2),
@@ -90,13 +91,13 @@ def clone(source: str) -> int:
     )
 
 
-def _set(fd: int, attributes: _Attributes, what: str) -> None:
+def _set(fd: int, attributes: _Attributes, what: str, *, recursive: bool = False) -> None:
     _call(
         what,
         _MOUNT_SETATTR,
         fd,
         b"",
-        ctypes.c_uint(_AT_EMPTY_PATH),
+        ctypes.c_uint(_AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0)),
         ctypes.byref(attributes),
         ctypes.c_size_t(ctypes.sizeof(attributes)),
     )
@@ -156,6 +157,35 @@ def attach(
         )
     finally:
         os.close(fd)
+
+
+def share(fd: int) -> None:
+    """Make the mount whose top a descriptor is a shared one. Raises OSError."""
+    _set(fd, _attributes("", propagation=_MS_SHARED), "mount_setattr")
+
+
+def attach_peer(source: int, target: str) -> None:
+    """Mount a copy of ``source`` and of all that is mounted below it on ``target``. The copy of a shared
+    mount is its peer: what is mounted below the one is mounted below the other. Raises OSError."""
+    copy = ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | _AT_RECURSIVE)
+    fd = _call("open_tree", _OPEN_TREE, source, b"", copy)
+    try:
+        from_fd = ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
+        _call(target, _MOVE_MOUNT, fd, b"", _AT_FDCWD, os.fsencode(target), from_fd)
+    finally:
+        os.close(fd)
+
+
+def take_away(path: str) -> None:
+    """Unmount a copy and all below it, in use or not, and leave its peers as they are. Raises OSError."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        _set(fd, _attributes("", propagation=_MS_PRIVATE), path, recursive=True)
+    finally:
+        os.close(fd)
+    if _libc.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
 
 
 def overlay(target: int, options: str, of_mount: str = DATA) -> None:

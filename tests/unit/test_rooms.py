@@ -27,6 +27,7 @@ ROOMS = (
     "volume.heal",
     "seed",
     "entries",
+    "early",
     "verdict",
     "foresee",
     "services",
