@@ -56,8 +56,7 @@ def _mib(number: int) -> str:
 
 
 def _volume(volume: Outcome) -> list[tuple[str, str]]:
-    """What there is to say of the volume, label and text, the disks and their space where it is a btrfs that
-    we may look at."""
+    """What there is to say of the volume, label and text."""
     kind = volume.kind
     if kind == "none":
         return [("Volume", "none")]
@@ -77,17 +76,23 @@ def _volume(volume: Outcome) -> list[tuple[str, str]]:
                 "alone",
             )
         )
-    if kind == "btrfs":
-        from persist.volume.heal import by_hand
-
-        try:
-            lines += _disks(by_hand.describe())
-        except (PersistError, OSError) as e:
-            lines.append(("Disks", f"not known: {e}"))
     return lines
 
 
-def _disks(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _space(volume: Outcome) -> list[tuple[str, str]]:
+    """Its disks and their space where it is a btrfs that we may look at."""
+    if volume.kind != "btrfs":
+        return []
+    from persist.volume.heal import by_hand
+
+    try:
+        return disks(by_hand.describe())
+    except (PersistError, OSError) as e:
+        return [("Disks", f"not known: {e}")]
+
+
+def disks(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What there is to say of disks that by_hand.describe() has described, label and text."""
     members = found["members"]
     how = (
         "mirror"
@@ -129,11 +134,19 @@ def run(arguments: argparse.Namespace) -> int:
     found, state = _verdict()
     if arguments.json:
         show.print_json(state)
-        return EXIT[found.verdict]
+    else:
+        print_verdict(found, _space(found.volume), _units(), full=arguments.full)
+    return EXIT[found.verdict]
+
+
+def print_verdict(
+    found: Verdict, space: list[tuple[str, str]], units: list[tuple[str, str]], *, full: bool
+) -> None:
+    """Print a verdict with its volume, the ``space`` of that, our ``units`` and all entries."""
     print(f"Verdict: {show.colour(found.verdict, found.verdict)}")
-    for label, text in _volume(found.volume):
+    for label, text in _volume(found.volume) + space:
         print(show.safe(f"{label:>7}: {text}"))
-    for name, text in _units():
+    for name, text in units:
         print(show.safe(f"   Unit: {name}: {text}"))
     if found.entries:
         kind = found.volume.kind
@@ -142,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
             ("PATH", "METHOD", "STATE", "DECLARED IN"),
             [(e.path, e.method, _state(e.state, kind), e.source) for e in found.entries],
             flexible=(0, 3),
-            full=arguments.full,
+            full=full,
         )
     quiet = [
         f"{e.path} is {'taken out' if e.state == 'none' else e.state}: {e.reason}."
@@ -157,4 +170,3 @@ def run(arguments: argparse.Namespace) -> int:
         print(show.safe(f"* {reason.message}"))
         if reason.hint:
             print(show.safe(f"  {reason.hint}"))
-    return EXIT[found.verdict]

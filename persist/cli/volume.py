@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         case "show":
             found = by_hand.describe()
             if not arguments.json:
-                _print(found, arguments.full)
+                print_members(found, full=arguments.full)
         case "add":
             config = show.settings()
             if confirm.wanted(arguments) and not _agreed(arguments, config):
@@ -105,7 +105,8 @@ def _errors(counted: dict[str, int] | None) -> str:
     return "not known" if counted is None else ", ".join(f"{k} {n}" for k, n in counted.items()) or "none"
 
 
-def _print(found: dict[str, Any], full: bool) -> None:
+def print_members(found: dict[str, Any], *, full: bool) -> None:
+    """Print what by_hand.describe() has described."""
     data, metadata = (", ".join(found["profiles"][kind]) or "not known" for kind in ("data", "metadata"))
     operation = found["operation"] or "not known"
     print(show.safe(f"State volume {found['uuid']} at {found['path']}"))

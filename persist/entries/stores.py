@@ -86,11 +86,11 @@ def flag(name: str, root: str = "") -> str:
         return ""
 
 
-def note(volume: Dir, path: str, name: str, method: str) -> None:
+def note(volume: Dir, path: str, name: str, method: str, root: str = "") -> None:
     """Look at the place of one entry and write its flag. Raises PersistError and OSError; there is no flag
     then."""
     check_method(volume, path, name, method)
-    write_atomically(f"{paths.STORES}/{name}", look(volume, path, name, method) + "\n")
+    write_atomically(f"{root}{paths.STORES}/{name}", look(volume, path, name, method) + "\n")
 
 
 def clear() -> None:

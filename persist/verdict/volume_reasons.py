@@ -14,11 +14,11 @@ from persist.volume.outcome import REAL, Outcome
 ONLINE, DEGRADED, VOLATILE, OFF = "online", "degraded", "volatile", "off"
 
 
-def _no_record(reason: str, message: str) -> Outcome:
+def _no_record(root: str, reason: str, message: str) -> Outcome:
     """No word of persist-volume.service: what the root filesystem keeps has to be looked at here."""
     found = Outcome()
     found.because(reason, message, "See 'journalctl -b -u persist-volume.service'.")
-    found.on_root(root_kept.look())
+    found.on_root(root_kept.look(root or "/"))
     return found
 
 
@@ -28,9 +28,9 @@ def read_volume(root: str = "") -> Outcome:
     try:
         return outcome.load(root + paths.RECORD)
     except FileNotFoundError:
-        return _no_record("volume-service", "persist-volume.service has not run to its end.")
+        return _no_record(root, "volume-service", "persist-volume.service has not run to its end.")
     except (OSError, ValueError) as e:
-        return _no_record("volume-json", f"{paths.RECORD} cannot be read: {e}.")
+        return _no_record(root, "volume-json", f"{paths.RECORD} cannot be read: {e}.")
 
 
 def volume_reasons(volume: Outcome, expected: bool) -> tuple[str, list[Reason]]:

@@ -103,3 +103,19 @@ def test_the_whole_verdict_names_the_root() -> None:
     loaded = registry("[Path]\nPath=/srv/x\nMethod=bind\n")
     found = v.judge(loaded, v.read_volume(), v.Look())
     assert found.verdict in (v.DEGRADED, v.VOLATILE) and found.reasons[0].code == "volume-service"
+
+
+@pytest.mark.parametrize(
+    ("mount", "word"),
+    [
+        ("mount --bind /usr /srv; mount -o remount,bind,ro /srv", v.VOLATILE),
+        ("mount -t tmpfs none /srv", v.VOLATILE),
+        ("umount /srv", v.DEGRADED),
+    ],
+)
+@own_machine
+def test_without_a_record_the_root_is_looked_at(mount: str, word: str) -> None:
+    """persist-volume.service was killed on a root that keeps nothing: volatile, not only degraded."""
+    sh(mount)
+    loaded = registry("[Path]\nPath=/opt/x\nMethod=bind\n")
+    assert v.judge(loaded, v.read_volume("/srv"), v.Look()).verdict == word

@@ -63,7 +63,7 @@ def test_volume_show(capsys: pytest.CaptureFixture[str]) -> None:
         "reasons": [],
         "others": OTHERS,
     }
-    volume._print(found, False)
+    volume.print_members(found, full=False)
     assert LINE in capsys.readouterr().out
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from persist.boot import paths
 from persist.entries import stores
 from persist.errors import PersistError
 from persist.system.safepath import Dir
@@ -94,20 +93,17 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     ("before", "now"),
     [("overlay", "bind"), ("overlay", "symlink"), ("bind", "overlay"), ("symlink", "overlay")],
 )
-def test_what_was_kept_in_another_place_is_not_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, now: str
-) -> None:
+def test_what_was_kept_in_another_place_is_not_passed_over(tmp_path: Path, before: str, now: str) -> None:
     """After a changed Method= there may be something at the new place, the way to another entry for one; what
     is kept lies elsewhere."""
     rig = Rig(tmp_path)
     rig.put("/srv/data/f")
     rig.seed("/srv/data", before)
-    monkeypatch.setattr(paths, "STORES", str(tmp_path / "stores"))
     (rig.volume / "srv/data").mkdir(parents=True, exist_ok=True)
     for part in ("upper", "work"):
         (rig.volume / ".persist/overlay/srv-data" / part).mkdir(parents=True, exist_ok=True)
     with Dir.at(str(rig.volume)) as volume:
-        stores.note(volume, "/srv/data", "srv-data", before)
+        stores.note(volume, "/srv/data", "srv-data", before, str(tmp_path))
         with pytest.raises(PersistError, match=f"seeded for Method={before}, and is Method={now} now") as e:
-            stores.note(volume, "/srv/data", "srv-data", now)
+            stores.note(volume, "/srv/data", "srv-data", now, str(tmp_path))
     assert f"Method={before}" in e.value.hint

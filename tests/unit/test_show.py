@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,37 +19,50 @@ ROWS = [
 HEAD = ("PATH", "METHOD", "STATE", "DECLARED IN")
 
 
-def _printed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, *, full: bool = False
-) -> list[str]:
-    monkeypatch.setattr("sys.stdout.isatty", lambda: columns > 0)
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", str(columns or 80))
-    show.table(HEAD, ROWS, flexible=(0, 3), full=full)
-    return capsys.readouterr().out.splitlines()
+
+
+def _sent(terminal: int) -> Iterator[bytes]:
+    """What a terminal was sent, once nobody has it open."""
+    with contextlib.suppress(OSError):  # EIO says so
+        while data := os.read(terminal, 1 << 16):
+            yield data
+
+
+def _on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, *, full: bool = False) -> list[str]:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    ours, theirs = os.openpty()
+    try:
+        with open(theirs, "w", encoding="utf-8") as screen, contextlib.redirect_stdout(screen):
+            show.table(HEAD, ROWS, flexible=(0, 3), full=full)
+        return b"".join(_sent(ours)).decode("utf-8").splitlines()
+    finally:
+        os.close(ours)
 
 
 @pytest.mark.parametrize("columns", [80, 84, 120, 60])
 def test_a_long_path_is_cut_in_the_middle_and_the_state_never(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+    monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
-    lines = _printed(monkeypatch, capsys, columns)
+    lines = _on_terminal(monkeypatch, columns)
     assert max(map(show.width, lines)) <= columns
     assert lines[1].startswith("/var/") and "end  overlay  mounted" in lines[1]
     assert " failed " in lines[2] and lines[2].startswith("/etc ")
 
 
-@pytest.mark.parametrize(("columns", "full"), [(0, False), (80, True)])
-def test_nothing_is_cut_for_a_pipe_or_with_full(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, full: bool
-) -> None:
-    assert LONG in _printed(monkeypatch, capsys, columns, full=full)[1]
+def test_nothing_is_cut_with_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LONG in _on_terminal(monkeypatch, 80, full=True)[1]
 
 
-def test_a_terminal_too_narrow_for_all_still_shows_the_states(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert " mounted " in _printed(monkeypatch, capsys, 20)[1]
+def test_nothing_is_cut_for_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    show.table(HEAD, ROWS, flexible=(0, 3))
+    assert LONG in capsys.readouterr().out.splitlines()[1]
+
+
+def test_a_terminal_too_narrow_for_all_still_shows_the_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert " mounted " in _on_terminal(monkeypatch, 20)[1]
 
 
 @pytest.mark.parametrize(("text", "cells"), [("日本語", 6), ("e\u0301", 1), ("abc", 3), ("", 0)])

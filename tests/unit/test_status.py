@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from persist.cli import status
-from persist.cli.main import main
+from persist.cli import volume as volume_verb
 from persist.verdict import judge as v
 from persist.verdict.entry_state import EntryState
-from persist.volume.heal import by_hand
 from persist.volume.outcome import Outcome
 
 OTHER = {"device": "/dev/vdz1", "uuid": "22222222-2222-4222-8222-222222222222"}
@@ -51,11 +50,15 @@ def described(profile: str, *members: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], found: v.Verdict) -> list[str]:
-    monkeypatch.setattr(status, "_verdict", lambda: (found, found.as_dict()))
-    monkeypatch.setattr(status, "_units", list)
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert main(["status"]) == status.EXIT[found.verdict]
+
+
+def shown(
+    capsys: pytest.CaptureFixture[str], found: v.Verdict, described: dict[str, Any] | None = None
+) -> list[str]:
+    status.print_verdict(found, status.disks(described) if described else [], [], full=False)
     return capsys.readouterr().out.splitlines()
 
 
@@ -69,20 +72,15 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], f
     ],
 )
 def test_disks_space_and_scrub_come_first(
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     profile: str,
     members: tuple[dict[str, Any], ...],
     said: str,
 ) -> None:
     """A mirror looked like one disk."""
-    monkeypatch.setattr(by_hand, "describe", lambda: described(profile, *members))
     volume = Outcome(kind="btrfs", device="/dev/vda2", uuid="u")
-    lines = shown(
-        monkeypatch,
-        capsys,
-        v.Verdict(v.ONLINE, volume, [EntryState("/srv", "bind", "mounted", "/usr/lib/persist.d/a.conf:2")]),
-    )
+    entries = [EntryState("/srv", "bind", "mounted", "/usr/lib/persist.d/a.conf:2")]
+    lines = shown(capsys, v.Verdict(v.ONLINE, volume, entries), described(profile, *members))
     assert lines[:5] == [
         "Verdict: online",
         " Volume: btrfs /dev/vda2 u, writable",
@@ -94,7 +92,7 @@ def test_disks_space_and_scrub_come_first(
 
 
 def test_what_is_mounted_from_memory_is_not_called_mounted(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     entries = [
         EntryState("/srv/a", "overlay", "mounted", "a.conf:2"),
@@ -102,7 +100,7 @@ def test_what_is_mounted_from_memory_is_not_called_mounted(
         EntryState("/etc", "overlay", "early", "a.conf:6"),
         EntryState("/srv/c", "symlink", "linked", "a.conf:8"),
     ]
-    lines = shown(monkeypatch, capsys, v.Verdict(v.VOLATILE, Outcome(kind="tmpfs"), entries))
+    lines = shown(capsys, v.Verdict(v.VOLATILE, Outcome(kind="tmpfs"), entries))
     assert lines[1] == " Volume: tmpfs, writable (in memory, lost at power-off)"
     assert [line[len("/srv/a  overlay  ") :].rsplit("  ", 1)[0].strip() for line in lines[-4:]] == [
         "in memory",
@@ -113,15 +111,15 @@ def test_what_is_mounted_from_memory_is_not_called_mounted(
 
 
 def test_another_volume_is_in_status_and_in_volume_show(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(by_hand, "describe", lambda: described("single", member(1, "/dev/vda2")))
+    disk = described("single", member(1, "/dev/vda2"))
     volume = Outcome(kind="btrfs", device="/dev/vda2", uuid="u", others=[OTHER])
     assert (
         f" Beside: {OTHER['device']} (UUID={OTHER['uuid']}) could be a state volume, too, and is left alone"
-        in shown(monkeypatch, capsys, v.Verdict(v.ONLINE, volume))
+        in shown(capsys, v.Verdict(v.ONLINE, volume), disk)
     )
-    assert main(["volume", "show"]) == 0
+    volume_verb.print_members(disk, full=False)
     assert (
         f"- {OTHER['device']} (UUID={OTHER['uuid']}) could be a state volume, too, and is left alone."
         in capsys.readouterr().out.splitlines()

@@ -21,10 +21,8 @@ from persist.record import as_dict, replace
 from persist.system.mountinfo import MEMORY, Mount, parse
 from persist.verdict import judge as v
 from persist.verdict.look import Fragment
-from persist.volume import root_kept
 from persist.volume.mount.writable import Obstacle, of_mount
 from persist.volume.outcome import Outcome
-from persist.volume.root_kept import Root
 
 VOLUME_MOUNT = Mount(
     20,
@@ -699,18 +697,6 @@ def test_off_says_what_was_looked_at(scene: Scene) -> None:
     )
 
 
-def test_without_a_record_the_root_is_looked_at(monkeypatch: pytest.MonkeyPatch, scene: Scene) -> None:
-    """persist-volume.service was killed on a root that keeps nothing: volatile, not only degraded."""
-    scene.registry("/srv|bind")
-    for root, word in (
-        (Root("erofs", True, ""), v.VOLATILE),
-        (Root("tmpfs", False, "a tmpfs"), v.VOLATILE),
-        (Root("ext4", False, ""), v.DEGRADED),
-    ):
-        monkeypatch.setattr(root_kept, "look", lambda root=root: root)
-        assert scene.judge(FakeLook(NOTHING), v.read_volume(str(scene.root))).verdict == word
-
-
 @pytest.mark.parametrize("how", ["Fallback=fail", "Device=UUID=x", "cmdline"])
 def test_who_expects_a_volume(scene: Scene, how: str) -> None:
     scene.registry("/srv|bind")
@@ -903,8 +889,7 @@ def test_off(scene: Scene, how: str, why: str) -> None:
 # -- volume.json
 
 
-def test_read_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(root_kept, "look", lambda: Root("", False, ""))
+def test_read_volume(tmp_path: Path) -> None:
     record = tmp_path / "run/persist/volume.json"
     assert v.read_volume(str(tmp_path)) == replace(
         Outcome(),
