@@ -79,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
             notes = _left_early(root, early - _early(_load(root)))
     except PermissionError as e:
         raise PersistError(
-            f"Only root can {arguments.action} presets ({e.filename}: {e.strerror}).",
+            # Of a link that cannot be made, the first name is what it would lead to.
+            f"Only root can {arguments.action} presets ({e.filename2 or e.filename}: {e.strerror}).",
             hint="Run it as root, with sudo for one.",
         ) from None
     if arguments.json:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from persist.boot import facts
-from persist.cli import preset as presets
 from persist.cli.main import main
 from persist.cli.show import safe
 
@@ -58,70 +56,8 @@ def test_list_text(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("cmdline", "state", "said"),
-    [
-        ("quiet persist=off", "off", "Nothing of this is in force: persist=off on the kernel command line."),
-        (
-            "persist=volatile",
-            "declared",
-            "Nothing is kept on this boot: persist=volatile is on the kernel command line.",
-        ),
-        (
-            "persist=of",
-            "declared",
-            "Nothing is kept on this boot: persist=of is on the kernel command line, which",
-        ),
-        (
-            "persist=ro",
-            "declared",
-            "What this boot writes is not kept: persist=ro is on the kernel command line.",
-        ),
-        ("systemd.mount-extra=/dev/vdb:/var/lib/app:ext4", "elsewhere", ""),
-        ("persist=on", "declared", ""),
-    ],
-)
-def test_list_knows_the_kernel_command_line(
-    image: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    cmdline: str,
-    state: str,
-    said: str,
-) -> None:
-    (image / "usr/lib/persist.d/bad.conf").write_text("[Path]\nPath=/usr/share/x\n")
-    real = facts.gather
-    monkeypatch.setattr(facts, "gather", lambda root, environ: real(root, {"SYSTEMD_PROC_CMDLINE": cmdline}))
-    assert main(["list", "--json", "--root", str(image)]) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert {e["path"]: e["state"] for e in found["entries"]} == {
-        "/usr/share/x": "refused",
-        "/var/lib/app": state,
-    }
-    assert found["reason"].startswith(said) and bool(found["reason"]) == bool(said)
-    assert main(["list", "--root", str(image)]) == 1
-    shown = capsys.readouterr()
-    assert shown.err.startswith(said) and f" {state} " in shown.out and "/var/lib/app: off" not in shown.out
-
-
-def test_list_asks_as_plan_does(
-    image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The command line of this boot is nothing to an image."""
-    asked: list[tuple[str, object]] = []
-    real = facts.gather
-
-    def gather(root: str, environ: dict[str, str]) -> facts.Facts:
-        asked.append((root, dict(environ)))
-        return real(str(image), {"SYSTEMD_PROC_CMDLINE": ""})
-
-    monkeypatch.setattr(facts, "gather", gather)
-    for argv in ([], ["--root", str(image)]):
-        for verb in ("list", "plan"):
-            main([verb, *argv])
-    assert asked == [("", {})] * 2 + [(str(image), {"SYSTEMD_PROC_CMDLINE": ""})] * 2
+def test_list_before_it_is_switched_on(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (image / "etc/systemd/system/local-fs.target.wants/persist-setup.target").unlink()
-    capsys.readouterr()
     assert main(["list", "--root", str(image)]) == 0
     shown = capsys.readouterr()
     assert (
@@ -265,18 +201,6 @@ def test_preset_enable_where_persist_cannot_start(image: Path, capsys: pytest.Ca
     (image / "usr/lib/systemd/system/persist-setup.target").unlink()
     assert main(["preset", "enable", "docker", "--root", root]) == 0
     assert f"persist is not installed in {root} (" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("action", ["enable", "disable"])
-def test_presets_are_roots(
-    image: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, action: str
-) -> None:
-    def refuse(*arguments: object) -> None:
-        raise PermissionError(13, "Permission denied", "/etc/persist.d")
-
-    monkeypatch.setattr(presets, action, refuse)
-    assert main(["preset", action, "docker", "--root", str(image)]) == 1
-    assert f"Only root can {action} presets (/etc/persist.d: Permission denied)." in capsys.readouterr().err
 
 
 def test_whole_system_keeps_the_stores_of_containers_in_a_way_that_works(
