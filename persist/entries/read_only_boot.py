@@ -23,6 +23,7 @@ from persist.entries.bind import failure
 from persist.errors import PersistError
 from persist.seed.copy import Source, copy, copy_attributes
 from persist.seed.marker import LIMIT
+from persist.seed.tree import Progress
 from persist.system import mountinfo, newmount
 from persist.system.safepath import Dir, LinkRefused, split
 
@@ -54,7 +55,7 @@ def prepare(
             for planned in loaded.plan.entries:
                 if planned.entry.method in ("overlay", "bind", "symlink"):
                     try:
-                        _Entry(planned, kept, memory, store, status).prepare()
+                        _Entry(planned, kept, memory, store, Progress(status)).prepare()
                     except (PersistError, OSError) as e:
                         problems.append(
                             failure(planned, e, "is not shown as the state volume has it (persist=ro)")
@@ -74,9 +75,15 @@ class _Entry:
         kept: Dir | None,
         memory: Dir,
         store: Dir,
-        status: Callable[[str], None],
+        progress: Progress,
     ) -> None:
-        self.planned, self.kept, self.memory, self.store, self.status = planned, kept, memory, store, status
+        self.planned, self.kept, self.memory, self.store, self.progress = (
+            planned,
+            kept,
+            memory,
+            store,
+            progress,
+        )
 
     def prepare(self) -> None:
         """Do what is left to do."""
@@ -160,7 +167,7 @@ class _Entry:
                 self._directory(source)
             elif stat.S_ISREG(mode):
                 with self._parent() as parent:
-                    copy(Source(source, "file", path), parent, split(path)[-1], self.status)
+                    copy(Source(source, "file", path), parent, split(path)[-1], self.progress)
             else:
                 raise LinkRefused(
                     f"{self.kept.path(path[1:])} is neither a directory nor a regular file.",

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from persist.note import WARNING, Note
 from persist.seed import machine_id
 from persist.seed.request import Result, Roots, SeedRequest, fields
 from persist.seed.steps import step
 from persist.seed.store import Store
+from persist.seed.tree import Progress
 from persist.system.safepath import Dir
 
 
@@ -23,15 +22,15 @@ class Attempt:
         store: Store,
         live: Dir,
         image: Dir,
-        status: Callable[[str], None],
+        progress: Progress,
     ) -> None:
-        self.entry, self.roots, self.store, self.live, self.image, self.status = (
+        self.entry, self.roots, self.store, self.live, self.image, self.progress = (
             entry,
             roots,
             store,
             live,
             image,
-            status,
+            progress,
         )
         self.result = Result("seeded")
 

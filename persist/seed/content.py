@@ -62,7 +62,7 @@ class Content(Attempt):
             self.result.state = "adopted" if intent.adopted else "seeded" if intent.source else "empty"
             self.result.source, self.result.summary = intent.source, intent.summary
             if as_link:
-                live.put(store, self.status)
+                live.put(store, self.progress)
             elif entry.path == "/etc":
                 with parent.sub(name) as etc:
                     self.keep_machine_id(etc)
@@ -87,8 +87,8 @@ class Content(Attempt):
                 )
         else:
             store.one_at_a_time()
-            self.status(f"Copying {source.label}")
-            summary, lost = copy(source, store.work, "tree", self.status)
+            self.progress.status(f"Copying {source.label}")
+            summary, lost = copy(source, store.work, "tree", self.progress)
             for text in lost:
                 self.note(WARNING, text, "SEED_DONE")
         apply_owner(owner, store.work, "tree")

@@ -11,11 +11,10 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable
 
 from persist.errors import CommandError, PersistError
 from persist.record import Record, replace
-from persist.seed.tree import Summary, Watch, count, count_in_time, size, stalled
+from persist.seed.tree import Progress, Summary, Watch, count, count_in_time, size, stalled
 from persist.system.run import follow
 from persist.system.safepath import Dir, without_submounts
 
@@ -34,10 +33,10 @@ class Source(Record):
         """A path to it that holds as long as the descriptor does."""
         return f"/proc/self/fd/{self.fd}" + ("/." if self.kind == "directory" else "")
 
-    def count(self, *, one_device: bool = False) -> Summary:
+    def count(self, progress: Progress, *, one_device: bool = False) -> Summary:
         """How much it is. What vanishes meanwhile raises FileNotFoundError."""
         if self.kind == "directory":
-            return count_in_time(self.path(), self.label, one_device=one_device)
+            return count_in_time(self.path(), self.label, progress, one_device=one_device)
         summary = Summary()
         summary.add(os.fstat(self.fd))
         return summary
@@ -68,7 +67,7 @@ def _cp(source: Source, target: Dir, name: str, watch: Watch, *extra: str) -> No
         )
     except CommandError as e:
         if e.returncode == 124:
-            raise stalled(source.label) from e
+            raise stalled(source.label, watch.progress) from e
         raise
 
 
@@ -80,7 +79,7 @@ def _changed(e: CommandError) -> bool:
     )
 
 
-def copy(source: Source, target: Dir, name: str, status: Callable[[str], None]) -> tuple[Summary, list[str]]:
+def copy(source: Source, target: Dir, name: str, progress: Progress) -> tuple[Summary, list[str]]:
     """Copy a source to a new name; returns what was copied and sentences about what could not be kept.
 
     Raises PersistError, the half copy removed, when there is no space or the source does not stand still.
@@ -88,14 +87,14 @@ def copy(source: Source, target: Dir, name: str, status: Callable[[str], None]) 
     clone = without_submounts(source.fd) if source.kind == "directory" else None
     own = source if clone is None else Source(clone, source.kind, source.label)
     try:
-        return _copy(own, target, name, status, one_device=clone is None and source.kind == "directory")
+        return _copy(own, target, name, progress, one_device=clone is None and source.kind == "directory")
     finally:
         if clone is not None:
             os.close(clone)
 
 
 def _copy(
-    source: Source, target: Dir, name: str, status: Callable[[str], None], *, one_device: bool
+    source: Source, target: Dir, name: str, progress: Progress, *, one_device: bool
 ) -> tuple[Summary, list[str]]:
     extra = ["--preserve=mode,ownership,timestamps,links,xattr"]  # -a alone is silent about lost attributes
     extra += ["--one-file-system"] if one_device else []
@@ -103,13 +102,13 @@ def _copy(
     notes: list[str] = []
     for _attempt in range(ATTEMPTS):
         try:
-            before = source.count(one_device=one_device)
+            before = source.count(progress, one_device=one_device)
         except FileNotFoundError:
             continue
         if not _fits(source, target, before):
             raise no_space(target, source.label, before)
         try:
-            _cp(source, target, name, Watch(target.proc(name), before, source.label, status), *extra)
+            _cp(source, target, name, Watch(target.proc(name), before, source.label, progress), *extra)
         except CommandError as e:
             target.remove(name)
             if "No space left on device" in e.stderr or "Disk quota exceeded" in e.stderr:
@@ -123,7 +122,7 @@ def _copy(
                 continue
             raise
         try:
-            after = source.count(one_device=one_device)
+            after = source.count(progress, one_device=one_device)
         except FileNotFoundError:
             after = None
         copied = count(target.proc(name))

@@ -6,12 +6,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
 
 from persist.errors import PersistError
 from persist.seed.copy import Source, copy
 from persist.seed.steps import step
 from persist.seed.store import Store
+from persist.seed.tree import Progress
 from persist.system.safepath import Dir, rename_noreplace, split
 
 ASIDE = ".persist-orig"
@@ -143,12 +143,12 @@ class LivePath:
                         hint="Move one of them away.",
                     )
 
-    def put(self, store: Store, status: Callable[[str], None]) -> None:
+    def put(self, store: Store, progress: Progress) -> None:
         """Make the path a link into the volume; what is there is kept as ``<path>.persist-orig``, never
-        deleted. ``status`` hears how far a copy of it is."""
+        deleted. ``progress`` hears how far a copy of it is."""
         with self._parent() as parent:
             if self._link(parent) == "real":
-                self._aside(parent, store, status)
+                self._aside(parent, store, progress)
             if self._link(parent) is None:
                 temporary = f".{self.name}.persist-link"
                 parent.remove(temporary)
@@ -157,7 +157,7 @@ class LivePath:
                 parent.sync()
             step("linked")
 
-    def _aside(self, parent: Dir, store: Store, status: Callable[[str], None]) -> None:
+    def _aside(self, parent: Dir, store: Store, progress: Progress) -> None:
         aside = self.name + ASIDE
         if parent.lstat(aside) is None:
             try:
@@ -165,7 +165,7 @@ class LivePath:
             except OSError as e:
                 if e.errno != errno.EXDEV:
                     raise
-                self._copy_aside(parent, store, status)
+                self._copy_aside(parent, store, progress)
         elif store.work.lstat("aside") is None:
             raise PersistError(
                 f"Both '{self.path}' and '{self.path}{ASIDE}' exist; neither is overwritten.",
@@ -177,7 +177,7 @@ class LivePath:
         parent.sync()
         step("link-aside")
 
-    def _copy_aside(self, parent: Dir, store: Store, status: Callable[[str], None]) -> None:
+    def _copy_aside(self, parent: Dir, store: Store, progress: Progress) -> None:
         """For a directory of a lower layer, which overlayfs does not rename: a full copy, and only then the
         removal.
 
@@ -189,7 +189,7 @@ class LivePath:
         fd = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
         try:
             kind = "directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"
-            copy(Source(fd, kind, self.path), parent, temporary, status)
+            copy(Source(fd, kind, self.path), parent, temporary, progress)
         finally:
             os.close(fd)
         parent.sync_filesystem()

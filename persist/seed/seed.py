@@ -7,19 +7,18 @@ adopted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from persist.errors import PersistError
 from persist.seed.content import Content
 from persist.seed.request import Result, Roots, SeedRequest, fields
 from persist.seed.store import Store, explain
+from persist.seed.tree import Progress
 from persist.seed.upper import Upper
 from persist.system.safepath import Dir
 
 
-def seed(entry: SeedRequest, roots: Roots, status: Callable[[str], None]) -> Result:
+def seed(entry: SeedRequest, roots: Roots, progress: Progress) -> Result:
     """Bring one entry onto the volume, once. Killed at any instant, the next call completes what was begun.
-    ``status`` hears how far a long copy is.
+    ``progress`` hears how far a long copy is.
 
     Raises PersistError; then there is no marker, and nothing that was on the volume before has changed.
     """
@@ -30,7 +29,7 @@ def seed(entry: SeedRequest, roots: Roots, status: Callable[[str], None]) -> Res
             Dir.at(roots.image) as image,
         ):
             method = Upper if entry.method == "overlay" else Content
-            return method(entry, roots, store, live, image, status).run()
+            return method(entry, roots, store, live, image, progress).run()
     except PersistError as e:
         error = e
     except Exception as e:  # noqa: BLE001  # whatever it is, it costs this entry, and the next boot tries again

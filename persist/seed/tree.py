@@ -14,10 +14,6 @@ from collections.abc import Callable, Iterator
 from persist.errors import PersistError
 from persist.record import Record, replace
 
-# seconds without one more byte or name: what is copied does not answer, and the boot waits (persist.d(5),
-# SeedFrom=)
-STALLED = 180.0
-FIRST_LOOK = 2.0  # seconds
 _KINDS = {
     stat.S_IFREG: "f",
     stat.S_IFDIR: "d",
@@ -27,6 +23,15 @@ _KINDS = {
     stat.S_IFCHR: "c",
     stat.S_IFBLK: "b",
 }
+
+
+class Progress(Record):
+    """Who hears how far a copy is, and how long it may stand still: the boot waits for it (persist.d(5),
+    SeedFrom=)."""
+
+    status: Callable[[str], None]
+    stalled: float = 180.0  # seconds without one more byte or name
+    first_look: float = 2.0  # seconds
 
 
 class Summary(Record, frozen=False):
@@ -103,37 +108,42 @@ def manifest(top: str) -> bytes:
     return ("\n".join(lines) + "\n").encode("ascii")
 
 
-def stalled(label: str) -> PersistError:
+def stalled(label: str, progress: Progress) -> PersistError:
     """The error for a source that does not answer."""
     return PersistError(
-        f"{label} gives nothing to copy any more: no progress for {STALLED / 60:.0f} minutes.",
+        f"{label} gives nothing to copy any more: no progress for {progress.stalled / 60:.0f} minutes.",
         message_id="SEED_FAILED",
         hint="See what is mounted there ('findmnt -T'), and in 'journalctl -k' whether its disk or server "
         "answers.",
     )
 
 
-def count_in_time(top: str, label: str, *, one_device: bool) -> Summary:
-    """Count in a thread that can be left behind: a file server that does not answer would hold us, and all
-    seeds behind us.
+def count_in_time(top: str, label: str, progress: Progress, *, one_device: bool) -> Summary:
+    """Count, as in_time()."""
+    return in_time(lambda summary: count(top, one_device=one_device, into=summary), label, progress)
 
-    Raises PersistError when nothing more was found for too long.
+
+def in_time(work: Callable[[Summary], object], label: str, progress: Progress) -> Summary:
+    """Have ``work`` count into a summary, in a thread that can be left behind: a file server that does not
+    answer would hold us, and all seeds behind us.
+
+    Raises PersistError when nothing more was found for too long, else what ``work`` raises.
     """
     summary = Summary()
     failed: list[Exception] = []
 
-    def work() -> None:
+    def run() -> None:
         try:
-            count(top, one_device=one_device, into=summary)
+            work(summary)
         except Exception as e:  # noqa: BLE001  # raised below
             failed.append(e)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    clock = _Clock()
+    clock = _Clock(progress)
     while thread.is_alive():
         if clock.stands_still(replace(summary)):
-            raise stalled(label)
+            raise stalled(label, progress)
         thread.join(1.0)
     if failed:
         raise failed[0]
@@ -143,25 +153,25 @@ def count_in_time(top: str, label: str, *, one_device: bool) -> Summary:
 class _Clock:
     """For how long nothing has changed."""
 
-    def __init__(self) -> None:
-        self.last = Summary()
+    def __init__(self, progress: Progress) -> None:
+        self.last, self.limit = Summary(), progress.stalled
         self.since = time.monotonic()
 
     def stands_still(self, now: Summary) -> bool:
-        """Whether the same was seen for STALLED seconds."""
+        """Whether the same was seen for too long."""
         if now != self.last:
             self.last, self.since = now, time.monotonic()
-        return time.monotonic() - self.since >= STALLED
+        return time.monotonic() - self.since >= self.limit
 
 
 class Watch:
     """Reports every few seconds how far a long copy is, which may take a tenth of the time and not more; ends
     one that stands still."""
 
-    def __init__(self, top: str, total: Summary, label: str, status: Callable[[str], None]) -> None:
-        self.top, self.total, self.label, self.status = top, total, label, status
-        self.clock = _Clock()
-        self.next = time.monotonic() + FIRST_LOOK
+    def __init__(self, top: str, total: Summary, label: str, progress: Progress) -> None:
+        self.top, self.total, self.label, self.progress = top, total, label, progress
+        self.clock = _Clock(progress)
+        self.next = time.monotonic() + progress.first_look
 
     def __call__(self) -> str:
         """Look, if it is time to; why the copy has to end, or ''."""
@@ -175,9 +185,9 @@ class Watch:
             now = replace(self.clock.last)
         total = self.total
         percent = min(99, now.bytes * 100 // total.bytes) if total.bytes else 0
-        self.status(
+        self.progress.status(
             f"Copying {self.label}: {now.files} of {total.files} files, "
             f"{size(now.bytes)} of {size(total.bytes)} ({percent} %)"
         )
-        self.next = time.monotonic() + max(FIRST_LOOK, 10 * (time.monotonic() - start))
+        self.next = time.monotonic() + max(self.progress.first_look, 10 * (time.monotonic() - start))
         return "no progress" if self.clock.stands_still(now) else ""

@@ -15,6 +15,7 @@ from persist.record import Record
 from persist.seed.request import Result, Roots, SeedRequest, fields, image_version
 from persist.seed.seed import seed
 from persist.seed.store import explain
+from persist.seed.tree import Progress
 from persist.services.running import running
 from persist.system.safepath import Dir
 
@@ -129,7 +130,7 @@ def main(escaped_name: str) -> int:
                 PERSIST_PATH=entry.path,
             )
         roots = Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))
-        _report(entry, seed(entry, roots, notify_status))
+        _report(entry, seed(entry, roots, Progress(notify_status)))
         _note(entry, escaped_name)
         _say_seeded(escaped_name)
     except PersistError as e:

@@ -10,6 +10,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,11 @@ import pytest
 
 from persist.errors import PersistError
 from persist.seed import machine_id
-from persist.seed.copy import Source, copy
-from persist.seed.tree import Watch
-from persist.system.safepath import Dir
+from persist.seed.tree import Progress
 from tests.unit.test_seed_basic import ID, OTHER, Rig
 from tests.unit.test_seed_cuts import killed, snapshot
+
+from .namespace import own_machine, sh
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("mkfs.btrfs") is None, reason="root and mkfs.btrfs"
@@ -176,45 +177,74 @@ def test_upper_has_acl_and_attributes(rig: Rig) -> None:
     assert "new" in os.listdir(upper)
 
 
-@pytest.mark.parametrize("foreseen", [True, False])
-def test_no_space(tmp_path: Path, foreseen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry that is too large costs no other entry; where it was not foreseen, the half copy goes away."""
+def test_no_space(tmp_path: Path) -> None:
+    """An entry that is too large costs no other entry."""
     with btrfs(tmp_path, 120) as volume:
         rig = Rig(tmp_path, volume)
         rig.put("/small/f", "x")
-        if not foreseen:
-            monkeypatch.setattr("persist.seed.copy._fits", lambda *_: True)
         (rig.root / "data").mkdir()
         (rig.root / "data/big").write_bytes(os.urandom(200 << 20))
         with pytest.raises(PersistError, match=r"no room for /data: 1 file, 200\.0 MiB.* free") as caught:
             rig.seed("/data")
         assert caught.value.message_id == "SEED_FAILED" and caught.value.hint
         assert rig.marker("/data") is None and not rig.at("/data").exists() and rig.leftovers() == []
-        if foreseen:
-            assert rig.seed("/small").state == "seeded"
-            (rig.root / "data/big").unlink()
-            assert rig.seed("/data").state == "seeded"
+        assert rig.seed("/small").state == "seeded"
+        (rig.root / "data/big").unlink()
+        assert rig.seed("/data").state == "seeded"
 
 
-def test_progress_of_a_long_copy(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    from persist.seed import copy as module
+def _quota(volume: Path) -> None:
+    tool("btrfs", "quota", "enable", volume)
+    tool("btrfs", "qgroup", "limit", str(8 << 20), volume)
 
+
+@pytest.mark.parametrize("limit", ["inodes", "quota"])
+def test_no_space_that_was_not_foreseen(tmp_path: Path, limit: str) -> None:
+    """The half copy goes away: what statfs(2) shows as free is not all that a copy needs."""
+    with contextlib.ExitStack() as stack:
+        if limit == "quota":
+            volume = stack.enter_context(btrfs(tmp_path, 256))
+            _quota(volume)
+        else:
+            volume = stack.enter_context(mounted("-t", "tmpfs", "-o", "nr_inodes=30", "none", tmp_path / "v"))
+        rig = Rig(tmp_path, volume)
+        for number in range(40):
+            rig.put(f"/data/{number}").write_bytes(os.urandom(1 << 20))
+        with pytest.raises(PersistError, match="no room for /data: 40 files") as caught:
+            rig.seed("/data")
+        assert caught.value.message_id == "SEED_FAILED" and caught.value.hint
+        assert rig.marker("/data") is None and not rig.at("/data").exists() and rig.leftovers() == []
+
+
+def _cp(script: str) -> None:
+    """The cp(1) that is found first is this one; in a machine of its own."""
+    sh("mount -t tmpfs none /usr/local/bin")
+    cp = Path("/usr/local/bin/cp")
+    cp.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    cp.chmod(0o755)
+
+
+@own_machine
+def test_progress_of_a_long_copy() -> None:
     said: list[str] = []
+    rig = Rig(Path("/srv"), progress=Progress(said.append, first_look=0.0))
     rig.put("/data/f", "x" * 1000)
-    real = module._cp
+    _cp('/usr/bin/cp "$@"; exec sleep 1.5')
+    assert rig.seed("/data").state == "seeded"
+    assert said == ["Copying /data", "Copying /data: 1 of 1 files, 1000 bytes of 1000 bytes (99 %)"]
 
-    def slow(source: Source, target: Dir, name: str, watch: Watch, *extra: str) -> None:
-        real(source, target, name, watch, *extra)
-        assert watch() == ""
 
-    monkeypatch.setattr(module, "_cp", slow)
-    monkeypatch.setattr("persist.seed.tree.FIRST_LOOK", 0.0)
-    with Dir.at(str(rig.volume)) as volume, Dir.at(str(rig.root)) as root:
-        fd = root.node("data")
-        assert fd is not None
-        copy(Source(fd, "directory", "/data"), volume, "copy", said.append)
-        os.close(fd)
-    assert said == ["Copying /data: 1 of 1 files, 1000 bytes of 1000 bytes (99 %)"]
+@own_machine
+def test_a_copy_that_stands_still_ends() -> None:
+    rig = Rig(Path("/srv"), progress=Progress(print, stalled=0.2, first_look=0.1))
+    rig.put("/data/f", "text")
+    _cp("exec sleep 1000")
+    began = time.monotonic()
+    with pytest.raises(PersistError, match="no progress") as caught:
+        rig.seed("/data")
+    assert caught.value.message_id == "SEED_FAILED" and "/data" in caught.value.message
+    assert time.monotonic() - began < 60
+    assert rig.leftovers() == []
 
 
 def test_what_is_mounted_below_stays_out_but_subvolumes_come_along(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,11 @@ from persist.errors import PersistError
 from persist.seed import machine_id
 from persist.seed.request import Result, Roots, image_version
 from persist.seed.seed import seed
+from persist.seed.tree import Progress
 from persist.system.safepath import Dir, LinkRefused
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners of files need root")
+QUIET = Progress(lambda text: None)
 ID, OTHER = "0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"
 
 
@@ -42,10 +43,8 @@ class Entry:
 class Rig:
     """A volume and a root below one directory; the image is the root itself unless ``image`` is given."""
 
-    def __init__(
-        self, top: Path, volume: Path | None = None, hears: Callable[[str], None] = lambda text: None
-    ) -> None:
-        self.root, self.hears = top / "root", hears
+    def __init__(self, top: Path, volume: Path | None = None, progress: Progress = QUIET) -> None:
+        self.root, self.progress = top / "root", progress
         self.volume = volume or top / "volume"
         self.root.mkdir(mode=0o755, exist_ok=True)
         self.volume.mkdir(mode=0o755, exist_ok=True)
@@ -59,7 +58,7 @@ class Rig:
 
     def seed(self, path: str, method: str = "bind", **more: Any) -> Result:
         """Seed an entry."""
-        return seed(Entry(path, method, **more), self.roots, self.hears)
+        return seed(Entry(path, method, **more), self.roots, self.progress)
 
     def put(self, path: str, text: str = "") -> Path:
         """A file in the root."""

@@ -9,14 +9,13 @@ import os
 import resource
 import stat
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from persist.errors import CommandError, PersistError
-from persist.seed import tree
+from persist.seed.tree import Progress, Summary, in_time
 from persist.system import run as runner
 from tests.unit.test_seed_basic import Rig
 
@@ -68,49 +67,17 @@ def test_pipes_and_devices_are_copied_and_not_opened(rig: Rig) -> None:
     assert os.readlink(kept / "kmsg") == "/proc/kmsg"
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "STALLED", 0.2)
-    monkeypatch.setattr(tree, "FIRST_LOOK", 0.1)
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_copy_that_stands_still_ends(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "bin").mkdir()
-    cp = tmp_path / "bin/cp"
-    cp.write_text("#!/bin/sh\nexec sleep 1000\n")
-    cp.chmod(0o755)
-    monkeypatch.setitem(runner.ENVIRONMENT, "PATH", f"{tmp_path}/bin:{runner.ENVIRONMENT['PATH']}")
-    rig.put("/srv/data/file", "text")
-    began = time.monotonic()
-    with pytest.raises(PersistError, match="no progress") as caught:
-        rig.seed("/srv/data")
-    assert caught.value.message_id == "SEED_FAILED" and "/srv/data" in caught.value.message
-    assert time.monotonic() - began < 60
-    assert left(rig) == []
-
-
-@pytest.fixture
-def blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A tree whose second name never comes, as of a file server that does not answer."""
+def test_a_tree_that_does_not_answer_is_left_behind() -> None:
     answer = threading.Event()
-    walk = tree.walk
 
-    def stuck(top: str, *, one_device: bool = False) -> Iterator[tuple[str, os.stat_result]]:
-        for found in walk(top, one_device=one_device):
-            yield found
-            answer.wait()
+    def stuck(summary: Summary) -> None:
+        summary.files += 1
+        answer.wait()
 
-    monkeypatch.setattr(tree, "walk", stuck)
-    yield
+    with pytest.raises(PersistError, match="no progress") as caught:
+        in_time(stuck, "/srv/data", Progress(print, stalled=0.2))
     answer.set()
-
-
-@pytest.mark.usefixtures("impatient", "blocked")
-def test_a_tree_that_does_not_answer_ends(rig: Rig) -> None:
-    rig.put("/srv/data/file", "text")
-    with pytest.raises(PersistError, match="no progress"):
-        rig.seed("/srv/data")
+    assert caught.value.message_id == "SEED_FAILED" and "/srv/data" in caught.value.message
 
 
 def test_a_program_is_followed() -> None:
@@ -149,7 +116,7 @@ def test_whatever_is_raised_costs_the_entry_and_is_tidied(tmp_path: Path) -> Non
     def fails(text: str) -> None:
         raise OverflowError("Python int too large to convert to C long")
 
-    rig = Rig(tmp_path, hears=fails)
+    rig = Rig(tmp_path, progress=Progress(fails))
     rig.put("/srv/data/file", "text")
     with pytest.raises(PersistError, match="OverflowError") as caught:
         rig.seed("/srv/data")
