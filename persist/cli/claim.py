@@ -68,7 +68,7 @@ def _volume(wanted: str) -> str:
     if not found:
         raise PersistError(
             "There is no state volume to join.",
-            hint="Name one: --join=UUID. Without --join the disk becomes a volume of its own.",
+            hint="Name one with --join=UUID. Without --join the disk becomes a volume of its own.",
         )
     return found
 
@@ -135,15 +135,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _done(disks: list[str], join: str) -> str:
     """What happens next."""
     several = len(disks) > 1
-    carry = (
-        f"{', '.join(disks)} {'carry the claim now. They are' if several else 'carries the claim now. It is'}"
-    )
+    claimed = f"Claimed {', '.join(disks)}. {'They are' if several else 'It is'}"
     if join:
         return (
-            f"{carry} prepared at once where persist-setup.target is enabled, and "
+            f"{claimed} prepared at once where persist-setup.target is enabled, and "
             f"{'become members' if several else 'becomes a member'} of {join}."
         )
     return (
-        f"{carry} formatted at once where persist-setup.target is enabled, else at the first boot where "
-        "it is; entries come up at the next boot."
+        f"{claimed} formatted at once where persist-setup.target is enabled, else at the first boot where "
+        "it is. Entries are mounted at the next boot."
     )

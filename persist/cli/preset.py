@@ -139,8 +139,8 @@ def _left_early(root: str, paths: set[str]) -> list[str]:
     if not paths or not os.path.lexists(root + HOOK):
         return []
     return [
-        f"The initrd still mounts {' '.join(sorted(paths))} where it has been built with that: run "
-        f"'{chroot(root)}update-initramfs -u' when all is done."
+        f"The initrd may still mount {' '.join(sorted(paths))}: run '{chroot(root)}update-initramfs -u' when "
+        "all is done."
     ]
 
 
@@ -162,7 +162,7 @@ def _missing(root: str, early: set[str]) -> list[str]:
         notes += left
     elif _early(loaded):
         notes.append(
-            f"The initrd has a table of early entries: run '{chroot(root)}update-initramfs -u' when all is "
+            f"The initrd mounts some of the entries: run '{chroot(root)}update-initramfs -u' when all is "
             "enabled."
         )
     if not root:

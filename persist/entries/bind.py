@@ -45,17 +45,17 @@ def _error(planned: Planned, message_id: str, message: str, hint: str = "") -> P
 
 
 def failure(
-    planned: Planned, error: PersistError | OSError, what: str = "cannot be mounted from the state volume"
+    planned: Planned,
+    error: PersistError | OSError,
+    what: str = "Failed to mount",
+    where: str = "from the state volume",
 ) -> PersistError:
-    """What to log about an entry that failed."""
+    """What to log about an entry that failed: what could not be done with its path, and where."""
     if isinstance(error, PersistError):
-        return _error(planned, "ENTRY_FAILED", f"'{planned.path}' {what}: {error.message}", error.hint)
-    return _error(
-        planned,
-        "ENTRY_FAILED",
-        f"'{planned.path}' {what}: "
-        f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}.",
-    )
+        text, hint = error.message, error.hint
+    else:
+        text, hint = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}.", ""
+    return _error(planned, "ENTRY_FAILED", f"{what} '{planned.path}' {where}: {text}", hint)
 
 
 def _kind(fd: int) -> str:
@@ -82,12 +82,12 @@ def _target(planned: Planned, kind: str) -> int:
             LivePath(planned.path, live, paths.VOLUME, ()).mount_point(kind)
             fd = live.node(planned.path)
     if fd is None:
-        raise PersistError("it was removed again.")
+        raise PersistError("The mount point was removed again.")
     there = _kind(fd)
     if there != kind:
         os.close(fd)
         raise PersistError(
-            f"the path is a {there}, and on the volume it is a {kind}.", hint="Move away what is at the path."
+            f"The path is a {there}, and on the volume it is a {kind}.", hint="Move away what is at the path."
         )
     return fd
 
@@ -99,7 +99,7 @@ def mount_bind(planned: Planned) -> None:
     if source is None:
         raise PersistError(
             f"{paths.VOLUME}{planned.path} does not exist any more.",
-            hint="Restore it, or remove its marker to seed the path again.",
+            hint="Restore it, or remove its marker below .persist/seed to seed the path again.",
         )
     try:
         kind = _kind(source)
@@ -210,7 +210,7 @@ def note_stores(loaded: Loaded, methods: Iterable[str] = stores.METHODS) -> list
                 if stores.seeded(volume, planned.name):
                     stores.note(volume, planned.path, planned.name, planned.entry.method)
             except (PersistError, OSError) as e:
-                problems.append(failure(planned, e, "is not used as it is on the state volume"))
+                problems.append(failure(planned, e, "Refused to use", "on the state volume"))
     return problems
 
 
@@ -253,7 +253,7 @@ def hold(planned: Planned) -> PersistError | None:
         return None
     try:
         if _kind(fd) not in ("directory", "file"):
-            raise PersistError(f"it is a {_kind(fd)}.")
+            raise PersistError(f"It is a {_kind(fd)}.")
         if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
             return None
         # What is mounted below stays in sight, and as it is.
@@ -263,10 +263,9 @@ def hold(planned: Planned) -> PersistError | None:
     return _error(
         planned,
         "ENTRY_STALE",
-        f"'{planned.path}' is read-only on this boot: the state volume that keeps it is away or takes no "
-        "writes, and "
-        "what was written here now would be out of sight when it is back.",
-        f"Attach the disk of the volume, or say Stale=allow ({planned.entry.source}).",
+        f"'{planned.path}' is read-only on this boot: its state volume is missing or read-only, and would "
+        "hide what is written now when it is back.",
+        f"Attach the disk of the volume, or set Stale=allow ({planned.entry.source}).",
     )
 
 
@@ -291,10 +290,10 @@ def hold_stale(loaded: Loaded) -> list[PersistError]:
         try:
             later = places.later(planned.path)
             if later:
-                raise PersistError(f"{later} is mounted only later.", hint="Mount it by fstab.")
+                raise PersistError(f"{later} is mounted only later.", hint="Mount it from fstab(5).")
             held = hold(planned)
         except (PersistError, OSError) as e:
-            held = failure(planned, e, "cannot be held read-only while the state volume is away")
+            held = failure(planned, e, "Failed to make", "read-only while the state volume is away")
         if held is not None:
             said.append(held)
     return said

@@ -18,7 +18,7 @@ def _late_etc(loaded: Loaded) -> Note | None:
     try:
         return late_etc.give_way(loaded)
     except (PersistError, OSError) as e:  # the verdict says what is wrong with /etc
-        return Note(DEBUG, f"The transient machine-id is left where it is: {e}", "MACHINE_ID_KEPT")
+        return Note(DEBUG, f"The transient machine-id stays mounted: {e}", "MACHINE_ID_KEPT")
 
 
 def bring_up(

@@ -39,7 +39,7 @@ def set_options(loaded: Loaded) -> list[PersistError]:
                 finally:
                     os.close(top)
         except (PersistError, OSError) as e:
-            problems.append(failure(planned, e, f"cannot be given its options ({planned.entry.options})"))
+            problems.append(failure(planned, e, "Failed to remount", f"with {planned.entry.options}"))
     return problems
 
 

@@ -42,8 +42,7 @@ def prepare(
     if at is None or at.fstype != "tmpfs":
         return [
             PersistError(
-                f"What is mounted at {volume} is not memory, so that nothing is shown read-only "
-                "(persist=ro).",
+                f"No tmpfs is mounted at {volume}, so no entry is shown read-only (persist=ro).",
                 message_id="ENTRY_FAILED",
                 hint="Run 'update-initramfs -u' and restart the machine.",
             )
@@ -58,7 +57,9 @@ def prepare(
                         _Entry(planned, kept, memory, store, Progress(status)).prepare()
                     except (PersistError, OSError) as e:
                         problems.append(
-                            failure(planned, e, "is not shown as the state volume has it (persist=ro)")
+                            failure(
+                                planned, e, "Failed to show", "read-only from the state volume (persist=ro)"
+                            )
                         )
         finally:
             if kept is not None:

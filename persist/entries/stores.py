@@ -71,8 +71,8 @@ def look(volume: Dir, path: str, name: str, method: str) -> str:
     except FileNotFoundError as e:
         at = volume.path(f".persist/overlay/{name}" if method == "overlay" else path[1:])
         raise PersistError(
-            f"'{at}' does not exist any more, or not all of it.",
-            hint="Restore it, or remove its marker to seed the path again.",
+            f"'{at}' is missing or incomplete.",
+            hint="Restore it, or remove its marker below .persist/seed to seed the path again.",
         ) from e
     return f"{found.st_dev}:{found.st_ino}"
 
@@ -113,8 +113,8 @@ def check_method(volume: Dir, path: str, name: str, method: str) -> None:
     if (found == "overlay") != (method == "overlay"):
         at = f".persist/overlay/{name}/upper" if found == "overlay" else path[1:]
         raise PersistError(
-            f"'{path}' was seeded for Method={found}, and is Method={method} now; nothing was converted. "
-            f"What it keeps is in '{volume.path(at)}'.",
+            f"'{path}' was seeded for Method={found}, and its entry now says Method={method}. Its content "
+            f"was not converted and is in '{volume.path(at)}'.",
             hint=f"Put an entry for it with Method={found} into a file of /etc/persist.d that sorts first.",
         )
 
@@ -139,7 +139,7 @@ def _marker(volume: Dir, name: str) -> dict[str, Any] | None:
     except ValueError as e:
         raise PersistError(
             f"'{volume.path(f'.persist/seed/{name}.json')}' is not a marker of persist: {e}.",
-            hint="Look at it, and remove it to have the path adopted as it is.",
+            hint="Remove it to adopt the content of the path as it is.",
         ) from e
 
 
@@ -159,7 +159,7 @@ def wrong(path: str, name: str, method: str, root: str = "") -> tuple[str, str]:
     except PersistError as e:
         return f"is not used: {e.message.removesuffix('.')}", e.hint
     except OSError as e:
-        return f"has a place on the state volume that cannot be looked at: {e}", "See 'journalctl -b -k'."
+        return f"cannot be checked on the state volume: {e}", "See 'journalctl -b -k'."
     if method == "symlink" or now == before:
         return "", ""
     if os.path.lexists(root + paths.BOOTED) and not os.path.lexists(root + paths.STORES):
@@ -171,7 +171,7 @@ def wrong(path: str, name: str, method: str, root: str = "") -> tuple[str, str]:
         )
     if before:
         return (
-            "has something else at its place on the state volume than what it was mounted from",
-            "Move it back there, or restart the machine.",
+            "was replaced on the state volume after it was mounted",
+            "Move the original back, or restart the machine.",
         )
-    return "was not looked at before it could be mounted", "See 'journalctl -b -u persist-volume.service'."
+    return "was not checked before it was mounted", "See 'journalctl -b -u persist-volume.service'."

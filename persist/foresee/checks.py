@@ -48,8 +48,7 @@ def _initrd(loaded: Loaded, image: Image) -> Iterator[Problem]:
             yield Problem(
                 WARNING,
                 "",
-                f"The initrd mounts {name} early and the registry does not ask for it. Run 'update-initramfs "
-                "-u'.",
+                f"The initrd mounts {name}, which is not in the registry. Run 'update-initramfs -u'.",
             )
 
 
@@ -59,7 +58,7 @@ def _volume(loaded: Loaded, image: Image) -> Iterator[Problem]:
         yield Problem(
             ERROR,
             config.where("Options"),
-            "The state volume comes with the network (_netdev), and no entry waits for it. "
+            "The state volume is on the network (_netdev), but no entry waits for it. "
             "Name the services of an entry in Services=.",
         )
     if config.mount != paths.VOLUME and image.kind_behind(config.mount) != "directory":

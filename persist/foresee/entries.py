@@ -51,7 +51,7 @@ def _place(planned: Planned, loaded: Loaded, image: Image) -> tuple[int, str]:
         hint = (
             "Use Method=bind."
             if entry.method == "overlay" and kind == "file"
-            else "Correct Type=, or register what the link leads to."
+            else "Correct Type=, or register the path that it leads to."
             if kind == "symbolic link"
             else "Correct Type=, or the image."
         )
@@ -146,7 +146,7 @@ def check(loaded: Loaded, image: Image) -> Iterator[Problem]:
             yield Problem(
                 WARNING,
                 entry.where("SeedFrom"),
-                f"SeedFrom={given} does not exist in the image, and {entry.path} {there}: it begins empty. "
+                f"SeedFrom={given} does not exist in the image, and {entry.path} {there}: it will be empty. "
                 "Correct SeedFrom=, or ship what it names.",
                 entry.path,
             )

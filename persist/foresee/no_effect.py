@@ -27,7 +27,7 @@ def settings(loaded: Loaded, image: Image) -> Iterator[Problem]:
                     NOTICE,
                     config.where(key),
                     f"{key}={says} in persist.conf has no effect: "
-                    "it is about disks that Device= names by their paths, and it names none.",
+                    "it applies to disks that Device= names by their paths, and there is none.",
                 )
     options = [word for word in config.options.split(",") if word not in ("", "_netdev")]
     if options and config.device == ["auto"]:
@@ -78,9 +78,8 @@ def entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
             yield Problem(
                 NOTICE,
                 entry.where("Required"),
-                "Required=service holds nothing back, for Services= names no unit. Name those that must not "
-                "start "
-                f"without {entry.path}.",
+                "Required=service has no effect, because Services= names no unit. Name those that must not "
+                f"start without {entry.path}.",
                 entry.path,
             )
         if not entry.snapshot:
@@ -91,5 +90,5 @@ def entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
         yield Problem(
             NOTICE,
             f"{section.file}:{section.line}",
-            f"[{section.name}] has no effect in this version: its keys are checked, and that is all.",
+            f"[{section.name}] has no effect in this version; its keys are only checked.",
         )

@@ -33,7 +33,7 @@ def check(loaded: Loaded, image: Image) -> Iterator[Problem]:
             continue
         fstype, options = _mounted_by(loaded, image, out.real)
         how = (
-            f"a {fstype}, which forgets at power-off"
+            f"a {fstype}, which is lost at power-off"
             if fstype in MEMORY
             else "it read-only"
             if "ro" in options
@@ -45,8 +45,8 @@ def check(loaded: Loaded, image: Image) -> Iterator[Problem]:
             yield Problem(
                 WARNING,
                 out.entry.source,
-                f"{out.entry.path} is not kept: {out.why.removesuffix(' it')} {how}. Take that mount away, "
-                "or the path "
+                f"{out.entry.path} is not kept: {out.why.removesuffix(' it')} {how}. Remove that mount, "
+                "or take the path "
                 "out with Method=none in a file that sorts first.",
                 out.entry.path,
             )

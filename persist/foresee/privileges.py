@@ -107,15 +107,15 @@ def without_effect(loaded: Loaded, image: Image) -> Iterator[Problem]:
         for flag, paths in sorted(found.items()):
             count, first = len(paths), paths[0]
             says = (
-                f"1 {_WHAT[flag][0]} below {entry.path} ({first}), which does"
+                f"1 {_WHAT[flag][0]} below {entry.path} ({first}), which is"
                 if count == 1
-                else f"{count} {_WHAT[flag][1]} below {entry.path} (the first is {first}), which do"
+                else f"{count} {_WHAT[flag][1]} below {entry.path} (the first is {first}), which are"
             )
             yield Problem(
                 WARNING,
                 entry.where("Options"),
-                f"The image has {says} nothing there: an entry is no{flag}. "
-                f"Add Options={flag} to it where {'it is' if count == 1 else 'they are'} needed, "
-                f"Options=no{flag} where not.",
+                f"The image has {says} without effect there, because the entry is mounted no{flag}. "
+                f"Add Options={flag} to it if {'it is' if count == 1 else 'they are'} needed, "
+                f"Options=no{flag} if not.",
                 entry.path,
             )

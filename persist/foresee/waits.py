@@ -116,9 +116,8 @@ def named_like_files(loaded: Loaded, image: Image) -> Iterator[Problem]:
         yield Problem(
             WARNING,
             entry.source,
-            f"{entry.path} is not in the image and is named like a file, and an empty directory would be "
-            "made. "
-            f"Add {add}, or Type=directory if it is one.",
+            f"{entry.path} is not in the image and is named like a file, but would be made as an empty "
+            f"directory. Add {add}, or Type=directory if it is one.",
             entry.path,
         )
 
@@ -180,7 +179,7 @@ def units_that_do_not_wait(loaded: Loaded, image: Image) -> Iterator[Problem]:
                         yield Problem(
                             WARNING,
                             f"{directory}/{name}",
-                            f"Says {key}={path}, which orders it after nothing: what the state volume "
-                            "shows there has no mount unit. Add After=persist-volume.service to it, or name "
+                            f"{key}={path} does not order it: the state volume is mounted there "
+                            "without a mount unit. Add After=persist-volume.service to it, or name "
                             "it in Services= of the entry.",
                         )

@@ -45,8 +45,8 @@ class Attempt:
             if done.method != self.entry.method:
                 self.note(
                     WARNING,
-                    f"'{self.entry.path}' was seeded for Method={done.method}, and is "
-                    f"Method={self.entry.method} now. Nothing was converted.",
+                    f"'{self.entry.path}' was seeded for Method={done.method}, and its entry now says "
+                    f"Method={self.entry.method}. Its content was not converted.",
                     "ENTRY_ADOPTED",
                 )
             self.store.tidy()

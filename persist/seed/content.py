@@ -117,7 +117,7 @@ class Content(Attempt):
         if stat.S_ISLNK(there.st_mode):
             raise PersistError(
                 f"'{at}' on the state volume is a symbolic link, which persist does not follow.",
-                hint="Look at where it comes from, and move it away.",
+                hint="Find out where it comes from, and move it away.",
             )
         mode = there.st_mode
         kind = "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "device or pipe"
@@ -140,9 +140,8 @@ class Content(Attempt):
                 remove_empty(parent, name)
                 return ""
             raise PersistError(
-                f"'{at}' on the state volume is there only for {', '.join(kept[:3])}; it cannot be adopted "
-                "for "
-                f"'{entry.path}', and is not merged with it.",
+                f"'{at}' on the state volume holds only {', '.join(kept[:3])}: it cannot be adopted for "
+                f"'{entry.path}', nor merged with it.",
                 hint="Use Method=overlay for it, or copy what is missing there by hand.",
             )
         return kind

@@ -115,7 +115,7 @@ def _copy(
                 raise no_space(target, source.label, before) from e
             if "Operation not supported" in e.stderr and extra[0].endswith(",xattr"):
                 # tmpfs before Linux 6.6 has no user.* attributes; better the files without than no files.
-                notes.append(f"The volume cannot keep some extended attributes of {source.label}.")
+                notes.append(f"The state volume does not support some extended attributes of {source.label}.")
                 extra[0] = extra[0].removesuffix(",xattr")
                 continue
             if _changed(e):
@@ -130,8 +130,8 @@ def _copy(
             return copied, notes
         target.remove(name)
     raise PersistError(
-        f"{source.label} changes while it is copied; {ATTEMPTS} attempts were in vain.",
-        hint="Find what writes there before persist-setup.target and order it after that.",
+        f"{source.label} changed while it was copied, {ATTEMPTS} times.",
+        hint="Order what writes there after persist-setup.target.",
     )
 
 
@@ -185,7 +185,7 @@ def no_space(volume: Dir, label: str, needed: Summary) -> PersistError:
     return PersistError(
         f"The state volume has no room for {label}: {needed}, of which {size(needed.allocated)} are on the "
         "disk; "
-        f"{size(free.f_bavail * free.f_frsize)} are free, and {size(_reserve(free))} have to stay so.",
+        f"{size(free.f_bavail * free.f_frsize)} are free, and {size(_reserve(free))} have to stay free.",
         hint="Use a larger disk, keep the path by Method=overlay, or leave a part of it out with "
         "Method=image.",
         message_id="SEED_FAILED",

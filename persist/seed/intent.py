@@ -62,5 +62,5 @@ class Intent(Record, frozen=False):
         except (ValueError, KeyError, TypeError) as e:
             raise PersistError(
                 f"'{name}' is not a marker of persist: {e!r}.",
-                hint="Look at it, and remove it to have the path adopted as it is.",
+                hint="Remove it to adopt the content of the path as it is.",
             ) from e

@@ -70,12 +70,12 @@ class LivePath:
             return False
         if stat.S_ISLNK(there.st_mode):
             raise PersistError(
-                f"'{parent.path(self.name)}' is a symbolic link, and nothing is mounted on those.",
+                f"'{parent.path(self.name)}' is a symbolic link and cannot be mounted on.",
                 hint="Register the path that it leads to, or use Method=symlink.",
             )
         if stat.S_ISDIR(there.st_mode) != (kind == "directory"):
             raise PersistError(
-                f"'{parent.path(self.name)}' is not a {kind}, so that no {kind} can be mounted on it.",
+                f"'{parent.path(self.name)}' is not a {kind}, so no {kind} can be mounted on it.",
                 hint="Correct Type=, or move away what is there.",
             )
         return True
@@ -134,7 +134,7 @@ class LivePath:
                 if parent.lstat(self.name + ASIDE) is not None:
                     raise PersistError(
                         f"Both '{self.path}' and '{self.path}{ASIDE}' exist; neither is overwritten.",
-                        hint="Look at them, and remove or rename one.",
+                        hint="Remove or rename one of them.",
                     )
                 there = parent.lstat(self.name)
                 if there is not None and stat.S_ISDIR(there.st_mode) != (kind == "directory"):
@@ -169,7 +169,7 @@ class LivePath:
         elif store.work.lstat("aside") is None:
             raise PersistError(
                 f"Both '{self.path}' and '{self.path}{ASIDE}' exist; neither is overwritten.",
-                hint="Look at them, and remove or rename one.",
+                hint="Remove or rename one of them.",
             )
         if store.work.lstat("aside") is not None:
             # The copy aside is complete, this one is the same; a cut between these lines comes back here.

@@ -76,11 +76,9 @@ def keep(store: Dir, scratch: Dir, root: str) -> Note:
                 f"runs under {running or 'none'}. The next boot uses it.",
             )
         if kept not in ("", "uninitialized"):
-            return _note(
-                WARNING, f"'{store.path(NAME)}' holds something that is no machine-id; it was left alone."
-            )
+            return _note(WARNING, f"'{store.path(NAME)}' contains no valid machine-id and was left alone.")
     if not running:
-        return _note(WARNING, "This boot has no valid machine-id that could be kept.")
+        return _note(WARNING, "This boot has no valid machine-id to keep.")
     scratch.write(NAME, running.encode("ascii") + b"\n", 0o444)
     os.rename(NAME, NAME, src_dir_fd=scratch.fd, dst_dir_fd=store.fd)
     store.sync()
@@ -113,5 +111,5 @@ def take_bind_away(root: str) -> Note | None:
             run("umount", "--", path)
     except CommandError as e:
         # The machine works nevertheless; only its shutdown will complain about a mount below /etc.
-        return _note(WARNING, f"The transient machine-id stays mounted below /etc: {e}")
-    return _note(INFO, "The transient mount on /etc/machine-id was taken away.") if count else None
+        return _note(WARNING, f"Failed to unmount the transient machine-id below /etc: {e}")
+    return _note(INFO, "Unmounted the transient /etc/machine-id.") if count else None

@@ -99,8 +99,8 @@ def owner_of(entry: SeedRequest) -> tuple[int, int, int | None]:
         gid = grp.getgrnam(entry.group).gr_gid if gid is None else gid
     except KeyError as e:
         raise PersistError(
-            f"'{entry.path}' is to belong to a user or group that this system does not know: {e.args[0]}.",
-            hint=f"See User= and Group= in {entry.source}; a sysusers.d file of the image can make it.",
+            f"Unknown user or group for '{entry.path}': {e.args[0]}.",
+            hint=f"Correct User= or Group= in {entry.source}, or have sysusers.d(5) create it.",
         ) from e
     try:
         return uid, gid, int(entry.mode, 8) & 0o7777 if entry.mode else None

@@ -33,7 +33,7 @@ def seed(entry: SeedRequest, roots: Roots, progress: Progress) -> Result:
     except PersistError as e:
         error = e
     except Exception as e:  # noqa: BLE001  # whatever it is, it costs this entry, and the next boot tries again
-        error = explain(e, f"Seeding '{entry.path}' failed")
+        error = explain(e, f"Failed to seed '{entry.path}'")
     if error.message_id == "FAILED":
         error.message_id = "SEED_FAILED"
     error.fields = fields(entry) | error.fields

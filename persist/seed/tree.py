@@ -111,7 +111,7 @@ def manifest(top: str) -> bytes:
 def stalled(label: str, progress: Progress) -> PersistError:
     """The error for a source that does not answer."""
     return PersistError(
-        f"{label} gives nothing to copy any more: no progress for {progress.stalled / 60:.0f} minutes.",
+        f"Copying {label} stalled: no progress for {progress.stalled / 60:.0f} minutes.",
         message_id="SEED_FAILED",
         hint="See what is mounted there ('findmnt -T'), and in 'journalctl -k' whether its disk or server "
         "answers.",

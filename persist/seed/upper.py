@@ -73,7 +73,7 @@ class Upper(Attempt):
                 if lost:
                     self.note(
                         WARNING,
-                        f"The volume cannot keep {', '.join(lost)} of '{self.entry.path}'.",
+                        f"The state volume does not support {', '.join(lost)} of '{self.entry.path}'.",
                         "SEED_DONE",
                     )
         apply_owner(owner_of(self.entry), tree, "upper")
@@ -139,7 +139,7 @@ class Upper(Attempt):
                 os.close(fd)
                 self.note(
                     WARNING,
-                    f"What was changed below '{path}' as a part of '{up}' is hidden from now on; it stays in "
+                    f"Changes made below '{path}' as a part of '{up}' are hidden from now on; they stay in "
                     f".persist/overlay/{escape(up)}/upper/{relative} on the state volume.",
                     "SEED_DONE",
                 )

@@ -19,13 +19,13 @@ def _why_not(planned: Planned) -> str:
     """Why a bind entry is not mounted on this boot, or ''. The conditions of units above no mount of fstab
     say the same."""
     if not os.path.exists(paths.MOUNT_ENTRIES):
-        return "there is no state volume that it could be mounted from"
+        return "there is no state volume"
     if planned.entry.required != "no" and not os.path.exists(paths.PERSISTENT):
-        return "what is written on this boot is lost, and Required= says that it must not be"
+        return "what this boot writes is lost, which Required= forbids"
     return (
         ""
         if stores.flag(planned.name)
-        else "it was not seeded, or its place on the volume is not as it should be"
+        else "it was not seeded, or its content on the state volume was refused"
     )
 
 
@@ -64,8 +64,7 @@ def main(escaped_name: str) -> int:
         log(
             ERR,
             f"No entry of the registry with Method=bind has the name '{escaped_name}'. Its file was changed "
-            "or removed since PID 1 was "
-            "started; try 'systemctl daemon-reload'.",
+            "or removed since PID 1 read it: run 'systemctl daemon-reload'.",
             "ENTRY_FAILED",
         )
         return 1

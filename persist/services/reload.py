@@ -35,8 +35,8 @@ def journal(root: str = "", image: str = IMAGE) -> None:
     run("systemctl", "restart", "systemd-journald.service")
     log.log(
         log.NOTICE,
-        f"/etc came late, with the machine-id {kept}: the journal goes there. PID 1 runs under {before} "
-        "until the next boot.",
+        f"/etc was mounted late and has the machine-id {kept}, under which this boot's journal is now kept. "
+        f"PID 1 has {before} until the next boot.",
         "RELOADED",
     )
 
@@ -50,7 +50,8 @@ def main() -> int:
     except (PersistError, OSError) as e:
         log.log(
             log.WARNING,
-            f"The journal of this boot is not where journalctl(1) looks, use 'journalctl --merge': {e}",
+            f"Failed to restart journald under the machine-id of /etc: {e} Use 'journalctl --merge' for this "
+            "boot.",
             "FAILED",
         )
         status = 1
@@ -62,12 +63,11 @@ def main() -> int:
                 # fail: what is queued already and conflicts (rescue.target) stays.
                 run("systemctl", "--no-block", "--job-mode=fail", "start", again)
             except CommandError as e:
-                log.log(log.NOTICE, f"{again} was not queued again: {e}", "RELOADED")
+                log.log(log.NOTICE, f"Failed to start {again} again: {e}", "RELOADED")
                 return status
         log.log(
             log.NOTICE,
-            "The service manager has read its configuration "
-            f"again{', ' + again + ' is queued again' if again else ''}.",
+            f"Reloaded the service manager{f' and started {again} again' if again else ''}.",
             "RELOADED",
         )
     except PersistError as e:

@@ -56,7 +56,7 @@ def find(loaded: Loaded, escaped_name: str) -> SeedRequest:
             )
     raise PersistError(
         f"No entry of the registry has the name '{escaped_name}'.",
-        hint="Its file was changed or removed since PID 1 was started; try 'systemctl daemon-reload'.",
+        hint="Its file was changed or removed since PID 1 read it: run 'systemctl daemon-reload'.",
         message_id="SEED_FAILED",
     )
 
@@ -84,10 +84,10 @@ def _note(entry: SeedRequest, name: str) -> None:
             stores.note(volume, entry.path, name, entry.method)
     except (PersistError, OSError) as e:
         error = (
-            e if isinstance(e, PersistError) else explain(e, f"The flag of '{entry.path}' cannot be written")
+            e if isinstance(e, PersistError) else explain(e, f"Failed to write the flag of '{entry.path}'")
         )
         raise PersistError(
-            f"'{entry.path}' is not used as it is on the state volume: {error.message}",
+            f"Refused to use '{entry.path}' on the state volume: {error.message}",
             hint=error.hint,
             message_id="ENTRY_FAILED",
             **fields(entry),
@@ -102,7 +102,7 @@ def _say_seeded(name: str) -> None:
         with open(f"{SEEDED}/{name}", "w", encoding="ascii"):
             pass
     except OSError as e:
-        raise PersistError(f"The flag of a seed cannot be written: {e}", message_id="SEED_FAILED") from e
+        raise PersistError(f"Failed to write {SEEDED}/{name}: {e}", message_id="SEED_FAILED") from e
 
 
 def main(escaped_name: str) -> int:

@@ -95,7 +95,13 @@ class Announcer:
                 # Not side by side: who looked first and wrote last would leave an old verdict.
                 stack.enter_context(held(paths.STATE_LOCK))
             except OSError as e:
-                self.tell(Note(WARNING, f"The verdict is made without its lock: {e}", "FAILED"))
+                self.tell(
+                    Note(
+                        WARNING,
+                        f"Failed to lock {paths.STATE_LOCK}, making the verdict without: {e}",
+                        "FAILED",
+                    )
+                )
             return self._alone(quiet)
 
     def _alone(self, quiet: bool) -> int:
@@ -109,7 +115,7 @@ class Announcer:
         try:
             _write(found)
         except OSError as e:
-            self.tell(Note(ERR, f"The verdict cannot be written: {e}", "FAILED"))
+            self.tell(Note(ERR, f"Failed to write the verdict: {e}", "FAILED"))
             status = 1
         changed = not quiet or old != (found.verdict, found.as_dict()["reasons"])
         notes = say.notices(found, self.console if changed else "")

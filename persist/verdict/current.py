@@ -38,7 +38,7 @@ def _health(volume: Outcome, look: v.Look) -> list[v.Reason]:
         return [
             v.Reason(
                 "health-unknown",
-                f"The health of the state volume is not known: {e}.",
+                f"Failed to check the health of the state volume: {e}.",
                 "See 'journalctl -b -k'.",
             )
         ]
@@ -53,7 +53,8 @@ def current() -> tuple[v.Verdict, Loaded]:
     found.notices += [
         v.Reason(
             "method",
-            f"{path} was seeded for Method=overlay and stays one, although its entry says Method=bind now.",
+            f"{path} was seeded for Method=overlay and stays an overlay; Method=bind in its entry has no "
+            "effect.",
             "",
             path,
         )
@@ -71,7 +72,7 @@ def failed(error: Exception) -> v.Verdict:
         reasons=[
             v.Reason(
                 "verify-failed",
-                f"Nobody knows what this boot keeps, the verdict could not be made: {text}",
+                f"Failed to make the verdict, what this boot keeps is not known: {text}",
                 "Please report this.",
             )
         ],

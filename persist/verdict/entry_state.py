@@ -60,11 +60,11 @@ def wrong_mount(planned: Planned, at: Mount | None, volume: Mount, look: Look) -
         return f"has {shown} mounted on it", remedies.foreign(planned, "")
     hidden_by = look.hidden_by(planned.path)
     if hidden_by:
-        return f"is hidden by what was mounted on {hidden_by} later", remedies.hidden(hidden_by)
+        return f"is hidden by a later mount on {hidden_by}", remedies.hidden(hidden_by)
     if at.read_only and not volume.read_only:
         return "is mounted read-only", "See 'journalctl -b -k' for errors of its filesystem."
     lacking = at.lacks(planned.entry.options)
-    return (f"is not mounted with {lacking}", remedies.options(planned)) if lacking else WELL
+    return (f"is mounted without {lacking}", remedies.options(planned)) if lacking else WELL
 
 
 def _ours(planned: Planned, at: Mount, volume: Mount | None, look: Look) -> bool:
@@ -105,11 +105,7 @@ def _wrong_hole(planned: Planned, look: Look) -> Wrong:
     if not _ours(planned, at, None, look):
         return f"has {at.source}{at.root} mounted on it", remedies.foreign(planned, "")
     hidden_by = look.hidden_by(path)
-    return (
-        (f"is hidden by what was mounted on {hidden_by} later", remedies.hidden(hidden_by))
-        if hidden_by
-        else WELL
-    )
+    return (f"is hidden by a later mount on {hidden_by}", remedies.hidden(hidden_by)) if hidden_by else WELL
 
 
 def _wrong_link(planned: Planned, look: Look, public: str) -> Wrong:
@@ -162,11 +158,11 @@ def elsewhere(method: str, path: str, why: str, look: Look) -> tuple[str, str]:
         return "failed", f"is not mounted ({why})"
     hidden_by = look.hidden_by(path)
     if hidden_by:
-        return "failed", f"is hidden by what was mounted on {hidden_by} later ({why})"
+        return "failed", f"is hidden by a later mount on {hidden_by} ({why})"
     if method != "image":
         lost = look.lost(at)
         if lost:
-            return "failed", f"loses at power-off what is written, because it is {lost} ({why})"
+            return "failed", f"is {lost}, and what is written to it is lost at power-off ({why})"
         if at.read_only:
             return "failed", f"is mounted read-only ({why})"
     return "elsewhere", f"{why} ({at.fstype} on {at.source})"
@@ -184,7 +180,7 @@ def _kept_by_root(planned: Planned, look: Look) -> Wrong:
     if holder is None or not lost:
         return WELL
     return (
-        f"loses at power-off what is written, because {holder.mount_point} is {lost}",
+        f"is on {holder.mount_point}, which is {lost}: what is written to it is lost at power-off",
         f"Unmount {holder.mount_point}, or {remedies.without(planned.entry.path, planned.entry.source)}.",
     )
 
@@ -250,8 +246,8 @@ def oddities(planned: Planned, look: Look, kind: str) -> list[Reason]:
         found.append(
             Reason(
                 "late",
-                f"{path} came after PID 1 had started, so this boot runs under another machine-id and set of "
-                "units than it says.",
+                f"{path} was mounted after PID 1 had started, so PID 1 has another machine-id and other "
+                f"units than {path}.",
                 remedies.late(path, source, kind, stage),
                 path,
             )
@@ -259,13 +255,13 @@ def oddities(planned: Planned, look: Look, kind: str) -> list[Reason]:
     fragment = look.fragment(planned.path) if planned.unit else None
     if fragment is not None:
         gpt = fragment.maker == "systemd-gpt-auto-generator"
-        off = "boot with systemd.gpt_auto=0" if gpt else f"take away what {fragment.file} is made from"
+        off = "boot with systemd.gpt_auto=0" if gpt else f"remove what {fragment.file} is made from"
         found.append(
             Reason(
                 "gpt" if gpt else "hides",
-                f"{fragment} would mount {fragment.what or 'something'} on {path}, and is hidden by its "
-                "entry.",
-                f"To use that, {remedies.without(path, source)}; to keep the entry, {off}.",
+                f"{fragment} would mount {fragment.what or 'something'} on {path}, but the entry takes "
+                "precedence.",
+                f"To mount that, {remedies.without(path, source)}; to keep the entry, {off}.",
                 path,
             )
         )

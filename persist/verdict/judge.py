@@ -73,7 +73,7 @@ def _still_mounted(volume: Outcome, look: Look, why: str) -> Verdict | None:
         reasons=[
             Reason(
                 "still-mounted",
-                f"{why} Yet {' '.join(covered)} still shows what the state volume keeps.",
+                f"{why} But the state volume is still mounted on {' '.join(covered)}.",
                 "Boot once with persist=off, make the same change there, and run 'update-initramfs -u'.",
             )
         ],
@@ -155,7 +155,6 @@ def initrd_stage_missing(loaded: Loaded, facts: Facts) -> str:
     if not early or os.path.lexists(facts.root + HOOK):
         return ""
     return (
-        f"{' '.join(early)} must be there before PID 1, and no initrd stage is installed: each boot would "
-        "run under another machine-id "
-        "than the file says. Install persist-initramfs-tools."
+        f"{' '.join(early)} must be mounted before PID 1 starts, but the initrd stage is not installed: each "
+        "boot would have another machine-id than /etc. Install persist-initramfs-tools."
     )

@@ -32,7 +32,7 @@ class Fragment(Record):
     def __str__(self) -> str:
         return (
             f"{self.file} "
-            f"({self.maker or 'of nobody knows whom'}{', from ' + self.source if self.source else ''})"
+            f"({self.maker or 'of an unknown generator'}{', from ' + self.source if self.source else ''})"
         )
 
 

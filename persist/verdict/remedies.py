@@ -53,11 +53,11 @@ def correct(problem: Problem) -> str:
         )
     name = file.rpartition("/")[2]
     if file.startswith(_PRESET) and problem.path:
-        how = f"The file is the vendor's: {without(problem.path, problem.where)}"
+        how = f"The file belongs to a package: {without(problem.path, problem.where)}"
     elif vendors(file) and name.endswith(".conf"):
         how = (
-            f"The file is the vendor's: put a corrected one at /etc/persist.d/{name}, which counts in its "
-            "place"
+            f"The file belongs to a package: put a corrected copy at /etc/persist.d/{name}, which takes "
+            "precedence"
         )
         if problem.path:
             how += f", or {without(problem.path, problem.where)}"
@@ -85,7 +85,7 @@ def not_seeded(planned: Planned, asked: bool) -> str:
     """Where it is told why an entry was not seeded. ``asked``: PID 1 was told of the entry when this boot
     began."""
     if not asked:
-        return "The entry came after this boot had begun: restart the machine."
+        return "The entry was added after this boot had begun: restart the machine."
     return f"See {command('systemctl', 'status', f'persist-seed@{planned.name}.service')}."
 
 
@@ -95,8 +95,8 @@ def link(planned: Planned, there: bool, writable: bool) -> str:
     make = command("ln", "-s", paths.VOLUME + planned.path, planned.path)
     where = "here" if writable else "when the image is built"
     if there:
-        return f"Put the link into its place: remove what is there, and {make} {where}; or use Method=bind."
-    return f"Put the link into the image: {make} {where}."
+        return f"Remove what is there and run {make} {where}, or use Method=bind."
+    return f"Put the link into the image: run {make} {where}."
 
 
 def foreign(planned: Planned, unit: str) -> str:
@@ -104,7 +104,7 @@ def foreign(planned: Planned, unit: str) -> str:
     knows who does."""
     entry = planned.entry
     if unit:
-        return f"Take that mount away, or {without(entry.path, entry.source)}."
+        return f"Remove that mount, or {without(entry.path, entry.source)}."
     return f"Unmount it with {command('umount', planned.path)}, or {without(entry.path, entry.source)}."
 
 
@@ -113,7 +113,7 @@ def elsewhere(out: Outside, mounted: bool) -> str:
     something is) does not keep it."""
     entry = out.entry
     look = (
-        "Take that mount away"
+        "Remove that mount"
         if mounted and entry.method != "tmpfs"
         else f"See {command('systemctl', 'status', f'{paths.escape(out.real)}.mount')}"
     )
@@ -130,7 +130,7 @@ def options(planned: Planned) -> str:
 
 def hidden(by: str) -> str:
     """What to do where something is mounted above an entry after it: ``by`` is where."""
-    return f"Mount {by} by fstab(5), which entries wait for; 'findmnt {shlex.quote(by)}' shows what it is."
+    return f"Mount {by} from fstab(5), so that entries wait for it. See 'findmnt {shlex.quote(by)}'."
 
 
 def late(path: str, source: str, kind: str, stage: bool) -> str:
@@ -138,13 +138,12 @@ def late(path: str, source: str, kind: str, stage: bool) -> str:
     of the initrd is installed."""
     if kind == "native":
         return (
-            "The stage in the initrd mounts volumes that persist made (btrfs), and no others: give a disk to "
-            "one with 'persistctl claim', or "
+            "The initrd mounts only volumes made by persist (btrfs). Claim a disk ('persistctl claim'), or "
             f"{without(path, source)}."
         )
     if not stage:
         return "Install persist-initramfs-tools and run 'update-initramfs -u'."
     return (
-        "Run 'update-initramfs -u' if the entry is newer than the initrd; else 'journalctl -b -t "
-        "persist-early' has the reason."
+        "Run 'update-initramfs -u' if the entry is newer than the initrd, else see 'journalctl -b -t "
+        "persist-early'."
     )

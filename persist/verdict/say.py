@@ -45,7 +45,7 @@ def summary(found: v.Verdict) -> str:
         case v.VOLATILE:
             volume = found.volume
             lost = volume.kind == "tmpfs" or not volume.root_kept or bool(volume.memory)
-            fate = "is lost at power-off" if lost else "will be out of sight"
+            fate = "is lost at power-off" if lost else "will be hidden by the volume later"
             return f"Persistent state is VOLATILE, what is written now {fate}: {first}{more}"
         case v.DEGRADED:
             return f"Persistent state is DEGRADED: {first}{more}"
@@ -66,15 +66,13 @@ def notices(found: v.Verdict, console: str) -> list[Note]:
             elif os.path.lexists(path):
                 os.unlink(path)
         except OSError as e:
-            notes.append(
-                Note(WARNING, f"{path} cannot be kept up to date: {e}", "FAILED", {"PERSIST_PATH": path})
-            )
+            notes.append(Note(WARNING, f"Failed to update {path}: {e}", "FAILED", {"PERSIST_PATH": path}))
     if loud and console:
         try:
             with open(console, "w", encoding="utf-8") as screen:
                 screen.write("\n*** " + line)
         except OSError as e:
-            notes.append(Note(DEBUG, f"No console to write to: {e}", "FAILED"))
+            notes.append(Note(DEBUG, f"Failed to write to {console}: {e}", "FAILED"))
     return notes
 
 
@@ -101,7 +99,7 @@ def _of_initrd(loaded: Loaded) -> list[Note]:
         notes.append(
             Note(
                 WARNING,
-                f"The initrd mounted {path}, which the registry does not ask for. Run 'update-initramfs -u'.",
+                f"The initrd mounted {path}, which is not in the registry. Run 'update-initramfs -u'.",
                 "REGISTRY_PROBLEM",
                 {"PERSIST_PATH": path},
             )

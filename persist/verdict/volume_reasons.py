@@ -28,9 +28,9 @@ def read_volume(root: str = "") -> Outcome:
     try:
         return outcome.load(root + paths.RECORD)
     except FileNotFoundError:
-        return _no_record(root, "volume-service", "persist-volume.service has not run to its end.")
+        return _no_record(root, "volume-service", "persist-volume.service did not finish.")
     except (OSError, ValueError) as e:
-        return _no_record(root, "volume-json", f"{paths.RECORD} cannot be read: {e}.")
+        return _no_record(root, "volume-json", f"Failed to read {paths.RECORD}: {e}.")
 
 
 def volume_reasons(volume: Outcome, expected: bool) -> tuple[str, list[Reason]]:
@@ -49,7 +49,7 @@ def volume_reasons(volume: Outcome, expected: bool) -> tuple[str, list[Reason]]:
         return DEGRADED, [why]
     if kind in REAL and volume.memory:
         lost = f"The state volume is {volume.memory}, and what is written to it is lost at power-off."
-        hint = "Give persist a disk: see Device= in persist.conf(5)."
+        hint = "Use a disk for it: see Device= in persist.conf(5)."
         return VOLATILE, [Reason("volume-in-memory", lost, hint)]
     if kind == "none":
         return _without(volume, why, expected)
@@ -81,7 +81,7 @@ def volume_gone(kind: str, at: Mount | None) -> Reason | None:
     if kind in REAL and at is not None and at.fstype in MEMORY:
         return Reason(
             "volume-gone",
-            f"At {paths.VOLUME} a {at.fstype} is mounted, which is lost at power-off.",
+            f"A {at.fstype} is mounted at {paths.VOLUME}, and what is written to it is lost at power-off.",
             "See 'journalctl -b'.",
         )
     return None
@@ -95,8 +95,8 @@ def unprotected(at: Mount | None) -> Reason | None:
         return None
     return Reason(
         "volume-options",
-        f"{paths.VOLUME} is not mounted with {lacking}: a program or device node on it can make any user "
-        "root.",
+        f"{paths.VOLUME} is mounted without {lacking}: programs and device nodes on it can give any user "
+        "root privileges.",
         f"Run 'mount -o remount,bind,nosuid,nodev {paths.VOLUME}'. See 'journalctl -b -u "
         "persist-volume.service'.",
     )

@@ -51,8 +51,8 @@ def read(path: str = STATE) -> tuple[Verdict, dict[str, Any]]:
         ), found
     except FileNotFoundError as e:
         raise PersistError(
-            "No verdict of this boot was written yet.",
-            hint="See 'systemctl status persist-verify.service', or look as root.",
+            "No verdict of this boot has been written yet.",
+            hint="See 'systemctl status persist-verify.service', or run it as root.",
         ) from e
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-        raise PersistError(f"{path} cannot be read: {e}.", hint="Look as root.") from e
+        raise PersistError(f"Failed to read {path}: {e}.", hint="Run it as root.") from e

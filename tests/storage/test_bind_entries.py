@@ -143,7 +143,7 @@ def test_what_the_volume_has_lost_is_said() -> None:
     disk()
     os.makedirs("/srv/data")
     marker("/srv/data")
-    assert "does not exist any more" in said(mount_seeded(registry(BIND)))[0]
+    assert "is missing or incomplete" in said(mount_seeded(registry(BIND)))[0]
     Path("/run/persist/volume/srv").mkdir()
     Path("/run/persist/volume/srv/data").touch()
     assert "the path is a directory, and on the volume it is a file" in said(mount_seeded(registry(BIND)))[0]

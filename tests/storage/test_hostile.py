@@ -481,4 +481,4 @@ def test_an_upper_that_was_exchanged_after_the_mount_is_seen() -> None:
     )
     assert "something else" in states()["/srv/over"]
     os.unlink(f"{paths.STORES}/srv-bind")
-    assert "was not looked at" in states()["/srv/bind"]
+    assert "was not checked" in states()["/srv/bind"]

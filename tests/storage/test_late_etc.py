@@ -35,7 +35,7 @@ def test_the_bind_gives_way() -> None:
     (kept_overlay("/etc") / "machine-id").write_text(f"{OURS}\n")
     bound()
     said = late_etc.give_way(registry(ENTRY.format("overlay")))
-    assert said is not None and "was taken away" in said.message and not there()
+    assert said is not None and "Unmounted" in said.message and not there()
     assert late_etc.give_way(registry(ENTRY.format("overlay"))) is None
 
 

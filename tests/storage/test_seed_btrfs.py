@@ -156,7 +156,7 @@ def test_lost_attributes_are_said(rig: Rig, tmp_path: Path) -> None:
         result = small.seed("/data")
         assert (plain / "data/f").read_text() == "x"
         assert [n.message for n in result.notes] == [
-            "The volume cannot keep some extended attributes of /data."
+            "The state volume does not support some extended attributes of /data."
         ]
 
 

@@ -219,7 +219,7 @@ def test_no_verdict(error: Exception) -> None:
     assert not ONLINE.exists() and machine.started() == 0
     assert (
         machine.records[0].priority == 4
-        and "could not be made" in machine.records[0].message
+        and "Failed to make the verdict" in machine.records[0].message
         and MOTD.exists()
     )
 
@@ -229,7 +229,7 @@ def test_verdict_cannot_be_written() -> None:
     machine = Machine()
     sh("mount -t tmpfs -o ro none /run/persist")
     assert machine.announce() == 1
-    assert machine.started() == 0 and any("cannot be written" in r.message for r in machine.records)
+    assert machine.started() == 0 and any("Failed to write the verdict" in r.message for r in machine.records)
     assert any(r.message_id == "VERDICT_ONLINE" for r in machine.records), "it is at least said"
 
 
@@ -349,4 +349,4 @@ def test_verdict_without_its_lock() -> None:
     os.mkdir(paths.STATE_LOCK)
     assert machine.announce() == 0
     assert machine.document()["verdict"] == "online"
-    assert any("without its lock" in r.message for r in machine.records)
+    assert any("Failed to lock" in r.message for r in machine.records)

@@ -265,11 +265,16 @@ MOUNTED: list[tuple[list[Mount], str, str, str]] = [
     ([memory("/srv", 30, fstype="autofs")], "bind", "elsewhere", " (autofs on autofs)"),
     ([], "overlay", "failed", "is not mounted"),
     ([], "bind", "failed", "is not mounted"),
-    ([memory("/srv", 30)], "overlay", "failed", "loses at power-off what is written, because it is a tmpfs"),
-    ([memory("/srv", 30, fstype="ramfs")], "bind", "failed", "because it is a ramfs"),
-    ([replace(disk("/srv", 30), source="/dev/zram0")], "bind", "failed", "because it is on zram0"),
+    (
+        [memory("/srv", 30)],
+        "overlay",
+        "failed",
+        "is a tmpfs, and what is written to it is lost at power-off",
+    ),
+    ([memory("/srv", 30, fstype="ramfs")], "bind", "failed", "is a ramfs"),
+    ([replace(disk("/srv", 30), source="/dev/zram0")], "bind", "failed", "is on zram0"),
     ([overlay("/srv", 30, upper="/mnt/x/upper")], "bind", "elsewhere", " (overlay on overlay)"),
-    ([disk("/srv", 30), memory("/srv", 31, parent=30)], "bind", "failed", "because it is a tmpfs"),
+    ([disk("/srv", 30), memory("/srv", 31, parent=30)], "bind", "failed", "is a tmpfs"),
     ([disk("/srv", 30, options="ro")], "bind", "failed", "is mounted read-only"),
     ([disk("/srv", 30)], "tmpfs", "elsewhere", " (ext4 on /dev/sd30)"),
     ([memory("/srv", 30)], "tmpfs", "elsewhere", " (tmpfs on tmpfs)"),
@@ -306,9 +311,7 @@ def test_who_says_that_he_mounts_it_is_believed_of_mountinfo_only(
         )
     else:
         assert (found.verdict, codes(found), found.notices) == (v.DEGRADED, ["entry-failed"], [])
-        first = (
-            "See 'systemctl status srv.mount'" if not mounts or method == "tmpfs" else "Take that mount away"
-        )
+        first = "See 'systemctl status srv.mount'" if not mounts or method == "tmpfs" else "Remove that mount"
         assert found.reasons[0].hint.startswith(first) and "Method=none" in found.reasons[0].hint
 
 
@@ -463,24 +466,24 @@ def test_method_none_that_sorts_last_takes_nothing_out(scene: Scene) -> None:
             "app",
             "usr/lib/persist.d",
             "[Path]\nPath=/usr/x\n",
-            "The file is the vendor's: put a corrected one at /etc/persist.d/app.conf, which counts in "
-            "its place, or take /usr/x out with Method=none in /etc/persist.d/00-local.conf (persist.d(5)), "
+            "The file belongs to a package: put a corrected copy at /etc/persist.d/app.conf, which takes "
+            "precedence, or take /usr/x out with Method=none in /etc/persist.d/00-local.conf (persist.d(5)), "
             "then restart the machine.",
         ),
         (
             "app",
             "usr/local/lib/persist.d",
             "[Path]\nPath=/srv/x\nMode=9\n",
-            "The file is the vendor's: put a corrected one at /etc/persist.d/app.conf, "
-            "which counts in its place, or take /srv/x out with Method=none in /etc/persist.d/00-local.conf "
+            "The file belongs to a package: put a corrected copy at /etc/persist.d/app.conf, "
+            "which takes precedence, or take /srv/x out with Method=none in /etc/persist.d/00-local.conf "
             "(persist.d(5)), then restart the machine.",
         ),
         (
             "app",
             "usr/lib/persist.d",
             "[Path]\nMode=9\n",
-            "The file is the vendor's: put a corrected one at /etc/persist.d/app.conf, which counts in its "
-            "place, then restart the machine.",
+            "The file belongs to a package: put a corrected copy at /etc/persist.d/app.conf, which takes "
+            "precedence, then restart the machine.",
         ),
         (
             "app",
@@ -498,7 +501,7 @@ def test_method_none_that_sorts_last_takes_nothing_out(scene: Scene) -> None:
             "zz-preset-x",
             "etc/persist.d",
             "[Path]\nPath=/usr/x\n",
-            "The file is the vendor's: take /usr/x out with Method=none in /etc/persist.d/00-local.conf "
+            "The file belongs to a package: take /usr/x out with Method=none in /etc/persist.d/00-local.conf "
             "(persist.d(5)), then restart the machine.",
         ),
         (
@@ -527,15 +530,15 @@ def test_nobody_is_told_to_correct_a_file_of_the_vendors(
         (
             False,
             False,
-            "Put the link into the image: 'ln -s /run/persist/volume/opt/l /opt/l' when the image is built.",
+            "Put the link into the image: run 'ln -s /run/persist/volume/opt/l /opt/l' when the image is "
+            "built.",
         ),
-        (False, True, "Put the link into the image: 'ln -s /run/persist/volume/opt/l /opt/l' here."),
+        (False, True, "Put the link into the image: run 'ln -s /run/persist/volume/opt/l /opt/l' here."),
         (
             True,
             False,
-            "Put the link into its place: remove what is there, and 'ln -s /run/persist/volume/opt/l /opt/l' "
-            "when the image is built; or use "
-            "Method=bind.",
+            "Remove what is there and run 'ln -s /run/persist/volume/opt/l /opt/l' when the image is built, "
+            "or use Method=bind.",
         ),
     ],
 )
@@ -554,21 +557,22 @@ def test_an_entry_that_came_after_the_boot(scene: Scene, method: str) -> None:
     assert scene.judge(look).entries[0].hint == "See 'systemctl status persist-seed@opt-l.service'."
     look.was_asked = False
     assert (
-        scene.judge(look).entries[0].hint == "The entry came after this boot had begun: restart the machine."
+        scene.judge(look).entries[0].hint
+        == "The entry was added after this boot had begun: restart the machine."
     )
 
 
 @pytest.mark.parametrize(
     ("kind", "stage", "hint"),
     [
-        ("native", True, "The stage in the initrd mounts volumes that persist made (btrfs), and no others: "),
+        ("native", True, "The initrd mounts only volumes made by persist (btrfs). "),
         (
             "native",
             False,
-            "The stage in the initrd mounts volumes that persist made (btrfs), and no others: ",
+            "The initrd mounts only volumes made by persist (btrfs). ",
         ),
         ("btrfs", False, "Install persist-initramfs-tools and run "),
-        ("btrfs", True, "Run 'update-initramfs -u' if the entry is newer than the initrd; "),
+        ("btrfs", True, "Run 'update-initramfs -u' if the entry is newer than the initrd, else see "),
     ],
 )
 def test_late_advice_that_can_help(scene: Scene, kind: str, stage: bool, hint: str) -> None:
@@ -589,9 +593,9 @@ def test_late_advice_that_can_help(scene: Scene, kind: str, stage: bool, hint: s
             "systemd-fstab-generator",
             "tmpfs",
             "hides",
-            "take away what /run/systemd/generator.late/var.mount is made from",
+            "remove what /run/systemd/generator.late/var.mount is made from",
         ),
-        ("", "", "hides", "take away what"),
+        ("", "", "hides", "remove what"),
     ],
 )
 def test_a_hint_names_only_what_was_seen(scene: Scene, maker: str, what: str, code: str, hint: str) -> None:
@@ -603,7 +607,7 @@ def test_a_hint_names_only_what_was_seen(scene: Scene, maker: str, what: str, co
     assert codes(found) == [code] and hint in found.reasons[0].hint
     assert (
         "artition" not in found.reasons[0].message
-        and (maker or "nobody knows whom") in found.reasons[0].message
+        and (maker or "of an unknown generator") in found.reasons[0].message
     )
 
 

@@ -277,7 +277,7 @@ def test_what_an_entry_above_can_make_on_the_volume_need_not_be_in_the_image(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("tmpfs /srv/x tmpfs mode=755 0 0", "/etc/fstab:2 mounts a tmpfs, which forgets at power-off"),
+        ("tmpfs /srv/x tmpfs mode=755 0 0", "/etc/fstab:2 mounts a tmpfs, which is lost at power-off"),
         ("/dev/sda1 /srv/x ext4 ro 0 0", "/etc/fstab:2 mounts it read-only"),
         (
             "/dev/sda1 /srv/x ext4 nofail,noauto 0 0",
@@ -285,7 +285,7 @@ def test_what_an_entry_above_can_make_on_the_volume_need_not_be_in_the_image(
         ),
         ("/dev/sda1 /srv/x ext4 errors=remount-ro 0 0", ""),
         ("/dev/sda1 /srv/x", ""),
-        ("unit", "/usr/lib/systemd/system/srv-x.mount mounts a tmpfs, which forgets at power-off"),
+        ("unit", "/usr/lib/systemd/system/srv-x.mount mounts a tmpfs, which is lost at power-off"),
     ],
 )
 def test_what_others_mount_and_do_not_keep(

@@ -186,6 +186,6 @@ def test_a_unit_that_holds_on_to_nothing(
     problems = said(machine, capsys)
     assert len(problems) == found, problems
     assert all(
-        level == 4 and where == f"/usr/lib/systemd/system/{name}" and "orders it after nothing" in message
+        level == 4 and where == f"/usr/lib/systemd/system/{name}" and "does not order it" in message
         for level, where, message in problems
     )

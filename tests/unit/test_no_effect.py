@@ -168,7 +168,7 @@ def test_paths_that_are_taken_out_in_vain(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("Required=service\n", "4: Required=service holds nothing back, for Services= names no unit."),
+        ("Required=service\n", "4: Required=service has no effect, because Services= names no unit."),
         ("Required=service\nServices=there.service\n", ""),
         ("Required=boot\n", ""),
         ("Snapshot=no\n", "4: Snapshot=no has no effect in this version."),
@@ -195,7 +195,7 @@ def test_keys_and_sections_of_later_versions(
         (
             "/srv/d",
             "/srv/absent",
-            "SeedFrom=/srv/absent does not exist in the image, and /srv/d is empty there: it begins empty.",
+            "SeedFrom=/srv/absent does not exist in the image, and /srv/d is empty there: it will be empty.",
         ),
         ("/srv/full", "/srv/absent", ""),
         ("/srv/d", "/srv/full", ""),

@@ -36,7 +36,7 @@ def said(machine: Machine, capsys: pytest.CaptureFixture[str], *files: str) -> l
     return [f"{p['where'].rpartition(':')[2]}: {p['message']}" for p in problems]
 
 
-SUID = "nothing there: an entry is nosuid. Add Options=suid to it where"
+SUID = "without effect there, because the entry is mounted nosuid. Add Options=suid to it if"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_programs(
         [
             f"{line}: The image has 3 programs with set-user-ID or set-group-ID bits or with capabilities "
             "below /srv/d (the first is /srv/d/a), "
-            f"which do {SUID} they are needed, Options=nosuid where not."
+            f"which are {SUID} they are needed, Options=nosuid if not."
         ]
         if found
         else []
@@ -81,9 +81,8 @@ def test_device_nodes(machine: Machine, capsys: pytest.CaptureFixture[str]) -> N
     os.mkfifo(machine.top / "srv/d/pipe")
     machine.registry("[Path]\nPath=/srv/d\nOptions=suid\n")
     assert said(machine, capsys) == [
-        "3: The image has 1 device node below /srv/d (/srv/d/sub/null), which does nothing there: an entry "
-        "is nodev. "
-        "Add Options=dev to it where it is needed, Options=nodev where not."
+        "3: The image has 1 device node below /srv/d (/srv/d/sub/null), which is without effect there, "
+        "because the entry is mounted nodev. Add Options=dev to it if it is needed, Options=nodev if not."
     ]
     machine.registry("[Path]\nPath=/srv/d\nOptions=dev\n")
     assert said(machine, capsys) == []
@@ -102,7 +101,7 @@ def test_what_others_show_is_none_of_it(machine: Machine, capsys: pytest.Capture
 def test_a_file_that_is_an_entry(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     put(machine, "srv/program", 0o4755)
     machine.registry("[Path]\nPath=/srv/program\nMethod=bind\n")
-    assert "(/srv/program), which does nothing there" in machine.verify(capsys)[1][0]["message"]
+    assert "(/srv/program), which is without effect there" in machine.verify(capsys)[1][0]["message"]
 
 
 def test_the_look_has_an_end(

@@ -190,7 +190,7 @@ def test_parents_are_not_content(rig: Rig) -> None:
     rig.put("/var/lib/a/f", "a")
     rig.put("/var/lib/b/f", "b")
     rig.seed("/var/lib/a")
-    with pytest.raises(PersistError, match="only for /var/lib/a"):
+    with pytest.raises(PersistError, match="holds only /var/lib/a"):
         rig.seed("/var/lib")
     assert rig.at("/var/lib/a/f").read_text() == "a" and rig.marker("/var/lib") is None
     rig.put("/opt/b/f", "b")

@@ -104,6 +104,8 @@ def test_what_was_kept_in_another_place_is_not_passed_over(tmp_path: Path, befor
         (rig.volume / ".persist/overlay/srv-data" / part).mkdir(parents=True, exist_ok=True)
     with Dir.at(str(rig.volume)) as volume:
         stores.note(volume, "/srv/data", "srv-data", before, str(tmp_path))
-        with pytest.raises(PersistError, match=f"seeded for Method={before}, and is Method={now} now") as e:
+        with pytest.raises(
+            PersistError, match=f"seeded for Method={before}, and its entry now says Method={now}"
+        ) as e:
             stores.note(volume, "/srv/data", "srv-data", now, str(tmp_path))
     assert f"Method={before}" in e.value.hint

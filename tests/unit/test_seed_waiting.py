@@ -127,6 +127,6 @@ def test_whatever_is_raised_costs_the_entry_and_is_tidied(tmp_path: Path) -> Non
 @pytest.mark.parametrize("user", ["99999999999999999999", "4294967295", "٣", "²"])
 def test_a_number_that_is_no_users_is_a_name_that_nobody_has(rig: Rig, user: str) -> None:
     rig.put("/srv/data/file", "text")
-    with pytest.raises(PersistError, match="does not know"):
+    with pytest.raises(PersistError, match="Unknown user"):
         rig.seed("/srv/data", user=user)
     assert left(rig) == []

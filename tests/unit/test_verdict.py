@@ -342,32 +342,32 @@ WRONG: dict[str, tuple[str, list[Mount], dict[str, Any], str]] = {
         "/srv|overlay",
         [overlay("/srv", 30, options="rw,relatime")],
         {},
-        "is not mounted with nosuid,nodev",
+        "is mounted without nosuid,nodev",
     ),
     "bind-dev": (
         "/srv|bind",
         [bind("/srv", 30, options="rw,nosuid,noatime")],
         {},
-        "is not mounted with nodev",
+        "is mounted without nodev",
     ),
-    "bind-of-a-nosuid-volume": ("/srv|bind|Options=suid", [bind("/srv", 30)], {}, "is not mounted with suid"),
+    "bind-of-a-nosuid-volume": ("/srv|bind|Options=suid", [bind("/srv", 30)], {}, "is mounted without suid"),
     "overlay-exec": (
         "/srv|overlay|Options=noexec,dev",
         [overlay("/srv", 30, options="rw,nosuid,nodev")],
         {},
-        "is not mounted with dev,noexec",
+        "is mounted without dev,noexec",
     ),
     "overlay-atime": (
         "/srv|overlay|Options=noatime",
         [overlay("/srv", 30)],
         {},
-        "is not mounted with noatime",
+        "is mounted without noatime",
     ),
     "overlay-strictatime": (
         "/srv|overlay|Options=strictatime",
         [overlay("/srv", 30)],
         {},
-        "is not mounted with strictatime",
+        "is mounted without strictatime",
     ),
     "symlink-absent": ("/opt/l|symlink", [], {}, "does not exist"),
     "symlink-real": ("/opt/l|symlink", [], {"there": ("/opt/l",)}, f"is not a link to {VOLUME}/opt/l"),
@@ -444,7 +444,7 @@ def test_volume_that_makes_users_root(scene: Scene, kind: str) -> None:
     )
     found = scene.judge(look, replace(BTRFS, kind=kind))
     assert found.verdict == (v.VOLATILE if kind == "tmpfs" else v.DEGRADED)
-    assert "volume-options" in codes(found) and "is not mounted with nodev" in found.reasons[-1].message
+    assert "volume-options" in codes(found) and "is mounted without nodev" in found.reasons[-1].message
 
 
 HOLES: dict[str, tuple[list[Mount], tuple[str, ...], str]] = {
@@ -466,7 +466,7 @@ HOLES: dict[str, tuple[list[Mount], tuple[str, ...], str]] = {
     "hidden": (
         [hole("/var/x", 32, parent=1)],
         ("/var/x", IMAGE + "/var/x"),
-        "is hidden by what was mounted on /var later",
+        "is hidden by a later mount on /var",
     ),
 }
 
@@ -494,7 +494,7 @@ def test_child_hidden_by_a_late_parent(scene: Scene) -> None:
     )
     assert [(e.state, e.reason) for e in found.entries] == [
         ("mounted", ""),
-        ("failed", "is hidden by what was mounted on /var later"),
+        ("failed", "is hidden by a later mount on /var"),
     ]
 
 
@@ -894,7 +894,7 @@ def test_read_volume(tmp_path: Path) -> None:
     assert v.read_volume(str(tmp_path)) == replace(
         Outcome(),
         reason="volume-service",
-        message="persist-volume.service has not run to its end.",
+        message="persist-volume.service did not finish.",
         hint="See 'journalctl -b -u persist-volume.service'.",
     )
     record.parent.mkdir(parents=True)

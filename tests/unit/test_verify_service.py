@@ -61,7 +61,7 @@ def test_write_atomically_does_not_follow(tmp_path: Path) -> None:
                 Outcome(kind="none", expected=True),
                 reasons=[v.Reason("known-volume-missing", "No disk.")],
             ),
-            "Persistent state is VOLATILE, what is written now will be out of sight: No disk.",
+            "Persistent state is VOLATILE, what is written now will be hidden by the volume later: No disk.",
         ),
         (
             v.Verdict(
