@@ -13,7 +13,7 @@ from persist.boot.load import Loaded
 from persist.boot.plan import Planned
 from persist.foresee.image import Image
 
-_MOST = 100_000  # names that are looked at for one entry: somebody waits at a terminal
+MOST = 100_000  # names that are looked at for one entry: somebody waits at a terminal
 _SUID, _DEV = "suid", "dev"
 _WHAT = {
     _SUID: (
@@ -47,12 +47,12 @@ def _needs(path: str, st: os.stat_result) -> str:
     return _DEV if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and st.st_rdev) else ""
 
 
-def _walk(top: str, leave: set[str]) -> Iterator[tuple[str, os.stat_result]]:
+def _walk(top: str, leave: set[str], most: int) -> Iterator[tuple[str, os.stat_result]]:
     """The first names of a tree on one filesystem, in their order; not what is below paths of ``leave``, nor
     where nobody may look."""
     first = os.lstat(top)
     todo = [(top, first)]
-    left = _MOST
+    left = most
     while todo:
         path, st = todo.pop()
         if st.st_dev != first.st_dev:
@@ -83,9 +83,9 @@ def _chosen(planned: Planned) -> set[str]:
     }
 
 
-def without_effect(loaded: Loaded, image: Image) -> Iterator[Problem]:
+def without_effect(loaded: Loaded, image: Image, most: int = MOST) -> Iterator[Problem]:
     """Programs and device nodes of the image that an entry's mount makes nothing of. One where nosuid or
-    nodev was asked for is meant so."""
+    nodev was asked for is meant so. Looks at so many names of each entry at ``most``."""
     others = {image.top + path for path in (*[p.path for p in loaded.plan.entries], *loaded.plan.fstab)}
     for planned in loaded.plan.entries:
         entry, top = planned.entry, image.top + planned.path
@@ -100,7 +100,7 @@ def without_effect(loaded: Loaded, image: Image) -> Iterator[Problem]:
         ):
             continue
         found: dict[str, list[str]] = {}
-        for path, st in _walk(top, others):
+        for path, st in _walk(top, others, most):
             need = _needs(path, st)
             if need in wanted:
                 found.setdefault(need, []).append(path[len(image.top) :])

@@ -97,3 +97,16 @@ def test_presets_are_roots(action: str) -> None:
     status, _, err = said("preset", action, "one", "--root", "/srv")
     assert status == 1 and f"Only root can {action} presets (" in err
     assert "Permission denied" in err and "/srv/etc/persist.d" in err
+
+
+@pytest.mark.parametrize("argv", [["claim", "--yes", "/dev/none"], ["volume", "add", "--yes", "/dev/none"]])
+@own_machine
+def test_who_gives_a_disk_away_hears_what_is_wrong_with_persist_conf(argv: list[str]) -> None:
+    """A default stands in for what was meant, and nobody said so."""
+    conf = Path("/run/persist/persist.conf")
+    conf.write_text("[Volume]\nSwapSize=lots\nAllowRemoveable=yes\n", encoding="utf-8")
+    status, _, err = said(*argv)
+    assert status == 1
+    lines = err.splitlines()
+    assert lines[0].startswith(f"{conf}:2: SwapSize=lots: must be")
+    assert lines[1].startswith(f"{conf}:3: Unknown key") and lines[2].startswith("persistctl: ")

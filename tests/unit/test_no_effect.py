@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from persist.boot import config
-from persist.cli.main import main
 from tests.unit.test_foresee import Machine
 
 
@@ -101,22 +99,6 @@ def test_unknown_keys_of_persist_conf(
     assert len(found) == len(said) and all(
         text.startswith(words) for words, text in zip(said, found, strict=True)
     ), found
-
-
-@pytest.mark.parametrize("argv", [["claim", "--yes", "/dev/none"], ["volume", "add", "--yes", "/dev/none"]])
-def test_who_gives_a_disk_away_hears_what_is_wrong_with_persist_conf(
-    machine: Machine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, argv: list[str]
-) -> None:
-    """A default stands in for what was meant, and nobody said so."""
-    machine.file("usr/lib/persist/persist.conf", "[Volume]\nSwapSize=lots\nAllowRemoveable=yes\n")
-    real = config.load
-    monkeypatch.setattr(config, "load", lambda root, problems: real(str(machine.top), problems))
-    assert main(argv) == 1
-    err = capsys.readouterr().err.splitlines()
-    assert err[0].startswith("/usr/lib/persist/persist.conf:2: SwapSize=lots: must be") and err[1].startswith(
-        "/usr/lib/persist/persist.conf:3: Unknown key"
-    )
-    assert err[2].startswith("persistctl: ")
 
 
 def test_nothing_follows_from_a_device_that_was_refused(
