@@ -26,9 +26,9 @@ def add(verbs: Any) -> None:
     )
     actions = sub.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, text in (
-        ("list", "what there is, and what is enabled"),
+        ("list", "show presets, and which are enabled"),
         ("enable", "link a preset into /etc/persist.d"),
-        ("disable", "take the link away; what the volume keeps stays there"),
+        ("disable", "remove the link; what the volume keeps stays there"),
     ):
         one = actions.add_parser(action, help=text)
         if action != "list":

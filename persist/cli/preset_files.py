@@ -132,7 +132,7 @@ def enable(root: str, names: list[str], without: list[str]) -> None:
         except FileExistsError:
             if not os.path.islink(link) or os.readlink(link) != target:
                 raise PersistError(
-                    f"'{link}' is there and is not the preset.", hint="Move it away first."
+                    f"'{link}' exists and is not a link to the preset.", hint="Move it away first."
                 ) from None
 
 

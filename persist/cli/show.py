@@ -74,6 +74,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
+def mib(number: int) -> str:
+    """A number of bytes in MiB."""
+    return f"{number >> 20} MiB"
+
+
 def colour(word: str, text: str) -> str:
     """``text`` in the colour of a state, on a terminal that wants it."""
     code = COLOURS.get(word)

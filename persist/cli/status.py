@@ -51,10 +51,6 @@ def _units() -> list[tuple[str, str]]:
         return [("units", str(e))]
 
 
-def _mib(number: int) -> str:
-    return f"{number >> 20} MiB"
-
-
 def _volume(volume: Outcome) -> list[tuple[str, str]]:
     """What there is to say of the volume, label and text."""
     kind = volume.kind
@@ -107,7 +103,7 @@ def disks(found: dict[str, Any]) -> list[tuple[str, str]]:
     )
     return [
         ("Disks", f"{shown}; {how}"),
-        ("Space", f"{_mib(found['free'])} of {_mib(found['size'])} free"),
+        ("Space", f"{show.mib(found['free'])} of {show.mib(found['size'])} free"),
         ("Scrub", str(found["scrub"]).split("\n")[0]),
     ]
 

@@ -97,10 +97,6 @@ def _agreed(arguments: argparse.Namespace, config: Config) -> bool:
     )
 
 
-def _mib(number: int) -> str:
-    return f"{number >> 20} MiB"
-
-
 def _errors(counted: dict[str, int] | None) -> str:
     return "not known" if counted is None else ", ".join(f"{k} {n}" for k, n in counted.items()) or "none"
 
@@ -112,9 +108,9 @@ def print_members(found: dict[str, Any], *, full: bool) -> None:
     print(show.safe(f"State volume {found['uuid']} at {found['path']}"))
     print(f"   Data: {data}; metadata: {metadata}; layout {found['layout']}")
     print(
-        f"  Space: {_mib(found['used'])} used, {_mib(found['free'])} free of {_mib(found['size'])}, as df "
-        "shows them; "
-        f"reserve {'in use' if found['reserve_used'] else 'untouched'}"
+        f"  Space: {show.mib(found['used'])} used, {show.mib(found['free'])} free of "
+        f"{show.mib(found['size'])}, as df shows them; "
+        f"reserve {'in use' if found['reserve_used'] else 'not used'}"
     )
     print(show.safe(f" Kernel: {operation}{': ' + found['progress'] if found['progress'] else ''}"))
     print(show.safe(f"  Scrub: {found['scrub']}"))
@@ -126,8 +122,8 @@ def print_members(found: dict[str, Any], *, full: bool) -> None:
             str(m["devid"]),
             m["node"] or "-",
             m["state"],
-            _mib(m["size"]),
-            _mib(m["allocated"]),
+            show.mib(m["size"]),
+            show.mib(m["allocated"]),
             m["serial"] or "-",
             _errors(m["errors"]),
         )

@@ -36,7 +36,7 @@ def _switch(loaded: Loaded, image: Image) -> Iterator[Problem]:
     # Asked anew: the registry is judged as if it were on, and Loaded's facts.enabled says so.
     why, remedy = why_off(image)
     if why:
-        yield Problem(WARNING, "", f"{why}, so nothing of this takes effect. {remedy}")
+        yield Problem(WARNING, "", f"{why}, so no entry takes effect. {remedy}")
 
 
 def _initrd(loaded: Loaded, image: Image) -> Iterator[Problem]:

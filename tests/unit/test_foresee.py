@@ -322,12 +322,12 @@ def test_the_switch_is_said_and_the_registry_judged_all_the_same(
         (
             "absent",
             "persist is not installed in ROOT (/usr/lib/systemd/system/persist-setup.target is not there), "
-            "so nothing of this takes effect. "
+            "so no entry takes effect. "
             "Install the package persist there.",
         ),
         (
             "masked",
-            "persist-setup.target is masked (/etc/systemd/system/persist-setup.target), so nothing of this "
+            "persist-setup.target is masked (/etc/systemd/system/persist-setup.target), so no entry "
             "takes effect. "
             "Run 'systemctl --root=ROOT unmask persist-setup.target'.",
         ),
