@@ -107,7 +107,7 @@ def test_all_else_is_as_ever() -> None:
     problems = boot(loaded)
     assert (
         len(problems) == 1
-        and "'/srv/over' is not used" in problems[0]
+        and "Refused to use '/srv/over'" in problems[0]
         and "was seeded for Method=bind" in problems[0]
     )
     assert not stores.flag("srv-over") and Path("/srv/bind/f").read_text() == "kept"

@@ -121,7 +121,7 @@ def test_no_link_is_followed() -> None:
     problems = mount_seeded(loaded)
     assert entry_mounts() == ["/srv/fine"]
     assert len(problems) == 2 and all(p.message_id == "ENTRY_FAILED" for p in problems)
-    assert "'/srv/inner' is not used" in said(problems)[0] and "symbolic link" in said(problems)[0]
+    assert "Refused to use '/srv/inner'" in said(problems)[0] and "symbolic link" in said(problems)[0]
     assert "'/run/persist/volume/srv/outer' is a symbolic link to 'real'" in said(problems)[1]
     assert problems[0].fields["PERSIST_PATH"] == "/srv/inner" and problems[0].fields[
         "PERSIST_SOURCE"
@@ -146,7 +146,7 @@ def test_what_the_volume_has_lost_is_said() -> None:
     assert "is missing or incomplete" in said(mount_seeded(registry(BIND)))[0]
     Path("/run/persist/volume/srv").mkdir()
     Path("/run/persist/volume/srv/data").touch()
-    assert "the path is a directory, and on the volume it is a file" in said(mount_seeded(registry(BIND)))[0]
+    assert "The path is a directory, and on the volume it is a file" in said(mount_seeded(registry(BIND)))[0]
 
 
 @own_machine

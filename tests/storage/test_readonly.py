@@ -236,5 +236,5 @@ def test_a_volume_that_is_no_memory_is_left_alone() -> None:
     disk()
     loaded = registry(ENTRIES, cmdline="persist=ro")
     problems = prepare(loaded, print)
-    assert len(problems) == 1 and "is not memory" in str(problems[0])
+    assert len(problems) == 1 and "No tmpfs is mounted" in str(problems[0])
     assert sorted(os.listdir(paths.STORE)) == sorted(store.DIRECTORIES)
