@@ -43,20 +43,10 @@ STILL_REPLACING = {
     "tests/storage/test_health.py",
     "tests/storage/test_manage.py",
     "tests/storage/test_refuse.py",
-    "tests/storage/test_seed_btrfs.py",
-    "tests/unit/test_cli.py",
     "tests/unit/test_format_word.py",
     "tests/unit/test_heal_service.py",
     "tests/unit/test_hints.py",
     "tests/unit/test_log.py",
-    "tests/unit/test_no_effect.py",
-    "tests/unit/test_privileges.py",
-    "tests/unit/test_reload.py",
-    "tests/unit/test_seed_marker.py",
-    "tests/unit/test_seed_waiting.py",
-    "tests/unit/test_show.py",
-    "tests/unit/test_status.py",
-    "tests/unit/test_verdict.py",
 }
 SPDX = "SPDX-License-Identifier: LGPL-2.1-or-later"
 # No comments: a licence's own text, formats that are read to the last byte, and Debian's changelog and source
