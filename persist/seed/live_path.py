@@ -70,7 +70,7 @@ class LivePath:
             return False
         if stat.S_ISLNK(there.st_mode):
             raise PersistError(
-                f"'{parent.path(self.name)}' is a symbolic link and cannot be mounted on.",
+                f"'{parent.path(self.name)}' is a symbolic link and cannot be a mount point.",
                 hint="Register the path that it leads to, or use Method=symlink.",
             )
         if stat.S_ISDIR(there.st_mode) != (kind == "directory"):
