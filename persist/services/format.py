@@ -15,7 +15,7 @@ from persist.system import blockdev, superblock
 from persist.system.blockdev import Disk
 from persist.system.run import run
 from persist.volume import mode
-from persist.volume.format import claims
+from persist.volume.format import asking
 from persist.volume.format.claims import format_claimed
 from persist.volume.ondisk import header
 
@@ -23,7 +23,7 @@ from persist.volume.ondisk import header
 def _take_word() -> None:
     """What udev tells from now on has persist-format.path start us again. Raises OSError."""
     with suppress(FileNotFoundError):
-        os.unlink(claims.WORD)
+        os.unlink(asking.WORD)
 
 
 def _asking(disks: list[Disk], config: Config) -> set[tuple[str, bytes]]:
@@ -48,11 +48,11 @@ def _format_tagged(machine: Facts) -> int:
     seen: set[tuple[str, bytes]] | None = None
     while True:
         _take_word()
-        config, disks = load("", []), claims.tagged()
-        asking = _asking(disks, config)
-        if seen is not None and seen >= asking:
+        config, disks = load("", []), asking.tagged()
+        found = _asking(disks, config)
+        if seen is not None and seen >= found:
             return failed
-        seen = (seen or set()) | asking
+        seen = (seen or set()) | found
         more = format_claimed(disks, config, what_is_known(machine, log.say))
         failed += more
         if more and blockdev.udev_runs():
@@ -70,7 +70,7 @@ def format_main() -> int:
     try:
         _take_word()
         machine = facts.gather("", os.environ)
-        if not claims.tagged():
+        if not asking.tagged():
             return 0
         if not machine.enabled:
             log.log(

@@ -23,7 +23,7 @@ from persist.system import btrfs, mountinfo
 from persist.system.files import write_atomically
 from persist.system.run import run
 from persist.volume import outcome
-from persist.volume.heal import health
+from persist.volume.heal import health, recorded
 from persist.volume.heal.healer import Healer
 from persist.volume.heal.lock import heal_lock
 from persist.volume.heal.loop import Act, work
@@ -158,7 +158,7 @@ class Round:
         and OSError."""
         if reserve.is_full(self.path):
             return
-        self.healer.note_serials()
+        recorded.note_serials(self.path)
         put_back = reserve.shrink_back(self.path)
         if not put_back and reserve.spendable(self.path):
             # What was removed a moment ago is given back by then. Word comes first: a member may have gone.

@@ -16,7 +16,7 @@ from persist.system import superblock
 from persist.system.blockdev import partitions
 from persist.system.lock import held
 from persist.volume.format import format_lock, may_format
-from persist.volume.format.steps import write
+from persist.volume.format.locked_disk import write
 from persist.volume.format.write_claim import write_claims
 from persist.volume.ondisk.header import Options
 from persist.volume.ondisk.partition_table import MIB

@@ -31,7 +31,7 @@ from tests.storage.own_root import own_root
 own_root(wish["root"])
 from persist.boot.config import Config
 from persist.system import blockdev
-from persist.volume.format import claims, joining, only_volume
+from persist.volume.format import asking, claims, joining, only_volume
 from persist.volume.find import remembered as known
 if wish["known"]:
     known.note(wish["known"])
@@ -198,7 +198,7 @@ claims.run = lambda *argv, **more: None
 only_volume.candidates_now = lambda: []
 come = iter(wish["config"].pop("come"))
 tagged = [blockdev.by_node(n) for n in wish["disks"]]
-claims.tagged = lambda: tagged
+asking.tagged = lambda: tagged
 def wait_for(look, timeout):
     waited.append(timeout)
     found = look()

@@ -198,7 +198,7 @@ def test_member_that_goes_while_another_one_is_healed_is_marked_at_once(
         return [replace(m, state="lost") if m.devid == 3 else m for m in real(path)]
 
     monkeypatch.setattr(in_kernel, "glance", glance)
-    this.healer._tick()  # each second of a step
+    this.healer.work.tick()  # each second of a step
     after = degraded_mark.read(v.data(v.disks[0]), v.uuid)
     assert (
         after is not None
@@ -207,7 +207,7 @@ def test_member_that_goes_while_another_one_is_healed_is_marked_at_once(
         and degraded_mark.read(v.data(v.disks[1]), v.uuid) == after
     )
     assert degraded_mark.read(v.data(v.disks[2]), v.uuid) == before, "what is gone gets no mark"
-    this.healer._tick()
+    this.healer.work.tick()
     assert degraded_mark.read(v.data(v.disks[0]), v.uuid) == after, "once"
     assert len(service.verdicts) == 1
 

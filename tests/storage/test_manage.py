@@ -18,7 +18,7 @@ from persist.system import blockdev, btrfs
 from persist.system.lock import held
 from persist.volume import outcome
 from persist.volume.format import format_lock, joining
-from persist.volume.heal import by_hand, healer, health, lock
+from persist.volume.heal import by_hand, health, lock, recorded
 from persist.volume.members import in_kernel
 from persist.volume.ondisk import store
 from persist.volume.space import reserve
@@ -207,12 +207,12 @@ def test_show_names_the_disk_that_is_gone(
     v.up()
     numbers = {d.disk.sys_path: f"S3R1AL-{i}" for i, d in enumerate(v.disks)}
     monkeypatch.setattr(blockdev.Disk, "serial", property(lambda disk: numbers.get(disk.sys_path, "")))
-    healer.Healer(v.at, v.config, lambda step, text: None).note_serials()
+    recorded.note_serials(v.at)
     assert store.serials(store.read_record(v.at)) == {1: "S3R1AL-0", 2: "S3R1AL-1"}
     v.down()
     v.pull(v.disks[1])
     v.up()
-    healer.Healer(v.at, v.config, lambda step, text: None).note_serials()
+    recorded.note_serials(v.at)
     found = by_hand.describe(v.at)
     assert [(m["devid"], m["state"], m["serial"], m["errors"]) for m in found["members"]] == [
         (1, "ok", "S3R1AL-0", {}),

@@ -14,7 +14,7 @@ from persist.boot.facts import Facts
 from persist.services import format as format_service
 from persist.system import blockdev, superblock
 from persist.volume.find import search
-from persist.volume.format import claims
+from persist.volume.format import asking
 
 HEAD = b"persist-please-format-me"
 
@@ -83,8 +83,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(tmp_path / "format")
     facts = Facts()
     facts.enabled = True
-    monkeypatch.setattr(claims, "WORD", str(made.word))
-    monkeypatch.setattr(claims, "tagged", made.tagged)
+    monkeypatch.setattr(asking, "WORD", str(made.word))
+    monkeypatch.setattr(asking, "tagged", made.tagged)
     monkeypatch.setattr(format_service, "format_claimed", made.format)
     monkeypatch.setattr(format_service, "run", made.settle)
     monkeypatch.setattr(blockdev, "udev_runs", lambda: True)

@@ -24,11 +24,6 @@ TO_BE_DIVIDED = {
     "persist/boot/rare/uses.py",
     "persist/boot/registry.py",
     "persist/boot/units.py",
-    "persist/volume/format/claims.py",
-    "persist/volume/format/may_format.py",
-    "persist/volume/format/only_volume.py",
-    "persist/volume/format/steps.py",
-    "persist/volume/heal/healer.py",
 }
 # They replace attributes of modules by name: each gets a real world, or arguments, and leaves this list,
 # which ends empty and then goes.

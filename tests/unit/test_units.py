@@ -16,7 +16,7 @@ import pytest
 from persist.boot import paths
 from persist.boot.units import BACKLIGHT, BIND_SERVICE, BIND_UNIT, EARLY_USERS, OUR_TEMPLATES, OURS
 from persist.volume import outcome
-from persist.volume.format import claims
+from persist.volume.format import asking
 
 TOP = Path(__file__).resolve().parents[2]
 UNITS = sorted(p for p in (TOP / "units").iterdir() if p.suffix in (".service", ".target", ".timer", ".path"))
@@ -398,14 +398,14 @@ def test_word_for_the_formatter_is_one_file() -> None:
     """As for the healer; and the path unit is there only where the service may run, for a false condition
     would leave the word where it is."""
     path, service = (_lines(TOP / f"units/persist-format.{kind}") for kind in ("path", "service"))
-    assert f"PathExists={claims.WORD}" in path
+    assert f"PathExists={asking.WORD}" in path
     rules = (TOP / "units/65-persist.rules").read_text(encoding="utf-8")
     assert re.findall(r'RUN\+="([^"]*)"', rules.partition("head -c 64")[2]) == [
-        f"/usr/bin/touch {claims.WORD}"
+        f"/usr/bin/touch {asking.WORD}"
     ]
     conditions = [line for line in service if line.startswith(("Condition", "Assert"))]
     assert [line for line in path if line.startswith("Condition")] == conditions[:-1]
-    assert conditions[-1] == f"ConditionDirectoryNotEmpty={claims.TAGS}", (
+    assert conditions[-1] == f"ConditionDirectoryNotEmpty={asking.TAGS}", (
         "which is true where the rule leaves word"
     )
 

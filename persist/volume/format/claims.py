@@ -4,11 +4,9 @@ and say so."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from persist import log
-from persist.boot import paths
 from persist.boot.config import Config
 from persist.errors import CommandError, PersistError, Refusal
 from persist.system import blockdev
@@ -17,44 +15,12 @@ from persist.system.run import run
 from persist.volume import outcome
 from persist.volume.find import remembered
 from persist.volume.find.decision import Candidate, Known
-from persist.volume.format import disk_set, format_lock, may_format, only_volume, refusals
+from persist.volume.format import asking, disk_set, format_lock, may_format, only_volume, refusals
 from persist.volume.format.disk_set import Claimed, Picked
-from persist.volume.format.steps import Status
+from persist.volume.format.steps import Formatted, Status
 from persist.volume.format.under_lock import format_disks
 from persist.volume.ondisk.header import Claim
 from persist.volume.ondisk.partition_table import DATA_NAME
-
-WORD = paths.FORMAT
-TAGS = "/run/udev/tags/persist-claim"  # named in persist-format.service too
-# What a disk or a header that comes later may change: said again each time, and not remembered.
-_PASSING = ("members-missing", "members-disagree", "join-missing", "volume-unreadable")
-
-
-def tagged() -> list[Disk]:
-    """The disks that udev tagged in this boot; all of them where no udev runs. Only a pre-filter: a tag
-    outlives its header."""
-    every = blockdev.disks()
-    if not blockdev.udev_runs():
-        return every
-    try:
-        tagged = os.listdir(TAGS)
-    except FileNotFoundError:
-        tagged = []
-    return [d for d in every if f"b{d.device}" in tagged]
-
-
-def _refuse(disk: Disk, refusal: Refusal) -> None:
-    refusal.fields.setdefault("PERSIST_DEVICE", disk.node)
-    refusal.message = f"{disk.node} asks to be formatted and is left alone: {refusal.message}"
-    log.log_error(refusal, priority=log.WARNING)
-    if refusal.code not in _PASSING:
-        refusals.remember(disk, refusal)
-
-
-def _refuse_all(disks: list[Disk], refusal: Refusal) -> None:
-    """One record for each of them."""
-    for disk in disks:
-        _refuse(disk, refusals.another(refusal))
 
 
 def _nodes(disks: list[Disk]) -> str:
@@ -75,35 +41,6 @@ def _failed(disks: list[Disk], error: Exception) -> None:
         PERSIST_DEVICE=" ".join(d.node for d in disks),
         PERSIST_REASON=reason or "format-failed",
     )
-
-
-def claimed(every: list[Disk], words: list[str]) -> list[Claimed]:
-    """The disks that carry a claim and were not refused before: those that were begun first, then by serial
-    number and place.
-
-    Headers that cannot be understood, or are for another disk, are refused here, and logged. Raises OSError
-    where a note cannot be written.
-    """
-    found = []
-    for disk in every:
-        try:
-            if refusals.known(disk):
-                continue
-            claim = may_format.read_claim(disk, words)
-            if claim is not None:
-                may_format.check_serial(disk, claim)
-        except Refusal as e:
-            _refuse(disk, e)
-            continue
-        except OSError as e:
-            # No medium, or a disk that does not answer: the kernel's own messages say more.
-            log.log(
-                log.DEBUG, f"{disk.node} cannot be read: {e.strerror}.", "FAILED", PERSIST_DEVICE=disk.node
-            )
-            continue
-        if claim is not None:
-            found.append((disk, claim))
-    return sorted(found, key=lambda pair: (pair[1].mark is None, pair[0].serial, pair[0].sys_path))
 
 
 def _status(shown: str, what: str) -> Status:
@@ -153,8 +90,9 @@ def _wait(every: list[Disk], config: Config, claims: list[Claimed]) -> list[Clai
 
     def look() -> list[Claimed] | None:
         nonlocal last
-        last = claimed(
-            [d for d in tagged() if d.device not in {o.device for o in every}] + every, config.magic_headers
+        last = asking.claimed(
+            [d for d in asking.tagged() if d.device not in {o.device for o in every}] + every,
+            config.magic_headers,
         )
         news = _split(last)[1]
         return (
@@ -164,6 +102,45 @@ def _wait(every: list[Disk], config: Config, claims: list[Claimed]) -> list[Clai
         )
 
     return wait_for(look, config.member_timeout) or last
+
+
+def _say_made(done: Formatted, config: Config) -> None:
+    """Say what became the volume, and in the place of which other one."""
+    made = _nodes(list(done.disks))
+    before = remembered.read() if config.ephemeral else ""
+    if before and before != done.uuid:
+        log.log(
+            log.NOTICE,
+            f"The state volume of this machine (UUID={before}) is not here any more, and its disk is lost by "
+            f"contract (Ephemeral=yes): {made} takes its place.",
+            "VOLUME_REPLACED",
+            PERSIST_DEVICE=" ".join(done.nodes),
+            PERSIST_UUID=done.uuid,
+        )
+    log.log(
+        log.NOTICE,
+        f"{made} {_are(done)} the state volume now (UUID={done.uuid}).",
+        "FORMAT_DONE",
+        PERSIST_DEVICE=" ".join(done.nodes),
+        PERSIST_UUID=done.uuid,
+    )
+
+
+def _are(done: Formatted) -> str:
+    return "is" if len(done.disks) == 1 else "are"
+
+
+def _refuse_beside(done: Formatted, disks: list[Disk]) -> None:
+    """Refuse those of the disks that were not needed for the volume."""
+    asking.refuse_all(
+        [d for d in disks if d not in done.disks],
+        Refusal(
+            "volume-exists",
+            f"{_nodes(list(done.disks))} {_are(done)} the state volume of this machine now.",
+            hint="Claim it again with 'persistctl claim --force --join' to have it join, or keep it for "
+            "another machine.",
+        ),
+    )
 
 
 def _make(news: list[Claimed], config: Config, wanted: Known | str | None, blank: bool = False) -> int:
@@ -184,7 +161,7 @@ def _make(news: list[Claimed], config: Config, wanted: Known | str | None, blank
                 PERSIST_REASON=refusal.code,
             )
         else:
-            _refuse(disk, refusal)
+            asking.refuse(disk, refusal)
 
     def alone(picked: Picked) -> None:
         only_volume.check_alone(disks, picked.volume, config, wanted, every)
@@ -213,38 +190,10 @@ def _make(news: list[Claimed], config: Config, wanted: Known | str | None, blank
     except (PersistError, OSError) as e:
         _failed(disks, e)
         return len(disks)
-    if done is None:
-        return 0
-    outcome.note_formatted(done.uuid)
-    before = remembered.read() if config.ephemeral else ""
-    if before and before != done.uuid:
-        log.log(
-            log.NOTICE,
-            f"The state volume of this machine (UUID={before}) is not here any more, and its disk is lost by "
-            "contract (Ephemeral=yes): "
-            f"{_nodes(list(done.disks))} takes its place.",
-            "VOLUME_REPLACED",
-            PERSIST_DEVICE=" ".join(done.nodes),
-            PERSIST_UUID=done.uuid,
-        )
-    made = _nodes(list(done.disks))
-    verb = "is" if len(done.disks) == 1 else "are"
-    log.log(
-        log.NOTICE,
-        f"{made} {verb} the state volume now (UUID={done.uuid}).",
-        "FORMAT_DONE",
-        PERSIST_DEVICE=" ".join(done.nodes),
-        PERSIST_UUID=done.uuid,
-    )
-    _refuse_all(
-        [d for d in disks if d not in left_out and d not in done.disks],
-        Refusal(
-            "volume-exists",
-            f"{made} {verb} the state volume of this machine now.",
-            hint="Claim it again with 'persistctl claim --force --join' to have it join, or keep it for "
-            "another machine.",
-        ),
-    )
+    if done is not None:
+        outcome.note_formatted(done.uuid)
+        _say_made(done, config)
+        _refuse_beside(done, [d for d in disks if d not in left_out])
     return 0
 
 
@@ -264,7 +213,7 @@ def _join(joins: list[Claimed], volume: str, config: Config) -> tuple[int, int]:
             ):
                 ready += 1
         except Refusal as e:
-            _refuse(disk, e)
+            asking.refuse(disk, e)
         except (PersistError, OSError) as e:
             _failed([disk], e)
             failed += 1
@@ -285,7 +234,7 @@ def format_claimed(every: list[Disk], config: Config, wanted: Known | str | None
 
 
 def _format_claimed(every: list[Disk], config: Config, wanted: Known | str | None) -> int:
-    claims = claimed(every, config.magic_headers)
+    claims = asking.claimed(every, config.magic_headers)
     failed = ready = 0
     made = False
     joins, news = _split(claims)
@@ -301,7 +250,7 @@ def _format_claimed(every: list[Disk], config: Config, wanted: Known | str | Non
                 only_volume.check_alone([d for d, _ in news], picked.volume, config, wanted)
                 joins, news = _split(_wait(every, config, claims))
         except Refusal as e:
-            _refuse_all([d for d, _ in news], e)
+            asking.refuse_all([d for d, _ in news], e)
             news = []
     if news:
         failed += _make(news, config, wanted)

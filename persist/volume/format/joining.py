@@ -11,7 +11,8 @@ from persist.record import Record, replace
 from persist.system import blockdev, superblock
 from persist.system.blockdev import Disk
 from persist.volume.format import may_format
-from persist.volume.format.steps import Formatting, LockedDisk, Status, require_tools
+from persist.volume.format.locked_disk import LockedDisk
+from persist.volume.format.steps import Formatting, Status, require_tools
 from persist.volume.format.under_lock import locked, trigger
 from persist.volume.ondisk import partition_table
 from persist.volume.ondisk.header import Claim, FormatMark

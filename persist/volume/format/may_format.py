@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import mmap
 import os
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from persist.system import blockdev, uuids
 from persist.system.blockdev import Disk
 from persist.system.run import run
 from persist.volume.find import trust
-from persist.volume.format import not_whole_disk
+from persist.volume.format import blank, not_whole_disk
 from persist.volume.ondisk import binding, header, partition_table
 from persist.volume.ondisk.header import Claim, FormatMark
 from persist.volume.ondisk.partition_table import DATA_NAME, MIB, SWAP_NAME
@@ -25,9 +24,7 @@ Progress = Literal["blank", "fresh", "begun", "ready", "joined", "complete"]
 UNFINISHED = "persist-unfinished"  # label of our filesystem until all is in it
 _TABLES = frozenset(("gpt", "PMBR", "dos"))  # what wipefs(8) calls a GPT, whole or torn
 _GPT_BLOCKS = 33  # header and 128 entries at either end, in blocks of 512 bytes; fewer in larger ones
-_PIECE = 64 << 10
 _BLKFLSBUF = 0x1261  # linux/fs.h
-_ERASE = "If what is on it may be lost, run 'persistctl claim --force'."
 
 
 def read_claim(disk: Disk, words: list[str]) -> Claim | None:
@@ -97,76 +94,6 @@ def check_trust(disk: Disk, config: Config) -> None:
         )
 
 
-def _data_at(disk: Disk, places: list[tuple[int, int]], skip: int = 0) -> int | None:
-    """The offset of the first byte that is not zero in any of these places (offset and length, in whole
-    blocks), None where there is none.
-
-    ``skip``: so many bytes at the beginning of the disk do not count. Past the page cache: in small pieces
-    that takes a quarter of the time, and it shows what is really there.
-    """
-    zeros = bytes(_PIECE)
-    fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-    try:
-        with (
-            mmap.mmap(-1, _PIECE) as buffer,
-            memoryview(buffer) as view,
-        ):  # on a page border, as open(2) asks for
-            for start, length in places:
-                at = start
-                while at < start + length:
-                    with view[: min(_PIECE, start + length - at)] as piece:
-                        count = os.preadv(fd, [piece], at)
-                    if not count:
-                        break  # the end of the disk
-                    data = buffer[:count] if at else bytes(skip) + buffer[skip:count]
-                    if data != zeros[:count]:
-                        return at + count - len(data.lstrip(b"\0"))
-                    at += count
-    except OSError as e:
-        raise Refusal(
-            "unreadable",
-            f"{disk.node} cannot be read: {e.strerror}.",
-            hint="See 'journalctl -b -k' for errors of the disk.",
-        ) from e
-    finally:
-        os.close(fd)
-    return None
-
-
-def _zero(disk: Disk, *places: tuple[int, int], skip: int = 0) -> None:
-    at = _data_at(disk, list(places), skip)
-    if at is not None:
-        raise Refusal("not-blank", f"{disk.node} has data at byte {at}.", hint=_ERASE)
-
-
-def check_blank(disk: Disk, mark: FormatMark, *, skip: int = header.LENGTH) -> None:
-    """Raise Refusal unless a disk is blank but for its first ``skip`` bytes.
-
-    Blank: no partition, no signature anywhere (wipefs's full probe, which knows a backup GPT at the end and
-    RAID metadata), zeros in the first and the last MiB, where boot loaders and foreign formats without a
-    signature keep their data, and no signature where our own partitions would begin: writing the table would
-    bring an old filesystem there back to life.
-    """
-    found = blockdev.partitions(disk)
-    if found:
-        raise Refusal(
-            "partitions", f"{disk.node} has partitions ({', '.join(p.name for p in found)}).", hint=_ERASE
-        )
-    types = blockdev.signatures(disk.node)
-    if types:
-        raise Refusal("signature", f"{disk.node} is not blank, it carries {', '.join(types)}.", hint=_ERASE)
-    _zero(disk, (0, MIB), (disk.size - MIB, MIB), skip=skip)
-    for part in partition_table.parts(mark, disk.mib):
-        kind = "" if _plainly_empty(disk, part) else _kind(_probe(disk, part))
-        if kind:
-            raise Refusal(
-                "signature",
-                f"{disk.node} has an old {kind} at {part.start} MiB, where its {part.name} partition "
-                "would be.",
-                hint=_ERASE,
-            )
-
-
 def blank_by_name(config: Config) -> list[Disk]:
     """The disk that Format=blank may take: the first path in Device= that leads to a whole disk; what is on
     it is looked at under its lock."""
@@ -193,29 +120,6 @@ def blank_is_here(config: Config) -> bool:
     except Refusal:
         return False  # said when it is to be formatted
     return True
-
-
-def telling(part: partition_table.Part) -> list[tuple[int, int]]:
-    """Offset and length of each place in a partition where libblkid knows of a signature.
-
-    Nearly all are within the first MiB, RAID metadata at the end; VMFS is at 1 and at 2 MiB, a second header
-    of LUKS2 at up to 4 MiB.
-    """
-    start, end = part.start * MIB, (part.start + part.size) * MIB
-    return [(start, MIB + _PIECE), (start + 2 * MIB, _PIECE), (start + 4 * MIB, _PIECE), (end - MIB, MIB)]
-
-
-def _plainly_empty(disk: Disk, part: partition_table.Part) -> bool:
-    """Zeros wherever there could be a signature: saves a process for each partition."""
-    return part.size > 6 and _data_at(disk, telling(part)) is None
-
-
-def _probe(disk: Disk, part: partition_table.Part) -> dict[str, str]:
-    return blockdev.probe(disk.node, "--offset", str(part.start * MIB), "--size", str(part.size * MIB))
-
-
-def _kind(found: dict[str, str]) -> str:
-    return found.get("TYPE") or found.get("PTTYPE") or ""
 
 
 def read_table(disk: Disk) -> dict[str, Any] | None:
@@ -245,7 +149,7 @@ def judge_table(table: dict[str, Any] | None, mark: FormatMark, node: str) -> bo
     foreign = Refusal(
         "foreign-table",
         f"{node} was being formatted by persist, but has another partition table now.",
-        hint=_ERASE,
+        hint=blank.ERASE,
     )
     if table.get("label") != "gpt" or not _same(table.get("id"), mark.disk_id):
         raise foreign
@@ -285,13 +189,13 @@ def check_begun(disk: Disk, mark: FormatMark) -> Progress:
     flush(disk)
     block = int(blockdev.attribute(disk.sys_path, "queue/logical_block_size") or "512")
     table = (1 + _GPT_BLOCKS) * block
-    _zero(disk, (table, MIB - table), (disk.size - MIB, MIB - _GPT_BLOCKS * block))
+    blank.check_zero(disk, (table, MIB - table), (disk.size - MIB, MIB - _GPT_BLOCKS * block))
     whole = judge_table(read_table(disk), mark, disk.node)
     strange = [t for t in blockdev.signatures(disk.node) if t not in _TABLES]
     kinds: dict[str, str] = {}
     for part in partition_table.parts(mark, disk.mib):
-        found = _probe(disk, part)
-        kind, label = _kind(found), found.get("LABEL", "")
+        found = blank.probe_part(disk, part)
+        kind, label = blank.kind_of(found), found.get("LABEL", "")
         kinds[part.name] = kind
         if kind and (kind, label) not in (("swap", SWAP_NAME), ("btrfs", UNFINISHED), ("btrfs", DATA_NAME)):
             strange.append(kind)
@@ -306,14 +210,14 @@ def check_begun(disk: Disk, mark: FormatMark) -> Progress:
                         "table-damaged",
                         f"{disk.node} is a state volume already, and its partition table is damaged or "
                         "cannot be read.",
-                        hint=f"Its data is whole: save it, or restore the table. {_ERASE}",
+                        hint=f"Its data is whole: save it, or restore the table. {blank.ERASE}",
                     )
                 return "joined" if mark.join else "complete"
     if strange:
         raise Refusal(
             "signature",
             f"{disk.node} was being formatted by persist, but carries {', '.join(strange)} now.",
-            hint=_ERASE,
+            hint=blank.ERASE,
         )
     if mark.join and whole and not kinds[DATA_NAME] and kinds.get(SWAP_NAME, SWAP_NAME):
         return "ready"
@@ -354,7 +258,7 @@ def check(disk: Disk, claim: Claim | None, config: Config, count: int = 1) -> tu
             return progress, claim.mark
         check_usable(disk)
         mark = new_mark(disk, config, count)
-        check_blank(disk, mark, skip=0 if claim is None else header.LENGTH)
+        blank.check_blank(disk, mark, skip=0 if claim is None else header.LENGTH)
     except Refusal as e:
         e.fields.setdefault("PERSIST_DEVICE", disk.node)
         raise

@@ -60,6 +60,46 @@ def _replaces(disks: list[Disk], config: Config) -> bool:
     )
 
 
+def _check_not_expected(
+    disks: list[Disk], machine: Known, here: set[str], missing: bool, config: Config
+) -> None:
+    """Raise Refusal where the machine knows a volume that is none of ``here``. ``missing``: nothing beside
+    the disks is the volume that the kernel command line names. Raises OSError as check_alone()."""
+    if machine.wrong:
+        raise Refusal(
+            "volume-expected",
+            f"The kernel command line names a volume, and not by its UUID (persist.volume={machine.wrong}).",
+            hint="Write persist.volume=UUID, or take it off the kernel command line to begin anew.",
+        )
+    if machine.named and missing:
+        raise Refusal(
+            "volume-expected",
+            f"The kernel command line names another volume (persist.volume={machine.named}), which is not "
+            "here.",
+            hint="Attach it, or take persist.volume= off the kernel command line to begin anew.",
+        )
+    # Ours from before a cut at the very last step may have been mounted and noted since.
+    last = remembered.read()
+    if last and last not in here and not _replaces(disks, config):
+        lost = (
+            " Where its disk is lost whenever the machine is stopped, say Ephemeral=yes in persist.conf."
+            if config.format_blank
+            else ""
+        )
+        raise Refusal(
+            "volume-expected",
+            f"This machine has a state volume (UUID={last}), which is not here.",
+            hint=f"Attach it. To begin anew without it, remove {remembered.PATH} and restart the "
+            f"machine.{lost}",
+        )
+    if machine.known and machine.known.lower() not in here | {last}:
+        raise Refusal(
+            "volume-expected",
+            f"This machine was told which state volume it has (UUID={machine.known}), and it is not here.",
+            hint="Attach it, or take the credential persist.volume away to begin anew.",
+        )
+
+
 def check_alone(
     disks: list[Disk],
     volume: str,
@@ -91,39 +131,7 @@ def check_alone(
         )
     if not any(c.uuid.lower() == volume and c.label == DATA_NAME for c in every):
         _check_unreadable(own, config)
-    if machine.wrong:
-        raise Refusal(
-            "volume-expected",
-            f"The kernel command line names a volume, and not by its UUID (persist.volume={machine.wrong}).",
-            hint="Write persist.volume=UUID, or take it off the kernel command line to begin anew.",
-        )
-    if machine.named and isinstance(decision, Missing):
-        raise Refusal(
-            "volume-expected",
-            f"The kernel command line names another volume (persist.volume={machine.named}), which is not "
-            "here.",
-            hint="Attach it, or take persist.volume= off the kernel command line to begin anew.",
-        )
-    # Ours from before a cut at the very last step may have been mounted and noted since.
-    last = remembered.read()
-    if last and last not in here and not _replaces(disks, config):
-        lost = (
-            " Where its disk is lost whenever the machine is stopped, say Ephemeral=yes in persist.conf."
-            if config.format_blank
-            else ""
-        )
-        raise Refusal(
-            "volume-expected",
-            f"This machine has a state volume (UUID={last}), which is not here.",
-            hint=f"Attach it. To begin anew without it, remove {remembered.PATH} and restart the "
-            f"machine.{lost}",
-        )
-    if machine.known and machine.known.lower() not in here | {last}:
-        raise Refusal(
-            "volume-expected",
-            f"This machine was told which state volume it has (UUID={machine.known}), and it is not here.",
-            hint="Attach it, or take the credential persist.volume away to begin anew.",
-        )
+    _check_not_expected(disks, machine, here, isinstance(decision, Missing), config)
 
 
 def volume(config: Config, wanted: Known | str | None) -> str:

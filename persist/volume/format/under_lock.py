@@ -15,8 +15,9 @@ from persist.system.blockdev import Disk
 from persist.system.parallel import attempt
 from persist.volume.format import disk_set, may_format
 from persist.volume.format.disk_set import Claimed, Picked
+from persist.volume.format.locked_disk import LockedDisk
 from persist.volume.format.may_format import Progress
-from persist.volume.format.steps import Formatted, Formatting, LockedDisk, Status, require_tools
+from persist.volume.format.steps import Formatted, Formatting, Status, require_tools
 from persist.volume.ondisk.header import Claim, FormatMark
 
 Refuse = Callable[[Disk, Refusal], None]

@@ -13,8 +13,8 @@ from persist.record import replace
 from persist.system import blockdev, btrfs, superblock
 from persist.system.blockdev import Disk
 from persist.system.run import run
-from persist.volume.format import format_lock, may_format, refusals
-from persist.volume.format.steps import write
+from persist.volume.format import blank, format_lock, may_format, refusals
+from persist.volume.format.locked_disk import write
 from persist.volume.format.under_lock import locked, trigger
 from persist.volume.ondisk import binding, header, partition_table
 from persist.volume.ondisk.header import FormatMark, Options
@@ -23,7 +23,7 @@ LOCK_TIMEOUT = 10  # seconds; somebody is waiting at a terminal
 
 
 def _erase(disk: Disk, mark: FormatMark) -> None:
-    """Make a disk blank as may_format.check_blank() has it: signatures, first and last MiB, and where our
+    """Make a disk blank as blank.check_blank() has it: signatures, first and last MiB, and where our
     partitions could bring something back."""
     parts = [p.node for p in blockdev.partitions(disk)]
     # A member of our own volume that was left out: the kernel must not mix in what it remembers of it.
@@ -38,7 +38,7 @@ def _erase(disk: Disk, mark: FormatMark) -> None:
         run("wipefs", "--all", "--force", node)
     places = [(0, partition_table.MIB), (disk.size - partition_table.MIB, partition_table.MIB)]
     for planned in partition_table.parts(mark, disk.mib):
-        places += may_format.telling(planned)
+        places += blank.telling(planned)
     for offset, length in places:
         write(disk, bytes(length), offset)
     if blockdev.partitions(disk):
@@ -71,7 +71,7 @@ def _check(disks: list[Disk], config: Config, force: bool, bind_serial: bool) ->
         marks.append(may_format.new_mark(disk, config, len(disks)))
         if not force:
             may_format.check_trust(disk, config)
-            may_format.check_blank(disk, marks[-1], skip=header.LENGTH if _only_claimed(disk, config) else 0)
+            blank.check_blank(disk, marks[-1], skip=header.LENGTH if _only_claimed(disk, config) else 0)
         if bind_serial and binding.disk_serial(disk) == binding.NONE:
             raise Refusal(
                 "no-serial",
@@ -94,7 +94,7 @@ def _claim(
     for disk, mark in zip(disks, marks, strict=True):
         if force:
             _erase(disk, mark)
-            may_format.check_blank(disk, mark, skip=0)
+            blank.check_blank(disk, mark, skip=0)
         own = replace(options, serial=binding.disk_serial(disk)) if bind_serial else options
         write(disk, header.encode(config.magic_headers[0], own), 0)
         refusals.forget(disk)

@@ -19,7 +19,8 @@ from persist.volume.format import format_lock, joining
 from persist.volume.format.write_claim import write_claim
 from persist.volume.heal import health, look
 from persist.volume.heal import scrub as scrubbing
-from persist.volume.heal.healer import Healer, progress
+from persist.volume.heal.healer import Healer
+from persist.volume.heal.kernel_work import progress
 from persist.volume.heal.lock import by_hand
 from persist.volume.members import in_kernel
 from persist.volume.members.in_kernel import LiveDevice

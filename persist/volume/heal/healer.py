@@ -12,8 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 
 from persist import log
@@ -24,54 +22,24 @@ from persist.system.run import run
 from persist.system.udev_lock import without_udev
 from persist.volume.format import joining
 from persist.volume.format.joining import Joiner
-from persist.volume.heal import look, wipe
+from persist.volume.heal import look, recorded, wipe
+from persist.volume.heal.kernel_work import KernelWork, Status, Watch
 from persist.volume.heal.plan import Spare, State, Step, next_step
 from persist.volume.members import in_kernel
-from persist.volume.members.in_kernel import LiveDevice
-from persist.volume.members.lost import mark_lost
-from persist.volume.ondisk import degraded_mark, partition_table, store
+from persist.volume.ondisk import degraded_mark, partition_table
 from persist.volume.space import reserve
 
-Status = Callable[[str, str], None]
-Watch = Callable[[list[LiveDevice]], None]
 _CHUNK = 1 << 30  # as large a chunk of data gets, on a small device a tenth of it
 _USAGES = (0, 20, 50)  # percent; as reserve.py has it
 _FULL = (
     "Remove what is not needed, then 'systemctl start persist-heal.service'. Until then it has no second "
     "copy."
 )
-_POLL = 1.0  # seconds between two looks at how far the kernel is
-_SHORT = 20  # the first ones come so much sooner
 
 
 def _killed_after(step: str) -> None:
     if os.environ.get("PERSIST_TEST_KILL_AFTER") == step:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def progress(path: str, operation: str) -> str:
-    """How far the kernel is, in its tools' words, '' where it does not say. Raises CommandError."""
-    if operation == "device replace":
-        return run("btrfs", "replace", "status", "-1", path).strip()
-    if operation.startswith("balance"):
-        return run("btrfs", "balance", "status", path, ok=(0, 1)).strip().rpartition("\n")[2]
-    return ""
-
-
-def swap_parts(nodes: list[str]) -> list[str]:
-    """The PARTUUIDs of the swap partitions of ours on the disks of these data partitions. Raises
-    PersistError."""
-    found = []
-    for disk in {d.sys_path: d for d in (blockdev.whole(blockdev.by_node(n)) for n in nodes)}.values():
-        for part in blockdev.partitions(disk):
-            p = blockdev.probe(part.node)
-            if (
-                p.get("TYPE") == "swap"
-                and p.get("PART_ENTRY_NAME") == partition_table.SWAP_NAME
-                and p.get("LABEL") == partition_table.SWAP_NAME
-            ):
-                found.append(p.get("PART_ENTRY_UUID", "").lower())
-    return sorted(filter(None, found))
 
 
 class Healer:
@@ -87,66 +55,10 @@ class Healer:
         self.uuid = btrfs.filesystem_uuid(path)
         self.config = config
         self.status = status
-        self.watch = watch
+        self.work = KernelWork(path, status, watch)
         self._state = State(())
         self._joiners: list[Joiner] = []
         self._last: Step | None = None
-
-    def _tick(self) -> None:
-        """What cannot wait for the end of a step: whoever goes away now must not come back unnoticed. Raises
-        OSError."""
-        gone = {m.devid for m in self._state.devices if not m.ok}
-        self.watch(mark_lost(self.uuid, in_kernel.glance(self.path), gone))
-        in_kernel.level(in_kernel.glance(self.path))
-
-    def _operation(self) -> str:
-        return btrfs.attribute(self.uuid, "exclusive_operation") or "none"
-
-    def _run(self, text: str, *argv: str) -> None:
-        """As _follow(), of a program."""
-        self._follow(text, lambda: run(*argv, timeout=None))
-
-    def _say_progress(self, text: str) -> None:
-        how_far = progress(self.path, self._operation())
-        self.status("", f"{text}: {how_far}" if how_far else text)
-
-    def _follow(
-        self, text: str, work: Callable[[], object], begun: Callable[[], None] = lambda: None
-    ) -> None:
-        """Do what may take hours, and say how far it is; ``begun`` is called once the kernel is at it. Raises
-        CommandError and OSError."""
-        errors: list[CommandError | OSError] = []
-
-        def body() -> None:
-            try:
-                work()
-            except (CommandError, OSError) as e:
-                errors.append(e)
-
-        thread = threading.Thread(target=body, daemon=True)
-        thread.start()
-        busy = 0
-        while True:
-            thread.join(_POLL if busy > _SHORT else _POLL / _SHORT)
-            if self._operation() != "none":
-                busy += 1
-                begun()
-            self._tick()
-            if not thread.is_alive():
-                break
-            if not busy:
-                continue
-            self._say_progress(text)
-        if errors:
-            raise errors[0]
-
-    def _wait(self, step: Step) -> None:
-        waiting = threading.Event()
-        while self._operation() not in ("none", "balance paused"):
-            self._say_progress(step.text)
-            self._tick()
-            waiting.wait(_POLL)
-        self._tick()
 
     def _erase(self, node: str, state: State) -> None:
         """Make a partition one that the kernel takes. It has its mark before it is a member, or a stop in
@@ -184,7 +96,7 @@ class Healer:
             if self._has_room(devices):
                 return True
             try:
-                self._run(
+                self.work.run(
                     f"Making room before {text}", "btrfs", "balance", "start", f"-dusage={usage}", self.path
                 )
             except CommandError as e:
@@ -220,7 +132,7 @@ class Healer:
             # replace would find it busy.
             stack.enter_context(without_udev([step.node]))
             self._erase(step.node, state)
-            self._follow(
+            self.work.follow(
                 step.text, lambda: btrfs.replace_device(self.path, step.devid, step.node), begun=stack.close
             )
         btrfs.sync(self.path)  # from now on its superblock says which device it is
@@ -241,38 +153,14 @@ class Healer:
         if step.devid:
             # From now on the record counts the new one and not the one that is gone: that is what has the
             # next step drop it.
-            self._record([*state.part_ids.values(), spare.part_id])
+            recorded.note_members(self.path, [*state.part_ids.values(), spare.part_id])
         self._shrink(step.node)
         blockdev.trigger(step.node)
-
-    def _record(self, ids: list[str]) -> None:
-        record = store.read_record(self.path)
-        if not record:
-            return  # a volume that persist did not make
-        nodes = [m.node for m in in_kernel.glance(self.path) if m.ok]
-        store.write_record(
-            self.path, record | {"members": sorted(filter(None, ids)), "swap": swap_parts(nodes)}
-        )
-
-    def note_serials(self) -> None:
-        """Note the serial numbers of the disks in the volume's record: of one that is missing nobody can ask
-        it any more. Raises PersistError, OSError."""
-        record = store.read_record(self.path)
-        if not record:
-            return
-        devices = [m for m in in_kernel.glance(self.path) if m.devid]
-        noted = store.serials(record)
-        now = {
-            m.devid: blockdev.whole(blockdev.by_node(m.node)).serial if m.ok else noted.get(m.devid, "")
-            for m in devices
-        }
-        if now != noted:
-            store.write_record(self.path, record | {"serials": {str(k): v for k, v in now.items()}})
 
     def _balance(self, state: State) -> None:
         assert state.wanted is not None
         data, metadata = state.wanted
-        self._run(
+        self.work.run(
             "Converting",
             "btrfs",
             "balance",
@@ -286,9 +174,9 @@ class Healer:
     def _do(self, step: Step, state: State, joiners: list[Joiner]) -> None:
         match step.kind:
             case "wait":
-                self._wait(step)
+                self.work.wait(step.text)
             case "resume":
-                self._run(step.text, "btrfs", "balance", "resume", self.path)
+                self.work.run(step.text, "btrfs", "balance", "resume", self.path)
             case "cancel":
                 run("btrfs", "replace", "cancel", self.path)
             case "replace":
@@ -297,9 +185,9 @@ class Healer:
                 self._add(step, state, next(s for s in state.spares if s.node == step.node))
             case "remove":
                 self._need_room(step, 2)
-                self._run(step.text, "btrfs", "device", "remove", str(step.devid), self.path)
+                self.work.run(step.text, "btrfs", "device", "remove", str(step.devid), self.path)
             case "record":
-                self._record(list(state.part_ids.values()))
+                recorded.note_members(self.path, list(state.part_ids.values()))
             case "balance":
                 self._balance(state)
             case "clear":
@@ -313,6 +201,7 @@ class Healer:
         OSError."""
         in_kernel.level(in_kernel.glance(self.path))
         self._state, self._joiners = look.gather(self.path, self.config)
+        self.work.gone = {m.devid for m in self._state.devices if not m.ok}
         return next_step(self._state)
 
     def picture(self) -> str:

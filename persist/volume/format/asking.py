@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which disks ask to be formatted, and those of them that are refused: said, and remembered for this boot."""
+
+from __future__ import annotations
+
+import os
+
+from persist import log
+from persist.boot import paths
+from persist.errors import Refusal
+from persist.system import blockdev
+from persist.system.blockdev import Disk
+from persist.volume.format import may_format, refusals
+from persist.volume.format.disk_set import Claimed
+
+WORD = paths.FORMAT
+TAGS = "/run/udev/tags/persist-claim"  # named in persist-format.service too
+# What a disk or a header that comes later may change: said again each time, and not remembered.
+_PASSING = ("members-missing", "members-disagree", "join-missing", "volume-unreadable")
+
+
+def tagged() -> list[Disk]:
+    """The disks that udev tagged in this boot; all of them where no udev runs. Only a pre-filter: a tag
+    outlives its header."""
+    every = blockdev.disks()
+    if not blockdev.udev_runs():
+        return every
+    try:
+        tagged = os.listdir(TAGS)
+    except FileNotFoundError:
+        tagged = []
+    return [d for d in every if f"b{d.device}" in tagged]
+
+
+def refuse(disk: Disk, refusal: Refusal) -> None:
+    """Say that a claimed disk is left alone, and note it unless that may change. Raises OSError."""
+    refusal.fields.setdefault("PERSIST_DEVICE", disk.node)
+    refusal.message = f"{disk.node} asks to be formatted and is left alone: {refusal.message}"
+    log.log_error(refusal, priority=log.WARNING)
+    if refusal.code not in _PASSING:
+        refusals.remember(disk, refusal)
+
+
+def refuse_all(disks: list[Disk], refusal: Refusal) -> None:
+    """One record for each of them."""
+    for disk in disks:
+        refuse(disk, refusals.another(refusal))
+
+
+def claimed(every: list[Disk], words: list[str]) -> list[Claimed]:
+    """The disks that carry a claim and were not refused before: those that were begun first, then by serial
+    number and place.
+
+    Headers that cannot be understood, or are for another disk, are refused here, and logged. Raises OSError
+    where a note cannot be written.
+    """
+    found = []
+    for disk in every:
+        try:
+            if refusals.known(disk):
+                continue
+            claim = may_format.read_claim(disk, words)
+            if claim is not None:
+                may_format.check_serial(disk, claim)
+        except Refusal as e:
+            refuse(disk, e)
+            continue
+        except OSError as e:
+            # No medium, or a disk that does not answer: the kernel's own messages say more.
+            log.log(
+                log.DEBUG, f"{disk.node} cannot be read: {e.strerror}.", "FAILED", PERSIST_DEVICE=disk.node
+            )
+            continue
+        if claim is not None:
+            found.append((disk, claim))
+    return sorted(found, key=lambda pair: (pair[1].mark is None, pair[0].serial, pair[0].sys_path))
