@@ -6,7 +6,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from persist import log
 from persist.cli import confirm, show
+from persist.note import INFO, Note
 
 if TYPE_CHECKING:
     from persist.boot.config import Config
@@ -60,9 +62,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Do one action."""
     from persist.volume.heal import by_hand
 
-    def progress(text: str) -> None:
-        if not arguments.json:
-            print(show.safe(text), flush=True)
+    def say(note: Note) -> None:
+        if note.priority != INFO:
+            log.say(note)
+        elif not arguments.json:
+            print(show.safe(note.message), flush=True)
 
     match arguments.action:
         case "show":
@@ -73,11 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
             config = show.settings()
             if confirm.wanted(arguments) and not _agreed(arguments, config):
                 return 1
-            found = by_hand.add(arguments.device, progress, force=arguments.force, config=config)
+            found = by_hand.add(arguments.device, say, force=arguments.force, config=config)
         case "remove":
-            found = by_hand.remove(arguments.device, progress)
+            found = by_hand.remove(arguments.device, say)
         case "scrub":
-            found = by_hand.scrub_status() if arguments.status else by_hand.scrub(progress)
+            found = by_hand.scrub_status() if arguments.status else by_hand.scrub(say)
         case _:
             found = by_hand.grow()
     if arguments.json:

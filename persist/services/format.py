@@ -53,7 +53,7 @@ def _format_tagged(machine: Facts) -> int:
         if seen is not None and seen >= found:
             return failed
         seen = (seen or set()) | found
-        more = format_claimed(disks, config, what_is_known(machine, log.say))
+        more = format_claimed(disks, config, what_is_known(machine, log.say), log.say, log.notify_status)
         failed += more
         if more and blockdev.udev_runs():
             # What we wrote to a disk that failed is an event, too, and must not start us again and again: its

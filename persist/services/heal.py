@@ -90,7 +90,7 @@ class Round:
         self.path = path
         self.config = config
         self.uuid = btrfs.filesystem_uuid(path)
-        self.healer = Healer(path, config, self._status, self._watch)
+        self.healer = Healer(path, config, log.say, self._status, self._watch)
         self.ours = ours
         self.patient = patient
         self.status = 0  # the exit status of the last verdict
@@ -149,7 +149,7 @@ class Round:
                 PERSIST_UUID=self.uuid,
             )
         if reserve.is_full(self.path):
-            reserve.make_room(self.uuid, self.path)
+            log.say(reserve.make_room(self.uuid, self.path))
         for note in reopen.reopened():
             log.say(note)
 

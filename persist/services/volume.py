@@ -57,7 +57,7 @@ def make_room(result: Outcome, path: str = VOLUME) -> None:
     try:
         if reserve.is_full(path):
             # An overlay on a full volume comes up read-only, and says so nowhere but in the kernel's log.
-            reserve.make_room(result.uuid, path)
+            log.say(reserve.make_room(result.uuid, path))
             for note in reopen.reopened():
                 log.say(note)
     except (PersistError, OSError) as e:

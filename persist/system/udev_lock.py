@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from persist import log
 from persist.errors import PersistError
 from persist.system import blockdev
 
@@ -29,8 +28,6 @@ def without_udev(nodes: Iterable[str]) -> Iterator[None]:
                 fd = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, fd)
                 blockdev.lock(fd, disk, _PATIENCE)
-            except (PersistError, OSError) as e:
-                log.log(
-                    log.DEBUG, f"{node} cannot be locked: {e}", "FAILED"
-                )  # it went away, or somebody has it; what comes next will say
+            except (PersistError, OSError):
+                continue  # it went away, or somebody has it; what comes next will say
         yield

@@ -50,6 +50,7 @@ _OURS = """
 import os
 import sys
 sys.path.insert(0, sys.argv[4])
+from persist import log
 from persist.boot.config import Config
 from persist.system import blockdev
 from persist.volume.format import claims, only_volume
@@ -62,7 +63,8 @@ known.DIRECTORY = sys.argv[5] + "/none"
 outcome.note_formatted = lambda uuid: None
 # The probing of all disks stands in for udev's database, which is text to be read.
 only_volume.candidates_now = lambda: []
-status = claims.format_claimed([blockdev.by_node(n) for n in sys.argv[1:3]], config, None)
+disks = [blockdev.by_node(n) for n in sys.argv[1:3]]
+status = claims.format_claimed(disks, config, None, log.say, log.notify_status)
 sys.stdout.flush()
 sys.stderr.flush()
 os._exit(status)  # as bin/persist-service does

@@ -20,11 +20,12 @@ from .volumes import Volume
 MIB = 320
 _HEAL = """
 import sys
+from persist import log
 from persist.boot.config import Config
 from persist.volume.heal import healer as heal
 config = Config()
 config.device = sys.argv[2:]
-heal.Healer(sys.argv[1], config, lambda step, text: print(step, text, flush=True)).heal()
+heal.Healer(sys.argv[1], config, log.say, lambda step, text: print(step, text, flush=True)).heal()
 """
 
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from persist import log
 from persist.boot.config import load
 from persist.services.format import format_main
 from persist.services.volume import volume_main
@@ -100,7 +101,9 @@ def main() -> None:
     for what in wish["do"]:
         match what:
             case "format":
-                failed = claims.format_claimed(disks, load("", []), wish.get("wanted"))
+                failed = claims.format_claimed(
+                    disks, load("", []), wish.get("wanted"), log.say, log.notify_status
+                )
                 report.append({"failed": failed})
             case "more":
                 disks.append(blockdev.by_node(wish["more"]))

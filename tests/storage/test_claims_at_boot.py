@@ -205,6 +205,23 @@ def test_another_volume_is_attached(make_disk: Make, volume: LoopDisk) -> None:
     assert services("volume", device=[f"UUID={uuid_of(volume)}"], only=[volume.node]).last["others"] == []
 
 
+# A machine that has the disk {0}; {1} comes once that one has a partition.
+_PLUGGED = """
+wants=/run/systemd/system/local-fs.target.wants
+mkdir -p $wants
+ln -s /usr/lib/systemd/system/persist-setup.target $wants/
+mount -t tmpfs tmpfs /sys/class/block
+ln -s /sys/devices/virtual/block/{0} /sys/class/block/
+for n in $(seq 3000); do
+    if [ -e /sys/devices/virtual/block/{0}/{0}p1 ]; then
+        ln -s /sys/devices/virtual/block/{1} /sys/class/block/
+        break
+    fi
+    sleep 0.01
+done &
+"""
+
+
 def test_disk_that_is_plugged_in_while_another_is_formatted(make_disk: Make) -> None:
     """udev's start of the service is none while it runs: what was tagged meanwhile is looked at before it
     ends."""

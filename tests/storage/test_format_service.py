@@ -29,6 +29,7 @@ import json, os, subprocess, sys
 wish = json.loads(sys.argv[1])
 from tests.storage.own_root import own_root
 own_root(wish["root"])
+from persist import log
 from persist.boot.config import Config
 from persist.system import blockdev
 from persist.volume.format import asking, claims, joining, only_volume
@@ -48,12 +49,11 @@ if wish["mount"]:
 failed = []
 for _ in range(wish["times"]):
     disks = [blockdev.by_node(n) for n in wish["disks"]]
-    failed.append(claims.format_claimed(disks, config, wish["wanted"]))
-joiners = {u: [[j.disk.node, j.node, j.member] for j in joining.joiners(u, config)] for u in wish["joiners"]}
-if wish["finish"]:
-    for u in wish["joiners"]:
-        for j in joining.joiners(u, config):
-            joining.finish(j, config)
+    failed.append(claims.format_claimed(disks, config, wish["wanted"], log.say, log.notify_status))
+found = {u: joining.joiners(u, config, log.say) for u in wish["joiners"]}
+joiners = {u: [[j.disk.node, j.node, j.member] for j in of] for u, of in found.items()}
+for j in sum(found.values(), []) if wish["finish"] else []:
+    joining.finish(j, config)
 notes = "/run/persist/refused"
 found = [json.load(open(f"{notes}/{f}")) for f in os.listdir(notes)] if os.path.isdir(notes) else []
 refused = {n["device"]: n["code"] for n in found}
@@ -496,7 +496,7 @@ children = []
 for some in (disks[:2], disks[2:]):
     child = os.fork()
     if not child:
-        os._exit(claims.format_claimed(list(some), config, None))
+        os._exit(claims.format_claimed(list(some), config, None, log.say, log.notify_status))
     children.append(child)
 for child in children:
     assert os.waitpid(child, 0)[1] == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from persist import log
 from persist.system import btrfs, superblock
 from persist.volume.heal import wipe
 from persist.volume.heal.healer import Healer
@@ -60,7 +61,7 @@ def test_udev_is_kept_off_while_a_member_is_wiped(
         real(node, uuid, split)
 
     monkeypatch.setattr(wipe, "erase", erase)
-    assert Healer(v.at, v.config, lambda step, text: None).heal() == 3
+    assert Healer(v.at, v.config, log.say, lambda step, text: None).heal() == 3
     assert (seen, locked()) == ([True], False)
     check_whole(v, 2, "new")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from persist import record
+from persist import log, record
 from persist.errors import PersistError
 from persist.system import btrfs, mountinfo, superblock
 from persist.volume.format import write_claim
@@ -61,7 +61,7 @@ def test_no_room_at_all_is_said_and_changes_nothing(place: Path, make_disk: Make
     if smaller:
         exchange(v, make_disk(MIB - smaller, b""))
     with pytest.raises(PersistError, match="too full"):
-        healer.Healer(v.at, v.config, lambda step, text: None).heal()
+        healer.Healer(v.at, v.config, log.say, lambda step, text: None).heal()
     at = mountinfo.at(v.at)
     assert at is not None and not at.read_only
     assert [m.state for m in in_kernel.members(v.at)] == ["ok", "missing"]
@@ -84,7 +84,7 @@ def test_an_untrusted_stale_member_is_left_alone(place: Path, make_disk: Make) -
     v = stale(place, make_disk)
     config = v.config
     config.device = [v.disks[0].node]
-    assert healer.Healer(v.at, config, lambda step, text: None).heal() == 0
+    assert healer.Healer(v.at, config, log.say, lambda step, text: None).heal() == 0
 
 
 def test_split_member_with_a_claim_is_never_touched(place: Path, make_disk: Make) -> None:
@@ -129,7 +129,7 @@ def test_member_in_use_is_never_wiped(place: Path, make_disk: Make, monkeypatch:
         "glance",
         lambda path: [record.replace(m, state="behind") if m.node == node else m for m in read(path)],
     )
-    assert healer.Healer(v.at, v.config, lambda step, text: None).heal() == 0
+    assert healer.Healer(v.at, v.config, log.say, lambda step, text: None).heal() == 0
     with pytest.raises(PersistError, match="in use"):
         wipe.erase(node, v.uuid, lambda member: False)
     assert superblock.read(node) == before and before is not None

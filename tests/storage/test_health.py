@@ -286,8 +286,7 @@ def test_full_and_room_again(place: Path, make_disk: Make, capsys: pytest.Captur
     fill(v)
     assert reserve.is_full(v.at)
     assert {"space-low"} <= set(codes(v))
-    reserve.make_room(v.uuid, v.at)
-    assert "grown by" in capsys.readouterr().err
+    assert "grown by" in reserve.make_room(v.uuid, v.at).message
     assert not reserve.is_full(v.at) and "reserve-used" in codes(v)
     Path(f"{v.at}/etc-change").write_text("kept")
     assert reserve.shrink_back(v.at) == 0, "there is no room yet"
@@ -313,8 +312,7 @@ def test_a_volume_that_persist_did_not_make_has_no_reserve(
     os.unlink(f"{v.at}/.persist/volume.json")
     assert reserve.in_use(v.at) == 0 and codes(v) == []
     assert reserve.shrink_back(v.at) == 0 and in_kernel.members(v.at)[0].size == whole
-    reserve.make_room(v.uuid, v.at)
-    said = capsys.readouterr().err
+    said = reserve.make_room(v.uuid, v.at).message
     assert "is full." in said and "reserve" not in said
     assert "reserve" not in follow_disk.why_not(v.at)
 

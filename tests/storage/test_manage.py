@@ -14,6 +14,7 @@ import pytest
 
 from persist.cli import volume as verb
 from persist.errors import PersistError, Refusal
+from persist.note import Note
 from persist.system import blockdev, btrfs
 from persist.system.lock import held
 from persist.volume import outcome
@@ -39,7 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield tmp_path
 
 
-def quiet(text: str) -> None:
+def quiet(note: Note) -> None:
     """Nobody listens."""
 
 

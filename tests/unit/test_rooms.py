@@ -36,14 +36,6 @@ ROOMS = (
 ONE = {"boot.rare": "boot"}  # they import each other: the one has what the other loads only at need
 MOST = 14  # modules in a room
 LOG = ("verdict", "services", "cli")  # who may import persist.log
-# Log by themselves: each returns notes one day and leaves this list, which ends empty and then goes.
-YET_TO_RETURN_NOTES = {
-    "persist.system.udev_lock",
-    "persist.volume.format.claims",
-    "persist.volume.format.joining",
-    "persist.volume.heal.healer",
-    "persist.volume.space.reserve",
-}
 MODULES = {
     ".".join(p.relative_to(TOP).with_suffix("").parts): p for p in sorted((TOP / "persist").rglob("*.py"))
 }
@@ -88,7 +80,7 @@ def test_imports_go_one_way(module: str) -> None:
 @pytest.mark.parametrize("module", [m for m in MODULES if "persist.log" in imports(m, MODULES[m])])
 def test_notes_are_logged_by_services(module: str) -> None:
     """What is found below them is returned as notes, or handed to a ``Say``: persist/note.py."""
-    assert room(module) in LOG or module in YET_TO_RETURN_NOTES
+    assert room(module) in LOG
 
 
 def test_every_room_is_known_and_has_space() -> None:

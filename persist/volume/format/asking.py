@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import os
 
-from persist import log
 from persist.boot import paths
 from persist.errors import Refusal
+from persist.note import DEBUG, WARNING, Note, Say, of
 from persist.system import blockdev
 from persist.system.blockdev import Disk
 from persist.volume.format import may_format, refusals
@@ -32,26 +32,26 @@ def tagged() -> list[Disk]:
     return [d for d in every if f"b{d.device}" in tagged]
 
 
-def refuse(disk: Disk, refusal: Refusal) -> None:
+def refuse(disk: Disk, refusal: Refusal, say: Say) -> None:
     """Say that a claimed disk is left alone, and note it unless that may change. Raises OSError."""
     refusal.fields.setdefault("PERSIST_DEVICE", disk.node)
     refusal.message = f"{disk.node} asks to be formatted and is left alone: {refusal.message}"
-    log.log_error(refusal, priority=log.WARNING)
+    say(of(refusal, WARNING))
     if refusal.code not in _PASSING:
         refusals.remember(disk, refusal)
 
 
-def refuse_all(disks: list[Disk], refusal: Refusal) -> None:
+def refuse_all(disks: list[Disk], refusal: Refusal, say: Say) -> None:
     """One record for each of them."""
     for disk in disks:
-        refuse(disk, refusals.another(refusal))
+        refuse(disk, refusals.another(refusal), say)
 
 
-def claimed(every: list[Disk], words: list[str]) -> list[Claimed]:
+def claimed(every: list[Disk], words: list[str], say: Say) -> list[Claimed]:
     """The disks that carry a claim and were not refused before: those that were begun first, then by serial
     number and place.
 
-    Headers that cannot be understood, or are for another disk, are refused here, and logged. Raises OSError
+    Headers that cannot be understood, or are for another disk, are refused here, and said. Raises OSError
     where a note cannot be written.
     """
     found = []
@@ -63,13 +63,12 @@ def claimed(every: list[Disk], words: list[str]) -> list[Claimed]:
             if claim is not None:
                 may_format.check_serial(disk, claim)
         except Refusal as e:
-            refuse(disk, e)
+            refuse(disk, e, say)
             continue
         except OSError as e:
             # No medium, or a disk that does not answer: the kernel's own messages say more.
-            log.log(
-                log.DEBUG, f"{disk.node} cannot be read: {e.strerror}.", "FAILED", PERSIST_DEVICE=disk.node
-            )
+            text = f"{disk.node} cannot be read: {e.strerror}."
+            say(Note(DEBUG, text, "FAILED", {"PERSIST_DEVICE": disk.node}))
             continue
         if claim is not None:
             found.append((disk, claim))

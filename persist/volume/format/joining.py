@@ -4,15 +4,15 @@ heal/healer.py, which erases the claim last."""
 
 from __future__ import annotations
 
-from persist import log
-from persist.boot.config import Config, load
+from persist.boot.config import Config
 from persist.errors import PersistError, Refusal
+from persist.note import DEBUG, Note, Say
 from persist.record import Record, replace
 from persist.system import blockdev, superblock
 from persist.system.blockdev import Disk
 from persist.volume.format import may_format
 from persist.volume.format.locked_disk import LockedDisk
-from persist.volume.format.steps import Formatting, Status, require_tools
+from persist.volume.format.steps import Formatting, OnStep, require_tools
 from persist.volume.format.under_lock import locked, trigger
 from persist.volume.ondisk import partition_table
 from persist.volume.ondisk.header import Claim, FormatMark
@@ -58,7 +58,7 @@ def check_join(claim: Claim, volume: str, config: Config) -> None:
         )
 
 
-def prepare(disk: Disk, volume: str, config: Config, status: Status) -> bool:
+def prepare(disk: Disk, volume: str, config: Config, on_step: OnStep) -> bool:
     """Mark, partition and mkswap on a claimed disk for this volume, as far as it is left to do. False where
     the claim is gone.
 
@@ -81,7 +81,7 @@ def prepare(disk: Disk, volume: str, config: Config, status: Status) -> bool:
             )
         mark = replace(mark, volume=volume, index=0, count=1, join=True, layout="auto")
         Formatting(
-            [LockedDisk(disk, locks[disk.sys_path], claim.mark, mark, progress, claim.word)], status
+            [LockedDisk(disk, locks[disk.sys_path], claim.mark, mark, progress, claim.word)], on_step
         ).join()
     trigger([disk])
     return True
@@ -105,20 +105,18 @@ def _joiner(disk: Disk, volume: str, config: Config) -> Joiner | None:
     return None
 
 
-def joiners(volume: str, config: Config | None = None) -> list[Joiner]:
+def joiners(volume: str, config: Config, say: Say) -> list[Joiner]:
     """The disks that are ready to join this volume, in a stable order: their claim, mark and table are whole
     and say so, and they are trusted.
 
     One that cannot be read, or is not as it should be, is left out; persist-format.service has said why.
-    ``config`` None: persist.conf.
     """
-    config = load("", []) if config is None else config
     found = []
     for disk in blockdev.disks():
         try:
             joiner = _joiner(disk, volume.lower(), config)
         except (PersistError, OSError) as e:
-            log.log(log.DEBUG, f"{disk.node} does not join: {e}", "FAILED", PERSIST_DEVICE=disk.node)
+            say(Note(DEBUG, f"{disk.node} does not join: {e}", "FAILED", {"PERSIST_DEVICE": disk.node}))
             continue
         if joiner is not None:
             found.append(joiner)

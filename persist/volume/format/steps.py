@@ -35,7 +35,8 @@ KILL = "PERSIST_TEST_KILL_AFTER"
 _SUBVOL_CREATE = 0x5000940E  # linux/btrfs.h; struct btrfs_ioctl_vol_args
 _SET_LABEL = 0x41009432  # the same; 256 bytes
 
-Status = Callable[[str, tuple[str, ...], str], None]  # step, disks, and what is done to them
+# A step begins: its name, the disks, and what is done to them.
+OnStep = Callable[[str, tuple[str, ...], str], None]
 
 
 class Formatted(Record):
@@ -83,9 +84,9 @@ class Formatting:
     fsync(2), as mkswap(8) and mkfs.btrfs(8) do themselves, our ioctls by a commit.
     """
 
-    def __init__(self, members: list[LockedDisk], status: Status) -> None:
+    def __init__(self, members: list[LockedDisk], on_step: OnStep) -> None:
         self.members = members
-        self.status = status
+        self.on_step = on_step
         self.mark = members[0].mark
         self.disks = tuple(m.disk.node for m in members)
         self.volume = self.mark.volume  # the filesystem, as soon as there is one
@@ -93,7 +94,7 @@ class Formatting:
     def _begin(self, name: str, text: str) -> None:
         for member in self.members:
             member.check_same()
-        self.status(name, self.disks, text)
+        self.on_step(name, self.disks, text)
 
     def _end(self, name: str) -> None:
         if os.environ.get(KILL, "").split(":")[0] == name:

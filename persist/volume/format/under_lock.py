@@ -17,7 +17,7 @@ from persist.volume.format import disk_set, may_format
 from persist.volume.format.disk_set import Claimed, Picked
 from persist.volume.format.locked_disk import LockedDisk
 from persist.volume.format.may_format import Progress
-from persist.volume.format.steps import Formatted, Formatting, Status, require_tools
+from persist.volume.format.steps import Formatted, Formatting, OnStep, require_tools
 from persist.volume.ondisk.header import Claim, FormatMark
 
 Refuse = Callable[[Disk, Refusal], None]
@@ -93,7 +93,7 @@ def _look(disks: list[Disk], config: Config, blank: bool, refuse: Refuse) -> lis
 def format_disks(
     disks: list[Disk],
     config: Config,
-    status: Status,
+    on_step: OnStep,
     *,
     refuse: Refuse = raise_refusal,
     alone: Callable[[Picked], None] | None = None,
@@ -106,7 +106,7 @@ def format_disks(
     ``refuse(disk, refusal)`` is called for a disk that must not be formatted; the others go on without it.
     ``alone`` raises Refusal where this set must not become a volume. ``there`` is as for disk_set.pick(),
     beside what is on the disks themselves. ``blank``: without a claim a disk that is blank from its first
-    byte is taken too. ``status(step, nodes, text)`` is called as each step begins. Which disks were used is
+    byte is taken too. ``on_step(step, nodes, text)`` is called as each step begins. Which disks were used is
     in the result.
 
     Raises Refusal (nothing was changed), PersistError and OSError; after those the claims are still there,
@@ -136,6 +136,6 @@ def format_disks(
             members.append(
                 LockedDisk(disk, locks[disk.sys_path], one.on_disk, mark, one.progress, claim.word)
             )
-        done = Formatting(members, status).all(picked.complete)
+        done = Formatting(members, on_step).all(picked.complete)
     trigger(list(done.disks))
     return done

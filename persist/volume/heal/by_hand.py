@@ -5,12 +5,12 @@ the command prints."""
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 from persist.boot.config import Config, load
 from persist.boot.paths import VOLUME
 from persist.errors import CommandError, PersistError, Refusal
+from persist.note import INFO, WARNING, Note, Say
 from persist.record import as_dict
 from persist.system import blockdev, btrfs, mountinfo
 from persist.system.run import run
@@ -28,8 +28,6 @@ from persist.volume.mount import swap
 from persist.volume.ondisk import partition_table, store
 from persist.volume.ondisk.header import Options
 from persist.volume.space import follow_disk, reserve
-
-Say = Callable[[str], None]
 
 
 def mounted(path: str, *, writable: bool = False) -> str:
@@ -102,7 +100,12 @@ def describe(path: str = VOLUME) -> dict[str, Any]:
 
 
 def _healer(path: str, config: Config, say: Say) -> Healer:
-    return Healer(path, config, lambda step, text: say(text) if step else None)
+    return Healer(path, config, say, lambda step, text: _tell(say, text) if step else None)
+
+
+def _tell(say: Say, text: str) -> None:
+    """Say what is being done, to who is waiting for it."""
+    say(Note(INFO, text, "HEAL_STEP"))
 
 
 def add(
@@ -120,7 +123,7 @@ def add(
                 blockdev.by_node(node),
                 uuid,
                 config,
-                lambda step, nodes, text: say(f"{', '.join(nodes)}: {text}"),
+                lambda step, nodes, text: _tell(say, f"{', '.join(nodes)}: {text}"),
             )
         _healer(path, config, say).heal()
     number = blockdev.by_node(node)
@@ -131,7 +134,7 @@ def add(
             hint="See 'persistctl volume show' and 'journalctl -b -k'.",
         )
     for sentence in swap.enable([m.node for m in in_kernel.members(path) if m.ok], config):
-        say(sentence)
+        say(Note(WARNING, sentence, "FAILED"))
     return {"device": node, "uuid": uuid, "message": f"{node} is a member of the state volume now."}
 
 
@@ -220,7 +223,7 @@ def remove(name: str, say: Say, *, path: str = VOLUME) -> dict[str, Any]:
         data, metadata = partition_table.profiles(look.chosen_layout(record), left)
         found = look.profiles(uuid)
         if any(not have <= {want} for have, want in zip(found, (data, metadata), strict=True)):
-            say(f"converting data to {data} and metadata to {metadata}")
+            _tell(say, f"converting data to {data} and metadata to {metadata}")
             run(
                 "btrfs",
                 "balance",
@@ -233,7 +236,7 @@ def remove(name: str, say: Say, *, path: str = VOLUME) -> dict[str, Any]:
             )
         gone_ids = [look.part_id(chosen.node)] if chosen.ok else []
         swaps = _swap_off(chosen.node) if chosen.ok else []
-        say(f"moving what is on {chosen.node or 'the missing disk'} to the others")
+        _tell(say, f"moving what is on {chosen.node or 'the missing disk'} to the others")
         run("btrfs", "device", "remove", str(chosen.devid), path, timeout=None)
         if record:
             ids = [
@@ -263,7 +266,7 @@ def remove(name: str, say: Say, *, path: str = VOLUME) -> dict[str, Any]:
 def scrub(say: Say, path: str = VOLUME) -> dict[str, Any]:
     """Read everything now. Raises PersistError."""
     uuid = mounted(path, writable=True)
-    say("reading all data of the state volume")
+    _tell(say, "reading all data of the state volume")
     try:
         found = scrubbing.scrub(path)
     except CommandError as e:

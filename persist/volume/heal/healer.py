@@ -14,9 +14,9 @@ import os
 import signal
 from contextlib import ExitStack
 
-from persist import log
 from persist.boot.config import Config
 from persist.errors import CommandError, PersistError
+from persist.note import NOTICE, Note, Say
 from persist.system import blockdev, btrfs
 from persist.system.run import run
 from persist.system.udev_lock import without_udev
@@ -50,10 +50,13 @@ class Healer:
     last time and were marked.
     """
 
-    def __init__(self, path: str, config: Config, status: Status, watch: Watch = lambda lost: None) -> None:
+    def __init__(
+        self, path: str, config: Config, say: Say, status: Status, watch: Watch = lambda lost: None
+    ) -> None:
         self.path = path
         self.uuid = btrfs.filesystem_uuid(path)
         self.config = config
+        self.say = say
         self.status = status
         self.work = KernelWork(path, status, watch)
         self._state = State(())
@@ -100,12 +103,13 @@ class Healer:
                     f"Making room before {text}", "btrfs", "balance", "start", f"-dusage={usage}", self.path
                 )
             except CommandError as e:
-                log.log(
-                    log.NOTICE,
-                    f"No room could be made before {text}: {e.message}",
-                    "HEAL_STEP",
-                    PERSIST_UUID=self.uuid,
-                    PERSIST_STEP="room",
+                self.say(
+                    Note(
+                        NOTICE,
+                        f"No room could be made before {text}: {e.message}",
+                        "HEAL_STEP",
+                        {"PERSIST_UUID": self.uuid, "PERSIST_STEP": "room"},
+                    )
                 )
         return self._has_room(devices)
 
@@ -200,7 +204,7 @@ class Healer:
         """What is to be done next, None where nothing is left that could be done now. Raises PersistError and
         OSError."""
         in_kernel.level(in_kernel.glance(self.path))
-        self._state, self._joiners = look.gather(self.path, self.config)
+        self._state, self._joiners = look.gather(self.path, self.config, self.say)
         self.work.gone = {m.devid for m in self._state.devices if not m.ok}
         return next_step(self._state)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from persist.boot.config import Config
 from persist.errors import Refusal
+from persist.note import Say
 from persist.system import blockdev, btrfs
 from persist.system.run import run
 from persist.volume.find import candidates, trust
@@ -168,7 +169,7 @@ def _suspended(path: str) -> bool:
     return "suspended" in run("btrfs", "replace", "status", "-1", path)
 
 
-def gather(path: str, config: Config) -> tuple[State, list[Joiner]]:
+def gather(path: str, config: Config, say: Say) -> tuple[State, list[Joiner]]:
     """The state of the volume that is mounted at a path, and the disks that join it. Raises PersistError and
     OSError."""
     uuid = btrfs.filesystem_uuid(path)
@@ -180,7 +181,7 @@ def gather(path: str, config: Config) -> tuple[State, list[Joiner]]:
     ids = {m.devid: part_id(m.node) for m in devices if m.ok and m.devid}
     ids = {devid: i for devid, i in ids.items() if i}
     named = recorded(record)
-    ready = joining.joiners(uuid, config)
+    ready = joining.joiners(uuid, config, say)
     used = {blockdev.number_of(m.node) for m in devices if m.ok}
     count = sum(1 for m in devices if m.devid)
     return State(

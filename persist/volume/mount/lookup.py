@@ -97,7 +97,7 @@ def find(
 
         # No header, so no udev tag and no persist-format.service: a named disk that is blank is formatted
         # where it is missed.
-        format_claimed([], config, told)
+        format_claimed([], config, told, say, status)
         if outcome.formatted():
             told = replace(told, known=outcome.formatted() if told.known else "")
             decision, assembly = search(config, told, float(config.member_timeout), say, status)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import os
 
-from persist import log
 from persist.boot.paths import VOLUME
+from persist.note import ERR, WARNING, Note
 from persist.system import blockdev, btrfs
 from persist.system.run import run
 from persist.system.safepath import Dir
@@ -89,28 +89,26 @@ def grow(path: str = VOLUME) -> int:
     return won
 
 
-def make_room(uuid: str, path: str = VOLUME) -> None:
-    """A volume that is full gets its reserve, and that is said. Raises PersistError and OSError."""
+def make_room(uuid: str, path: str = VOLUME) -> Note:
+    """A volume that is full gets its reserve; what came of it. Raises PersistError and OSError."""
     won = grow(path)
     hint = "Remove what is not needed, or give it another disk with 'persistctl claim --join'."
     kept_back = is_kept_back(path)
     if won:
         what = ", its reserve" if kept_back else " to the end of its disk"
-        log.log(
-            log.WARNING,
+        return Note(
+            WARNING,
             f"The state volume is full and was grown by {won >> 20} MiB{what}. {hint}",
             "SPACE_RESERVE",
-            PERSIST_UUID=uuid,
+            {"PERSIST_UUID": uuid},
         )
-    else:
-        what = ", and its reserve is used up" if kept_back else ""
-        log.log(
-            log.ERR,
-            f"The state volume is full{what}. {hint}",
-            "SPACE_LOW",
-            PERSIST_UUID=uuid,
-            PERSIST_REASON="full",
-        )
+    what = ", and its reserve is used up" if kept_back else ""
+    return Note(
+        ERR,
+        f"The state volume is full{what}. {hint}",
+        "SPACE_LOW",
+        {"PERSIST_UUID": uuid, "PERSIST_REASON": "full"},
+    )
 
 
 def is_kept_back(path: str = VOLUME) -> bool:
