@@ -207,7 +207,8 @@ def test_partition_mounted_as_btrfs(make_disk: Make, tmp_path: Path) -> None:
     with_header(disk)
     place = tmp_path / "mounted"
     place.mkdir()
-    tool("mount", f"{disk.node}p1", place)
+    # Read-only, else the kernel itself writes to it within half a minute.
+    tool("mount", "-o", "ro", f"{disk.node}p1", place)
     assert refused(disk) == "mounted"
     with pytest.raises(Refusal, match="mounted btrfs"):
         write_claim(disk.node, disk.config(), force=True)
@@ -280,7 +281,8 @@ def test_begun_and_mounted(make_disk: Make, tmp_path: Path) -> None:
     disk = _begun(make_disk, "mkfs")
     place = tmp_path / "mounted"
     place.mkdir()
-    tool("mount", f"{disk.node}p1", place)
+    # Read-only, else the kernel itself writes to it within half a minute.
+    tool("mount", "-o", "ro", f"{disk.node}p1", place)
     assert refused(disk) == "mounted"
     tool("umount", place)
 
