@@ -15,10 +15,11 @@ from collections.abc import Callable
 from types import FrameType
 
 from persist import log
-from persist.boot.config import Config, load
+from persist.boot.config import Config
 from persist.boot.paths import BOOTED, VOLUME
 from persist.entries import reopen
 from persist.errors import PersistError
+from persist.services.running import running
 from persist.system import btrfs, mountinfo
 from persist.system.files import write_atomically
 from persist.system.run import run
@@ -73,8 +74,8 @@ def _forget_failure() -> None:
 
 
 def _swap(path: str, config: Config) -> None:
-    for sentence in swap.enable([m.node for m in in_kernel.glance(path) if m.ok], config):
-        log.log(log.WARNING, sentence, "FAILED")
+    for note in swap.enable([m.node for m in in_kernel.glance(path) if m.ok], config):
+        log.say(note)
 
 
 class Round:
@@ -232,7 +233,7 @@ def _run(asked: bool, verdict: Callable[[], int]) -> int:
     this: Round | None = None
     try:
         with heal_lock(wait=False) as ours:
-            this = Round(VOLUME, load("", []), verdict, ours=ours, patient=asked)
+            this = Round(VOLUME, running().config, verdict, ours=ours, patient=asked)
             work(outcome.take_heal, outcome.heal_noted, this.look, this.verdict)
         log.notify_status("The state volume is healed as far as its disks allow")
         return this.status

@@ -93,11 +93,10 @@ def _beside(loaded: Loaded, result: Outcome, *, takes_writes: bool) -> None:
         make_room(result)
     try:
         # Not what the kernel has a name for: udev tells it about members that are left out, too.
-        wrong = swap.enable([m.node for m in in_kernel.glance(VOLUME) if m.ok], config)
+        for note in swap.enable([m.node for m in in_kernel.glance(VOLUME) if m.ok], config):
+            log.say(note)
     except OSError as e:
-        wrong = [f"The swap space of the state volume is not used: {e}"]
-    for sentence in wrong:
-        log.log(log.WARNING, sentence, "FAILED", **fields)
+        log.say(swap.not_used(e))
 
 
 def _run(result: Outcome) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from persist.boot.config import Config, load
 from persist.boot.paths import VOLUME
 from persist.errors import CommandError, PersistError, Refusal
-from persist.note import INFO, WARNING, Note, Say
+from persist.note import INFO, Note, Say
 from persist.record import as_dict
 from persist.system import blockdev, btrfs, mountinfo
 from persist.system.run import run
@@ -133,8 +133,8 @@ def add(
             f"{node} was prepared and did not become a member.",
             hint="See 'persistctl volume show' and 'journalctl -b -k'.",
         )
-    for sentence in swap.enable([m.node for m in in_kernel.members(path) if m.ok], config):
-        say(Note(WARNING, sentence, "FAILED"))
+    for note in swap.enable([m.node for m in in_kernel.members(path) if m.ok], config):
+        say(note)
     return {"device": node, "uuid": uuid, "message": f"{node} is a member of the state volume now."}
 
 

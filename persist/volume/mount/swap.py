@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from persist.boot.config import Config
 from persist.errors import CommandError, Refusal
+from persist.note import WARNING, Note
 from persist.system import blockdev
 from persist.system.run import run
 from persist.volume.ondisk import store
@@ -26,9 +27,16 @@ def own_swap(members: list[str], ids: list[str]) -> list[str]:
     return found
 
 
-def enable(members: list[str], config: Config) -> list[str]:
-    """Switch on what is not on yet. Returns what went wrong, one sentence each. Raises OSError where the
-    volume cannot be read."""
+def not_used(error: object, node: str = "") -> Note:
+    """The record of swap space that could not be switched on, on a node or at all."""
+    where = f"on {node}" if node else "of the state volume"
+    fields = {"PERSIST_DEVICE": node} if node else {}
+    return Note(WARNING, f"The swap space {where} is not used: {error}", "FAILED", fields)
+
+
+def enable(members: list[str], config: Config) -> list[Note]:
+    """Switch on what is not on yet. Returns what went wrong. Raises OSError where the volume cannot be
+    read."""
     if config.netdev:
         # no order keeps the network until the last page has come back (tried: the swap space outlived it)
         return []
@@ -39,12 +47,12 @@ def enable(members: list[str], config: Config) -> list[str]:
         on = {blockdev.by_node(n).device for n in blockdev.swaps() if n.startswith("/dev/")}
         nodes = own_swap(members, ids)
     except (CommandError, Refusal) as e:
-        return [f"The swap space of the state volume is not used: {e.message}"]
-    wrong = [] if nodes else ["The swap space of the state volume was not found on its disk."]
+        return [not_used(e.message)]
+    wrong = [] if nodes else [not_used("its partition was not found on the disks of the volume.")]
     for node in nodes:
         try:
             if blockdev.by_node(node).device not in on:
                 run("swapon", node)
         except (CommandError, Refusal) as e:
-            wrong.append(f"The swap space on {node} is not used: {e.message}")
+            wrong.append(not_used(e.message, node))
     return wrong
