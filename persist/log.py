@@ -14,7 +14,7 @@ from importlib import import_module
 
 from persist.errors import PersistError
 from persist.messages import MESSAGE_IDS
-from persist.note import DEBUG, ERR, INFO, NOTICE, WARNING, Note, of
+from persist.note import DEBUG, ERR, INFO, NOTICE, WARNING, Note, of, safe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,15 +35,6 @@ __all__ = [
 ]
 
 IDENTIFIER = "persist"
-
-
-def safe(text: str) -> str:
-    r"""Text that cannot move the cursor of a terminal, and that the journal shows as text: control
-    characters, other line ends than ours and bytes that are not UTF-8 as escapes (``\x1b``, ``\u2028``,
-    ``\udcff``). journalctl(1) has but "[blob data]" for a field with one of them."""
-    return "".join(
-        [c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text]
-    )
 
 
 def to_journal() -> bool:

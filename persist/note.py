@@ -32,3 +32,12 @@ class Note(Record):
 def of(error: PersistError, priority: int = ERR) -> Note:
     """The note of an exception that was caught where it is to be said."""
     return Note(priority, str(error), error.message_id, error.fields)
+
+
+def safe(text: str) -> str:
+    r"""Text that cannot move the cursor of a terminal, and that the journal shows as text: control
+    characters, other line ends than ours and bytes that are not UTF-8 as escapes (``\x1b``, ``\u2028``,
+    ``\udcff``). journalctl(1) has but "[blob data]" for a field with one of them."""
+    return "".join(
+        [c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text]
+    )
