@@ -17,16 +17,13 @@ from persist import log
 from persist.boot.config import Config, load
 from persist.boot.facts import Facts
 from persist.boot.ini import Problem
-from persist.errors import Refusal
 from persist.record import replace
-from persist.volume.find import remembered as known
-from persist.volume.find import search, unreadable
+from persist.volume.find import search
 from persist.volume.find.around import Around
 from persist.volume.find.choose import decide
 from persist.volume.find.decision import Ambiguous, Candidate, Decision, Known, Missing
 from persist.volume.find.missing import explain
 from persist.volume.find.unreadable import Unreadable
-from persist.volume.format import only_volume
 
 TOP = Path(__file__).resolve().parents[2]
 U1, U2 = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -307,64 +304,6 @@ def test_two_volumes_can_be_told_apart() -> None:
     found = told(OURS, OTHER)
     assert isinstance(found, Ambiguous) and found.code == "duplicate-label"
     assert "persist.volume=UUID" in found.hint and "Device=UUID=" in found.hint and "claim" not in found.hint
-
-
-# Disks that may not become the volume.
-
-
-def refusal(
-    *every: Candidate,
-    named: str = "",
-    wrong: str = "",
-    known_: str = "",
-    note: str = "",
-    lost: tuple[Unreadable, ...] = (),
-    device: str = "auto",
-    monkeypatch: pytest.MonkeyPatch,
-    **settings: object,
-) -> Refusal:
-    config = Config()
-    config.device = device.split()
-    for key, value in settings.items():
-        setattr(config, key, value)
-    monkeypatch.setattr(unreadable, "find", lambda config: list(lost))
-    monkeypatch.setattr(known, "read", lambda: note)
-    with pytest.raises(Refusal) as caught:
-        only_volume.check_alone([], "", config, Known(named, known_, wrong=wrong), list(every))
-    found: Refusal = caught.value
-    return found
-
-
-@pytest.mark.parametrize(
-    ("case", "code", "must", "must_not"),
-    [
-        # A disk that carries no more than a claim may be claimed again.
-        (dict(every=(OURS,)), "volume-exists", ["claim --join"], ["--force"]),
-        (dict(every=(OURS,), join="no"), "volume-exists", ["detach that one"], ["--join"]),
-        (
-            dict(every=(replace(OURS, fstype="ext4"),), device="LABEL=persist-data"),
-            "volume-exists",
-            ["detach that one"],
-            ["--join"],
-        ),
-        (dict(every=(OURS, OTHER)), "volume-exists", ["detach"], ["--join"]),
-        (dict(every=(), lost=(LOST,)), "volume-unreadable", ["super-recover", "/dev/vdb"], [CLAIM]),
-        (dict(every=(), named=U1), "volume-expected", ["persist.volume="], []),
-        (dict(every=(), wrong="LABEL=x"), "volume-expected", ["persist.volume=UUID"], ["Attach"]),
-        (dict(every=(), note=U1), "volume-expected", [known.PATH, "Attach it"], ["Ephemeral"]),
-        (dict(every=(), note=U1, format_blank=True), "volume-expected", [known.PATH, "Ephemeral=yes"], []),
-        (dict(every=(), known_=U1), "volume-expected", ["credential"], [known.PATH]),
-    ],
-)
-def test_refused(
-    case: dict[str, object], code: str, must: list[str], must_not: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = dict(case)
-    found = refusal(*settings.pop("every"), monkeypatch=monkeypatch, **settings)  # type: ignore[misc, arg-type]
-    assert found.code == code and found.message and found.hint
-    said = f"{found.message} {found.hint}"
-    assert [word for word in must if word not in said] == [], said
-    assert [word for word in must_not if word in found.hint] == [], said
 
 
 # What persist.volume= may look like (E2).

@@ -40,7 +40,6 @@ STILL_REPLACING = {
     "tests/storage/test_refuse.py",
     "tests/unit/test_format_word.py",
     "tests/unit/test_heal_service.py",
-    "tests/unit/test_hints.py",
     "tests/unit/test_log.py",
 }
 SPDX = "SPDX-License-Identifier: LGPL-2.1-or-later"
