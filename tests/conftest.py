@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What every layer has: at the end, the time of each module, so that growth is seen; and with
-PERSIST_TEST_STRICT=1 no test that is left out."""
+"""What every layer has: a /run of a test's own; at the end, the time of each module, so that growth is seen;
+and with PERSIST_TEST_STRICT=1 no test that is left out."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
 from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +17,32 @@ import pytest
 LEAST_SEC = 1.0
 # What the kernel of the machine that tests may lack, and no package brings.
 OF_THE_KERNEL = ("no device-mapper in this kernel",)
+
+
+_CLONE_NEWNS = 0x20000
+
+
+@pytest.fixture(scope="session")
+def own_mounts() -> None:
+    """From now on what the tests mount is seen by them and their children alone."""
+    if os.geteuid() != 0:
+        pytest.skip("mounts need root")
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+@pytest.fixture
+def own_run(own_mounts: None) -> Iterator[Path]:
+    """An empty /run, for this test and its children; returns /run/persist. No udev is known in it."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", "/run"], check=True)
+    try:
+        place = Path("/run/persist")
+        place.mkdir()
+        yield place
+    finally:
+        subprocess.run(["umount", "--recursive", "/run"], check=True)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -79,6 +79,11 @@ def mib(number: int) -> str:
     return f"{number >> 20} MiB"
 
 
+def print_lines(text: str) -> None:
+    """Text of several lines on standard output, each as safe() has it."""
+    print("\n".join(map(safe, text.split("\n"))))
+
+
 def colour(word: str, text: str) -> str:
     """``text`` in the colour of a state, on a terminal that wants it."""
     code = COLOURS.get(word)

@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show.print_json(found)
     elif "message" in found:
-        print("\n".join(map(show.safe, str(found["message"]).split("\n"))))
+        show.print_lines(str(found["message"]))
     return 1 if found.get("failed") or found.get("reasons") else 0
 
 

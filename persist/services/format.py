@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from persist import log
 from persist.boot import facts
@@ -18,6 +20,8 @@ from persist.volume import mode
 from persist.volume.format import asking
 from persist.volume.format.claims import format_claimed
 from persist.volume.ondisk import header
+
+Disks = TypeVar("Disks")
 
 
 def _take_word() -> None:
@@ -39,26 +43,53 @@ def _asking(disks: list[Disk], config: Config) -> set[tuple[str, bytes]]:
     return found
 
 
-def _format_tagged(machine: Facts) -> int:
+def work(
+    take: Callable[[], None],
+    look: Callable[[], tuple[Disks, set[tuple[str, bytes]]]],
+    do: Callable[[Disks], int],
+    settle: Callable[[], object],
+) -> int:
     """Format what udev tagged, and what it tags meanwhile: a start of a service that runs already is none.
-    Returns how many disks failed."""
-    from persist.volume.find.search import what_is_known
+    Pure: what it looks at and does is handed in. Returns how many disks failed. Passes on what these raise.
 
+    ``take`` takes the word of udev away, before each look. ``look`` returns what is tagged, and what of that
+    asks to be formatted: nothing more is done where all of that was seen before. ``settle`` waits until udev
+    has told of what was done.
+    """
     failed = 0
     seen: set[tuple[str, bytes]] | None = None
     while True:
-        _take_word()
-        config, disks = load("", []), asking.tagged()
-        found = _asking(disks, config)
+        take()
+        disks, found = look()
         if seen is not None and seen >= found:
             return failed
         seen = (seen or set()) | found
-        more = format_claimed(disks, config, what_is_known(machine, log.say), log.say, log.notify_status)
+        more = do(disks)
         failed += more
-        if more and blockdev.udev_runs():
+        if more:
             # What we wrote to a disk that failed is an event, too, and must not start us again and again: its
             # word is taken away with the next look.
-            run("udevadm", "settle", "--timeout=30", ok=(0, 1))
+            settle()
+
+
+def _settle() -> None:
+    if blockdev.udev_runs():
+        run("udevadm", "settle", "--timeout=30", ok=(0, 1))
+
+
+def _format_tagged(machine: Facts) -> int:
+    """As work(), on this machine."""
+    from persist.volume.find.search import what_is_known
+
+    def look() -> tuple[tuple[list[Disk], Config], set[tuple[str, bytes]]]:
+        config, disks = load("", []), asking.tagged()
+        return (disks, config), _asking(disks, config)
+
+    def do(found: tuple[list[Disk], Config]) -> int:
+        disks, config = found
+        return format_claimed(disks, config, what_is_known(machine, log.say), log.say, log.notify_status)
+
+    return work(_take_word, look, do, _settle)
 
 
 def format_main() -> int:

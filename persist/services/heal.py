@@ -244,11 +244,8 @@ def _run(asked: bool, verdict: Callable[[], int]) -> int:
         return 1
 
 
-def heal_main() -> int:
-    """Run as persist-heal.service. Exit status 1 when healing failed, or the verdict could not be made; the
-    volume is in use all the same."""
-    from persist.verdict.announce import again
-
+def serve(verdict: Callable[[], int]) -> int:
+    """As heal_main(); ``verdict`` makes it anew, and returns an exit status."""
     signal.signal(signal.SIGTERM, _stop)
     # First of all, whatever comes of it: word that stays would start this service again and again.
     asked = outcome.take_heal()
@@ -257,8 +254,8 @@ def heal_main() -> int:
     at = mountinfo.at(VOLUME)
     try:
         if at is None or at.fstype != "btrfs" or at.read_only:
-            return again() if at is not None else 0
-        return _run(asked, again)
+            return verdict() if at is not None else 0
+        return _run(asked, verdict)
     except Stopped:
         if at is not None and at.fstype == "btrfs":
             interrupt(VOLUME, btrfs.filesystem_uuid(VOLUME))
@@ -269,3 +266,11 @@ def heal_main() -> int:
             PERSIST_STEP="stopped",
         )
         return 0
+
+
+def heal_main() -> int:
+    """Run as persist-heal.service. Exit status 1 when healing failed, or the verdict could not be made; the
+    volume is in use all the same."""
+    from persist.verdict.announce import again
+
+    return serve(again)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
+import time
+from collections.abc import Callable
 
 from persist.record import Record
 
@@ -26,6 +28,7 @@ _METADATA_UUID = (
 )  # incompatible feature: dev_item.fsid is metadata_uuid, and fsid may be changed alone
 _POLYNOMIAL = 0x82F63B78
 _table: list[int] = []
+_LOOKS, _TORN = 3, 0.02  # so often a superblock is read that makes no sense, and seconds in between
 
 
 class Superblock(Record):
@@ -122,6 +125,17 @@ def read(node: str) -> Superblock | None:
         return parse(read_at(node, OFFSET, SIZE))
     except OSError:
         return None
+
+
+def read_in_use(node: str, sleep: Callable[[float], None] = time.sleep) -> Superblock | None:
+    """As read(), of a device in use: the kernel writes without minding who reads, and one look may see
+    half of the old and half of the new one. ``sleep``, in seconds, comes before the next look."""
+    for _ in range(_LOOKS - 1):
+        found = read(node)
+        if found is not None or not os.path.exists(node):
+            return found
+        sleep(_TORN)
+    return read(node)
 
 
 def copies(node: str) -> dict[int, Superblock]:

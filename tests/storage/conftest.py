@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from persist.volume.format import format_lock
-
 from .rig import HEADER, LoopDisk, tool
 from .volumes import unmounted
 
@@ -19,9 +17,10 @@ Make = Callable[..., LoopDisk]
 
 
 @pytest.fixture(autouse=True)
-def no_lock_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is called here and not in a namespace leaves /run alone."""
-    monkeypatch.setattr(format_lock, "LOCK", str(tmp_path / "format.lock"))
+def _no_run_of_this_machine(request: pytest.FixtureRequest) -> None:
+    """What is called here, and not in a namespace of its own, leaves /run alone."""
+    if os.geteuid() == 0:
+        request.getfixturevalue("own_run")
 
 
 @pytest.fixture
@@ -61,7 +60,8 @@ def volume(make_disk: Make) -> LoopDisk:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """Where a volume is mounted; not any more when the test ends."""
-    with unmounted(str(tmp_path / "volume")):
-        yield tmp_path
+def place(own_run: Path) -> Iterator[Path]:
+    """The directory in which a volume is mounted, at the very place that the product knows; not any more when
+    the test ends."""
+    with unmounted(str(own_run / "volume")):
+        yield own_run

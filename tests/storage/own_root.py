@@ -28,7 +28,7 @@ for d in /dev /proc /sys /tmp "$@"; do
     mkdir -p "$root$d"
     mount --rbind "$d" "$root$d"
 done
-mount -t tmpfs tmpfs $root/run
+mountpoint -q $root/run || mount -t tmpfs tmpfs $root/run
 mount -t tmpfs tmpfs $root/mnt
 mkdir $root/mnt/state
 rm -f $root/etc/systemd/system/*.target.wants/persist-setup.target
@@ -44,11 +44,12 @@ def upper_of(top: Path) -> Path:
     return top / "upper"
 
 
-def own_root(top: str, memory: str = "") -> None:
+def own_root(top: str, memory: str = "", keep: Sequence[str] = ()) -> None:
     """Enter a root whose upper layer is in ``top``, a directory on a disk; or in a filesystem in memory of
-    that type, which begins with what is in ``top``. /run and /mnt are empty but for /mnt/state."""
+    that type, which begins with what is in ``top``. /run and /mnt are empty but for /mnt/state;
+    ``keep``: directories that stay as they are."""
     upper_of(Path(top)).mkdir(parents=True, exist_ok=True)
-    _sh(_MAKE, top, memory, str(TOP), top)
+    _sh(_MAKE, top, memory, str(TOP), top, *keep)
     os.chroot("/mnt/root")
     os.chdir("/")
 

@@ -7,15 +7,22 @@ from __future__ import annotations
 import glob
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from persist.boot.config import DEFAULT_HEADER, Config
 from persist.system import blockdev
 from persist.system.blockdev import Disk
+from persist.volume.find import candidates
+from persist.volume.format import asking
+
+from .own_root import own_class
 
 TOP = Path(__file__).resolve().parents[2]
 HEADER = DEFAULT_HEADER.encode()
@@ -97,6 +104,50 @@ def wait_for_group(group: int) -> None:
         except ProcessLookupError:
             return
         time.sleep(0.01)
+
+
+@contextmanager
+def serial_number(disk: LoopDisk, text: str) -> Iterator[None]:
+    """The kernel shows a serial number for this disk, in the mounts of the test."""
+    place = Path("/run/serial") / disk.disk.name
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "serial").write_text(f"{text}\n", encoding="ascii")
+    at = disk.disk.sys_path
+    tool("mount", "-t", "overlay", "-o", f"lowerdir={place}:{at}", "overlay", at)
+    try:
+        yield
+    finally:
+        tool("umount", at)
+
+
+@contextmanager
+def only_disks(*disks: LoopDisk) -> Iterator[None]:
+    """A machine that has these disks, in the mounts of the test."""
+    own_class([disk.node for disk in disks])
+    try:
+        yield
+    finally:
+        tool("umount", "/sys/class")
+
+
+def udev_tags(disks: Sequence[LoopDisk]) -> None:
+    """udev has tagged these disks in this boot, for they carry claims. In the /run of the test."""
+    tags = Path(asking.TAGS)
+    tags.mkdir(parents=True, exist_ok=True)
+    for disk in disks:
+        (tags / f"b{disk.disk.device}").touch()
+
+
+def udev_sees(disks: Sequence[LoopDisk]) -> None:
+    """udev's database has what is on these disks now, and nothing else. In the /run of the test."""
+    data = Path(candidates.UDEV_DATA)
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True)
+    for disk in (d.disk for d in disks if d.node):
+        for device in (disk, *blockdev.partitions(disk)):
+            found = subprocess.run(["blkid", "-p", "-o", "udev", device.node], capture_output=True, text=True)
+            lines = [f"E:{line}\n" for line in found.stdout.splitlines()]
+            (data / f"b{device.device}").write_text("".join(lines), encoding="utf-8")
 
 
 class LoopDisk:

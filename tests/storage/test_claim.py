@@ -6,6 +6,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,39 +17,31 @@ from persist.boot.config import Config
 from persist.errors import PersistError, Refusal
 from persist.system import superblock
 from persist.system.blockdev import partitions
+from persist.system.btrfs import filesystem_uuid
 from persist.system.lock import held
 from persist.volume.format import format_lock, may_format
-from persist.volume.format.locked_disk import write
 from persist.volume.format.write_claim import write_claims
 from persist.volume.ondisk.header import Options
 from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
-from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set, tool
+from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set, only_disks, serial_number, tool
 
 VOLUME = "11111111-2222-4333-8444-555555555555"
-_CTL = """
-import sys
-from persist.boot import config
-real = config.load
-def load(root, problems):
-    found = real(root, problems)
-    found.allow_removable = True
-    return found
-config.load = load
-from persist.system import btrfs
-from persist.volume.format import format_lock
-format_lock.LOCK = sys.argv[1]
-btrfs.mounted_uuid = lambda path: sys.argv[2]
-from persist.cli.main import main
-sys.exit(main(sys.argv[3:]))
-"""
+_CTL = "import sys; from persist.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
-def persistctl(*argv: str, mounted: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command with a configuration that trusts loop devices."""
+@pytest.fixture(autouse=True)
+def _loop_devices_are_trusted(own_run: Path) -> None:
+    """By the configuration of this test's /run."""
+    (own_run / "persist.conf.d").mkdir()
+    (own_run / "persist.conf.d/test.conf").write_text("[Volume]\nAllowRemovable=yes\n")
+
+
+def persistctl(*argv: str) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
     return subprocess.run(
-        [PYTHON, "-c", _CTL, format_lock.LOCK, mounted, *argv],
+        [PYTHON, "-c", _CTL, *argv],
         capture_output=True,
         text=True,
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -58,7 +53,7 @@ def on_a_terminal(answer: str, *argv: str) -> tuple[int, str]:
     ours, theirs = os.openpty()
     try:
         with subprocess.Popen(
-            [PYTHON, "-c", _CTL, format_lock.LOCK, "", *argv],
+            [PYTHON, "-c", _CTL, *argv],
             stdin=theirs,
             stdout=subprocess.PIPE,
             stderr=theirs,
@@ -115,17 +110,21 @@ def test_none_is_claimed_where_one_is_refused(make_disk: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "mounted", "join"),
+    ("argv", "named"),
     [
-        (["--join=" + VOLUME.upper(), "DISK"], "", VOLUME),
-        (["--join", "DISK"], VOLUME, VOLUME),
-        (["DISK", "--join"], VOLUME, VOLUME),
-        (["--join", VOLUME, "DISK"], "", VOLUME),
+        (["--join=" + VOLUME.upper(), "DISK"], True),
+        (["--join", VOLUME, "DISK"], True),
+        (["--join", "DISK"], False),
+        (["DISK", "--join"], False),
     ],
 )
-def test_join(make_disk: Make, argv: list[str], mounted: str, join: str) -> None:
+def test_join(make_disk: Make, volume: LoopDisk, own_run: Path, argv: list[str], named: bool) -> None:
+    """The volume that is named, or else the one that is mounted."""
+    (own_run / "volume").mkdir()
+    tool("mount", "-o", "subvol=@persist-state", f"{volume.node}p1", own_run / "volume")
+    join = VOLUME if named else filesystem_uuid(str(own_run / "volume"))
     disk = make_disk(300, b"")
-    done = persistctl("claim", *(disk.node if a == "DISK" else a for a in argv), mounted=mounted)
+    done = persistctl("claim", *(disk.node if a == "DISK" else a for a in argv))
     assert done.returncode == 0, done.stderr
     assert options(disk) == Options(join=join)
     assert join in done.stdout
@@ -149,47 +148,44 @@ def test_wrong_calls(make_disk: Make, argv: list[str], status: int, said: str) -
     assert disk.read(0, MIB) == bytes(MIB)
 
 
-def test_the_formatter_sees_all_claims_or_none(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_formatter_sees_all_claims_or_none(make_disk: Make) -> None:
     """It began with the first of two, while the second was still to be written or refused."""
     disks = [make_disk(300, b"") for _ in range(2)]
-    free: list[bool] = []
-
-    def looking(*arguments: Any) -> None:
-        with held(format_lock.LOCK, wait=False) as ours:
-            free.append(ours)
-        write(*arguments)
-
-    monkeypatch.setattr("persist.volume.format.write_claim.write", looking)
     config = disks[0].config()
     config.device = [d.node for d in disks]
-    write_claims(config.device, config)
-    assert free == [False, False]
+    # How many claims are seen, with and without the lock.
+    written: dict[bool, set[int]] = {False: set(), True: set()}
+    claiming = threading.Thread(target=write_claims, args=(config.device, config), kwargs={"force": True})
+    claiming.start()
+    while claiming.is_alive():
+        with held(format_lock.LOCK, wait=False) as ours:
+            heads = [superblock.read_at(d.node, 0, len(HEADER)) for d in disks]
+            written[ours].add(heads.count(HEADER))
+        time.sleep(0.001)
+    claiming.join()
+    assert 1 in written[False] and written[True] <= {0, 2}
     with held(format_lock.LOCK, wait=False) as ours:
-        assert ours
+        assert ours and all(options(d) == Options(members=2) for d in disks)
 
 
-def test_who_claims_does_not_wait_for_a_long_formatting(
-    make_disk: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_claims_does_not_wait_for_a_long_formatting(make_disk: Make) -> None:
     disk = make_disk(300, b"")
-    monkeypatch.setattr(format_lock, "PATIENCE", 0.3)
     with format_lock.alone(), pytest.raises(PersistError, match="is formatting disks"):
-        write_claims([disk.node], disk.config())
+        write_claims([disk.node], disk.config(), patience=0.3)
     assert disk.read(0, 512) == bytes(512)
     write_claims([disk.node], disk.config())
     assert disk.read(0, len(HEADER)) == HEADER
 
 
-def test_bind_serial(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bind_serial(make_disk: Make) -> None:
     disk = make_disk(300, b"")
-    monkeypatch.setattr(type(disk.disk), "serial", "A B")
-    write_claims([disk.node], disk.config(), bind_serial=True)
-    assert options(disk) == Options(serial="A%20B")
-    claim = may_format.read_claim(disk.disk, [HEADER.decode()])
-    assert claim is not None
-    may_format.check_serial(disk.disk, claim)
-    monkeypatch.setattr(type(disk.disk), "serial", "A-B")
-    with pytest.raises(Refusal) as caught:
+    with serial_number(disk, "A B"):
+        write_claims([disk.node], disk.config(), bind_serial=True)
+        assert options(disk) == Options(serial="A%20B")
+        claim = may_format.read_claim(disk.disk, [HEADER.decode()])
+        assert claim is not None
+        may_format.check_serial(disk.disk, claim)
+    with serial_number(disk, "A-B"), pytest.raises(Refusal) as caught:
         may_format.check_serial(disk.disk, claim)
     assert caught.value.code == "wrong-serial"
 
@@ -243,7 +239,7 @@ def _partition(disk: LoopDisk, script: str) -> str:
 
 
 @pytest.mark.parametrize("what", ["one of two", "named", "the only one", "in use", "another disk"])
-def test_a_partition(make_disk: Make, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partition(make_disk: Make, what: str) -> None:
     """On a machine with one disk nobody is told to claim the whole of it, while other partitions of it are in
     use."""
     disk, other = make_disk(300, b""), make_disk(300, b"")
@@ -252,11 +248,10 @@ def test_a_partition(make_disk: Make, what: str, monkeypatch: pytest.MonkeyPatch
     if what == "in use":
         tool("mkswap", node)
         tool("swapon", node)
-    here = [disk.disk, other.disk] if what == "another disk" else [disk.disk]
-    monkeypatch.setattr("persist.system.blockdev.disks", lambda: here)
-    monkeypatch.setattr("persist.volume.find.trust.why_untrusted", lambda path, attribute: "")
-    with pytest.raises(Refusal) as caught:
-        write_claims([node], disk.config())
+    config = disk.config()
+    config.device.append(other.node)
+    with only_disks(disk, *([other] if what == "another disk" else [])), pytest.raises(Refusal) as caught:
+        write_claims([node], config)
     hint = caught.value.hint
     assert caught.value.code == "partition" and node in caught.value.message
     wanted = {

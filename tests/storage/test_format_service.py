@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""persist-format.service on real disks: what it takes, what it refuses and remembers, disks that join. In a
-mount namespace with a /run of its own."""
+"""persist-format.service on real disks: what it takes, what it refuses and remembers, disks that join."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from persist.volume.ondisk.header import Options
 from persist.volume.ondisk.partition_table import MIB
 
 from .conftest import Make
-from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set, tool
+from .rig import HEADER, PYTHON, TOP, LoopDisk, format_set, tool, udev_sees, udev_tags
 
 SMALL = 300
 OTHER = "11111111-2222-4333-8444-555555555555"
@@ -28,28 +31,27 @@ _SCRIPT = """
 import json, os, subprocess, sys
 wish = json.loads(sys.argv[1])
 from tests.storage.own_root import own_root
-own_root(wish["root"])
+own_root(wish["root"], keep=["/run"])
 from persist import log
 from persist.boot.config import Config
 from persist.system import blockdev
-from persist.volume.format import asking, claims, joining, only_volume
-from persist.volume.find import remembered as known
+from persist.volume.format import claims, joining
+from persist.volume.find import remembered
 if wish["known"]:
-    known.note(wish["known"])
+    remembered.note(wish["known"])
 config = Config()
-exec(wish["python"])
 for key, value in wish["config"].items():
     setattr(config, key, value)
-for path in wish["touch"]:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    open(path, "w").close()
 if wish["mount"]:
     os.makedirs("/run/persist/volume", exist_ok=True)
     subprocess.run(["mount", "-o", "subvol=@persist-state", wish["mount"], "/run/persist/volume"], check=True)
+def status(text, wait=0):
+    if wait:
+        print(text, file=sys.stderr)
 failed = []
 for _ in range(wish["times"]):
     disks = [blockdev.by_node(n) for n in wish["disks"]]
-    failed.append(claims.format_claimed(disks, config, wish["wanted"], log.say, log.notify_status))
+    failed.append(claims.format_claimed(disks, config, wish["wanted"], log.say, status))
 found = {u: joining.joiners(u, config, log.say) for u in wish["joiners"]}
 joiners = {u: [[j.disk.node, j.node, j.member] for j in of] for u, of in found.items()}
 for j in sum(found.values(), []) if wish["finish"] else []:
@@ -73,7 +75,7 @@ class Seen:
         self.log = log
 
 
-def service(
+def start(
     disks: list[LoopDisk],
     *,
     trusted: list[LoopDisk] | None = None,
@@ -81,37 +83,44 @@ def service(
     wanted: str = "",
     mount: str = "",
     times: int = 1,
-    touch: tuple[str, ...] = (),
     joiners: tuple[str, ...] = (),
     finish: bool = False,
-    python: str = "",
+    kill_after: str = "",
     **config: Any,
-) -> Seen:
-    """Run the service over these disks. ``trusted``: the disks that Device= names."""
-    device = [d.node for d in (disks if trusted is None else trusted)]
+) -> subprocess.Popen[str]:
+    """The service at work on these disks, with mounts and a root of its own, which keeps what is written
+    until it ends. ``trusted``: the disks that Device= names."""
     wish = {
+        "root": tempfile.mkdtemp(dir="/run"),
         "disks": [d.node for d in disks],
         "known": known,
         "wanted": wanted or None,
         "mount": mount,
         "times": times,
-        "touch": touch,
         "joiners": joiners,
         "finish": finish,
-        "python": python,
-        "config": {"device": device} | config,
+        "config": {"device": [d.node for d in (disks if trusted is None else trusted)]} | config,
     }
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(TOP), "PYTHONDONTWRITEBYTECODE": "1"}
-    with tempfile.TemporaryDirectory() as root:
-        wish["root"] = root
-        done = subprocess.run(
-            ["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _SCRIPT, json.dumps(wish)],
-            capture_output=True,
-            text=True,
-            env=env,
-        )
-    assert done.returncode == 0, done.stderr
-    return Seen(json.loads(done.stdout.splitlines()[-1]), done.stderr)
+    if kill_after:
+        env["PERSIST_TEST_KILL_AFTER"] = kill_after
+    return subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", PYTHON, "-c", _SCRIPT, json.dumps(wish)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
+
+
+def service(disks: list[LoopDisk], **wish: Any) -> Seen:
+    """Run the service over these disks, in a boot in which it has not run before."""
+    shutil.rmtree("/run/persist")
+    os.mkdir("/run/persist")
+    with start(disks, **wish) as process:
+        out, log = process.communicate()
+    assert process.returncode == 0, log
+    return Seen(json.loads(out.splitlines()[-1]), log)
 
 
 def with_options(options: Options) -> bytes:
@@ -189,62 +198,45 @@ def test_members_are_asked_for_again_and_again(make_disk: Make) -> None:
     assert uuid_of(one) == uuid_of(two)
 
 
-# A udev that reports a disk while it is waited for.
-_UDEV = """
-from persist.system import udev
-blockdev.udev_runs = lambda: True
-blockdev.trigger = lambda *nodes: None
-claims.run = lambda *argv, **more: None
-only_volume.candidates_now = lambda: []
-come = iter(wish["config"].pop("come"))
-tagged = [blockdev.by_node(n) for n in wish["disks"]]
-asking.tagged = lambda: tagged
-def wait_for(look, timeout):
-    waited.append(timeout)
-    found = look()
-    while found is None:
-        node = next(come, None)
-        if node is None:
-            return None
-        tagged.append(blockdev.by_node(node))
-        found = look()
-    return found
-waited = []
-udev.wait_for = wait_for
-config.member_timeout = 7
-import atexit
-atexit.register(lambda: print("waited", waited, file=sys.stderr))
-"""
+@pytest.fixture
+def udev(own_run: Path) -> Path:
+    """A udev that runs, as far as it is asked."""
+    control = own_run.parent / "udev/control"
+    control.parent.mkdir()
+    control.touch()
+    return control
 
 
-def test_members_are_waited_for(make_disk: Make) -> None:
+def test_members_are_waited_for(make_disk: Make, udev: Path) -> None:
     head = with_options(Options(members=3))
     disks = [make_disk(SMALL, head) for _ in range(3)]
-    seen = service(disks[:1], trusted=disks, python=_UDEV, come=[d.node for d in disks[1:]])
-    assert seen.failed == [0] and "waited [7]" in seen.log
+    udev_tags(disks[:1])
+    comes = threading.Timer(0.5, udev_tags, [disks])
+    comes.start()
+    seen = service(disks[:1], trusted=disks, member_timeout=3)
+    comes.join()
+    assert seen.failed == [0] and "Waiting up to 3 s for 2 more" in seen.log
     assert len({uuid_of(d) for d in disks}) == 1
 
 
-def test_a_disk_that_is_gone_is_waited_for_and_then_done_without(make_disk: Make) -> None:
+def test_a_disk_that_is_gone_is_waited_for_and_then_done_without(make_disk: Make, udev: Path) -> None:
     one, two = make_disk(SMALL), make_disk(SMALL)
     format_set([one, two], "mkfs")
-    seen = service([one], trusted=[one, two], python=_UDEV, come=[])
-    assert seen.failed == [0] and "waited [7]" in seen.log
+    udev_tags([one])
+    seen = service([one], trusted=[one, two], member_timeout=1)
+    assert seen.failed == [0] and "Waiting up to 1 s for 1 more" in seen.log
     found = superblock.read(blockdev.partitions(one.disk)[-1].node)
     assert found is not None and found.num_devices == 1
 
 
-def test_nobody_waits_for_members_of_a_volume_that_is_there(make_disk: Make) -> None:
+def test_nobody_waits_for_members_of_a_volume_that_is_there(make_disk: Make, udev: Path) -> None:
     one, two = make_disk(SMALL), make_disk(SMALL)
     format_set([one, two], "label")
-    look = (
-        "from persist.volume.find.candidates import _by_probing; every = _by_probing(); "
-        "only_volume.candidates_now = lambda: every"
-    )
-    python = _UDEV.replace("only_volume.candidates_now = lambda: []", look)
     for disks, codes in (([one], []), ([make_disk(SMALL, HEADER + b"\nmembers=2")], ["volume-exists"])):
-        seen = service(disks, trusted=[one, two, *disks], python=python, come=[])
-        assert "waited []" in seen.log
+        udev_tags(disks)
+        udev_sees([one, two, *disks])
+        seen = service(disks, trusted=[one, two, *disks], member_timeout=7)
+        assert "Waiting" not in seen.log
         assert list(seen.refused.values()) == codes
 
 
@@ -310,18 +302,12 @@ def test_join(make_disk: Make, volume: LoopDisk) -> None:
 
 
 @pytest.mark.parametrize("step", ["mark", "partition", "mkswap"])
-def test_join_killed_after(
-    make_disk: Make, volume: LoopDisk, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_join_killed_after(make_disk: Make, volume: LoopDisk, step: str) -> None:
     uuid = uuid_of(volume)
     disk = make_disk(SMALL, with_options(Options(join=uuid)))
-    script = _SCRIPT.replace(
-        "import json", f"import os; os.environ['PERSIST_TEST_KILL_AFTER'] = '{step}'; import json", 1
-    )
-    with monkeypatch.context() as patch:
-        patch.setitem(globals(), "_SCRIPT", script)
-        with pytest.raises(AssertionError):
-            service([disk], trusted=[volume, disk])
+    with start([disk], trusted=[volume, disk], kill_after=step) as process:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert may_format.read_claim(disk.disk, [HEADER.decode()]) is not None
     disk.replug()
     seen = service([disk], trusted=[volume, disk], joiners=(uuid,))
@@ -334,7 +320,6 @@ def test_join_after_the_boot_leaves_word(make_disk: Make, volume: LoopDisk) -> N
         [disk],
         trusted=[volume, disk],
         mount=blockdev.partitions(volume.disk)[-1].node,
-        touch=("/run/persist/booted",),
     )
     assert seen.flags == ["heal"], "persist-heal.path starts the healer"
 
@@ -424,16 +409,12 @@ def test_blank_disk_that_is_named(make_disk: Make) -> None:
     assert uuid_of(disk) and "is blank, is named by Device=" in seen.log
 
 
-def test_blank_disk_killed(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blank_disk_killed(make_disk: Make) -> None:
     """From the first write on it carries a claim."""
     disk = make_disk(SMALL, b"")
-    script = _SCRIPT.replace(
-        "import json", "import os; os.environ['PERSIST_TEST_KILL_AFTER'] = 'mark'; import json", 1
-    )
-    with monkeypatch.context() as patch:
-        patch.setitem(globals(), "_SCRIPT", script)
-        with pytest.raises(AssertionError):
-            service([], trusted=[disk], format_blank=True)
+    with start([], trusted=[disk], format_blank=True, kill_after="mark") as process:
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
     claim = may_format.read_claim(disk.disk, [HEADER.decode()])
     assert claim is not None and claim.mark is not None
     assert service([disk]).flags == ["formatted"]
@@ -478,32 +459,10 @@ def test_auto_and_labels_lead_to_no_blank_disk(make_disk: Make) -> None:
 def test_two_at_once_make_one_volume(make_disk: Make) -> None:
     """Started by hand while udev starts another: each saw claims and no volume."""
     disks = [make_disk(SMALL) for _ in range(4)]
-    python = """
-import sys, time
-sys.stdout.flush()
-from persist.volume.format import only_volume
-alone = only_volume.check_alone
-def check_alone(*arguments):
-    found = alone(*arguments)
-    # Neither goes on before the other has looked, too, where nothing keeps it from looking.
-    open(f"/run/looked-{os.getpid()}", "w").close()
-    until = time.monotonic() + 2
-    while time.monotonic() < until and sum(name.startswith("looked-") for name in os.listdir("/run")) < 2:
-        time.sleep(0.01)
-    return found
-only_volume.check_alone = check_alone
-children = []
-for some in (disks[:2], disks[2:]):
-    child = os.fork()
-    if not child:
-        os._exit(claims.format_claimed(list(some), config, None, log.say, log.notify_status))
-    children.append(child)
-for child in children:
-    assert os.waitpid(child, 0)[1] == 0
-"""
-    nodes = [d.node for d in disks]
-    here = f"config.device = {nodes}; disks = [blockdev.by_node(n) for n in config.device]"
-    service([], trusted=disks, python=here + python)
+    running = [start(some, trusted=disks) for some in (disks[:2], disks[2:])]
+    for process in running:
+        _, log = process.communicate()
+        assert process.returncode == 0, log
     labelled = {
         tool("blkid", "-p", "-o", "value", "-s", "UUID", f"{d.node}p{n}").strip()
         for d in disks

@@ -131,15 +131,11 @@ def test_whole(
     assert format_set(disks).stdout == "uuid \n", "without claims nothing happens"
 
 
-def test_swap_is_shared_by_the_disks(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition_table, "memory_mib", lambda: 512)
-    disk = make_disk(8192)
-    assert [may_format.new_mark(disk.disk, disk.config(), count).swap for count in (1, 2, 3, 5)] == [
-        512,
-        256,
-        128,
-        0,
-    ]
+def test_swap_is_shared_by_the_disks(make_disk: Make) -> None:
+    disk = make_disk(10 * partition_table.memory_mib() + 8192)
+    for count in (1, 2, 3, 5):
+        wanted = partition_table.swap_size(disk.disk.mib, partition_table.memory_mib() // count, None)
+        assert may_format.new_mark(disk.disk, disk.config(), count).swap == wanted
 
 
 @pytest.fixture(scope="module")

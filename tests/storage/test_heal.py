@@ -7,17 +7,13 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import pytest
 
-from persist import log
 from persist.system import btrfs, superblock
-from persist.volume.heal import wipe
-from persist.volume.heal.healer import Healer
 from persist.volume.members import in_kernel
-from persist.volume.members.ancestry import Member
 
 from .conftest import Make
 from .healing import MIB, check_whole, exchange, healing, joiner, replaced, run_heal, single, stale
@@ -38,31 +34,21 @@ def test_stale_member(place: Path, make_disk: Make) -> None:
     check_whole(v, 2, "new")
 
 
-def test_udev_is_kept_off_while_a_member_is_wiped(
-    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its lock is ours from the wipe on, and free again at the end: udev has to see the new member."""
+def test_udev_is_kept_off_while_a_member_is_wiped(place: Path, make_disk: Make) -> None:
+    """Healing waits for its lock before the wipe, and gives it back: udev has to see the new member."""
     v = stale(place, make_disk)
-    disk = v.disks[1].node
-    seen: list[bool] = []
-
-    def locked() -> bool:
-        with open(disk, "rb") as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as udev does
-            except BlockingIOError:
-                return True
-        return False
-
-    real = wipe.erase
-
-    def erase(node: str, uuid: str, split: Callable[[Member], bool]) -> None:
-        seen.append(locked())
-        real(node, uuid, split)
-
-    monkeypatch.setattr(wipe, "erase", erase)
-    assert Healer(v.at, v.config, log.say, lambda step, text: None).heal() == 3
-    assert (seen, locked()) == ([True], False)
+    node = v.data(v.disks[1])
+    with open(v.disks[1].node, "rb") as f:
+        fcntl.flock(f, fcntl.LOCK_SH)  # as udev does
+        with healing(v) as process:
+            assert process.stdout is not None
+            while not process.stdout.readline().startswith("replace "):
+                assert process.poll() is None
+            time.sleep(1)
+            assert superblock.read(node) is not None and process.poll() is None
+            fcntl.flock(f, fcntl.LOCK_UN)
+            assert process.wait() == 0
+        fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
     check_whole(v, 2, "new")
 
 
@@ -201,19 +187,28 @@ def test_comes_back_while_it_is_mounted(place: Path, make_disk: Make) -> None:
     check_whole(v, 2, "new")
 
 
-def test_superblock_that_is_read_while_it_is_written(
-    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_superblock_that_is_read_while_it_is_written(place: Path, make_disk: Make) -> None:
     """Half of the old one and half of the new one is no reason to call a member lost, to say nothing of
     wiping it."""
     v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
+    node = v.data(v.disks[1])
+    whole = superblock.read_at(node, superblock.OFFSET, superblock.SIZE)
+    pauses: list[float] = []
+
+    def written(half: bytes) -> None:
+        with open(node, "r+b") as f:
+            os.pwrite(f.fileno(), half, superblock.OFFSET)
+
+    def goes_on(seconds: float) -> None:
+        pauses.append(seconds)
+        written(whole)
+
+    written(bytes(512))
+    assert superblock.read(node) is None
+    found = superblock.read_in_use(node, goes_on)
+    assert found == superblock.parse(whole) and found is not None and len(pauses) == 1
+    written(bytes(512))
+    assert superblock.read_in_use(node, pauses.append) is None, "it is none"
+    written(whole)
     v.up()
-    read = superblock.read
-    seen: list[str] = []
-
-    def torn(node: str) -> superblock.Superblock | None:
-        seen.append(node)
-        return read(node) if len(seen) % 2 else None
-
-    monkeypatch.setattr(superblock, "read", torn)
-    assert [m.state for m in in_kernel.members(v.at)] == ["ok", "ok"] and len(seen) > 2
+    assert [m.state for m in in_kernel.members(v.at)] == ["ok", "ok"]

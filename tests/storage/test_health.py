@@ -9,49 +9,34 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from persist.errors import PersistError
-from persist.record import replace
 from persist.services import heal as heal_service
 from persist.services import scrub as scrub_service
-from persist.system import btrfs, files
+from persist.system import btrfs, files, superblock
 from persist.volume import outcome
-from persist.volume.heal import health, lock, scrub
+from persist.volume.heal import health, scrub
 from persist.volume.heal.loop import work
 from persist.volume.members import in_kernel, lost
-from persist.volume.mount import swap
 from persist.volume.ondisk import degraded_mark, partition_table
 from persist.volume.space import follow_disk, reserve
 
 from . import healing
 from .conftest import Make
-from .rig import PYTHON, TOP, LoopDisk, tool
-from .volumes import Volume, unmounted
+from .rig import PYTHON, TOP, LoopDisk, tool, udev_sees
+from .volumes import Volume
 
 MIB = 300
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where a volume is mounted; not any more when the test ends. /run is left alone."""
-    monkeypatch.setattr(lost, "GONE", str(tmp_path / "members-gone"))
-    monkeypatch.setattr(health, "HEAL_FAILED", str(tmp_path / "heal-failed"))
-    monkeypatch.setattr(outcome, "HEAL", str(tmp_path / "heal"))
-    monkeypatch.setattr(lock, "LOCK", str(tmp_path / "lock"))
-    # Without udev its database is asked in vain; what is there is found by probing.
-    monkeypatch.setattr(
-        "persist.volume.find.candidates.from_database",
-        __import__("persist.volume.find.candidates", fromlist=["x"]).candidates,
-    )
-    with unmounted(str(tmp_path / "volume")):
-        yield tmp_path
-
-
 def codes(v: Volume) -> list[str]:
+    """What is not well, where udev has seen all that is there."""
+    udev_sees(v.disks)
     return [r.code for r in health.examine(v.uuid, v.at)]
 
 
@@ -140,12 +125,9 @@ def test_back_while_it_is_mounted_is_marked_once(place: Path, make_disk: Make) -
 class Service:
     """Runs of persist-heal.service on a volume."""
 
-    def __init__(self, v: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, v: Volume) -> None:
         self.v = v
         self.verdicts: list[list[str]] = []
-        self.room: list[str] = []
-        monkeypatch.setattr(swap, "enable", lambda nodes, config: [])
-        monkeypatch.setattr(heal_service.Round, "_make_room", lambda this: self.room.append(this.path))
 
     def verdict(self) -> int:
         """What it would have said."""
@@ -158,46 +140,40 @@ class Service:
         return work(outcome.take_heal, outcome.heal_noted, this.look, this.verdict)
 
 
-def test_room_is_left_to_whoever_works_by_hand(
-    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_room_is_left_to_whoever_works_by_hand(place: Path, make_disk: Make) -> None:
     """The kernel does one of resize, balance, replace at a time, and a healing that finds it busy would have
     failed."""
     v = mirror(place, make_disk)
     v.up()
-    service = Service(v, monkeypatch)
-    assert service.run(ours=False) == 0 and not service.room
-    assert service.run() == 0 and service.room == [v.at]
+    before = in_kernel.members(v.at)[0].size
+    bigger(v.disks[0], 400)
+    service = Service(v)
+    assert service.run(ours=False) == 0 and in_kernel.members(v.at)[0].size == before
+    assert service.run() == 0 and in_kernel.members(v.at)[0].size > before
 
 
 def test_stale_member_is_healed_and_the_verdict_is_made_on_the_way(
-    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Before the copy, which may take hours, and when all is done; nobody else need look for that."""
     v = healing.stale(place, make_disk)
-    service = Service(v, monkeypatch)
+    service = Service(v)
     assert service.run() >= 3
     assert service.verdicts[0] == ["member-missing", "member-stale"] and service.verdicts[-1] == []
     assert "whole again" in capsys.readouterr().err and not outcome.heal_noted()
     healing.check_whole(v, 2, "new")
 
 
-def test_member_that_goes_while_another_one_is_healed_is_marked_at_once(
-    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_member_that_goes_while_another_one_is_healed_is_marked_at_once(place: Path, make_disk: Make) -> None:
     """The copy goes on for hours; who went must not come back as if nothing had been."""
     v = Volume(place, [make_disk(MIB, b"") for _ in range(3)])
     v.up()
-    service = Service(v, monkeypatch)
+    service = Service(v)
     this = heal_service.Round(v.at, v.config, service.verdict, ours=True, patient=False)
     assert this.look() is None
     before = degraded_mark.read(v.data(v.disks[0]), v.uuid)
-    real = in_kernel.glance
-
-    def glance(path: str) -> list[in_kernel.LiveDevice]:
-        return [replace(m, state="lost") if m.devid == 3 else m for m in real(path)]
-
-    monkeypatch.setattr(in_kernel, "glance", glance)
+    with open(v.data(v.disks[2]), "r+b") as f:  # it does not answer as itself any more
+        os.pwrite(f.fileno(), bytes(superblock.SIZE), superblock.OFFSET)
     this.healer.work.tick()  # each second of a step
     after = degraded_mark.read(v.data(v.disks[0]), v.uuid)
     assert (
@@ -212,11 +188,9 @@ def test_member_that_goes_while_another_one_is_healed_is_marked_at_once(
     assert len(service.verdicts) == 1
 
 
-def test_step_that_failed_is_not_tried_again_by_each_event(
-    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_step_that_failed_is_not_tried_again_by_each_event(place: Path, make_disk: Make) -> None:
     v = healing.stale(place, make_disk)
-    service = Service(v, monkeypatch)
+    service = Service(v)
     this = heal_service.Round(v.at, v.config, service.verdict, ours=True, patient=False)
     assert this.look() is not None
     heal_service._note_failure(OSError("no"), this.healer.picture())
@@ -431,25 +405,33 @@ def test_low() -> None:
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_scrub_that_does_not_end_is_said(
-    place: Path,
-    make_disk: Make,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    stopped: bool,
+    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], stopped: bool
 ) -> None:
-    """With or without a report; a machine that is shut down within it is no failure."""
+    """A machine that is shut down within it is no failure; that somebody else cancelled it is one."""
     v = single(place, make_disk)
-    monkeypatch.setattr(scrub_service, "VOLUME", v.at)
-    monkeypatch.setattr(scrub_service, "_stopped", [15] if stopped else [])
-    monkeypatch.setattr(scrub_service, "scrub", lambda: scrub.parse("Status: aborted\n"))
+    Path(f"{v.at}/data").write_bytes(os.urandom(40 << 20))
+    tool("btrfs", "filesystem", "sync", v.at)
+    # So that it is not done soon.
+    Path(f"{btrfs.SYSFS}/{v.uuid}/devinfo/1/scrub_speed_max").write_text(f"{1 << 20}", encoding="ascii")
+
+    def end() -> None:
+        while "Status:           running" not in tool("btrfs", "scrub", "status", v.at):
+            time.sleep(0.05)
+        if stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            tool("btrfs", "scrub", "cancel", v.at)
+
     handler = signal.getsignal(signal.SIGTERM)
+    ending = threading.Thread(target=end)
     try:
+        ending.start()
         assert scrub_service.scrub_main() == (0 if stopped else 1)
     finally:
+        ending.join()
         signal.signal(signal.SIGTERM, handler)
-    assert (
-        "stopped before its end" if stopped else "could not be scrubbed: btrfs(8) does not say"
-    ) in capsys.readouterr().err
+    said = "stopped before its end" if stopped else "could not be scrubbed: It was not read to its end"
+    assert said in capsys.readouterr().err
 
 
 def test_scrub_report() -> None:

@@ -3,41 +3,32 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
+import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from persist.cli import volume as verb
+from persist.cli import show
+from persist.cli.main import main
 from persist.errors import PersistError, Refusal
 from persist.note import Note
-from persist.system import blockdev, btrfs
+from persist.system import btrfs
 from persist.system.lock import held
 from persist.volume import outcome
-from persist.volume.format import format_lock, joining
-from persist.volume.heal import by_hand, health, lock, recorded
+from persist.volume.format import format_lock
+from persist.volume.heal import by_hand, recorded
 from persist.volume.members import in_kernel
 from persist.volume.ondisk import store
-from persist.volume.space import reserve
 
 from .conftest import Make
-from .rig import LoopDisk
-from .volumes import Volume, unmounted
+from .rig import LoopDisk, serial_number, tool
+from .volumes import Volume
 
 MIB = 320
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where a volume is mounted; not any more when the test ends. /run is left alone."""
-    monkeypatch.setattr(lock, "LOCK", str(tmp_path / "lock"))
-    monkeypatch.setattr(outcome, "HEAL", str(tmp_path / "heal"))
-    with unmounted(str(tmp_path / "volume")):
-        yield tmp_path
 
 
 def quiet(note: Note) -> None:
@@ -47,7 +38,7 @@ def quiet(note: Note) -> None:
 def add(v: Volume, disk: LoopDisk) -> None:
     """Add a disk as the command does."""
     v.disks.append(disk)
-    by_hand.add(disk.node, quiet, path=v.at, config=v.config)
+    by_hand.add(disk.node, quiet, config=v.config)
 
 
 def test_from_one_disk_to_three_and_back(place: Path, make_disk: Make) -> None:
@@ -62,41 +53,39 @@ def test_from_one_disk_to_three_and_back(place: Path, make_disk: Make) -> None:
     assert outcome.take_heal(), "the verdict is made anew by persist-heal.service"
     add(v, make_disk(MIB, b""))
     assert v.profiles() == {"data raid1", "metadata raid1c3", "system raid1c3"}
-    done = by_hand.remove(v.disks[1].node, quiet, path=v.at)
+    done = by_hand.remove(v.disks[1].node, quiet)
     assert "no longer a member" in done["message"]
     assert (
         v.profiles() == {"data raid1", "metadata raid1", "system raid1"}
         and len(store.read_record(v.at)["members"]) == 2
     )
-    by_hand.remove(v.data(v.disks[0]), quiet, path=v.at)
+    by_hand.remove(v.data(v.disks[0]), quiet)
     assert (
         v.profiles() == {"data single", "metadata dup", "system dup"}
         and len(store.read_record(v.at)["members"]) == 1
     )
     assert v.read("text") == "kept" and [m.state for m in in_kernel.members(v.at)] == ["ok"]
     with pytest.raises(Refusal, match="only disk"):
-        by_hand.remove(v.disks[2].node, quiet, path=v.at)
+        by_hand.remove(v.disks[2].node, quiet)
     v.down()
     v.up(v.disks[2])
     assert v.read("text") == "kept"
 
 
-def test_add_and_the_formatter_take_turns(
-    place: Path, make_disk: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_add_and_the_formatter_take_turns(place: Path, make_disk: Make) -> None:
     """udev starts it for the very disk that is being prepared here."""
     v = Volume(place, [make_disk(MIB, b"")])
     v.up()
     free: list[bool] = []
-    prepare = joining.prepare
 
-    def looking(*arguments: Any) -> bool:
-        with held(format_lock.LOCK, wait=False) as ours:
-            free.append(ours)
-        return prepare(*arguments)
+    def looking(note: Note) -> None:
+        if "partition table" in note.message:
+            with held(format_lock.LOCK, wait=False) as ours:
+                free.append(ours)
 
-    monkeypatch.setattr(joining, "prepare", looking)
-    add(v, make_disk(MIB, b""))
+    disk = make_disk(MIB, b"")
+    v.disks.append(disk)
+    by_hand.add(disk.node, looking, config=v.config)
     assert free == [False] and len(store.read_record(v.at)["members"]) == 2
     with held(format_lock.LOCK, wait=False) as ours:
         assert ours
@@ -123,8 +112,8 @@ def test_missing_one_is_given_up(place: Path, make_disk: Make) -> None:
     v.up()
     v.write("text", "kept")
     with pytest.raises(Refusal, match="missing"):
-        by_hand.remove(v.disks[0].node, quiet, path=v.at)
-    done = by_hand.remove("missing", quiet, path=v.at)
+        by_hand.remove(v.disks[0].node, quiet)
+    done = by_hand.remove("missing", quiet)
     assert "given up" in done["message"] and v.profiles() == {"data single", "metadata dup", "system dup"}
     v.down()
     v.back(v.disks[1])
@@ -142,26 +131,24 @@ def test_no_room(place: Path, make_disk: Make) -> None:
     Path(f"{v.at}/big").write_bytes(os.urandom(300 << 20))
     os.sync()
     with pytest.raises(Refusal, match="no room"):
-        by_hand.remove(v.disks[0].node, quiet, path=v.at)
+        by_hand.remove(v.disks[0].node, quiet)
 
 
 def test_which(place: Path, make_disk: Make) -> None:
     v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
     v.up()
     with pytest.raises(Refusal, match="No disk of the state volume is missing"):
-        by_hand.remove("missing", quiet, path=v.at)
+        by_hand.remove("missing", quiet)
     with pytest.raises(Refusal, match="not a disk of the state volume"):
-        by_hand.remove(make_disk(64, b"").node, quiet, path=v.at)
+        by_hand.remove(make_disk(64, b"").node, quiet)
     with pytest.raises(PersistError, match="no state volume"):
         by_hand.describe(str(place))
 
 
-def test_show_scrub_and_grow(
-    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_show_scrub_and_grow(place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str]) -> None:
     v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
     v.up()
-    found = by_hand.describe(v.at)
+    found = by_hand.describe()
     assert [m["state"] for m in found["members"]] == ["ok", "ok"] and found["profiles"] == {
         "data": ["raid1"],
         "metadata": ["raid1"],
@@ -172,11 +159,7 @@ def test_show_scrub_and_grow(
         and found["layout"] == "auto"
         and found["scrub"]
     )
-    monkeypatch.setattr(by_hand, "describe", lambda: found)
-    parser = argparse.ArgumentParser()
-    verb.add(parser.add_subparsers())
-    arguments = parser.parse_args(["volume", "show"])
-    assert arguments.run(arguments) == 0
+    assert main(["volume", "show"]) == 0
     text = capsys.readouterr().out
     assert (
         v.data(v.disks[1]) in text
@@ -187,68 +170,68 @@ def test_show_scrub_and_grow(
     )
     assert found["used"] == (os.statvfs(v.at).f_blocks - os.statvfs(v.at).f_bfree) * os.statvfs(v.at).f_frsize
     assert all(m["allocated"] >= found["used"] for m in found["members"])
-    arguments = parser.parse_args(["volume", "show", "--full"])
-    assert arguments.run(arguments) == 0 and "GENERATION" in capsys.readouterr().out
-    arguments = parser.parse_args(["volume", "show", "--json"])
-    assert arguments.run(arguments) == 0 and json.loads(capsys.readouterr().out)["uuid"] == v.uuid
-    assert by_hand.scrub_status(v.at)["message"].startswith("never"), (
+    assert main(["volume", "show", "--full"]) == 0 and "GENERATION" in capsys.readouterr().out
+    assert main(["volume", "show", "--json"]) == 0 and json.loads(capsys.readouterr().out)["uuid"] == v.uuid
+    assert by_hand.scrub_status()["message"].startswith("never"), (
         "btrfs(8) itself finds no errors in what nobody has read"
     )
-    assert by_hand.scrub(quiet, v.at)["message"] == "All data was read and is good."
-    assert "finished" in by_hand.scrub_status(v.at)["message"]
-    assert "used to the end" in by_hand.grow(v.at)["message"]
+    assert by_hand.scrub(quiet)["message"] == "All data was read and is good."
+    assert "finished" in by_hand.scrub_status()["message"]
+    assert "used to the end" in by_hand.grow()["message"]
 
 
 def test_show_names_the_disk_that_is_gone(
-    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the serial number that was noted when it was there; and the exit status is that of 'persistctl
     status'."""
     v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
     v.up()
-    numbers = {d.disk.sys_path: f"S3R1AL-{i}" for i, d in enumerate(v.disks)}
-    monkeypatch.setattr(blockdev.Disk, "serial", property(lambda disk: numbers.get(disk.sys_path, "")))
-    recorded.note_serials(v.at)
+    with serial_number(v.disks[0], "S3R1AL-0"), serial_number(v.disks[1], "S3R1AL-1"):
+        recorded.note_serials(v.at)
     assert store.serials(store.read_record(v.at)) == {1: "S3R1AL-0", 2: "S3R1AL-1"}
     v.down()
     v.pull(v.disks[1])
     v.up()
-    recorded.note_serials(v.at)
-    found = by_hand.describe(v.at)
+    with serial_number(v.disks[0], "S3R1AL-0"):
+        recorded.note_serials(v.at)
+        found = by_hand.describe()
+        assert main(["volume", "show"]) == 1
     assert [(m["devid"], m["state"], m["serial"], m["errors"]) for m in found["members"]] == [
         (1, "ok", "S3R1AL-0", {}),
         (2, "missing", "S3R1AL-1", None),
     ]
     assert "S3R1AL-1" in found["reasons"][0]["message"]
-    monkeypatch.setattr(by_hand, "describe", lambda: found)
-    parser = argparse.ArgumentParser()
-    verb.add(parser.add_subparsers())
-    arguments = parser.parse_args(["volume", "show"])
-    assert arguments.run(arguments) == 1
     text = capsys.readouterr().out
     assert "\\n" not in text and max(map(len, text.split("\n\n")[1].splitlines())) <= 80
     for reason in found["reasons"]:
         assert f"* {reason['message']}\n  {reason['hint']}\n" in text
 
 
+@contextmanager
+def not_told(uuid: str, *names: str) -> Iterator[None]:
+    """An older kernel, which has none of these attributes of a mounted filesystem."""
+    at, without = Path(btrfs.SYSFS) / uuid, Path("/run/without")
+    for name in names:
+        (without / name).parent.mkdir(parents=True, exist_ok=True)
+        os.mknod(without / name, stat.S_IFCHR, 0)  # overlayfs has no such name then
+    tool("mount", "-t", "overlay", "-o", f"lowerdir={without}:{at}", "overlay", at)
+    try:
+        yield
+    finally:
+        tool("umount", at)
+
+
 def test_what_is_not_known_is_no_number(
-    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A kernel that does not tell its error counters has not counted none; nor are there no profiles."""
     v = Volume(place, [make_disk(MIB, b"")])
     v.up()
-    monkeypatch.setattr(btrfs, "SYSFS", str(place / "nothing"))
-    device = in_kernel.LiveDevice(1, "", v.data(v.disks[0]), MIB << 20, 0, "ok")
-    monkeypatch.setattr(in_kernel, "members", lambda path: [device])
-    monkeypatch.setattr(health, "examine", lambda uuid, path: [])
-    monkeypatch.setattr(reserve, "in_use", lambda path: 0)
-    found = by_hand.describe(v.at)
-    assert found["members"][0]["errors"] is None and found["operation"] == ""
-    monkeypatch.setattr(by_hand, "describe", lambda: found)
-    parser = argparse.ArgumentParser()
-    verb.add(parser.add_subparsers())
-    arguments = parser.parse_args(["volume", "show"])
-    assert arguments.run(arguments) == 0
+    with not_told(v.uuid, "exclusive_operation", "allocation", "devinfo/1/error_stats"):
+        found = by_hand.describe()
+        assert found["members"][0]["errors"] is None and found["operation"] == ""
+        assert main(["volume", "show"]) == 0
     text = capsys.readouterr().out
     assert (
         "Data: not known; metadata: not known" in text and "Kernel: not known" in text and "none" not in text
@@ -256,10 +239,15 @@ def test_what_is_not_known_is_no_number(
 
 
 def test_grow_prints_a_line_for_each_disk(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Path, make_disk: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(by_hand, "grow", lambda: {"message": "/dev/a: 1\n/dev/b\x1b: 2"})
-    parser = argparse.ArgumentParser()
-    verb.add(parser.add_subparsers())
-    arguments = parser.parse_args(["volume", "grow"])
-    assert arguments.run(arguments) == 0 and capsys.readouterr().out == "/dev/a: 1\n/dev/b\\x1b: 2\n"
+    v = Volume(place, [make_disk(MIB, b""), make_disk(MIB, b"")])
+    v.up()
+    for disk in v.disks:
+        os.truncate(disk.file, (MIB + 100) << 20)
+        tool("losetup", "--set-capacity", disk.node)
+    assert main(["volume", "grow"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [v.data(d) for d in v.disks]
+    show.print_lines("/dev/a: 1\n/dev/b\x1b: 2")
+    assert capsys.readouterr().out == "/dev/a: 1\n/dev/b\\x1b: 2\n"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,9 @@ import pytest
 
 from persist.boot.config import Config
 from persist.errors import PersistError, Refusal
-from persist.system import blockdev
 from persist.volume.format import may_format
 from persist.volume.format.under_lock import format_disks
-from persist.volume.format.write_claim import write_claim
+from persist.volume.format.write_claim import write_claim, write_claims
 from persist.volume.ondisk import header
 from persist.volume.ondisk.partition_table import MIB
 
@@ -134,7 +134,7 @@ def test_partitions(make_disk: Make) -> None:
     with_header(disk)
     assert refused(disk) == "partitions"
     with pytest.raises(Refusal, match="is a partition"):
-        may_format.check_usable(type(disk.disk)(**(vars(disk.disk) | {"is_partition": True})))
+        may_format.check_usable(type(disk.disk)(**(vars(disk.disk) | {"is_partition": True})), disk.config())
 
 
 @pytest.mark.parametrize("offset", [440, 446, 512, 4096, MIB - 1, -MIB, -1])
@@ -369,26 +369,36 @@ def test_claim_what_is_no_disk(make_disk: Make, tmp_path: Path) -> None:
             assert caught.value.code == code
 
 
-def test_claim_a_locked_disk(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claim_a_locked_disk(make_disk: Make) -> None:
     disk = make_disk(300, b"")
-    real = blockdev.lock
-    monkeypatch.setattr(blockdev, "lock", lambda fd, node, timeout=0.2: real(fd, node, 0.2))
     with open(disk.node, "rb") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         with pytest.raises(PersistError, match="locked"):
-            write_claim(disk.node, disk.config())
+            write_claims([disk.node], disk.config(), patience=0.2)
     assert disk.read(0, 512) == bytes(512)
 
 
-def test_volume_with_a_damaged_table(make_disk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has its label, so it may have been used since, whatever became of its table, or kept sfdisk from
-    reading it."""
+@pytest.mark.parametrize("what", ["its headers", "all of it"])
+def test_volume_with_a_damaged_table(make_disk: Make, what: str) -> None:
+    """It has its label, so it may have been used since, whatever became of its table."""
     disk = make_disk(300)
     disk.format(kill_after="label")
-    with monkeypatch.context() as patch:
-        patch.setattr(may_format, "read_table", lambda disk: None)
-        assert refused(disk) == "table-damaged"
-    disk.write(512, bytes(33 * 512))
-    disk.write(disk.disk.size - 33 * 512, bytes(33 * 512))
+    blocks = 33 if what == "all of it" else 1
+    disk.write(512, bytes(blocks * 512))
+    disk.write(disk.disk.size - blocks * 512, bytes(blocks * 512))
     disk.replug()
     assert refused(disk) == "table-damaged"
+
+
+def test_volume_whose_table_sfdisk_cannot_read(make_disk: Make, own_run: Path) -> None:
+    disk = make_disk(300)
+    disk.format(kill_after="label")
+    program = shutil.which("sfdisk")
+    assert program is not None
+    (own_run / "sfdisk").write_text("#!/bin/sh\nexit 1\n")
+    (own_run / "sfdisk").chmod(0o755)
+    tool("mount", "--bind", own_run / "sfdisk", program)
+    try:
+        assert refused(disk) == "table-damaged"
+    finally:
+        tool("umount", program)

@@ -6,15 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from persist.boot.facts import Facts
-from persist.services import format as format_service
-from persist.system import blockdev, superblock
-from persist.volume.find import search
-from persist.volume.format import asking
+from persist.services.format import work
 
 HEAD = b"persist-please-format-me"
 
@@ -55,7 +50,7 @@ class Machine:
         self.step()
         return found
 
-    def format(self, disks: list[FakeDisk], *_: object) -> int:
+    def format(self, disks: list[FakeDisk]) -> int:
         self.step()
         self.looks.append([(d.diskseq, d.head) for d in disks])
         if self.fails:
@@ -63,15 +58,20 @@ class Machine:
         self.step()
         return int(self.fails)
 
-    def settle(self, *_: str, **__: Any) -> str:
-        if self.fails:
-            self.word.touch()  # the events come in now
-        return ""
+    def settle(self) -> None:
+        self.word.touch()  # the events come in now
+
+    def look(self) -> tuple[list[FakeDisk], set[tuple[str, bytes]]]:
+        found = self.tagged()
+        return found, {(d.diskseq, d.head) for d in found}
+
+    def take(self) -> None:
+        self.word.unlink(missing_ok=True)
 
     def service(self) -> int:
         """As systemd runs it: again where word is there when it has ended. Returns how often it ran."""
         for count in range(1, 10):
-            format_service.format_main()
+            work(self.take, self.look, self.format, self.settle)
             self.step()
             if not self.word.exists():
                 return count
@@ -79,24 +79,11 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    made = Machine(tmp_path / "format")
-    facts = Facts()
-    facts.enabled = True
-    monkeypatch.setattr(asking, "WORD", str(made.word))
-    monkeypatch.setattr(asking, "tagged", made.tagged)
-    monkeypatch.setattr(format_service, "format_claimed", made.format)
-    monkeypatch.setattr(format_service, "run", made.settle)
-    monkeypatch.setattr(blockdev, "udev_runs", lambda: True)
-    monkeypatch.setattr(
-        superblock, "read_at", lambda node, offset, length: next(d.head for d in made.disks if d.node == node)
-    )
-    monkeypatch.setattr(search, "what_is_known", lambda facts, say: None)
-    monkeypatch.setattr("persist.boot.facts.gather", lambda root, environ: facts)
-    return made
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "format")
 
 
-@pytest.mark.parametrize("steps", range(1, 10))
+@pytest.mark.parametrize("steps", range(1, 8))
 @pytest.mark.parametrize("event", ["plug", "claim_anew"])
 def test_what_comes_at_any_moment_is_looked_at(machine: Machine, steps: int, event: str) -> None:
     machine.steps, machine.event = steps, getattr(machine, event)

@@ -12,7 +12,6 @@ from persist.errors import PersistError
 from persist.system.lock import held
 
 LOCK = paths.FORMAT_LOCK
-PATIENCE = 10.0  # seconds; somebody is waiting at a terminal
 
 
 def alone() -> AbstractContextManager[bool]:
@@ -21,10 +20,10 @@ def alone() -> AbstractContextManager[bool]:
 
 
 @contextmanager
-def by_hand() -> Iterator[None]:
-    """Hold the lock for somebody who waits for the result. Raises PersistError where it is not free soon, and
-    OSError."""
-    until = time.monotonic() + PATIENCE
+def by_hand(patience: float) -> Iterator[None]:
+    """Hold the lock for somebody who waits for the result. Raises PersistError where it is not free within
+    ``patience`` seconds, and OSError."""
+    until = time.monotonic() + patience
     while True:
         with held(LOCK, wait=False) as ours:
             if ours:

@@ -37,10 +37,10 @@ def read_claim(disk: Disk, words: list[str]) -> Claim | None:
         os.close(fd)
 
 
-def check_usable(disk: Disk) -> None:
+def check_usable(disk: Disk, config: Config) -> None:
     """Raise Refusal unless this is a whole, writable, large enough disk that nothing uses."""
     if disk.is_partition:
-        raise not_whole_disk.refusal(disk)
+        raise not_whole_disk.refusal(disk, config)
     if disk.mib < partition_table.MIN_DISK:
         raise Refusal(
             "too-small",
@@ -254,9 +254,9 @@ def check(disk: Disk, claim: Claim | None, config: Config, count: int = 1) -> tu
                 # A cut before the claim was erased: the initrd may have mounted the volume by now, and
                 # erasing is all that is left.
                 return progress, claim.mark
-            check_usable(disk)
+            check_usable(disk, config)
             return progress, claim.mark
-        check_usable(disk)
+        check_usable(disk, config)
         mark = new_mark(disk, config, count)
         blank.check_blank(disk, mark, skip=0 if claim is None else header.LENGTH)
     except Refusal as e:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+
+from persist.boot.config import Config
 from persist.errors import CommandError, Refusal
 from persist.system import blockdev
 from persist.system.blockdev import Disk
@@ -12,13 +15,17 @@ from persist.volume.ondisk import partition_table
 CONF = "/usr/lib/persist/persist.conf"
 
 
-def _spare(disk: Disk) -> bool:
+def _spare(disk: Disk, config: Config) -> bool:
     """Whether a whole disk could be claimed instead."""
     return (
         disk.mib >= partition_table.MIN_DISK
         and not disk.read_only
         and not blockdev.partitions(disk)
-        and not trust.why_untrusted(disk.sys_path, blockdev.attribute)
+        and (
+            config.allow_removable
+            or not trust.why_untrusted(disk.sys_path, blockdev.attribute)
+            or trust.names_node(config, os.stat(disk.node).st_rdev)
+        )
         and not blockdev.why_in_use(disk)
     )
 
@@ -34,12 +41,12 @@ def _name(part: Disk) -> str:
     return f"PARTUUID={found.get('PART_ENTRY_UUID', '…')}"
 
 
-def refusal(part: Disk) -> Refusal:
+def refusal(part: Disk, config: Config) -> Refusal:
     """Why a partition is not claimed, with the remedy that this machine has: another disk, the disk that it
     is all of, or a filesystem by hand."""
     whole = blockdev.whole(part)
     used = blockdev.why_in_use(part)
-    spare = next((d for d in blockdev.disks() if d != whole and _spare(d)), None)
+    spare = next((d for d in blockdev.disks() if d != whole and _spare(d, config)), None)
     message = f"{part.node} is a partition, and only whole disks are claimed."
     if used is not None:
         message += f" {used[1]}"

@@ -19,7 +19,7 @@ from persist.volume.format.under_lock import locked, trigger
 from persist.volume.ondisk import binding, header, partition_table
 from persist.volume.ondisk.header import FormatMark, Options
 
-LOCK_TIMEOUT = 10  # seconds; somebody is waiting at a terminal
+_PATIENCE = 10.0  # seconds; somebody is waiting at a terminal
 
 
 def _erase(disk: Disk, mark: FormatMark) -> None:
@@ -67,7 +67,7 @@ def _check(disks: list[Disk], config: Config, force: bool, bind_serial: bool) ->
     would begin with."""
     marks = []
     for disk in disks:
-        may_format.check_usable(disk)
+        may_format.check_usable(disk, config)
         marks.append(may_format.new_mark(disk, config, len(disks)))
         if not force:
             may_format.check_trust(disk, config)
@@ -101,7 +101,7 @@ def _claim(
 
 
 @contextmanager
-def _taken(nodes: list[str]) -> Iterator[list[Disk]]:
+def _taken(nodes: list[str], config: Config, patience: float = _PATIENCE) -> Iterator[list[Disk]]:
     """The disks behind these nodes under their locks, and that of the formatter: it sees all of these claims,
     or none.
 
@@ -112,8 +112,8 @@ def _taken(nodes: list[str]) -> Iterator[list[Disk]]:
     shown = ", ".join(d.node for d in disks)
     try:
         for disk in disks:
-            may_format.check_usable(disk)  # says more of a partition than a lock could
-        with format_lock.by_hand(), locked(disks, LOCK_TIMEOUT):
+            may_format.check_usable(disk, config)  # says more of a partition than a lock could
+        with format_lock.by_hand(patience), locked(disks, patience):
             yield disks
     except PermissionError as e:
         raise PersistError(
@@ -137,7 +137,7 @@ def describe(
 
     Nothing is written. Raises what write_claims() would.
     """
-    with _taken(nodes) as disks:
+    with _taken(nodes, config) as disks:
         _check(disks, config, force, bind_serial)
         found = []
         for disk in disks:
@@ -160,6 +160,7 @@ def write_claims(
     *,
     force: bool = False,
     bind_serial: bool = False,
+    patience: float = _PATIENCE,
 ) -> list[Disk]:
     """Mark disks for persist by the first magic header of the configuration; they are formatted where udev
     reports them, or at the next boot.
@@ -167,7 +168,8 @@ def write_claims(
     Several become one volume: each header says how many there are, unless they join a volume that is there.
     None is claimed where one of them is refused. ``force`` erases what is on the disks and lets a disk be
     claimed that only another configuration would trust; a disk in use, a partition, a read-only or too small
-    one is refused with it too. ``bind_serial`` binds each header to its disk. Returns the disks.
+    one is refused with it too. ``bind_serial`` binds each header to its disk. ``patience``: for how many
+    seconds each lock is waited for. Returns the disks.
 
     Raises Refusal, CommandError and PersistError (locked, no permission).
     """
@@ -180,7 +182,7 @@ def write_claims(
                 hint="Claim fewer, and let the others join it afterwards: 'persistctl claim --join'.",
             )
         options = replace(options, members=len(nodes))
-    with _taken(nodes) as disks:
+    with _taken(nodes, config, patience) as disks:
         _claim(disks, _check(disks, config, force, bind_serial), config, options, force, bind_serial)
     trigger(disks)
     return disks

@@ -23,7 +23,6 @@ from persist.volume.ondisk import degraded_mark
 from persist.volume.ondisk.degraded_mark import DegradedMark
 
 State = Literal["ok", "missing", "lost", "behind"]
-_TORN = 0.02  # seconds until a superblock is read again that made no sense
 _PAUSE = 0.5  # seconds between two looks at members whose superblocks differ: the kernel may be writing them
 
 
@@ -61,19 +60,9 @@ def is_open(uuid: str, node: str) -> bool:
 
 
 def _superblock(uuid: str, device: btrfs.Device) -> Superblock | None:
-    """The superblock of a device in use, None where it is not its own any more.
-
-    The kernel writes it without minding who reads: one look may see half of the old and half of the new one.
-    It takes less than the pause.
-    """
-    for pause in (_TORN, _TORN, 0):
-        found = superblock.read(device.node)
-        if found is not None:
-            return found if found.fsid == uuid and found.devid == device.devid else None
-        if not os.path.exists(device.node):
-            return None
-        time.sleep(pause)
-    return None
+    """The superblock of a device in use, None where it is not its own any more."""
+    found = superblock.read_in_use(device.node)
+    return found if found is not None and (found.fsid, found.devid) == (uuid, device.devid) else None
 
 
 def _look(uuid: str, device: btrfs.Device) -> LiveDevice:
