@@ -47,13 +47,13 @@ def scrub_main() -> int:
             return 0
         log.log(
             log.ERR,
-            f"The state volume could not be scrubbed: {e.message} {e.hint}".rstrip(),
+            f"Failed to scrub the state volume: {e.message} {e.hint}".rstrip(),
             "FAILED",
             PERSIST_REASON="scrub",
         )
         return 1
     if not found.errors:
-        log.log(log.INFO, "All data of the state volume was read and is good.", "SCRUB_DONE")
+        log.log(log.INFO, "All data of the state volume was read, and no errors were found.", "SCRUB_DONE")
         return 0
     fate = (
         "Some could not be repaired; the kernel's log names the files."

@@ -111,7 +111,7 @@ def by_node(node: str) -> Disk:
     except OSError as e:
         raise Refusal(
             "not-a-disk",
-            f"'{node}' cannot be looked at: {e.strerror or e}.",
+            f"Failed to look at '{node}': {e.strerror or e}.",
             hint="See 'lsblk' for the disks of this machine.",
         ) from e
 
@@ -199,7 +199,7 @@ def _exclusive(disk: Disk) -> tuple[str, str] | None:
     except OSError as e:
         if e.errno == errno.EBUSY:
             return "busy", f"{disk.node} is in use by the kernel."
-        return "unreadable", f"{disk.node} cannot be opened: {e.strerror}."
+        return "unreadable", f"Failed to open {disk.node}: {e.strerror}."
     return None
 
 

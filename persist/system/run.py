@@ -48,7 +48,7 @@ def run(
     except OSError as e:
         raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
     except subprocess.TimeoutExpired as e:
-        raise CommandError(args, 124, "", reason=f"no end after {timeout:.0f} s") from e
+        raise CommandError(args, 124, "", reason=f"timed out after {timeout:.0f} s") from e
     if done.returncode not in ok:
         raise CommandError(args, done.returncode, done.stderr.decode("utf-8", "surrogateescape"))
     # Not text=True: that takes a carriage return in a name for the end of a line.
@@ -116,4 +116,4 @@ def status(*argv: str | os.PathLike[str], timeout: float | None = 300) -> int:
     except OSError as e:
         raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
     except subprocess.TimeoutExpired as e:
-        raise CommandError(args, 124, "", reason=f"no end after {timeout:.0f} s") from e
+        raise CommandError(args, 124, "", reason=f"timed out after {timeout:.0f} s") from e

@@ -187,7 +187,7 @@ class Dir:
         st = os.fstat(self.fd)
         if st.st_uid != os.geteuid() or st.st_mode & 0o022:
             raise PersistError(
-                f"'{self.name}' may be written by others than root, so what it says cannot be believed.",
+                f"'{self.name}' may be written by others than root, so it is not trusted.",
                 hint=f"Look at what is in it, then: chown root: '{self.name}'; chmod 0700 '{self.name}'.",
             )
 

@@ -79,4 +79,4 @@ def unit_states(names: Sequence[str]) -> dict[str, UnitState]:
     try:
         return asyncio.run(asyncio.wait_for(_states(names), TIMEOUT))
     except (OSError, EOFError, AuthError, DBusError, InvalidAddressError, TimeoutError) as e:
-        raise PersistError(f"The service manager cannot be asked over D-Bus: {e or type(e).__name__}") from e
+        raise PersistError(f"Failed to ask the service manager over D-Bus: {e or type(e).__name__}") from e

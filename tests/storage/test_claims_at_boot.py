@@ -157,7 +157,7 @@ def test_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Path, ephemera
             and seen.last["uuid"] != before["uuid"]
             and not seen.last["expected"]
         )
-        assert before["uuid"] in seen.log and "lost by contract" in seen.log
+        assert before["uuid"] in seen.log and "as Ephemeral=yes allows" in seen.log
         assert not [s for s in seen.statuses if "Waiting" in s]
         assert note_of(tmp_path).read_text() == f"{seen.last['uuid']}\n"
         assert (
@@ -182,7 +182,7 @@ def test_claim_on_a_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Pat
     )
     assert [r["code"] for r in seen.refused] == ["volume-expected"]
     seen = services("format", "volume", disks=[disk.node], device=[disk.node], config=config, root=tmp_path)
-    assert seen.last["kind"] == "btrfs" and "lost by contract" in seen.log
+    assert seen.last["kind"] == "btrfs" and "as Ephemeral=yes allows" in seen.log
     other = make_disk(300)
     seen = services(
         "format", disks=[other.node], device=[other.node, disk.node], config=config, root=tmp_path

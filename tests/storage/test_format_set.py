@@ -269,11 +269,11 @@ def test_a_missing_place_is_filled(make_disk: Make, tmp_path: Path, wanted: dict
 @pytest.mark.parametrize(
     ("heads", "said"),
     [
-        ((b"members=3", b""), "is to have 3 disks at least, and 2 of them are here"),
+        ((b"members=3", b""), "needs at least 3 disks, 2 of them are attached"),
         ((b"layout=raid1", b"layout=single"), "disagree: layout="),
         ((b"members=2", b"members=3"), "disagree: members="),
         ((b"serial=NOT-THIS-ONE", b""), "serial number 'NOT-THIS-ONE', this one has '-'"),
-        ((b"layout=raid1",), "is to have 2 disks at least, and 1 of them is here"),
+        ((b"layout=raid1",), "needs at least 2 disks, 1 of them is attached"),
     ],
 )
 def test_refused_as_a_set(make_disk: Make, heads: tuple[bytes, ...], said: str) -> None:

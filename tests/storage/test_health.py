@@ -430,7 +430,7 @@ def test_scrub_that_does_not_end_is_said(
     finally:
         ending.join()
         signal.signal(signal.SIGTERM, handler)
-    said = "stopped before its end" if stopped else "could not be scrubbed: It was not read to its end"
+    said = "stopped before its end" if stopped else "Failed to scrub the state volume:"
     assert said in capsys.readouterr().err
 
 
@@ -472,11 +472,11 @@ def test_scrub_that_did_not_read_everything_found_nothing_out(text: str) -> None
         (
             "Scrub started:    Sun Nov 29\nStatus:           running\nTime left:        0:01:02\nError "
             "summary:    csum=1\n",
-            "running, csum=1 as far as it came; it was started Sun Nov 29, 0:01:02 left",
+            "running, csum=1 so far; it was started Sun Nov 29, 0:01:02 left",
         ),
         (
             "Scrub resumed:    Sun Nov 29\nStatus:           aborted\nError summary:    no errors found\n",
-            "aborted, no errors found as far as it came; it was started Sun Nov 29",
+            "aborted, no errors found so far; it was started Sun Nov 29",
         ),
     ],
 )

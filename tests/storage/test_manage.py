@@ -114,7 +114,11 @@ def test_missing_one_is_given_up(place: Path, make_disk: Make) -> None:
     with pytest.raises(Refusal, match="missing"):
         by_hand.remove(v.disks[0].node, quiet)
     done = by_hand.remove("missing", quiet)
-    assert "given up" in done["message"] and v.profiles() == {"data single", "metadata dup", "system dup"}
+    assert "no longer a member" in done["message"] and v.profiles() == {
+        "data single",
+        "metadata dup",
+        "system dup",
+    }
     v.down()
     v.back(v.disks[1])
     assembly = v.up()
@@ -175,7 +179,7 @@ def test_show_scrub_and_grow(place: Path, make_disk: Make, capsys: pytest.Captur
     assert by_hand.scrub_status()["message"].startswith("never"), (
         "btrfs(8) itself finds no errors in what nobody has read"
     )
-    assert by_hand.scrub(quiet)["message"] == "All data was read and is good."
+    assert by_hand.scrub(quiet)["message"] == "All data was read, and no errors were found."
     assert "finished" in by_hand.scrub_status()["message"]
     assert "used to the end" in by_hand.grow()["message"]
 

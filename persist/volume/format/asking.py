@@ -67,7 +67,7 @@ def claimed(every: list[Disk], words: list[str], say: Say) -> list[Claimed]:
             continue
         except OSError as e:
             # No medium, or a disk that does not answer: the kernel's own messages say more.
-            text = f"{disk.node} cannot be read: {e.strerror}."
+            text = f"Failed to read {disk.node}: {e.strerror}."
             say(Note(DEBUG, text, "FAILED", {"PERSIST_DEVICE": disk.node}))
             continue
         if claim is not None:

@@ -45,7 +45,7 @@ def _data_at(disk: Disk, places: list[tuple[int, int]], skip: int = 0) -> int | 
     except OSError as e:
         raise Refusal(
             "unreadable",
-            f"{disk.node} cannot be read: {e.strerror}.",
+            f"Failed to read {disk.node}: {e.strerror}.",
             hint="See 'journalctl -b -k' for errors of the disk.",
         ) from e
     finally:

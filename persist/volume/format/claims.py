@@ -72,8 +72,8 @@ def _made(done: Formatted, config: Config) -> list[Note]:
     before = remembered.read() if config.ephemeral else ""
     if before and before != done.uuid:
         text = (
-            f"The state volume of this machine (UUID={before}) is not here any more, and its disk is lost by "
-            f"contract (Ephemeral=yes): {_nodes(list(done.disks))} takes its place."
+            f"The state volume of this machine (UUID={before}) is missing, and is replaced as "
+            f"Ephemeral=yes allows: {_nodes(list(done.disks))} takes its place."
         )
         notes.insert(0, Note(NOTICE, text, "VOLUME_REPLACED", fields))
     return notes

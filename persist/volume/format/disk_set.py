@@ -120,8 +120,8 @@ def check_enough(picked: Picked) -> None:
     if not picked.complete and here < picked.wanted:
         raise Refusal(
             "members-missing",
-            f"Its volume is to have {picked.wanted} disks at least, and {here} of them "
-            f"{'is' if here == 1 else 'are'} here.",
+            f"Its volume needs at least {picked.wanted} disks, {here} of them "
+            f"{'is' if here == 1 else 'are'} attached.",
             hint="Attach the missing ones, or claim those that are here again without members= and "
             "layout=raid1.",
         )

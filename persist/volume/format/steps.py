@@ -158,7 +158,7 @@ class Formatting:
         found = superblock.read(nodes[0])
         if found is None:
             raise PersistError(
-                f"mkfs.btrfs reported success, and there is no filesystem on {nodes[0]}.",
+                f"mkfs.btrfs reported success, but made no filesystem on {nodes[0]}.",
                 hint="See 'journalctl -b -k' for errors of the disk.",
             )
         self.volume = found.fsid
@@ -199,7 +199,7 @@ class Formatting:
             ):
                 raise PersistError(
                     f"{member.disk.node} and another of {', '.join(self.disks)} are the same disk.",
-                    hint="Set up multipathd, or detach one of its ways.",
+                    hint="Set up multipathd, or detach one of its paths.",
                 )
 
     def prepare(self) -> None:

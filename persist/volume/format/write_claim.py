@@ -117,10 +117,10 @@ def _taken(nodes: list[str], config: Config, patience: float = _PATIENCE) -> Ite
             yield disks
     except PermissionError as e:
         raise PersistError(
-            f"{shown} cannot be opened: {e.strerror}.", hint="Run this as root.", PERSIST_DEVICE=shown
+            f"Failed to open {shown}: {e.strerror}.", hint="Run this as root.", PERSIST_DEVICE=shown
         ) from e
     except OSError as e:
-        raise PersistError(f"{shown} cannot be claimed: {e.strerror}.", PERSIST_DEVICE=shown) from e
+        raise PersistError(f"Failed to claim {shown}: {e.strerror}.", PERSIST_DEVICE=shown) from e
 
 
 def _what_is_on(disk: Disk) -> str:
@@ -178,7 +178,7 @@ def write_claims(
         if len(nodes) > header.MEMBERS_MAX:
             raise Refusal(
                 "too-many",
-                f"{len(nodes)} disks cannot be claimed for one volume; {header.MEMBERS_MAX} can.",
+                f"One volume takes at most {header.MEMBERS_MAX} disks, {len(nodes)} were named.",
                 hint="Claim fewer, and let the others join it afterwards: 'persistctl claim --join'.",
             )
         options = replace(options, members=len(nodes))

@@ -130,7 +130,7 @@ def add(
     names = {p.device for p in blockdev.partitions(number)}
     if not any(blockdev.number_of(m.node) in names for m in in_kernel.members(path) if m.ok):
         raise PersistError(
-            f"{node} was prepared and did not become a member.",
+            f"Failed to make {node} a member of the state volume.",
             hint="See 'persistctl volume show' and 'journalctl -b -k'.",
         )
     for note in swap.enable([m.node for m in in_kernel.members(path) if m.ok], config):
@@ -168,7 +168,7 @@ def _check_removal(devices: list[LiveDevice], chosen: LiveDevice, path: str) -> 
         raise Refusal(
             "degraded",
             "Another disk of the state volume is missing, so what this one has may be the only copy.",
-            hint="Replace the missing one first, or give it up with 'persistctl volume remove missing'.",
+            hint="Replace the missing one first, or drop it with 'persistctl volume remove missing'.",
         )
     if not any(m.ok for m in left):
         raise Refusal(
@@ -253,12 +253,12 @@ def remove(name: str, say: Say, *, path: str = VOLUME) -> dict[str, Any]:
     what = (
         f"{chosen.node} is no longer a member of the state volume, and holds nothing of it."
         if chosen.ok
-        else "The missing disk is given up."
+        else "The missing disk is no longer a member of the state volume."
     )
     hint = (
         " To use its disk for something else, erase it: 'wipefs --all'."
         if chosen.ok
-        else " Should it come back, it is left alone."
+        else " If it is attached again, it is ignored."
     )
     return {"device": chosen.node, "devid": chosen.devid, "uuid": uuid, "message": what + hint}
 
@@ -271,17 +271,17 @@ def scrub(say: Say, path: str = VOLUME) -> dict[str, Any]:
         found = scrubbing.scrub(path)
     except CommandError as e:
         raise PersistError(
-            f"The state volume could not be scrubbed: {e.message}",
+            f"Failed to scrub the state volume: {e.message}",
             hint="Another scrub may be running: 'persistctl volume scrub --status'.",
         ) from e
-    fate = "some beyond repair, see 'journalctl -k'" if found.beyond_repair else "all repaired"
+    fate = "some cannot be repaired, see 'journalctl -k'" if found.beyond_repair else "all repaired"
     return {
         "uuid": uuid,
         "errors": found.errors,
         "failed": found.beyond_repair,
         "message": f"Errors were found ({found.errors}), {fate}."
         if found.errors
-        else "All data was read and is good.",
+        else "All data was read, and no errors were found.",
     }
 
 

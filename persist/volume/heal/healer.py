@@ -32,7 +32,7 @@ from persist.volume.space import reserve
 _CHUNK = 1 << 30  # as large a chunk of data gets, on a small device a tenth of it
 _USAGES = (0, 20, 50)  # percent; as reserve.py has it
 _FULL = (
-    "Remove what is not needed, then 'systemctl start persist-heal.service'. Until then it has no second "
+    "Remove what is not needed, then 'systemctl start persist-heal.service'. Until then there is no second "
     "copy."
 )
 
@@ -106,7 +106,7 @@ class Healer:
                 self.say(
                     Note(
                         NOTICE,
-                        f"No room could be made before {text}: {e.message}",
+                        f"Failed to make room before {text}: {e.message}",
                         "HEAL_STEP",
                         {"PERSIST_UUID": self.uuid, "PERSIST_STEP": "room"},
                     )
@@ -217,10 +217,10 @@ class Healer:
 
     def do(self, step: Step) -> None:
         """Do what next() has just returned. Raises PersistError and OSError, also where the same was done
-        just before and did not help."""
+        just before and had no effect."""
         if step == self._last and step.kind != "wait":
             raise PersistError(
-                f"{step.text[:1].upper()}{step.text[1:]} did not help.",
+                f"{step.text[:1].upper()}{step.text[1:]} had no effect.",
                 hint="See 'journalctl -b -k' for errors of the disks.",
             )
         self.status(step.kind, step.text)

@@ -30,8 +30,7 @@ _JOIN = "give a blank one to this volume with 'persistctl claim --join DEVICE'"
 def _split(node: str) -> Reason:
     return Reason(
         "member-split",
-        f"{node} was written alone, without the disks of the state volume that are in use, and is left as "
-        "it is.",
+        f"{node} was written without the other disks of the state volume, and is not used.",
         "Save what you need of it, then give it back with 'persistctl claim --force --join', or detach it.",
     )
 
@@ -89,7 +88,7 @@ def _members(devices: list[LiveDevice], busy: str, noted: dict[int, str]) -> lis
             Reason(
                 "healing",
                 f"The state volume is being healed ({what}).",
-                "It needs no help. See 'systemctl status persist-heal.service'.",
+                "No action is needed. See 'systemctl status persist-heal.service'.",
             )
         )
     elif found and busy != "none":
@@ -158,8 +157,8 @@ def _errors(uuid: str, devices: list[LiveDevice], path: str) -> list[Reason]:
                 Reason(
                     "device-errors",
                     f"{m.node} of the state volume has errors: {shown}.",
-                    "Read everything with 'persistctl volume scrub'. Replace the disk where they grow; where "
-                    "they were a passing trouble, "
+                    "Read everything with 'persistctl volume scrub'. Replace the disk where they grow; if "
+                    "they were temporary, "
                     f"'btrfs device stats --reset {path}'.",
                 )
             )
@@ -239,7 +238,7 @@ def examine(uuid: str, path: str = VOLUME) -> list[Reason]:
         return [
             Reason(
                 "health-unknown",
-                f"The health of the state volume is not known: {e}",
+                f"Failed to check the state volume: {e}",
                 "See 'journalctl -b -k'.",
             )
         ]

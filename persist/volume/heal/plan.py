@@ -112,7 +112,7 @@ def next_step(state: State) -> Step | None:
             text=f"the kernel is busy ({state.operation})",
         )
     if state.suspended:
-        return Step("cancel", text="giving up a replace whose disk is gone")
+        return Step("cancel", text="cancelling a replace whose disk is gone")
     present = [m for m in state.devices if m.ok and m.devid]
     gone = [m for m in state.devices if not m.ok and m.devid]
     if gone:

@@ -28,10 +28,10 @@ def parse(text: str) -> Scrubbed:
     read everything."""
     found, status = _SUMMARY.search(text), _STATUS.search(text)
     if found is None or status is None:
-        raise PersistError("btrfs(8) does not say how the scrub ended.", hint="See 'btrfs scrub status'.")
+        raise PersistError("btrfs(8) did not report how the scrub ended.", hint="See 'btrfs scrub status'.")
     if status[1] != "finished":
         raise PersistError(
-            f"It was not read to its end ({status[1]}).",
+            f"The scrub did not finish ({status[1]}).",
             hint="See 'journalctl -b -k' for errors of the disks.",
         )
     summary = found[1].strip()
@@ -49,12 +49,12 @@ def last(text: str) -> str:
     status, started, summary = _STATUS.search(text), _STARTED.search(text), _SUMMARY.search(text)
     if status is None or started is None:
         return "never, as far as /var/lib/btrfs has it noted"
-    errors = summary[1].strip() if summary else "nobody says what it found"
+    errors = summary[1].strip() if summary else "result not known"
     left = re.search(r"^Time left:\s+(\S+)", text, re.MULTILINE)
     if status[1] == "finished":
         return f"finished, {errors}; it was started {started[1].strip()}"
     return (
-        f"{status[1]}, {errors} as far as it came; it was started "
+        f"{status[1]}, {errors} so far; it was started "
         f"{started[1].strip()}{', ' + left[1] + ' left' if left else ''}"
     )
 

@@ -32,7 +32,7 @@ def _open(node: str) -> int:
                 raise
             if time.monotonic() > deadline:
                 raise PersistError(
-                    f"{node} is in use by the kernel and is not touched.",
+                    f"Refusing to erase {node}: it is in use by the kernel.",
                     hint="See 'lsblk' and 'persistctl volume show'.",
                     PERSIST_DEVICE=node,
                 ) from e
@@ -58,7 +58,7 @@ def erase(node: str, uuid: str, split: Callable[[Member], bool]) -> None:
         raw = os.pread(fd, superblock.SIZE, superblock.OFFSET)
         if _foreign(node, raw, uuid):
             raise PersistError(
-                f"{node} holds something else by now and is not touched.",
+                f"Refusing to erase {node}: it holds something else now.",
                 hint="Was it exchanged? See 'blkid -p'.",
                 PERSIST_DEVICE=node,
             )
@@ -66,7 +66,7 @@ def erase(node: str, uuid: str, split: Callable[[Member], bool]) -> None:
         mark = degraded_mark.of(os.pread(fd, degraded_mark.LENGTH, degraded_mark.OFFSET), uuid)
         if found is not None and split(Member(node, found, mark)):
             raise PersistError(
-                f"{node} was written alone by now and is not touched.",
+                f"Refusing to erase {node}: it was written alone since.",
                 hint="See 'persistctl volume show'.",
                 PERSIST_DEVICE=node,
             )

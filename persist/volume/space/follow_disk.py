@@ -101,7 +101,7 @@ def why_not(path: str = VOLUME) -> str:
     """A sentence for a volume that has nothing to grow into."""
     nodes = [d.node for d in in_kernel.glance(path) if d.ok and d.devid]
     if not nodes:
-        raise PersistError(f"No member of the volume at {path} can be read.")
+        raise PersistError(f"Failed to read any member of the volume at {path}.")
     return (
         f"{' and '.join(nodes)} {'is' if len(nodes) == 1 else 'are'} used to the "
         f"end{', but for the reserve' if reserve.is_kept_back(path) else ''}."
