@@ -197,6 +197,8 @@ class Round:
                 in_kernel.begin(self.path)  # an earlier version mounted it, and wrote none
             else:
                 in_kernel.level(devices)  # somebody may have replaced or added a disk by hand
+                if not self._busy():
+                    in_kernel.begin_whole(self.path)
         if not self.ours:
             return None
         if not self._busy():

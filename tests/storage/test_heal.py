@@ -14,6 +14,7 @@ import pytest
 
 from persist.system import btrfs, superblock
 from persist.volume.members import in_kernel
+from persist.volume.ondisk import degraded_mark
 
 from .conftest import Make
 from .healing import MIB, check_whole, exchange, healing, joiner, replaced, run_heal, single, stale
@@ -31,6 +32,19 @@ def test_nothing_to_do(place: Path, make_disk: Make) -> None:
 def test_stale_member(place: Path, make_disk: Make) -> None:
     v = stale(place, make_disk)
     assert [s for s in run_heal(v)[1] if s != "wait"] == ["replace", "balance", "clear"]
+    check_whole(v, 2, "new")
+
+
+def test_all_that_are_there_again_begin_a_new_mark(place: Path, make_disk: Make) -> None:
+    """One that began without a member does not tell who of them misses what was synced last."""
+    v = stale(place, make_disk)
+    before = degraded_mark.read(v.data(v.disks[0]), v.uuid)
+    run_heal(v, "replace")
+    first, second = (degraded_mark.read(v.data(d), v.uuid) for d in v.disks)
+    assert before is not None and first is not None and first == second
+    assert not degraded_mark.is_whole(before.id) and degraded_mark.is_whole(first.id)
+    assert first.earlier[0] == before.id and first.counter == before.counter > 0, "it is healed further"
+    run_heal(v)
     check_whole(v, 2, "new")
 
 

@@ -31,7 +31,7 @@ LOG = 4096  # the same for all logs: nothing may hang on telling one from the ot
 _DIGIT = degraded_mark.make_id(0, LOG, whole=False)[7]
 
 # The id of a mark: its name, kind, whether there was a log, and the generation.
-_NAME, _KIND, _LOGGED = 24, 20, 16
+_NAME, KIND, _LOGGED = 24, 20, 16
 FRESH = 0xFFFF  # the name of one that was just written
 
 
@@ -120,7 +120,7 @@ def asked_once(product: Product) -> Iterator[None]:
 def _text(identity: int, greatest: int) -> str:
     name = 0xFFFFFF if identity == greatest else identity >> _NAME
     logged = _DIGIT if identity >> _LOGGED & 1 else "0"
-    return f"{name:06x}{identity >> _KIND & 15:x}{logged}{identity & 0xFFFF:08x}"
+    return f"{name:06x}{identity >> KIND & 15:x}{logged}{identity & 0xFFFF:08x}"
 
 
 @functools.cache
@@ -247,7 +247,7 @@ def following(
         assert degraded_mark.parse(mark.encode()) == mark
         fresh = (
             FRESH << _NAME
-            | int(mark.id[6], 16) << _KIND
+            | int(mark.id[6], 16) << KIND
             | (mark.id[7] != "0") << _LOGGED
             | int(mark.id[8:], 16)
         )

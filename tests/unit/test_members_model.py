@@ -20,6 +20,7 @@ from persist.volume.members.ancestry import Member
 from persist.volume.ondisk import degraded_mark
 from persist.volume.ondisk.degraded_mark import DegradedMark
 from tests.unit.members_world import (
+    KIND,
     Decision,
     Disk,
     Product,
@@ -232,13 +233,32 @@ def heal(w: World, rules: Rules) -> Found:
             rules.check(not alike, "it does not become whole by itself", "heal")
             yield "heal", now
             continue
-        marks = {n: mark._replace(counter=0) for n in left if (mark := now.disks[n].mark) is not None}
-        for count in range(len(marks)):
-            yield (
-                f"heal, cut after {count} marks were cleared",
-                off(put(now, {n: now.disks[n]._replace(mark=marks[n]) for n in left[:count] if n in marks})),
-            )
-        yield "heal", put(now, {n: now.disks[n]._replace(mark=mark) for n, mark in marks.items()})
+        yield from begun(now, left)
+
+
+def begun(w: World, left: Sequence[int]) -> Found:
+    """All are there again: where their mark began without one of them, a new one begins. Then the marks are
+    cleared."""
+    mark = w.disks[left[0]].mark
+    if mark is None or mark.ids[0] >> KIND & 1:
+        yield from cleared(w, left)
+        return
+    for count, now in marked(w, left, whole=True, mounted=True):
+        if count < len(left):
+            yield f"heal, cut after {count} new marks", off(now)
+            continue
+        yield "heal, not cleared yet", now
+        yield from cleared(now, left)
+
+
+def cleared(w: World, left: Sequence[int]) -> Found:
+    marks = {n: mark._replace(counter=0) for n in left if (mark := w.disks[n].mark) is not None}
+    for count in range(len(marks)):
+        yield (
+            f"heal, cut after {count} marks were cleared",
+            off(put(w, {n: w.disks[n]._replace(mark=marks[n]) for n in left[:count] if n in marks})),
+        )
+    yield "heal", put(w, {n: w.disks[n]._replace(mark=mark) for n, mark in marks.items()})
 
 
 def join(w: World, only: int) -> Found:

@@ -142,6 +142,7 @@ class Healer:
         btrfs.sync(self.path)  # from now on its superblock says which device it is
         in_kernel.level(in_kernel.glance(self.path))
         _killed_after("copy")
+        in_kernel.begin_whole(self.path)
         self._shrink(step.node)
         blockdev.trigger(step.node)
 

@@ -154,6 +154,14 @@ def level(every: list[LiveDevice]) -> None:
         )
 
 
+def begin_whole(path: str) -> None:
+    """Where all are there again under a mark that began without one of them, begin a new one: should a member
+    go and a cut come, the old one would not tell who was away while something was synced. Raises OSError."""
+    mark = head(glance(path))
+    if mark is not None and mark.id != degraded_mark.UNKNOWN and not degraded_mark.is_whole(mark.id):
+        begin(path)
+
+
 def begin(path: str) -> None:
     """Give a mounted volume, all of whose several members are there, a stretch of history of its own, as
     before a mount. Raises OSError."""
