@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -35,6 +36,7 @@ _TREE_SEARCH = 0xD0009411
 _CHUNK_TREE, _CHUNK_ITEM = 3, 228
 _EXCLUSIVE = 8  # BTRFS_ERROR_DEV_EXCL_RUN_IN_PROGRESS
 _MAX = (1 << 64) - 1
+_libc = ctypes.CDLL(None, use_errno=True)
 _TOLERANCE = (
     (1 << 9, 3),
     (1 << 8, 2),
@@ -100,12 +102,20 @@ def ioctl(path: str, request: int, argument: bytearray | int) -> None:
     """One ioctl on a mounted filesystem; the answer is in the argument. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        refused = fcntl.ioctl(fd, request, argument)
-    except OSError as e:
-        raise OSError(e.errno, os.strerror(e.errno or 0), path) from e
+        # Not fcntl.ioctl(): with an argument of more than 1024 bytes that lets no other thread run, and no
+        # signal be seen, for the hours that a replace takes.
+        if isinstance(argument, bytearray):
+            refused = _libc.ioctl(
+                fd, ctypes.c_ulong(request), (ctypes.c_char * len(argument)).from_buffer(argument)
+            )
+        else:
+            refused = _libc.ioctl(fd, ctypes.c_ulong(request), ctypes.c_long(argument))
+        number = ctypes.get_errno()
     finally:
         os.close(fd)
-    if isinstance(refused, int) and refused > 0:
+    if refused < 0:
+        raise OSError(number, os.strerror(number), path)
+    if refused:
         # enum btrfs_err_code of linux/btrfs.h: no error to the C library, and yet nothing was done.
         why = (
             "The kernel is busy with another operation"
