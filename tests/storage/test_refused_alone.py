@@ -14,12 +14,10 @@ from persist.record import replace
 from persist.volume.find import remembered
 from persist.volume.find.decision import Candidate, Known
 from persist.volume.format import only_volume
-from tests.unit.test_hints import CLAIM, OTHER, OURS, U1
+from tests.unit.test_hints import OTHER, OURS, U1
 
 from .namespace import own_machine
 from .own_root import own_class, own_root
-from .rig import LoopDisk
-from .test_unreadable import overwrite
 
 
 def refusal(
@@ -80,13 +78,3 @@ def test_refused(
     said = f"{found.message} {found.hint}"
     assert [word for word in must if word not in said] == [], said
     assert [word for word in must_not if word in found.hint] == [], said
-
-
-@own_machine
-def test_an_unreadable_volume(volume: LoopDisk, tmp_path: Path) -> None:
-    overwrite(volume)
-    own_root(str(tmp_path))
-    own_class([volume.node])
-    found = refusal()
-    assert found.code == "volume-unreadable" and "super-recover" in found.hint
-    assert volume.node in found.message and CLAIM not in found.hint
