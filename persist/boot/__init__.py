@@ -17,11 +17,14 @@ _LONGEST = 1 << 16
 
 def preload(*names: str) -> None:
     """Load modules of this package from their compiled files, each after those that it imports: for the
-    generator, where importlib takes longer to find a module than it takes to run it.
+    generator, where importlib takes longer to find a module than it takes to run it. ``rare/__init__`` comes
+    before ``rare/net``, say.
 
     Only what importlib would take without a look at the source. It is asked for all else: a checkout, another
     interpreter's files, none.
     """
+    if __name__ + "." + names[-1].replace("/", ".") in sys.modules:
+        return
     try:
         from _frozen_importlib import ModuleSpec
         from _frozen_importlib_external import MAGIC_NUMBER
@@ -30,7 +33,13 @@ def preload(*names: str) -> None:
         return  # a Python to come
 
     for name in names:
-        file = "%s/__pycache__/%s.%s.pyc" % (__path__[0], name, sys.implementation.cache_tag)
+        directory, _, last = name.rpartition("/")
+        package = __name__ + "." + directory if directory else __name__
+        full = package if last == "__init__" else package + "." + last
+        if full in sys.modules:
+            continue
+        at = __path__[0] + "/" + directory if directory else __path__[0]
+        file = "%s/__pycache__/%s.%s.pyc" % (at, last, sys.implementation.cache_tag)
         try:
             fd = posix.open(file, posix.O_RDONLY | posix.O_CLOEXEC)
             try:
@@ -39,12 +48,16 @@ def preload(*names: str) -> None:
                 posix.close(fd)
         except OSError:
             return
-        full = __name__ + "." + name
-        if data[:8] != MAGIC_NUMBER + _UNCHECKED or len(data) == _LONGEST or full in sys.modules:
+        if data[:8] != MAGIC_NUMBER + _UNCHECKED or len(data) == _LONGEST:
             return
         module = type(sys)(full)
-        module.__package__ = __name__
+        module.__package__ = package
         module.__spec__ = ModuleSpec(full, None, origin=file)
         module.__file__ = file
-        sys.modules[full] = globals()[name] = module
+        if last == "__init__":
+            module.__path__ = [at]
+            globals()[directory] = module
+        else:
+            setattr(sys.modules[package], last, module)
+        sys.modules[full] = module
         exec(loads(memoryview(data)[16:]), module.__dict__)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which entries of the registry can be in force, and what becomes of the others. Pure, and boot-safe."""
 
-from .facts import above
 from .ini import DEBUG, ERROR, NOTICE, Problem
-from .paths import ENTRY_NAME_MAX, escape, forbidden, wrong_path, wrong_unit
+from .paths import ENTRY_NAME_MAX, above, escape, forbidden, wrong_path, wrong_unit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .config import Config
+    from .entry import Entry
     from .facts import Facts
-    from .registry import Entry, Registry
+    from .registry import Registry
 
 
 class Planned:

@@ -5,6 +5,7 @@
 finding, and /etc may be kept on it.
 """
 
+from . import preload
 from .dropins import DIRECTORIES, fragments, read
 from .ini import Problem, parse
 
@@ -18,22 +19,6 @@ class Config:
     mount options for a Device= that is not btrfs, ``netdev`` is whether _netdev is among them: the volume
     comes with the network. ``lines`` is where each key that counts was set.
     """
-
-    __slots__ = (
-        "device",
-        "mount",
-        "fallback",
-        "member_timeout",
-        "allow_removable",
-        "join",
-        "magic_headers",
-        "swap_size",
-        "format_blank",
-        "ephemeral",
-        "options",
-        "netdev",
-        "lines",
-    )
 
     def __init__(self) -> None:
         self.device: list[str] = ["auto"]
@@ -70,7 +55,8 @@ def load(root: str, problems: list[Problem]) -> Config:
         data = read(path, shown, problems, root)
         before = len(problems)
         if data:
-            from .rare.settings import take  # most machines have no such file
+            preload("rare/__init__", "rare/values", "rare/settings")  # most machines have no such file
+            from .rare.settings import take
 
             for section in parse(data, shown, problems, "[Volume]"):
                 take(config, section, problems)

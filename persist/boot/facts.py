@@ -41,25 +41,6 @@ _BLANKS = " \t\r\n"  # PID 1's; it knows no blank of Unicode
 class Facts:
     """A record of the machine. ``root`` is '' for the running system."""
 
-    __slots__ = (
-        "root",
-        "cmdline",
-        "in_initrd",
-        "container",
-        "user_scope",
-        "enabled",
-        "fstab",
-        "lines",
-        "network",
-        "shipped",
-        "masked",
-        "early",
-        "aliases",
-        "links",
-        "broken",
-        "mounted_below",
-    )
-
     def __init__(self) -> None:
         self.root = ""
         self.cmdline = ""
@@ -314,14 +295,3 @@ def _link_target(root: str, path: str) -> str:
         if e.errno not in _NO_LINK:
             raise
         return ""
-
-
-def above(path: str, mounts: "Mapping[str, object] | set[str]") -> str:
-    """The nearest strict ancestor of ``path`` that is in ``mounts``, or an empty string."""
-    at = path.rfind("/")  # as parents(), which would make a list of all of them
-    while at > 0:
-        path = path[:at]
-        if path in mounts:
-            return path
-        at = path.rfind("/")
-    return ""

@@ -2,16 +2,13 @@
 """The tolerant line parser: sections may repeat, each problem has a file and a line, nothing raises.
 Boot-safe."""
 
-from .paths import PLAIN
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable
 
 MAX_LINE = 1 << 16  # of characters, with all its continuations: five hundred names of units and more
 
-DIGITS = "0123456789"
-_BLANKS = " \t\r"  # systemd's, less the newline: no other blank that Unicode knows ends or begins a value
+BLANKS = " \t\r"  # systemd's, less the newline: no other blank that Unicode knows ends or begins a value
 
 ERROR, WARNING, NOTICE, DEBUG = 3, 4, 5, 7
 
@@ -55,172 +52,80 @@ def parse(data: bytes, file: str, problems: list[Problem], such: str = "[Path]")
     has.
     """
     sections: list[Section] = []
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        number = data.count(b"\n", 0, e.start) + 1
-        problems.append(
-            Problem(ERROR, "%s:%d" % (file, number), "Not UTF-8, the file is ignored. Save it as UTF-8 text.")
-        )
-        return sections
-    if "\0" in text:
-        number = text.count("\n", 0, text.index("\0")) + 1
-        problems.append(
-            Problem(
-                ERROR,
-                "%s:%d" % (file, number),
-                "Zero byte in a text file, the file is ignored. Write it again.",
-            )
-        )
-        return sections
-    if text.startswith("\ufeff"):
-        text = text[1:]
     current: Section | None = None
     known_bad = False
-    for line, start in (
-        _logical_lines(text, file, problems) if "\\" in text or len(text) > MAX_LINE else _plain_lines(text)
-    ):
+    for line, start in _lines(_text(data, file, problems), file, problems):
         if line[0] == "[":
-            if line[-1] != "]" or len(line) < 3:
-                problems.append(
-                    Problem(
-                        WARNING,
-                        "%s:%d" % (file, start),
-                        "Bad section header '%s', ignoring it and its settings." % line[:80],
-                    )
-                )
-                current, known_bad = None, True
-                continue
-            current, known_bad = Section(line[1:-1].strip(_BLANKS), file, start), False
-            sections.append(current)
+            current = _section(line, start, file, problems)
+            known_bad = current is None
+            if current is not None:
+                sections.append(current)
             continue
         key, sep, value = line.partition("=")
-        key = key.rstrip(_BLANKS)
+        key = key.rstrip(BLANKS)
         if not sep or not key:
-            problems.append(
-                Problem(
-                    WARNING,
-                    "%s:%d" % (file, start),
-                    "Line '%s' is neither a section nor a setting (Key=value), ignoring." % line[:80],
-                )
+            wrong = "Line '%s' is neither a section nor a setting (Key=value), ignoring." % line[:80]
+            problems.append(Problem(WARNING, "%s:%d" % (file, start), wrong))
+        elif current is not None:
+            current.settings.append((key, value.lstrip(BLANKS), start))
+        elif not known_bad:
+            wrong = "Setting '%s=' outside of a section, ignoring. Put it below a line such as %s." % (
+                key,
+                such,
             )
-        elif current is None:
-            if not known_bad:
-                problems.append(
-                    Problem(
-                        WARNING,
-                        "%s:%d" % (file, start),
-                        "Setting '%s=' outside of a section, ignoring. "
-                        "Put it below a line such as %s." % (key, such),
-                    )
-                )
-        else:
-            current.settings.append((key, value.lstrip(_BLANKS), start))
+            problems.append(Problem(WARNING, "%s:%d" % (file, start), wrong))
     return sections
 
 
-def _plain_lines(text: str) -> list[tuple[str, int]]:
-    """The same as _logical_lines(), of a text in which no line can be continued or too long: nearly every
+def _text(data: bytes, file: str, problems: list[Problem]) -> str:
+    """The text of a file, '' with a problem where it is none."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        wrong, before = "Not UTF-8, the file is ignored. Save it as UTF-8 text.", data[: e.start]
+    else:
+        if "\0" not in text:
+            return text.removeprefix("\ufeff")
+        wrong, before = (
+            "Zero byte in a text file, the file is ignored. Write it again.",
+            data[: data.index(0)],
+        )
+    problems.append(Problem(ERROR, "%s:%d" % (file, before.count(b"\n") + 1), wrong))
+    return ""
+
+
+def _section(line: str, number: int, file: str, problems: list[Problem]) -> Section | None:
+    """The section that a line begins, None with a problem for a bad header."""
+    if line[-1] == "]" and len(line) >= 3:
+        return Section(line[1:-1].strip(BLANKS), file, number)
+    wrong = "Bad section header '%s', ignoring it and its settings." % line[:80]
+    problems.append(Problem(WARNING, "%s:%d" % (file, number), wrong))
+    return None
+
+
+def _lines(text: str, file: str, problems: list[Problem]) -> "Iterable[tuple[str, int]]":
+    """The lines that are neither blank nor comments, those that a backslash continues made one, each with its
+    number."""
+    if "\\" in text or len(text) > MAX_LINE:
+        from .rare.continued import logical_lines
+
+        return logical_lines(text, file, problems)
+    return plain_lines(text)
+
+
+def plain_lines(text: str) -> list[tuple[str, int]]:
+    """The same as logical_lines(), of a text in which no line can be continued or too long: nearly every
     file, in half the time."""
     return [
         (line, number)
         for number, raw in enumerate(text.split("\n"), 1)
-        if (line := raw.strip(_BLANKS)) and line[0] not in "#;"
+        if (line := raw.strip(BLANKS)) and line[0] not in "#;"
     ]
-
-
-def _logical_lines(text: str, file: str, problems: list[Problem]) -> "Iterator[tuple[str, int]]":
-    """The lines that are neither blank nor comments, those that a backslash continues made one, each with its
-    number.
-
-    The pieces of a line are put together once: a line that grew piece by piece would take the square of its
-    length.
-    """
-    pieces: list[str] = []
-    number = start = length = 0
-    going_on = False
-    for raw in text.split("\n"):
-        number += 1
-        line = raw.strip(_BLANKS)
-        if not going_on:
-            if not line or line[0] in "#;":
-                continue
-            start, length = number, 0
-        elif line and line[0] in "#;":
-            continue
-        going_on = line[-1:] == "\\" and (
-            line[-2:-1] != "\\" or (len(line) - len(line.rstrip("\\"))) % 2 == 1
-        )
-        length += len(raw) + 1
-        if length > MAX_LINE:
-            pieces.clear()  # read to its end and not kept
-            if not going_on:
-                problems.append(
-                    Problem(
-                        ERROR,
-                        "%s:%d" % (file, start),
-                        "The line is longer than 64 KiB, ignoring it. Make several settings of it.",
-                    )
-                )
-        elif going_on:
-            pieces.append(line[:-1].strip(_BLANKS))
-        elif pieces:
-            line = " ".join([piece for piece in (*pieces, line) if piece])
-            pieces.clear()
-            if line:
-                yield line, start
-        else:
-            yield line, start
-    if going_on:
-        problems.append(
-            Problem(WARNING, "%s:%d" % (file, start), "The last line ends in a backslash, ignoring it.")
-        )
-
-
-def unquote(value: str) -> str:
-    """A value without the double quotes around it, ``\\\\`` and ``\\"`` resolved. Raises ValueError where
-    they do not begin and end it."""
-    if value[:1] != '"':
-        return value
-    out: list[str] = []
-    i = 1
-    while i < len(value):
-        c = value[i]
-        if c == '"':
-            if i + 1 < len(value):
-                raise ValueError("something follows the closing quote")
-            return "".join(out)
-        if c == "\\":
-            i += 1
-            c = value[i : i + 1]
-            if c and c not in '\\"':
-                raise ValueError("'\\%s' is not an escape, only \\\\ and \\\" are" % c)
-        out.append(c)
-        i += 1
-    raise ValueError("the quote is not closed")
 
 
 def words(value: str) -> list[str]:
     """A value split at blanks as systemd does it; a no-break space, say, is part of a word."""
     return [word for word in value.replace("\t", " ").replace("\r", " ").split(" ") if word]
-
-
-def not_a_name(value: str) -> str:
-    """What an unquoted value is that somebody takes for more than one name, or an empty string. Quotes make
-    it a name all the same."""
-    if not value.strip(PLAIN) or not value.isprintable():
-        return ""  # the usual name, or wrong_path() says what that is
-    for c in "*?[]{}":
-        if c in value:
-            return "a pattern"
-    if "$" in value:
-        return "a variable"
-    if " #" in value or "\t#" in value or " ;" in value or "\t;" in value:
-        return "a comment behind a value"
-    for part in words(value.replace(",", " "))[1:]:
-        if part[0] == "/":
-            return "a list"
-    return ""
 
 
 def boolean(value: str) -> bool | None:
@@ -233,19 +138,26 @@ def boolean(value: str) -> bool | None:
     return None
 
 
-def number(value: str) -> int | None:
-    """A user's or group's number: ASCII digits, at most 4294967294, for the one above it means "as it is" to
-    chown(2). None for anything else."""
-    value = value.lstrip("0") or value[:1]
-    if not value or value.strip(DIGITS) or len(value) > 10 or int(value) > 0xFFFFFFFE:
-        return None
-    return int(value)
+def choice(attribute: str, choices: "tuple[str, ...]", wrong: str = "") -> "Callable[[object, str], str]":
+    """What takes a setting that is one of some words as an attribute: it returns what is wrong, or ''."""
+
+    def take(to: object, value: str) -> str:
+        if value not in choices:
+            return wrong or "must be one of " + ", ".join(choices)
+        setattr(to, attribute, value)
+        return ""
+
+    return take
 
 
-def is_owner(value: str) -> bool:
-    """Whether a text is the name or the number of a user or a group."""
-    if not value.strip(DIGITS):
-        return number(value) is not None
-    return (
-        bool(value) and value.isascii() and all(c.isalnum() or c in "_-.$" for c in value) and value[0] != "-"
-    )
+def yes_or_no(attribute: str) -> "Callable[[object, str], str]":
+    """The same for a boolean."""
+
+    def take(to: object, value: str) -> str:
+        yes = boolean(value)
+        if yes is None:
+            return "must be yes or no"
+        setattr(to, attribute, yes)
+        return ""
+
+    return take

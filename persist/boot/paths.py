@@ -3,6 +3,10 @@
 
 import posix as os  # see __init__.py
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 DIRECTORIES = ("/etc", "/run", "/usr/local/lib", "/usr/lib")  # of configuration, the highest first
 READ = (
     os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -151,10 +155,15 @@ def unsayable(text: str) -> str:
     return ""
 
 
+def plain(path: str) -> bool:
+    """Whether a text is a path as nearly all are, which nothing can be wrong with: seen at once."""
+    return path[:1] == "/" != path[-1:] and not path.strip(PLAIN) and "/." not in path and "//" not in path
+
+
 def wrong_path(path: str) -> str:
     """Why a text is not a path that persist takes, or an empty string."""
-    if not path.strip(PLAIN) and path[:1] == "/" != path[-1:] and "/." not in path and "//" not in path:
-        return ""  # most of them, and at once
+    if plain(path):
+        return ""
     if path[:1] != "/":
         return "is not absolute"
     if path == "/":
@@ -218,6 +227,17 @@ def parents(path: str) -> list[str]:
         out.append(path)
         at = path.rfind("/")
     return out
+
+
+def above(path: str, mounts: "Mapping[str, object] | set[str]") -> str:
+    """The nearest strict ancestor of ``path`` that is in ``mounts``, or an empty string."""
+    at = path.rfind("/")
+    while at > 0:
+        path = path[:at]
+        if path in mounts:
+            return path
+        at = path.rfind("/")
+    return ""
 
 
 def wrong_unit(path: str, method: str) -> str:

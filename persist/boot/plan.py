@@ -12,21 +12,17 @@ Rules and where they come from (numbers are those of docs/architecture.md's "Rul
    carries.
 """
 
+from . import preload
 from .accept import Outside, accept
 from .accept import Planned as Planned
-from .facts import above
 from .facts import why_nothing as why_nothing
-from .ini import ERROR, NOTICE, WARNING, Problem, words
-from .paths import escape, overlay_option, parents, specifiers
+from .ini import NOTICE, WARNING, Problem
+from .paths import above, escape, overlay_option, specifiers
 from .units import (
     BACKLIGHT,
-    BEFORE_NET,
-    BEFORE_US,
     DROPIN,
     FIRST_LINE,
     NET_UNIT,
-    OUR_TEMPLATES,
-    OURS,
     RELOAD,
     VOLUME_UNIT,
     bind_unit,
@@ -40,7 +36,7 @@ if TYPE_CHECKING:
 
     from .config import Config
     from .facts import Facts
-    from .rare.uses import Use
+    from .rare.in_time import Use
     from .registry import Registry
 
 EARLY_BY_DEFAULT = ("/etc", "/etc/systemd", "/etc/systemd/system")
@@ -54,20 +50,6 @@ class Plan:
     ``net``: it comes with the network. ``reload``: PID 1 has to look at its units again. ``fstab`` as in the
     facts. ``uses``: lines of it that are told to wait for us.
     """
-
-    __slots__ = (
-        "files",
-        "entries",
-        "outside",
-        "problems",
-        "early_table",
-        "reason",
-        "read_only",
-        "net",
-        "reload",
-        "fstab",
-        "uses",
-    )
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
@@ -150,117 +132,6 @@ def _above(planned: Planned, accepted: dict[str, Planned]) -> list[Planned]:
     return found
 
 
-_ANYWAY = ("local-fs.target", "sysinit.target", "basic.target")
-
-
-def _goes_round(plan: Plan, planned: Planned, service: str, circles: "set[tuple[str, str]]") -> str:
-    """Why a unit cannot be ordered after an entry, or ''. PID 1 breaks a circle by dropping whatever job it
-    likes."""
-    if service in OURS or service.startswith(OUR_TEMPLATES):
-        return "is a unit of persist"
-    if service in (planned.unit, planned.name + ".mount"):
-        return "is the unit of the entry"
-    if service.endswith(".slice") and (service.startswith("system") or service == "-.slice"):
-        return "has units in it that the entry waits for"
-    if (
-        service in BEFORE_US
-        or (service == "swap.target" and planned.entry.method == "tmpfs")
-        or plan.net
-        and service in BEFORE_NET
-    ):
-        return (
-            "starts before the state volume is there"
-            if planned.entry.method != "tmpfs"
-            else "starts before memory is mounted"
-        )
-    if service.endswith(".mount"):
-        if any(
-            [
-                parent in plan.fstab and service == escape(parent) + ".mount"
-                for parent in parents(planned.path)
-            ]
-        ):
-            return "mounts the filesystem that the entry lies on"
-        if any(
-            [
-                parent in plan.fstab and service == escape(parent) + ".mount"
-                for parent in parents(planned.entry.seed_from + "/")
-            ]
-        ):
-            return "mounts the filesystem that SeedFrom= lies on"
-    return "has to be there before the entry" if (planned.path, service) in circles else ""
-
-
-def _services(plan: Plan, planned: Planned, circles: "set[tuple[str, str]]") -> None:
-    entry = planned.entry
-    unit = planned.unit or "persist-seed@" + planned.name + ".service"
-    requirement = "Wants=" if entry.required == "no" else "Requires="
-    # The mount of a bind has no fragment, but PID 1 unmounts it all the same when the machine stops, and
-    # after its users.
-    after = unit + " " + planned.name + ".mount" if entry.method == "bind" else unit
-    lines: dict[str, str] = {}
-    for service in dict.fromkeys(entry.services):
-        why = _goes_round(plan, planned, service, circles)
-        anyway = service in _ANYWAY and not plan.net
-        if (why or anyway) and not lines:  # once, and only where something is wrong
-            lines = {
-                word: "%s:%d" % (entry.file, line)
-                for key, value, line in entry.settings
-                if key == "Services"
-                for word in words(value)
-            }
-        if why:
-            plan.problems.append(
-                Problem(
-                    ERROR,
-                    lines.get(service, entry.source),
-                    "Services=%s %s, so it cannot wait for %s; it is not ordered. "
-                    "Take it out of Services=." % (service, why, planned.path),
-                    planned.path,
-                )
-            )
-            continue
-        if anyway:
-            plan.problems.append(
-                Problem(
-                    WARNING,
-                    lines.get(service, entry.source),
-                    "Services=%s waits for every entry anyway, ignoring. Take it out of "
-                    "Services=; with Required=boot the boot does not go on without %s."
-                    % (service, planned.path),
-                    planned.path,
-                )
-            )
-            continue
-        file = service + ".d/50-persist-" + planned.name + ".conf"
-        plan.files[file] = (
-            FIRST_LINE
-            + "[Unit]\nSourcePath="
-            + specifiers(entry.file)
-            + "\n"
-            + requirement
-            + unit
-            + "\nAfter="
-            + after
-            + "\n"
-        )
-
-
-def _circles(accepted: dict[str, Planned], facts: "Facts") -> set[tuple[str, str]]:
-    """As rounds(): (path, unit) of each Services= that its entry waits for itself."""
-    asked = [
-        (p, service)
-        for p in accepted.values()
-        for service in p.entry.services
-        if service.endswith((".mount", ".swap")) or service == "swap.target"
-    ]
-    if not asked:
-        return set()
-    from .rare.rounds import rounds  # such a Services= is rare
-
-    return rounds(accepted, facts, asked)
-
-
 def _after_mount(path: str, why: str) -> str:
     """Settings of what has to come after a mount of others, and not without it."""
     unit = escape(path) + ".mount\n"
@@ -312,11 +183,53 @@ def _others(facts: "Facts", accepted: dict[str, Planned]) -> bool:
     )
 
 
-def _target(name: str, wants: list[str]) -> tuple[str, str]:
-    # A line for each: PID 1 drops a file with a line of more than 1 MiB.
-    return name + ".d/" + DROPIN, FIRST_LINE + "[Unit]\nWants=" + "\nWants=".join(
-        wants
-    ) + "\nAfter=" + "\nAfter=".join(wants) + "\n"
+def _drop_in(unit: str, text: str) -> tuple[str, str]:
+    return unit + ".d/" + DROPIN, FIRST_LINE + "[Unit]\n" + text + "\n"
+
+
+def _units(plan: Plan, accepted: dict[str, Planned]) -> list[str]:
+    """Add the units of all entries; returns those that are wanted."""
+    children = _children(accepted)
+    ways = {p.path: _above(p, accepted) for p in plan.entries if p.parent}
+    # Overlays that persist-volume.service mounts because a bind lies in them (entries/bind.py).
+    again = {p.path for path, way in ways.items() if accepted[path].entry.method == "bind" for p in way}
+    wants: list[str] = []
+    for planned in plan.entries:
+        if not planned.mounted_early:
+            path = planned.path
+            _entry_files(plan, planned, children.get(path, []), ways.get(path, ()), path in again)
+            wants.append(planned.unit or "persist-seed@" + planned.name + ".service")
+    return wants
+
+
+def _others_after(plan: Plan) -> None:
+    """What is ordered after entries that are not wanted in time by themselves: instances for devices, and the
+    boot itself."""
+    ours = [p for p in plan.entries if not p.mounted_early]
+    unit, used = BACKLIGHT
+    binds = [p.unit for p in ours if p.entry.method == "bind" and serves(p.path, used)]
+    if binds:
+        name, text = _drop_in(unit, "After=" + VOLUME_UNIT + " " + " ".join(binds))
+        plan.files[name] = text
+    required = [p.unit or "persist-seed@" + p.name + ".service" for p in ours if p.entry.required == "boot"]
+    if required:
+        name, text = _drop_in("local-fs.target", "Requires=" + "\nRequires=".join(required))
+        plan.files[name] = text
+
+
+def _target(plan: Plan, wants: list[str]) -> None:
+    """What starts all units. Last, so that a generator that dies half-way has wanted nothing."""
+    if plan.net:
+        from .rare import net
+
+        memory = [p.unit for p in plan.entries if p.entry.method == "tmpfs"]
+        plan.files.update(net.files([unit for unit in wants if unit not in memory]))
+        wants = memory
+    if wants:
+        # A line for each: PID 1 drops a file with a line of more than 1 MiB.
+        lines = "Wants=" + "\nWants=".join(wants) + "\nAfter=" + "\nAfter=".join(wants)
+        name, text = _drop_in("persist-setup.target", lines)
+        plan.files[name] = text
 
 
 def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
@@ -335,55 +248,21 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
     result.entries, result.outside = accept(config, registry, facts)
     accepted = {p.path: p for p in result.entries}
     _early(result, facts, accepted)
-    children = _children(accepted)
-    ways = {p.path: _above(p, accepted) for p in result.entries if p.parent}
-    # Overlays that persist-volume.service mounts because a bind lies in them (entries/bind.py).
-    again = {p.path for path, way in ways.items() if accepted[path].entry.method == "bind" for p in way}
-    wants: list[str] = []
-    required: list[str] = []
-    backlight: list[str] = []
     # PID 1 has read the image's units; it must look again when these have come up.
     result.reload = any([p.path in RELOAD and not p.mounted_early for p in result.entries])
-    circles = _circles(accepted, facts)
-    for planned in result.entries:
-        entry = planned.entry
-        if not planned.mounted_early:
-            _entry_files(
-                result,
-                planned,
-                children.get(planned.path, []),
-                ways.get(planned.path, ()),
-                planned.path in again,
-            )
-            wants.append(planned.unit or "persist-seed@" + planned.name + ".service")
-            if entry.required == "boot":
-                required.append(wants[-1])
-            if planned.path[:4] == "/var" and entry.method == "bind" and serves(planned.path, BACKLIGHT[1]):
-                backlight.append(planned.unit)
-        if entry.services:
-            _services(result, planned, circles)
-    if _others(facts, accepted):
-        from .rare.uses import order
-
-        order(result, config, facts)
-    if backlight:
-        result.files[BACKLIGHT[0] + ".d/" + DROPIN] = (
-            FIRST_LINE + "[Unit]\nAfter=" + VOLUME_UNIT + " " + " ".join(backlight) + "\n"
-        )
+    wants = _units(result, accepted)
     if result.reload:
         wants.append("persist-reload.service")
-    if required:
-        result.files["local-fs.target.d/" + DROPIN] = (
-            FIRST_LINE + "[Unit]\nRequires=" + "\nRequires=".join(required) + "\n"
-        )
-    # Last, so that a generator that dies half-way has wanted nothing.
-    if result.net:
-        from .rare import net
+    if any([p.entry.services for p in result.entries]):
+        preload("rare/__init__", "rare/services")
+        from .rare import services
 
-        memory = [p.unit for p in result.entries if p.entry.method == "tmpfs"]
-        result.files.update(net.files([unit for unit in wants if unit not in memory]))
-        wants = memory
-    if wants:
-        name, text = _target("persist-setup.target", wants)
-        result.files[name] = text
+        services.order(result, accepted, facts)
+    if _others(facts, accepted):
+        preload("rare/__init__", "rare/services", "rare/in_time", "rare/uses")
+        from .rare import uses
+
+        uses.order(result, config, facts)
+    _others_after(result)
+    _target(result, wants)
     return result

@@ -7,7 +7,6 @@ service stays. So persist-volume.service mounts what is seeded (persist/entries/
 persist-bind@.service the rest.
 """
 
-from .facts import above
 from .paths import (
     BELOW,
     GENERATOR,
@@ -17,6 +16,7 @@ from .paths import (
     PERSISTENT,
     STORE,
     STORES,
+    above,
     mount_options,
     overlay_option,
     specifiers,
@@ -83,80 +83,6 @@ RemainAfterExit=yes
 ExecStart=/usr/lib/persist/persist-service bind %i
 TimeoutStartSec=2min
 """
-# Not all that begins like them: a user's own unit may.
-OURS = (
-    "persist-format.path",
-    "persist-format.service",
-    "persist-heal.path",
-    "persist-heal.service",
-    "persist-heal.timer",
-    "persist-online.target",
-    "persist-reload.service",
-    "persist-scrub.service",
-    "persist-scrub.timer",
-    "persist-settle.service",
-    "persist-setup.target",
-    "persist-soft-reboot.service",
-    "persist-verify.service",
-    NET_UNIT,
-    VOLUME_UNIT,
-)
-OUR_TEMPLATES = ("persist-bind@", "persist-seed@")
-# What is ordered before persist-volume.service, directly or not (systemd 252 and 257), and so cannot wait for
-# an entry: PID 1 would break the circle by dropping a job, ours for one.
-BEFORE_US = (
-    "kmod-static-nodes.service",
-    "systemd-firstboot.service",
-    "systemd-fsck-root.service",
-    "systemd-fsckd.service",
-    "systemd-fsckd.socket",
-    "systemd-hwdb-update.service",
-    "systemd-network-generator.service",
-    "systemd-remount-fs.service",
-    "systemd-sysusers.service",
-    "systemd-tmpfiles-setup-dev-early.service",
-    "systemd-tmpfiles-setup-dev.service",
-    "systemd-udev-load-credentials.service",
-    "systemd-udev-trigger.service",
-    "systemd-udevd-control.socket",
-    "systemd-udevd-kernel.socket",
-    "systemd-udevd.service",
-    "udev.service",
-    "systemd-journald.socket",
-    "local-fs-pre.target",
-    "-.mount",
-    "usr.mount",
-)
-# The same for a volume that comes with the network.
-BEFORE_NET = (
-    "NetworkManager-wait-online.service",
-    "NetworkManager.service",
-    "basic.target",
-    "connman.service",
-    "dbus-broker.service",
-    "dbus.service",
-    "dbus.socket",
-    "dhcpcd.service",
-    "iscsid.service",
-    "local-fs.target",
-    "network-online.target",
-    "network-pre.target",
-    "network.target",
-    "networking.service",
-    "open-iscsi.service",
-    "paths.target",
-    "remote-fs-pre.target",
-    "slices.target",
-    "sockets.target",
-    "swap.target",
-    "sysinit.target",
-    "systemd-networkd-wait-online.service",
-    "systemd-networkd.service",
-    "systemd-networkd.socket",
-    "systemd-resolved.service",
-    "systemd-tmpfiles-setup.service",
-    "wpa_supplicant.service",
-)
 BACKLIGHT = (
     "systemd-backlight@.service",
     "/var/lib/systemd/backlight",
@@ -217,73 +143,55 @@ def mount_unit(plan: "Plan", planned: "Planned", children: list[str], binds: lis
     """
     entry = planned.entry
     method = entry.method
-    name = planned.name
     path = specifiers(planned.path)
-    test = "Condition" if entry.required == "no" else "Assert"
     before = "local-fs.target" if method == "tmpfs" else _ordering(plan, children)
     text = (
-        FIRST_LINE
-        + "[Unit]\nDescription=persist: "
-        + method
-        + " on "
-        + path
-        + "\nDocumentation=man:persist.d(5)\nSourcePath="
-        + specifiers(entry.file)
+        f"{FIRST_LINE}[Unit]\nDescription=persist: {method} on {path}\nDocumentation=man:persist.d(5)\n"
+        f"SourcePath={specifiers(entry.file)}\nDefaultDependencies=no\n"
     )
-    text += "\nDefaultDependencies=no\n"
     if planned.path != "/etc":
         # /etc is in use until the very end; systemd-shutdown takes it away after the last process.
         text += "Conflicts=umount.target\n"
         before += " umount.target"
     text += "Before=" + before + "\n"
     if method == "tmpfs":
-        return (
-            text
-            + "After=systemd-remount-fs.service swap.target\nConditionPathIsReadWrite=!"
-            + path
-            + "\nConditionPathIsSymbolicLink=!"
-            + path
-            + "\n\n[Mount]\n"
-            + QUIET
-            + "What=tmpfs\nWhere="
-            + path
-            + "\nType=tmpfs\nOptions="
-            + specifiers(TMPFS_OPTIONS)
-            + "\n"
-        )
-    volume = NET_UNIT if plan.net else VOLUME_UNIT
+        return text + _in_memory(path)
     if binds:
         # As RequiresMountsFor= says of a mount above that has a fragment.
         text += "Requires=" + " ".join(binds) + "\nAfter=" + " ".join(binds) + "\n"
-    if method == "image":
-        return (
-            text
-            + "Wants="
-            + volume
-            + "\nAfter="
-            + volume
-            + "\nConditionPathExists="
-            + MOUNT_ENTRIES
-            + "\nConditionPathExists="
-            + IMAGE
-            + path
-            + "\nConditionPathExists="
-            + path
-            + "\n\n[Mount]\n"
-            + QUIET
-            + "What="
-            + IMAGE
-            + path
-            + "\nWhere="
-            + path
-            + "\nType=none\nOptions=bind\n"
-        )
+    volume = NET_UNIT if plan.net else VOLUME_UNIT
+    return text + (_hole(path, volume) if method == "image" else _overlay(plan, planned, volume, again))
+
+
+def _in_memory(path: str) -> str:
+    """The rest of a tmpfs entry's unit."""
+    return (
+        "After=systemd-remount-fs.service swap.target\n"
+        f"ConditionPathIsReadWrite=!{path}\nConditionPathIsSymbolicLink=!{path}\n"
+        f"\n[Mount]\n{QUIET}What=tmpfs\nWhere={path}\nType=tmpfs\nOptions={specifiers(TMPFS_OPTIONS)}\n"
+    )
+
+
+def _hole(path: str, volume: str) -> str:
+    """The same of an image entry's."""
+    return (
+        f"Wants={volume}\nAfter={volume}\nConditionPathExists={MOUNT_ENTRIES}\n"
+        f"ConditionPathExists={IMAGE}{path}\nConditionPathExists={path}\n"
+        f"\n[Mount]\n{QUIET}What={IMAGE}{path}\nWhere={path}\nType=none\nOptions=bind\n"
+    )
+
+
+def _overlay(plan: "Plan", planned: "Planned", volume: str, again: bool) -> str:
+    """The same of an overlay entry's."""
+    entry, name, path = planned.entry, planned.name, specifiers(planned.path)
     seed = "persist-seed@" + name + ".service"  # an escaped name has no specifiers
-    text += "Wants=" + volume + " " + seed + "\nAfter=" + volume + " " + seed + "\n"
+    text = f"Wants={volume} {seed}\nAfter={volume} {seed}\n"
     if again:
         # Mounts of others are seen by PID 1 a moment later, and an upper must not be mounted twice.
         text += "ConditionPathIsMountPoint=!" + path + "\n"
-    if test == "Assert":
+    test = "Condition"
+    if entry.required != "no":
+        test = "Assert"
         text += "AssertPathExists=" + PERSISTENT + "\n"
     hidden = lower(planned, plan.fstab)
     # A mount that fails takes along all that requires it, logind and journald's flush for /var; one that is
@@ -291,28 +199,15 @@ def mount_unit(plan: "Plan", planned: "Planned", children: list[str], binds: lis
     text += test + "PathExists=" + STORES + "/" + name + "\n"
     if plan.read_only:
         text += test + "PathIsDirectory=" + BELOW + "/" + name + "\n"
-    # libmount's fsconfig(2) takes no value of 256 bytes and more, mount(2) takes a page.
-    force = (
-        "\nEnvironment=LIBMOUNT_FORCE_MOUNT2=always"
-        if plan.read_only or len(name) > 100 or len(hidden) > 200
-        else ""
+    options = mount_options(overlay_options(planned, plan.fstab, plan.read_only)) + "," + entry.options
+    text += (
+        f"{test}PathIsDirectory={specifiers(hidden)}\n"
+        f"\n[Mount]\n{QUIET}What=overlay\nWhere={path}\nType=overlay\nOptions={options}\n"
     )
-    return (
-        text
-        + test
-        + "PathIsDirectory="
-        + specifiers(hidden)
-        + "\n\n[Mount]\n"
-        + QUIET
-        + "What=overlay\nWhere="
-        + path
-        + "\nType=overlay\nOptions="
-        + mount_options(overlay_options(planned, plan.fstab, plan.read_only))
-        + ","
-        + entry.options
-        + force
-        + "\n"
-    )
+    if plan.read_only or len(name) > 100 or len(hidden) > 200:
+        # libmount's fsconfig(2) takes no value of 256 bytes and more, mount(2) takes a page.
+        text += "Environment=LIBMOUNT_FORCE_MOUNT2=always\n"
+    return text
 
 
 def bind_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list[str]) -> str:

@@ -11,9 +11,10 @@ from persist.cli import show
 
 if TYPE_CHECKING:
     from persist.boot.accept import Outside
+    from persist.boot.entry import Entry
     from persist.boot.facts import Facts
     from persist.boot.ini import Problem
-    from persist.boot.registry import Entry, Registry
+    from persist.boot.registry import Registry
 
 
 def add(verbs: Any) -> None:

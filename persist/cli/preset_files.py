@@ -73,7 +73,7 @@ def leave_out(root: str, name: str, unwanted: list[str]) -> None:
 
 def _not_declared(name: str, path: str, every: dict[str, str]) -> PersistError:
     """What to say of a path that a preset has no entry for."""
-    from persist.boot.facts import above
+    from persist.boot.paths import above
 
     shown = show.safe(path)
     if path[:1] != "/":

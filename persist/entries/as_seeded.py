@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 
 from persist.boot import paths
-from persist.boot.facts import above
 from persist.boot.load import Loaded
+from persist.boot.paths import above
 from persist.boot.plan import Planned
 from persist.entries import stores
 from persist.errors import PersistError

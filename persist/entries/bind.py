@@ -13,8 +13,8 @@ import stat
 from collections.abc import Iterable
 
 from persist.boot import paths
-from persist.boot.facts import above
 from persist.boot.load import Loaded
+from persist.boot.paths import above
 from persist.boot.plan import Planned
 from persist.boot.units import lower, overlay_options
 from persist.entries import stores

@@ -7,9 +7,10 @@ import shlex
 from collections.abc import Iterator
 
 from persist.boot import paths
-from persist.boot.facts import UNIT_DIRECTORIES, above
+from persist.boot.facts import UNIT_DIRECTORIES
 from persist.boot.ini import ERROR, NOTICE, WARNING, Problem
 from persist.boot.load import Loaded
+from persist.boot.paths import above
 from persist.boot.plan import Planned
 from persist.foresee.image import Image
 from persist.foresee.made_units import is_made

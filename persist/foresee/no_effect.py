@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from persist.boot.facts import above
 from persist.boot.ini import NOTICE, Problem
 from persist.boot.load import Loaded
+from persist.boot.paths import above
 from persist.boot.rare.near import did_you_mean
 from persist.foresee.image import Image
 

@@ -10,8 +10,8 @@ import pwd
 import stat
 from typing import Protocol
 
-from persist.boot.ini import number
 from persist.boot.paths import IMAGE, LOWER, VOLUME, wrong_source
+from persist.boot.rare.values import number
 from persist.errors import PersistError
 from persist.note import Note
 from persist.record import Record, made

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import os
 
-from persist.boot.facts import above
 from persist.boot.load import Loaded
-from persist.boot.paths import MOUNT_ENTRIES, SEEDED, VOLUME
+from persist.boot.paths import MOUNT_ENTRIES, SEEDED, VOLUME, above
 from persist.entries import stores
 from persist.errors import PersistError
 from persist.log import DEBUG, INFO, NOTICE, log, log_error, notify_status, say

@@ -5,9 +5,9 @@ a state and a reason. Looks only."""
 from __future__ import annotations
 
 from persist.boot.accept import Outside
+from persist.boot.entry import Entry
 from persist.boot.ini import ERROR
 from persist.boot.load import Loaded
-from persist.boot.registry import Entry
 from persist.verdict import remedies
 from persist.verdict.entry_state import EntryState, elsewhere
 from persist.verdict.look import Look

@@ -15,7 +15,9 @@ from persist.boot import dropins, facts, ini
 from persist.boot.config import Config, load
 from persist.boot.dropins import inside
 from persist.boot.paths import PLAIN, forbidden, wrong_path
+from persist.boot.rare.continued import logical_lines
 from persist.boot.rare.settings import VOLUME, size
+from persist.boot.rare.values import unquote
 from persist.boot.registry import Registry, parse_file
 
 
@@ -140,7 +142,7 @@ def test_lines_that_are_plain() -> None:
     for _ in range(3000):
         text = "".join(chosen.choices(pieces, k=chosen.randint(0, 40)))
         problems: list[ini.Problem] = []
-        assert ini._plain_lines(text) == list(ini._logical_lines(text, "f", problems)), text
+        assert ini.plain_lines(text) == list(logical_lines(text, "f", problems)), text
         assert not problems
     problems = []
     assert not ini.parse(b"[" + b"x" * ini.MAX_LINE + b"]", "f", problems) and len(problems) == 1, (
@@ -168,7 +170,7 @@ def test_paths_that_are_plain() -> None:
 @pytest.mark.parametrize("text", ['"', '"a', '"a\\"', '"a"b"', '"\\n"', '"a\\'])
 def test_unquote_refuses(text: str) -> None:
     with pytest.raises(ValueError, match=r"quote|escape"):
-        ini.unquote(text)
+        unquote(text)
 
 
 @pytest.mark.parametrize(
@@ -184,14 +186,14 @@ def test_unquote_refuses(text: str) -> None:
 )
 def test_what_is_wrong_with_quotes(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        ini.unquote(text)
+        unquote(text)
 
 
 @pytest.mark.parametrize(
     ("text", "value"), [('""', ""), ('"a b"', "a b"), ('"a\\"\\\\"', 'a"\\'), ("a", "a"), ("", "")]
 )
 def test_unquote(text: str, value: str) -> None:
-    assert ini.unquote(text) == value
+    assert unquote(text) == value
 
 
 def test_read_never_blocks_and_never_raises(tmp_path: Path) -> None:

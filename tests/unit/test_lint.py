@@ -16,15 +16,6 @@ TOP = Path(__file__).resolve().parents[2]
 MODULES = sorted((TOP / "persist").rglob("*.py"))
 LONGEST_MODULE = 300
 LONGEST_FUNCTION = 60
-# Made longer by the formatter: each is divided and leaves this list, which ends empty and then goes.
-TO_BE_DIVIDED = {
-    "persist/boot/facts.py",
-    "persist/boot/ini.py",
-    "persist/boot/plan.py",
-    "persist/boot/rare/uses.py",
-    "persist/boot/registry.py",
-    "persist/boot/units.py",
-}
 # They replace attributes of modules by name: each gets a real world, or arguments, and leaves this list,
 # which ends empty and then goes.
 STILL_REPLACING = {
@@ -114,8 +105,6 @@ def test_imported_in_one_module(package: str) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(TOP)))
 def test_module_is_short_enough_to_read(path: Path) -> None:
-    if str(path.relative_to(TOP)) in TO_BE_DIVIDED:
-        return
     assert len(text_of(path).splitlines()) <= LONGEST_MODULE
     for node in ast.walk(ast.parse(text_of(path))):
         if isinstance(node, ast.FunctionDef):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from persist.boot import paths, registry
-from persist.boot.rare import settings
+from persist.boot import paths
+from persist.boot.entry import METHODS
+from persist.boot.rare import keys, settings
 from persist.cli.main import VERBS, parser
 from persist.version import VERSION
 
@@ -31,9 +32,7 @@ def text(page: str) -> str:
     return "\n".join(lines)
 
 
-REGISTRY_KEYS = sorted(
-    {*registry.PATH_KEYS, *registry.IDENTITY_KEYS, *registry.MIGRATION_KEYS, *registry.LINK_KEYS}
-)
+REGISTRY_KEYS = sorted({*keys.PATH_KEYS, *keys.IDENTITY_KEYS, *keys.MIGRATION_KEYS, *keys.LINK_KEYS})
 
 
 @pytest.mark.parametrize("key", REGISTRY_KEYS)
@@ -41,7 +40,7 @@ def test_registry_key_is_described(key: str) -> None:
     assert re.search(rf"(?<![\w]){key}=", text("persist.d.5"))
 
 
-@pytest.mark.parametrize("word", [*registry.METHODS, *registry.ACTIONS])
+@pytest.mark.parametrize("word", [*METHODS, *keys.ACTIONS])
 def test_registry_word_is_described(word: str) -> None:
     assert re.search(rf"(?<![\w-]){word}(?![\w-])", text("persist.d.5"))
 

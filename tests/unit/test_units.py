@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from persist.boot import paths
-from persist.boot.units import BACKLIGHT, BIND_SERVICE, BIND_UNIT, EARLY_USERS, OUR_TEMPLATES, OURS
+from persist.boot.rare.services import OUR_TEMPLATES, OURS
+from persist.boot.units import BACKLIGHT, BIND_SERVICE, BIND_UNIT, EARLY_USERS
 from persist.volume import outcome
 from persist.volume.format import asking
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Which known word was meant by one that is not known. Boot-safe; loaded only where something is wrong."""
 
-from ..ini import WARNING, Problem, not_a_name
+from ..ini import WARNING, Problem
+from .values import not_a_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,9 +2,8 @@
 """Services= that name mounts and swap space, and would make a circle with what is mounted first anyway.
 Boot-safe; loaded only where one does."""
 
-from ..facts import above
 from ..fstab import mounted_by_units
-from ..paths import escape
+from ..paths import above, escape
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

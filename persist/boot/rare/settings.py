@@ -2,8 +2,9 @@
 """The keys of persist.conf and what they take. Boot-safe; loaded only where there is such a file."""
 
 from ..config import DEFAULT_HEADER, Config
-from ..ini import ERROR, WARNING, Problem, Section, boolean, not_a_name, words
+from ..ini import ERROR, WARNING, Problem, Section, choice, words, yes_or_no
 from ..paths import unsayable
+from .values import not_a_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,27 +51,6 @@ def _spec(word: str) -> str:
     ):
         return "is not the UUID of a filesystem; 'lsblk -f' shows it"
     return ""
-
-
-def _choice(attribute: str, choices: "tuple[str, ...]") -> "Parser":
-    def parse(config: Config, value: str) -> str:
-        if value not in choices:
-            return "must be one of " + ", ".join(choices)
-        setattr(config, attribute, value)
-        return ""
-
-    return parse
-
-
-def _yes_or_no(attribute: str) -> "Parser":
-    def parse(config: Config, value: str) -> str:
-        yes = boolean(value)
-        if yes is None:
-            return "must be yes or no"
-        setattr(config, attribute, yes)
-        return ""
-
-    return parse
 
 
 def _device(config: Config, value: str) -> str:
@@ -137,14 +117,14 @@ def _options(config: Config, value: str) -> str:
 VOLUME: "dict[str, Parser]" = {
     "Device": _device,
     "Mount": _mount,
-    "Fallback": _choice("fallback", FALLBACKS),
+    "Fallback": choice("fallback", FALLBACKS),
     "MemberTimeoutSec": _member_timeout,
-    "AllowRemovable": _yes_or_no("allow_removable"),
-    "Join": _choice("join", JOINS),
+    "AllowRemovable": yes_or_no("allow_removable"),
+    "Join": choice("join", JOINS),
     "MagicHeader": _magic_header,
     "SwapSize": _swap_size,
     "Format": _format,
-    "Ephemeral": _yes_or_no("ephemeral"),
+    "Ephemeral": yes_or_no("ephemeral"),
     "Options": _options,
 }
 
