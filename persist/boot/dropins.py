@@ -35,8 +35,9 @@ def fragments(
                 Problem(ERROR, shown, "Cannot be read: %s. The directory is ignored." % e.strerror)
             )
             continue
+        there, here = root + shown + "/", shown + "/"
         for name in names:
-            if name.endswith(".conf") and name[0] != "." and name not in found:
+            if name[-5:] == ".conf" and name[0] != "." and name not in found:
                 if not name.isprintable():  # it would go into SourcePath= and into messages
                     problems.append(
                         Problem(
@@ -47,7 +48,7 @@ def fragments(
                         )
                     )
                     continue
-                found[name] = (root + shown + "/" + name, shown + "/" + name)
+                found[name] = (there + name, here + name)
     return [found[name] for name in sorted(found)]
 
 

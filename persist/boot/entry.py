@@ -6,11 +6,10 @@ are in rare/keys.py.
 """
 
 from . import preload
-from .paths import ENTRY_NAME_MAX, escape, plain, wrong_unit
+from .paths import ENTRY_NAME_MAX, escape, name_of_plain, wrong_unit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from types import ModuleType
 
     from .ini import Problem, Section
@@ -21,30 +20,32 @@ OPTIONS = "nosuid,nodev"  # what nobody asked otherwise for: a volume is data
 
 class Entry:
     """What a section says, with the defaults of persist.d(5). ``file`` is the file for SourcePath=, ``line``
-    that of Path= in it.
+    that of Path= in it, ``name`` the escaped path.
 
     ``options`` are the flags of its mount, each said once, and whether it is nosuid and nodev said always.
     """
 
-    method = "overlay"
-    type = ""
-    user = ""
-    group = ""
-    mode = ""
-    seed_from = ""
-    required = "no"
-    services: "Sequence[str]" = ()
-    stale = "ro"
-    snapshot = True
-    early: "bool | None" = None
-    options = OPTIONS
+    __slots__ = (
+        *("path", "name", "file", "line", "settings", "method", "type", "user", "group", "mode"),
+        *("seed_from", "required", "services", "stale", "snapshot", "early", "options"),
+    )
 
-    def __init__(self, path: str, file: str, line: int, settings: "list[tuple[str, str, int]]") -> None:
+    def __init__(
+        self, path: str, name: str, file: str, line: int, settings: "list[tuple[str, str, int]]"
+    ) -> None:
         self.path = path
-        self.name = escape(path)
+        self.name = name
         self.file = file
         self.line = line
         self.settings = settings
+        self.method = "overlay"
+        self.type = self.user = self.group = self.mode = self.seed_from = ""
+        self.required = "no"
+        self.services: list[str] = []
+        self.stale = "ro"
+        self.snapshot = True
+        self.early: bool | None = None
+        self.options = OPTIONS
 
     @property
     def source(self) -> str:
@@ -73,11 +74,13 @@ def read(section: "Section", problems: "list[Problem]") -> Entry | None:
     settings = section.settings
     paths = [(value, line) for key, value, line in settings if key == "Path"]
     path, line = paths[0] if len(paths) == 1 else ("", 0)
-    if not plain(path):
+    name = name_of_plain(path)
+    if not name:
         path, line = all_keys().path_of(section, problems)
         if not path:
             return None
-    entry = Entry(path, section.file, line, settings)
+        name = escape(path)
+    entry = Entry(path, name, section.file, line, settings)
     keys = None
     for key, value, number in settings:
         if key == "Method" and value in METHODS:

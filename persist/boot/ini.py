@@ -54,8 +54,12 @@ def parse(data: bytes, file: str, problems: list[Problem], such: str = "[Path]")
     sections: list[Section] = []
     current: Section | None = None
     known_bad = False
-    for line, start in _lines(_text(data, file, problems), file, problems):
-        if line[0] == "[":
+    for start, raw in _lines(_text(data, file, problems), file, problems):
+        line = raw.strip(BLANKS)
+        first = line[:1]
+        if first in "#;":
+            continue  # a blank line, too
+        if first == "[":
             current = _section(line, start, file, problems)
             known_bad = current is None
             if current is not None:
@@ -103,24 +107,13 @@ def _section(line: str, number: int, file: str, problems: list[Problem]) -> Sect
     return None
 
 
-def _lines(text: str, file: str, problems: list[Problem]) -> "Iterable[tuple[str, int]]":
-    """The lines that are neither blank nor comments, those that a backslash continues made one, each with its
-    number."""
+def _lines(text: str, file: str, problems: list[Problem]) -> "Iterable[tuple[int, str]]":
+    """The lines of a text with their numbers, those that a backslash continues made one."""
     if "\\" in text or len(text) > MAX_LINE:
         from .rare.continued import logical_lines
 
         return logical_lines(text, file, problems)
-    return plain_lines(text)
-
-
-def plain_lines(text: str) -> list[tuple[str, int]]:
-    """The same as logical_lines(), of a text in which no line can be continued or too long: nearly every
-    file, in half the time."""
-    return [
-        (line, number)
-        for number, raw in enumerate(text.split("\n"), 1)
-        if (line := raw.strip(BLANKS)) and line[0] not in "#;"
-    ]
+    return enumerate(text.split("\n"), 1)
 
 
 def words(value: str) -> list[str]:

@@ -94,16 +94,16 @@ def escape(path: str) -> str:
     body = path.strip("/")
     if not body:
         return "-"
-    if not body.strip(PLAIN):
-        name = body.replace("-", "\\x2d").replace("/", "-")  # as below, in a third of the time
-    else:
-        if not _escapes:
-            _escapes.update(
-                {b: "-" if b == 47 else "\\x%02x" % b for b in range(256) if chr(b) not in _UNESCAPED}
-            )
-        if not body.isascii():
-            body = body.encode("utf-8", "surrogateescape").decode("latin-1")  # a character for each byte
-        name = body.translate(_escapes)
+    name = name_of_plain("/" + body)
+    if name:
+        return name  # as below, in a third of the time
+    if not _escapes:
+        _escapes.update(
+            {b: "-" if b == 47 else "\\x%02x" % b for b in range(256) if chr(b) not in _UNESCAPED}
+        )
+    if not body.isascii():
+        body = body.encode("utf-8", "surrogateescape").decode("latin-1")  # a character for each byte
+    name = body.translate(_escapes)
     return "\\x2e" + name[1:] if name[0] == "." else name
 
 
@@ -155,14 +155,16 @@ def unsayable(text: str) -> str:
     return ""
 
 
-def plain(path: str) -> bool:
-    """Whether a text is a path as nearly all are, which nothing can be wrong with: seen at once."""
-    return path[:1] == "/" != path[-1:] and not path.strip(PLAIN) and "/." not in path and "//" not in path
+def name_of_plain(path: str) -> str:
+    """The escaped name of a path as nearly all are, which nothing can be wrong with; '' for others."""
+    if path.strip(PLAIN) or path[:1] != "/" or path[-1:] == "/" or "/." in path or "//" in path:
+        return ""
+    return path[1:].replace("-", "\\x2d").replace("/", "-")
 
 
 def wrong_path(path: str) -> str:
     """Why a text is not a path that persist takes, or an empty string."""
-    if plain(path):
+    if name_of_plain(path):
         return ""
     if path[:1] != "/":
         return "is not absolute"
@@ -231,12 +233,11 @@ def parents(path: str) -> list[str]:
 
 def above(path: str, mounts: "Mapping[str, object] | set[str]") -> str:
     """The nearest strict ancestor of ``path`` that is in ``mounts``, or an empty string."""
-    at = path.rfind("/")
-    while at > 0:
-        path = path[:at]
+    path = path.rpartition("/")[0]
+    while path:
         if path in mounts:
             return path
-        at = path.rfind("/")
+        path = path.rpartition("/")[0]
     return ""
 
 
@@ -272,7 +273,8 @@ def forbidden(path: str, mount: str = "/mnt/state") -> str:
     top = "/" + path.split("/", 2)[1]
     if top in _REFUSED and not (path + "/").startswith("/usr/local/"):
         return "%s belongs to the %s" % (top, _REFUSED[top])
-    if path == mount or path.startswith(mount + "/") or mount.startswith(path + "/"):
+    # Of nearly all paths the first letter says it.
+    if path[1] == mount[1] and ((path + "/").startswith(mount + "/") or mount.startswith(path + "/")):
         return "%s is the state volume" % mount
     return ""
 

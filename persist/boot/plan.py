@@ -149,11 +149,11 @@ def _entry_files(
     """The unit of one entry, and the drop-in of its seed where it lies on a filesystem of fstab."""
     entry = planned.entry
     binds = [p.unit for p in above_it if p.entry.method == "bind" and not p.mounted_early] if above_it else []
+    mounted = above(planned.path, plan.fstab) if plan.fstab else ""
     if entry.method == "bind":
-        plan.files[planned.unit] = bind_unit(plan, planned, children, binds)
+        plan.files[planned.unit] = bind_unit(plan, planned, children, binds, bool(mounted))
     elif planned.unit:
         plan.files[planned.unit] = mount_unit(plan, planned, children, binds, again)
-    mounted = above(planned.path, plan.fstab) if plan.fstab else ""
     if entry.method in ("image", "tmpfs"):
         return
     after = "Wants=" + NET_UNIT + "\nAfter=" + NET_UNIT + "\n" if plan.net else ""

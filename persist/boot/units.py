@@ -210,9 +210,9 @@ def _overlay(plan: "Plan", planned: "Planned", volume: str, again: bool) -> str:
     return text
 
 
-def bind_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list[str]) -> str:
+def bind_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list[str], mounted: bool) -> str:
     """The text of an entry's instance of persist-bind@.service. RequiresMountsFor= says what comes before,
-    but for the binds above it."""
+    but for the binds above it. ``mounted`` is whether others mount something above it."""
     entry = planned.entry
     before = _ordering(plan, children)
     more = ""
@@ -229,7 +229,7 @@ def bind_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list
     text = f"{FIRST_LINE}[Unit]\nSourcePath={specifiers(entry.file)}\n{BIND_UNIT}{more}Before={before}\n"
     if binds:
         text += "Requires=" + " ".join(binds) + "\nAfter=" + " ".join(binds) + "\n"
-    if plan.fstab and above(planned.path, plan.fstab):
+    if mounted:
         # persist-volume.service comes before that mount; so what there is to do, and with what status, is for
         # the program to say.
         return text + BIND_SERVICE

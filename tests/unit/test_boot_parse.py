@@ -15,7 +15,6 @@ from persist.boot import dropins, facts, ini
 from persist.boot.config import Config, load
 from persist.boot.dropins import inside
 from persist.boot.paths import PLAIN, forbidden, wrong_path
-from persist.boot.rare.continued import logical_lines
 from persist.boot.rare.settings import VOLUME, size
 from persist.boot.rare.values import unquote
 from persist.boot.registry import Registry, parse_file
@@ -115,6 +114,13 @@ def test_continuation() -> None:
     assert values("[S]\nK=a\\\n\nL=b") == [("K", "a", 2), ("L", "b", 4)]
 
 
+def parsed(text: str) -> tuple[list[tuple[str, int, list[tuple[str, str, int]]]], list[str]]:
+    """Sections and problems of a text."""
+    problems: list[ini.Problem] = []
+    sections = ini.parse(text.encode(), "f", problems)
+    return [(s.name, s.line, s.settings) for s in sections], [str(p) for p in problems]
+
+
 def test_lines_that_are_plain() -> None:
     """The quick way through a file in which no line goes on is the long one's, to the last problem."""
     chosen = random.Random(9)
@@ -141,10 +147,9 @@ def test_lines_that_are_plain() -> None:
     ]
     for _ in range(3000):
         text = "".join(chosen.choices(pieces, k=chosen.randint(0, 40)))
-        problems: list[ini.Problem] = []
-        assert ini.plain_lines(text) == list(logical_lines(text, "f", problems)), text
-        assert not problems
-    problems = []
+        found = [parsed(text + more) for more in ("", "\n#\\")]  # a comment does not go on
+        assert found[0] == found[1], text
+    problems: list[ini.Problem] = []
     assert not ini.parse(b"[" + b"x" * ini.MAX_LINE + b"]", "f", problems) and len(problems) == 1, (
         "too long is looked at"
     )

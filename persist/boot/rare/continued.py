@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def logical_lines(text: str, file: str, problems: list[Problem]) -> "Iterator[tuple[str, int]]":
+def logical_lines(text: str, file: str, problems: list[Problem]) -> "Iterator[tuple[int, str]]":
     """The lines that are neither blank nor comments, those that a backslash continues made one, each with its
     number.
 
@@ -47,9 +47,9 @@ def logical_lines(text: str, file: str, problems: list[Problem]) -> "Iterator[tu
             line = " ".join([piece for piece in (*pieces, line) if piece])
             pieces.clear()
             if line:
-                yield line, start
+                yield start, line
         else:
-            yield line, start
+            yield start, line
     if going_on:
         problems.append(
             Problem(WARNING, "%s:%d" % (file, start), "The last line ends in a backslash, ignoring it.")

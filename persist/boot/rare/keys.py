@@ -85,7 +85,7 @@ def _services(entry: Entry, value: str) -> str:
                 unit,
                 "; blanks stand between units, not commas" if "," in unit else "",
             )
-        entry.services = (*entry.services, unit)
+        entry.services.append(unit)
     return ""
 
 

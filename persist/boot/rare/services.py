@@ -2,7 +2,7 @@
 """Services= of entries: which units wait for one, and which cannot. Boot-safe; loaded only where an entry has
 it."""
 
-from ..ini import ERROR, WARNING, Problem
+from ..ini import ERROR, WARNING, Problem, words
 from ..paths import escape, parents, specifiers
 from ..units import FIRST_LINE, NET_UNIT, VOLUME_UNIT
 
@@ -129,25 +129,25 @@ def _goes_round(plan: "Plan", planned: "Planned", service: str, circles: "set[tu
 
 def _cannot_wait(
     plan: "Plan", planned: "Planned", service: str, circles: "set[tuple[str, str]]"
-) -> Problem | None:
-    """What is wrong with a Services=, or None where the unit is ordered after the entry."""
+) -> tuple[int, str]:
+    """What is wrong with a Services=: a level and a text, '' where the unit is ordered after the entry."""
     why = _goes_round(plan, planned, service, circles)
     if why:
-        level = ERROR
-        text = "Services=%s %s, so it cannot wait for %s; it is not ordered. Take it out of Services=." % (
-            service,
-            why,
-            planned.path,
+        return (
+            ERROR,
+            "Services=%s %s, so it cannot wait for %s; it is not ordered. Take it out of Services=."
+            % (
+                service,
+                why,
+                planned.path,
+            ),
         )
-    elif service in _ANYWAY and not plan.net:
-        level = WARNING
-        text = (
+    if service in _ANYWAY and not plan.net:
+        return WARNING, (
             "Services=%s waits for every entry anyway, ignoring. Take it out of Services=; "
             "with Required=boot the boot does not go on without %s." % (service, planned.path)
         )
-    else:
-        return None
-    return Problem(level, planned.entry.where("Services", service), text, planned.path)
+    return 0, ""
 
 
 def _order(plan: "Plan", planned: "Planned", circles: "set[tuple[str, str]]") -> None:
@@ -164,12 +164,21 @@ def _order(plan: "Plan", planned: "Planned", circles: "set[tuple[str, str]]") ->
         unit,
         after,
     )
+    lines: dict[str, int] = {}
     for service in dict.fromkeys(entry.services):
-        problem = _cannot_wait(plan, planned, service, circles)
-        if problem is not None:
-            plan.problems.append(problem)
-        else:
+        level, wrong = _cannot_wait(plan, planned, service, circles)
+        if not wrong:
             plan.files[service + ".d/50-persist-" + planned.name + ".conf"] = text
+            continue
+        lines = lines or _lines(planned)  # once, and only where something is wrong
+        where = "%s:%d" % (entry.file, lines[service])
+        plan.problems.append(Problem(level, where, wrong, planned.path))
+
+
+def _lines(planned: "Planned") -> dict[str, int]:
+    """The line of each word of Services=."""
+    settings = planned.entry.settings
+    return {word: line for key, value, line in settings if key == "Services" for word in words(value)}
 
 
 def _circles(accepted: "dict[str, Planned]", facts: "Facts") -> set[tuple[str, str]]:
