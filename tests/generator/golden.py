@@ -26,6 +26,7 @@ import os
 import re
 import stat
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -101,10 +102,13 @@ class Case:
                 os.makedirs(at, exist_ok=True)
 
 
-def run(root: Path, directories: list[Path], env: dict[str, str] | None = None) -> tuple[int, str]:
-    """The real generator with an empty environment but for ours: (exit status, standard error)."""
+def run(
+    root: Path, directories: list[Path], env: dict[str, str] | None = None, prefix: Sequence[str] = ()
+) -> tuple[int, str]:
+    """The real generator with an empty environment but for ours, started by the command ``prefix``: (exit
+    status, standard error)."""
     done = subprocess.run(
-        [str(GENERATOR), *[str(d) for d in directories]],
+        [*prefix, str(GENERATOR), *[str(d) for d in directories]],
         env={"PERSIST_LIBRARY": str(REPOSITORY), "PERSIST_GENERATOR_ROOT": str(root), **(env or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
