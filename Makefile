@@ -68,7 +68,7 @@ install-initramfs-tools:
 
 # Packages
 
-.PHONY: deb deb-check test-install
+.PHONY: deb deb-check test-install release
 deb: $(BUILD)/.deb ## build the Debian packages into build/
 
 # Made again only when something that goes into it has changed.
@@ -84,6 +84,10 @@ deb-check: deb ## lintian on the Debian packages
 test-install: deb ## install and purge the packages in fresh Debian 12 and 13 systems (as root)
 	packaging/install-deps vm
 	PERSIST_DEBS="$(abspath $(DEBS))" $(PYTHON) -m tests.vm.install
+
+release: $(VENV)/.done ## what is published of this commit: source archive, packages, SHA256SUMS
+	packaging/install-deps build lint
+	packaging/release $(VENV)/bin $(BUILD)/release
 
 # Tests
 

@@ -161,9 +161,11 @@ def test_nothing_is_replaced_by_name(path: Path) -> None:
         assert replaced(path) == []
 
 
-def test_the_packages_have_the_version_of_the_code() -> None:
+def test_the_packages_and_the_news_have_the_version_of_the_code() -> None:
     first = text_of(TOP / "packaging/debian/changelog").split("\n")[0]
     assert first.startswith(f"persist ({VERSION}) ")
+    top = re.search(r"^## (.*)$", text_of(TOP / "NEWS.md"), re.MULTILINE)
+    assert top is not None and top[1] in (VERSION, f"{VERSION}, not released")
 
 
 @pytest.mark.parametrize("script", ["bin/persist-service", "bin/persistctl", "generators/persist-generator"])
