@@ -23,13 +23,10 @@ class Planned:
         self.entry = entry
         self.path = path
         self.name = entry.name if path == entry.path else escape(path)
-        self.unit = (
-            ""
-            if entry.method == "symlink"
-            else "persist-bind@" + self.name + ".service"
-            if entry.method == "bind"
-            else self.name + ".mount"
-        )
+        if entry.method == "bind":
+            self.unit = "persist-bind@" + self.name + ".service"
+        else:
+            self.unit = "" if entry.method == "symlink" else self.name + ".mount"
         self.parent = parent
         self.early = False
         self.mounted_early = False

@@ -32,7 +32,7 @@ def fragments(
             continue
         except OSError as e:
             problems.append(
-                Problem(ERROR, shown, "Cannot be read: %s. The directory is ignored." % e.strerror)
+                Problem(ERROR, shown, "Failed to list: %s. The directory is ignored." % e.strerror)
             )
             continue
         there, here = root + shown + "/", shown + "/"
@@ -87,7 +87,7 @@ def read(path: str, shown: str, problems: list[Problem], root: str = "") -> byte
     try:
         fd = _open(path, root)
     except OSError as e:
-        problems.append(Problem(ERROR, shown, "Cannot be read: %s. The file is ignored." % e.strerror))
+        problems.append(Problem(ERROR, shown, "Failed to read: %s. The file is ignored." % e.strerror))
         return None
     try:
         data = os.read(fd, _PIECE)
@@ -98,7 +98,7 @@ def read(path: str, shown: str, problems: list[Problem], root: str = "") -> byte
             problems.append(Problem(ERROR, shown, "Is a named pipe and not a file, ignoring it."))
             return None
     except OSError as e:
-        problems.append(Problem(ERROR, shown, "Cannot be read: %s. The file is ignored." % e.strerror))
+        problems.append(Problem(ERROR, shown, "Failed to read: %s. The file is ignored." % e.strerror))
         return None
     finally:
         os.close(fd)

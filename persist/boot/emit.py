@@ -24,7 +24,7 @@ def emit(plan: "Plan", directory: str, problems: list[Problem]) -> int:
         )  # so that the kernel looks for it once
     except OSError as e:
         problems.append(
-            Problem(ERROR, directory, "Cannot be written: %s. No path is kept on this boot." % e.strerror)
+            Problem(ERROR, directory, "Failed to write: %s. No path is kept on this boot." % e.strerror)
         )
         return 0
     written = 0
@@ -47,7 +47,7 @@ def emit(plan: "Plan", directory: str, problems: list[Problem]) -> int:
                     Problem(
                         ERROR,
                         directory + "/" + name,
-                        "Cannot be written: %s. The path is not kept on this boot." % e.strerror,
+                        "Failed to write: %s. The path is not kept on this boot." % e.strerror,
                     )
                 )
     finally:

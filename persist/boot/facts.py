@@ -230,9 +230,9 @@ def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]
     known: dict[str, str] = {}
     for entry in registry.entries:
         path = entry.path
-        at = path.rfind("/")
+        parent, _, name = path.rpartition("/")
         try:
-            real = resolve(root, path[:at], known) + path[at:]
+            real = (known[parent] if parent in known else resolve(root, parent, known)) + "/" + name
             target = _link_target(root, real)
             if target and entry.method != "symlink":
                 # The entry is an alias itself (/lib -> usr/lib): what counts is the directory behind it.

@@ -94,7 +94,8 @@ def main(argv: list[str]) -> int:
     except Exception as e:  # noqa: BLE001  # whatever it is, the boot goes on and the verdict says what is missing
         _log(
             CRIT,
-            "Failed, no entry is kept on this boot: %s: %s. Please report this." % (type(e).__name__, e),
+            "Failed to make units: %s: %s. No entry is kept on this boot. Please report this."
+            % (type(e).__name__, e),
             to_kmsg,
         )
         return 1

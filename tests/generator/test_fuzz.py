@@ -200,7 +200,7 @@ def test_directories_where_files_should_be(tmp_path: Path) -> None:
     Case("== enabled\n== file /usr/lib/persist.d/good.conf\n[Path]\nPath=/srv/good\n").build(root)
     status, stderr = run(root, [out])
     assert status == 0
-    assert "persist.conf: Cannot be read: Is a directory" in stderr
+    assert "persist.conf: Failed to read: Is a directory" in stderr
     assert "srv-good.mount" in dump(out)
 
 

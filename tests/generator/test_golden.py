@@ -81,7 +81,7 @@ def test_output_directory_that_cannot_be_written(tmp_path: Path) -> None:
     Case("== enabled\n== file /usr/lib/persist.d/a.conf\n[Path]\nPath=/home\n").build(root)
     status, stderr = run(root, [tmp_path / "missing" / "deep"])
     assert status == 0
-    assert "Cannot be written" in stderr
+    assert "Failed to write" in stderr
 
 
 def test_half_a_unit_is_taken_away(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_half_a_unit_is_taken_away(tmp_path: Path) -> None:
         "persist-setup.target.d",
         "persist-setup.target.d/50-persist.conf",
     ]
-    assert [line.partition(" Cannot")[0] for line in stderr.splitlines()] == [
+    assert [line.partition(" Failed")[0] for line in stderr.splitlines()] == [
         f"persist-generator: {out}/home.mount:",
         f"persist-generator: {out}/persist-bind@srv.service:",
     ]
-    assert stderr.count("Cannot be written: File too large. The path is not kept on this boot.") == 2
+    assert stderr.count("Failed to write: File too large. The path is not kept on this boot.") == 2
