@@ -183,14 +183,6 @@ class Qemu:
         if trouble and self._watch_emergency:
             raise EmergencyMode(f"the boot failed: {trouble.group(0)}\n{self.tail()}")
 
-    def healthy(self) -> bool:
-        """Whether QEMU is there and answers."""
-        try:
-            self.qmp.command("query-status", timeout=10)
-        except MachineError:
-            return False
-        return self.process.poll() is None
-
     def tail(self, lines: int = 40) -> str:
         """The end of the console, for messages."""
         return "console:\n    " + "\n    ".join(self.console_text().splitlines()[-lines:])

@@ -83,9 +83,12 @@ def test_units(booted: Machine) -> None:
 
 
 def test_restore(booted: Machine) -> None:
-    """Memory and disk go back together, and a machine that is off can be restored too."""
-    booted.succeed("touch /run/later /later && sync")
+    """Memory, disk and clock go back together, and a machine that is off can be restored too."""
+    uptime = "cut -d' ' -f1 /proc/uptime"
+    before = float(booted.succeed(uptime))
+    booted.succeed("touch /run/later /later && sync; sleep 20")
     booted.restore("booted")
+    assert float(booted.succeed(uptime)) < before + 15
     booted.fail("test -e /run/later -o -e /later")
     booted.crash()
     booted.restore("booted")
