@@ -34,6 +34,13 @@ def not_used(error: object, node: str = "") -> Note:
     return Note(WARNING, f"The swap space {where} is not used: {error}", "FAILED", fields)
 
 
+def still_off(nodes: list[str], swaps: list[str]) -> list[str]:
+    """Those of these nodes that are not in use as swap, by what /proc/swaps has: a disk that was pulled out
+    stays there while a page of it is in use, as "/dev/vdb1 (deleted)"."""
+    on = set(filter(None, map(blockdev.number_of, swaps)))
+    return [node for node in nodes if blockdev.number_of(node) not in on]
+
+
 def enable(members: list[str], config: Config) -> list[Note]:
     """Switch on what is not on yet. Returns what went wrong. Raises OSError where the volume cannot be
     read."""
@@ -44,15 +51,13 @@ def enable(members: list[str], config: Config) -> list[Note]:
     if not ids:
         return []
     try:
-        on = {blockdev.by_node(n).device for n in blockdev.swaps() if n.startswith("/dev/")}
         nodes = own_swap(members, ids)
     except (CommandError, Refusal) as e:
         return [not_used(e.message)]
     wrong = [] if nodes else [not_used("its partition was not found on the disks of the volume.")]
-    for node in nodes:
+    for node in still_off(nodes, blockdev.swaps()):
         try:
-            if blockdev.by_node(node).device not in on:
-                run("swapon", node)
-        except (CommandError, Refusal) as e:
+            run("swapon", node)
+        except CommandError as e:
             wrong.append(not_used(e.message, node))
     return wrong
