@@ -191,7 +191,7 @@ class Round:
     def look(self) -> Act | None:
         """Mark, make room, and return what is to be done next. Raises PersistError and OSError."""
         devices = in_kernel.settled(self.path, log.say)
-        self._say_lost(lost.mark_lost(self.uuid, devices))
+        self._say_lost(lost.were_in_use(lost.mark_lost(self.uuid, devices), devices))
         if all(m.ok for m in devices):
             if in_kernel.head(devices) is None:
                 in_kernel.begin(self.path)  # an earlier version mounted it, and wrote none

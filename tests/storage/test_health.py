@@ -110,7 +110,10 @@ def test_back_while_it_is_mounted_is_marked_once(place: Path, make_disk: Make) -
     v.up()
     v.back(v.disks[1])
     before = degraded_mark.read(v.data(v.disks[0]), v.uuid)
-    assert [m.devid for m in lost.mark_lost(v.uuid, in_kernel.members(v.at))] == [2]
+    devices = in_kernel.members(v.at)
+    gone = lost.mark_lost(v.uuid, devices)
+    assert [m.devid for m in gone] == [2], devices
+    assert lost.were_in_use(gone, devices) == [], "it was away before"
     after = degraded_mark.read(v.data(v.disks[0]), v.uuid)
     assert before is not None and after is not None and after.earlier[0] == before.id
     assert lost.mark_lost(v.uuid, in_kernel.members(v.at)) == []

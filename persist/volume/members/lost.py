@@ -58,3 +58,12 @@ def mark_lost(uuid: str, devices: list[LiveDevice], known: Collection[int] = ())
         degraded_mark.write(left, mark)
         write_atomically(GONE, f"{_shown(mark)}\n{' '.join(str(m.devid) for m in lost)}\n")
     return fresh if left else []
+
+
+def were_in_use(gone: list[LiveDevice], devices: list[LiveDevice]) -> list[LiveDevice]:
+    """Those of ``gone`` that were written with the others until then: not one that was away at the mount, and
+    has come back since. ``devices``: as they were before they were marked. Pure."""
+    head = in_kernel.head(devices)
+    return [
+        m for m in gone if m.state == "lost" or head is None or (m.mark is not None and m.mark.id == head.id)
+    ]
