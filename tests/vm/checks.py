@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .journal import lines
 from .system import System
 
 
@@ -41,12 +42,15 @@ def failed_units(machine: System) -> list[str]:
 
 
 def healthy_boot(machine: System) -> dict[str, Any]:
-    """Wait for a boot that must be without any failed unit and online; returns the verdict."""
+    """Wait for a boot that must be without any failed unit, online, and without a warning of ours; returns
+    the verdict."""
     machine.wait_for_boot()
     assert failed_units(machine) == []
     found = state(machine)
     assert found["verdict"] == "online", json.dumps(found, indent=2)
     assert machine.succeed("systemctl is-active persist-online.target").strip() == "active"
+    warnings = lines(machine.succeed)
+    assert not warnings, "\n".join(map(str, warnings))
     return found
 
 

@@ -63,6 +63,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
         item.stash[_reports] = True
 
 
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_call() -> Generator[None, Any, None]:
+    """The journal gate: at the end of each test that has passed all machines are judged."""
+    outcome = yield
+    machines = list(Machine.every)
+    if outcome.excinfo is not None:
+        for machine in machines:
+            machine.forget()
+        return
+    for machine in machines:
+        machine.judge()
+
+
 def built_debs() -> tuple[Path, ...]:
     """The packages under test: PERSIST_DEBS, else build/*.deb of the checkout."""
     patterns = re.split(r"[\s:]+", os.environ.get("PERSIST_DEBS", "").strip())

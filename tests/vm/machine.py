@@ -16,11 +16,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from . import accel, disks
 from .agent import Result
@@ -28,12 +29,14 @@ from .cache import WorkDir
 from .disks import Attachment, Disk
 from .errors import EmergencyMode, MachineError
 from .image import Image
+from .journal import Gate, lines, on_console
 from .progress import note, step
 from .qemu import Settings, clean
 from .storage import Storage
 from .system import COMMAND_SEC, GO, System
 
 BOOT_SEC = 300.0
+ANSWER_SEC = 30.0
 
 _TRACES = {
     "journal": "journalctl -b -o short-monotonic --no-pager",
@@ -49,6 +52,8 @@ def artifacts_dir() -> Path:
 
 class Machine(Storage, System):
     """One machine: its disks and console outlive its boots, until close()."""
+
+    every: ClassVar[weakref.WeakSet[Machine]] = weakref.WeakSet()
 
     def __init__(
         self,
@@ -83,6 +88,9 @@ class Machine(Storage, System):
         super().__init__(self._work.path, Attachment(root, "virtio", disks.SLOT_ROOT, read_only, "root"))
         self._boot_id: str | None = None
         self._watch_emergency = True
+        self._gate = Gate()
+        self._read = 0  # of the console, by the gate
+        self.every.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -93,6 +101,8 @@ class Machine(Storage, System):
         try:
             if isinstance(error, Exception):
                 self.save_artifacts(self.name)
+            elif error is None:
+                self.judge()
         finally:
             self.close()
 
@@ -164,6 +174,7 @@ class Machine(Storage, System):
     def reboot(self, timeout: float = BOOT_SEC) -> None:
         """A clean reboot by the guest; returns when the agent of the new boot answers."""
         with step(f"{self.name}: reboot"):
+            self.look()
             self.qemu.qmp.forget_events()
             self.succeed(GO.format("reboot"))
             self.wait_for_reset(timeout)
@@ -184,6 +195,7 @@ class Machine(Storage, System):
     def shutdown(self, timeout: float = BOOT_SEC) -> None:
         """A clean power-off by the guest; returns when QEMU has ended."""
         with step(f"{self.name}: power-off"):
+            self.look()
             self.qemu.qmp.forget_events()
             self.succeed(GO.format("poweroff"))
             self.wait_for_poweroff(timeout)
@@ -212,7 +224,11 @@ class Machine(Storage, System):
         raise MachineError(f"no {reason} in {timeout:g} s\n{self.qemu.tail()}")
 
     def crash(self) -> None:
-        """A power cut: QEMU is killed at once; what the guest had flushed is in the disks."""
+        """A power cut: QEMU is killed; what the guest had flushed is in the disks."""
+        self.look()
+        self._cut()
+
+    def _cut(self) -> None:
         self.qemu.kill()
         self._qemu = None
         note(f"{self.name}: power cut")
@@ -222,7 +238,54 @@ class Machine(Storage, System):
         if command:
             self.qemu.agent.post(command)
         time.sleep(milliseconds / 1000)
-        self.crash()
+        self._cut()
+        self._look_at_console()
+
+    def snapshot(self, name: str, *, look: bool = True) -> None:
+        """As Storage's. LOOK costs a second; without it what was said before counts after a restore."""
+        if look:
+            self.look()
+        super().snapshot(name)
+
+    def restore(self, name: str) -> None:
+        """As Storage's."""
+        if self.running:
+            self.look()
+        super().restore(name)
+        self._read = len(self.console_text())
+
+    # -- the journal gate -----------------------------------------------------------------------------------
+
+    def expect(self, *what: str) -> None:
+        """At the end of the test each of these was said, and no other warning of ours (journal.py)."""
+        self._gate.expect(*what)
+
+    def look(self) -> None:
+        """Take in what the journal has of us at warning and above; of a dead machine the console."""
+        try:
+            answers = self.qemu.agent.boot_id(ANSWER_SEC) is not None
+        except MachineError:
+            answers = False
+        if answers:
+            self._gate.take(lines(self.succeed, this_boot=False))
+            self._read = len(self.console_text())
+        else:
+            self._look_at_console()
+
+    def _look_at_console(self) -> None:
+        text = self.console_text()
+        self._gate.take(on_console(text[self._read :]))
+        self._read = len(text)
+
+    def judge(self) -> None:
+        """Raise UnexpectedLines unless the warnings of ours since the last time are the expected ones."""
+        if self.running:
+            self.look()
+        self._gate.judge()
+
+    def forget(self) -> None:
+        """A test has failed: nothing of what was said until now counts."""
+        self._gate.forget()
 
     # -- commands
 
@@ -262,4 +325,5 @@ class Machine(Storage, System):
         if self._qemu is not None:
             self._qemu.kill()
             self._qemu = None
+        self.every.discard(self)
         self._work.close()

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import json
-
+from .journal import INFO, lines
 from .system import System
 
 LINES = 12  # of ours in the journal of a steady boot, at most
@@ -34,20 +33,5 @@ def steady(machine: System) -> None:
             machine.succeed(f"systemctl show -p ExecMainStartTimestampMonotonic --value {unit}").strip()
             == "0"
         ), unit
-    said = our_lines(machine)
-    assert len(said) <= LINES, said
-
-
-def our_lines(machine: System) -> list[str]:
-    """What this boot's journal has of us at info and above: of our programs, and of PID 1 about our units and
-    the mounts of entries."""
-    mounts = machine.succeed("cd /run/systemd/generator && grep -l persist-generator *.mount || true").split()
-    found = []
-    for line in machine.succeed(
-        "journalctl -b -q -p info -o json --output-fields=MESSAGE,UNIT,_SYSTEMD_UNIT,SYSLOG_IDENTIFIER"
-    ).split("\n"):
-        r = json.loads(line) if line else {}
-        names = [str(r.get(k, "")) for k in ("UNIT", "_SYSTEMD_UNIT", "SYSLOG_IDENTIFIER")]
-        if any(n.startswith("persist") and not n.startswith("persist-test") or n in mounts for n in names):
-            found.append(f"{names}: {r['MESSAGE']}")
-    return found
+    said = lines(machine.succeed, INFO)
+    assert len(said) <= LINES, "\n".join(map(str, said))

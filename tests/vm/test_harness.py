@@ -16,6 +16,7 @@ import pytest
 
 from .errors import CommandFailed, EmergencyMode, MachineError
 from .image import Image
+from .journal import UnexpectedLines
 from .machine import Machine
 
 PlainImage = Callable[[str], Image]
@@ -170,3 +171,28 @@ def test_panic_is_seen(plain_image: PlainImage, machine: MachineFactory) -> None
     one = machine(plain_image("ro"))
     with pytest.raises(MachineError, match="Kernel panic"):
         one.start("rdinit=/nowhere noinitrd root=/dev/nowhere init=/nowhere")
+
+
+def test_journal_gate(booted: Machine) -> None:
+    """A warning of ours that is not expected fails the test, as does one that is and never comes."""
+    booted.succeed(
+        "echo 'no good' | systemd-cat -t persist -p warning; echo fine | systemd-cat -t persist -p notice"
+    )
+    with pytest.raises(UnexpectedLines, match="not expected: <4> persist .*: no good$"):
+        booted.judge()
+    booted.judge()  # what was said once is not said again
+    booted.succeed(
+        "echo '<3>persist-early: /etc does not mount' >/dev/kmsg; "
+        "systemd-run --wait -u persist-x false || true"
+    )
+    booted.expect("does not mount", "persist-x.service: Failed", "HEAL_DONE")
+    with pytest.raises(UnexpectedLines, match="warning and above:\nexpected, and never said: HEAL_DONE$"):
+        booted.judge()
+    os.kill(booted.qemu.process.pid, signal.SIGKILL)
+    with booted.console_log.open("a") as console:
+        console.write("[  1.0] persist-early: /home mounted\n[  1.0] persist-early: /etc does not mount\n")
+    with pytest.raises(
+        UnexpectedLines,
+        match="warning and above:\nnot expected: <4> console: persist-early: /etc does not mount$",
+    ):
+        booted.judge()

@@ -46,6 +46,8 @@ def devids(machine: Machine) -> dict[str, str]:
 
 def wait_for_verdict(machine: Machine, verdict: str, timeout: float = HEAL_SEC) -> dict[str, Any]:
     """The verdict is made anew after the boot when something happens to the volume."""
+    if verdict == "degraded":
+        machine.expect("VERDICT_DEGRADED")
     try:
         machine.wait_until(f"the verdict is {verdict}", lambda: state(machine)["verdict"] == verdict, timeout)
     except CommandFailed as error:
@@ -56,6 +58,7 @@ def wait_for_verdict(machine: Machine, verdict: str, timeout: float = HEAL_SEC) 
 
 def degraded_boot(machine: Machine, code: str) -> dict[str, Any]:
     """A boot without a member: everything is there, and it is said wherever somebody may look."""
+    machine.expect("VERDICT_DEGRADED", code)
     machine.wait_for_boot()
     found = state(machine)
     assert found["verdict"] == "degraded", json.dumps(found, indent=2)
@@ -228,6 +231,7 @@ def test_pulled_while_running(pair: Machine, pulled: str) -> None:
         "systemctl list-units --plain --no-legend --state=active --type=service,mount | awk '{print $1}' | "
         "sort"
     )
+    pair.expect("MEMBER_LOST", "MEMBER_STALE")
     disk = pair.detach_disk(pulled)
     found = wait_for_verdict(pair, "degraded", 60)
     assert "member-lost" in codes(found), found["reasons"]
@@ -254,6 +258,7 @@ def boot_without_two(pair: Machine) -> tuple[Disk, dict[str, Any]]:
     pair.restore("second boot")
     clean_shutdown(pair)
     two = pair.detach_disk("two")
+    pair.expect("state volume mounted degraded")
     pair.start()
     return two, degraded_boot(pair, "member-missing")
 
@@ -270,6 +275,7 @@ def test_away_and_back(pair: Machine) -> None:
     written(pair, "alone")
     clean_shutdown(pair)
     pair.attach_disk(two)
+    pair.expect("did not see what was written last", "member-stale")
     pair.start()
     pair.wait_for_boot()
     is_written(pair, "first", "alone")
@@ -318,6 +324,9 @@ def test_each_written_alone(pair: Machine) -> None:
     pair.succeed("for n in 1 2 3 4 5 6 7 8 9; do touch /home/$n; sync; done")
     clean_shutdown(pair)
     pair.attach_disk(one)
+    pair.expect(
+        "which is newer; it is left as it is", "each written alone; leaving it", "MEMBER_MISSING", "late"
+    )
     pair.start()
     found = degraded_boot(pair, "member-split")
     # The initrd leaves this one to us: /etc comes late, and the journal must be where journalctl looks all
@@ -351,6 +360,7 @@ def test_single_disk_becomes_a_mirror(after_first_boot: Machine) -> None:
     live; a larger disk is grown into."""
     one = after_first_boot
     written(one, "first")
+    one.expect("volume-exists", "join-other", "MEMBER_LOST", "state volume mounted degraded")
     one.add_disk("foreign", "2G", header=scene.HEADER)
     one.wait_until(
         "the foreign claim is refused",
@@ -394,6 +404,7 @@ def test_three_disks(machine: MachineFactory) -> None:
     assert "Data, RAID1:" in usage and "Metadata, RAID1C3:" in usage, usage
     written(one, "first")
     uuid = state(one)["volume"]["uuid"]
+    one.expect("MEMBER_LOST")
     one.detach_disk("two")
     wait_for_verdict(one, "degraded", 60)
     written(one, "alone")

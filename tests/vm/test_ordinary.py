@@ -89,6 +89,7 @@ def stale(one: Machine) -> None:
     """The volume that this root has known is away: bind entries are read-only rather than forked, everything
     else goes on, and it is said."""
     one.detach_disk("state")
+    one.expect("VOLUME_MISSING", "ENTRY_STALE", "VERDICT_VOLATILE", "known-volume-missing")
     one.start("persist.volume=")
     one.wait_for_boot()
     found = state(one)

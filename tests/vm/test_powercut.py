@@ -44,7 +44,7 @@ def first_boot() -> Iterator[tuple[Machine, float]]:
         machine.add_disk("one", "2G", header=scene.HEADER)
         machine.add_disk("two", "2G", header=scene.HEADER)
         machine.start()
-        machine.snapshot("early")
+        machine.snapshot("early", look=False)
         before = float(machine.succeed("cut -d' ' -f1 /proc/uptime"))
         machine.wait_for_unit("persist-setup.target", 300)
         after = float(machine.succeed("cut -d' ' -f1 /proc/uptime"))
@@ -78,6 +78,7 @@ def test_cut_in_the_first_boot(first_boot: tuple[Machine, float], cut: int) -> N
 def waiting() -> Iterator[Machine]:
     """A machine that has booted without a volume; claims that are plugged in now are formatted at once."""
     with Machine(scene.story_image("bookworm"), "plugged") as machine:
+        machine.expect("VOLUME_MISSING", "FALLBACK", "VERDICT_VOLATILE")
         machine.start()
         machine.wait_for_boot()
         machine.snapshot("ready")

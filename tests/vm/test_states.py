@@ -26,6 +26,7 @@ GARBAGE = {
 def volatile_notices(machine: Machine) -> None:
     """A boot without its volume is said on the console, in the journal, before and after login; and the
     target is not reached."""
+    machine.expect("VERDICT_VOLATILE", "FALLBACK")
     assert "VOLATILE" in machine.console_text()
     assert records(machine, "VERDICT_VOLATILE")
     assert "VOLATILE" in machine.succeed("cat /run/issue.d/persist.issue /run/motd.d/persist")
@@ -43,6 +44,7 @@ def test_no_disk(machine: MachineFactory) -> None:
     assert (found["verdict"], found["volume"]["kind"]) == ("volatile", "tmpfs")
     assert records(one, "VOLUME_MISSING")
     volatile_notices(one)
+    one.expect("VOLUME_MISSING")
     assert failed_units(one) == []
     assert len(one.succeed("ls /var/log/journal").split()) == 1
 
@@ -73,6 +75,9 @@ def test_disks_that_are_refused(machine: MachineFactory, tmp_path: Path) -> None
         found
     ), found["reasons"]
     volatile_notices(one)
+    one.expect(
+        "too-small", "read-only", "partitions", "signature", "not-blank", "untrusted", "VOLUME_UNTRUSTED"
+    )
     said = records(one, "VOLUME_UNTRUSTED")
     reasons = {r["PERSIST_DEVICE"]: r["PERSIST_REASON"] for r in records(one, "CLAIM_REFUSED")}
     serial = {
@@ -150,6 +155,12 @@ def test_bad_registry(broken_image: image.Image, machine: MachineFactory, tmp_pa
     assert seen["/usr/share/doc"] == "refused"
     assert one.succeed("cat /opt/good/file; stat -c %U /opt/good/file") == "seed\ngames\n"
     assert {"entry-failed", "registry"} <= codes(found)
+    one.expect("VERDICT_DEGRADED", "REGISTRY_PROBLEM", "ENTRY_REFUSED", "SEED_FAILED", "entry-failed")
+    # The generator, while there is no journal, and PID 1.
+    one.expect("is neither a section nor a setting", "Bad section header", "Will not keep /usr/share/doc")
+    one.expect(
+        "persist-seed@opt-not-in-the-image.service: Failed with", "Failed to start persist-seed@opt-not"
+    )
     where = {r.get("PERSIST_SOURCE", "") for r in records(one, "REGISTRY_PROBLEM")}
     assert any(w.startswith("/usr/lib/persist.d/garbage.conf:") for w in where), where
     assert {r["PERSIST_PATH"] for r in records(one, "SEED_FAILED")} == {"/opt/not/in/the/image"}
@@ -178,6 +189,7 @@ def test_filesystem_does_not_mount(after_first_boot: Machine) -> None:
     found = state(one)
     assert (found["verdict"], found["volume"]["kind"]) == ("volatile", "tmpfs")
     assert records(one, "VOLUME_BROKEN")
+    one.expect("VOLUME_BROKEN", "does not mount; leaving it to persist-volume.service")
     volatile_notices(one)
     one.shutdown()
     assert one.read_disk(disk, copies[0], 16384) == bytes(16384), (

@@ -74,6 +74,7 @@ def volume_layout(machine: Machine) -> None:
 
 def hot_plug(machine: Machine) -> None:
     """A second claimed disk beside a healthy volume is left alone, and that is said."""
+    machine.expect("volume-exists")
     machine.add_disk("second", "1G", header=scene.HEADER)
     machine.wait_until(
         "the claim of the second disk is refused",

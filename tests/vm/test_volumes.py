@@ -24,6 +24,7 @@ BINDING = 256
 
 def volatile(machine: Machine, code: str) -> None:
     """A boot without its volume: it ends, writes go to memory, and it says why."""
+    machine.expect("FALLBACK", "VERDICT_VOLATILE", code)
     machine.wait_for_boot()
     found = state(machine)
     assert (found["verdict"], found["volume"]["kind"]) == ("volatile", "tmpfs"), json.dumps(found, indent=2)
@@ -66,6 +67,7 @@ def test_which_volume(machine: MachineFactory, tmp_path: Path) -> None:
     # Nothing tells any more which one it is.
     kept = one.read_disk(own, 0, 512)
     one.write_disk(own, 0, kept[:BINDING] + bytes(440 - BINDING) + kept[440:])
+    one.expect("VOLUME_AMBIGUOUS", "; leaving it to persist-volume.service")
     one.start()
     volatile(one, "duplicate-label")
     said = records(one, "VOLUME_AMBIGUOUS")
@@ -126,6 +128,7 @@ def test_full_volume(machine: MachineFactory) -> None:
     one.succeed("python3 /run/fill.py", 600)
     one.fail("mkdir /home/more")
     one.crash()
+    one.expect("VERDICT_DEGRADED", "reserve-used", "space-low", "the state volume is full; growing it")
     one.start()
     one.wait_for_boot()
     found = state(one)
@@ -155,6 +158,7 @@ def test_words_for_one_boot(after_first_boot: Machine) -> None:
     )
     clean_shutdown(one)
     before = disk_bytes(disk)
+    one.expect("VERDICT_VOLATILE")
     one.start("persist=ro")
     one.wait_for_boot()
     found = state(one)
@@ -298,6 +302,7 @@ def test_a_disk_of_the_cloud(machine: MachineFactory, tmp_path: Path) -> None:
     one.start()
     network(one)
     one.detach_disk("ephemeral")
+    one.expect("VOLUME_MISSING", "ENTRY_STALE", "VERDICT_VOLATILE", "known-volume-missing")
     one.start()
     one.wait_for_boot()
     found = state(one)
@@ -319,6 +324,7 @@ def native(machine: Machine, found: dict[str, Any], starts: int) -> None:
 def network(one: Machine) -> None:
     """The volume comes with the network: entries after local-fs.target and before who waits for them, no
     cycle, and what cannot wait is refused."""
+    one.expect("Will not keep", "ENTRY_REFUSED", "VERDICT_DEGRADED")
     one.wait_for_boot()
     found = state(one)
     native(one, found, 2)
