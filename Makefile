@@ -91,7 +91,7 @@ release: $(VENV)/.done ## what is published of this commit: source archive, pack
 
 # Tests
 
-.PHONY: test test-deps test-unit test-model test-generator test-storage test-nspawn test-vm test-harness test-powercut lint format bench demo
+.PHONY: test test-deps test-unit test-model test-generator test-storage test-nspawn test-vm test-harness test-powercut test-heal-ring lint format bench demo
 test: test-deps ## install what the tests need and run all layers (as root)
 	@packaging/run-tests
 
@@ -124,6 +124,9 @@ test-powercut: deb ## 50 power cuts of each kind under QEMU (an hour); 'make tes
 
 format: $(VENV)/.done ## let ruff lay out the Python code
 	$(VENV)/bin/ruff format .
+
+test-heal-ring: deb ## go back 200 times to a boot to which a stale member comes back (hours)
+	PERSIST_DEBS="$(abspath $(DEBS))" $(PYTHON) -m tests.vm.heal_ring
 
 lint: $(VENV)/.done ## ruff, mypy --strict, shellcheck
 	packaging/lint $(VENV)/bin
