@@ -114,8 +114,8 @@ def write(outcome: Outcome) -> None:
 def of(found: object) -> Outcome:
     """A record from what JSON has of it: what is left out has its default, and what is not known is left out.
     Raises ValueError."""
-    if not isinstance(found, dict):
-        raise ValueError("it is not an object")
+    if not isinstance(found, dict) or "kind" not in found:
+        raise ValueError("it is not the record of a volume")
     default = Outcome()
     known = {}
     for key, value in as_dict(default).items():

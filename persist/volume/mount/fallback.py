@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from persist.boot import paths
@@ -63,6 +64,9 @@ def tmpfs(result: Outcome, say: Say) -> None:
 def _root(result: Outcome, say: Say) -> None:
     try:
         binds.bind_image()
+        if result.root_read_only:
+            # The mount is, whatever the filesystem below it would take: IMAGE has no flag of its own.
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), paths.ROOT_STORE)
         _mount_root_directory()
     except (PersistError, OSError) as e:
         say(
