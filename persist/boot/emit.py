@@ -19,9 +19,8 @@ def emit(plan: "Plan", directory: str, problems: list[Problem]) -> int:
     problem.
     """
     try:
-        at = os.open(
-            directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        )  # so that the kernel looks for it once
+        # So that the kernel looks for it once.
+        at = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as e:
         problems.append(
             Problem(ERROR, directory, "Failed to write: %s. No path is kept on this boot." % e.strerror)

@@ -48,22 +48,18 @@ class Facts:
         self.container = ""
         self.user_scope = False
         self.enabled = False
-        self.fstab: dict[
-            str, str
-        ] = {}  # where others mount -> what says so: fstab, and all else that systemd-fstab-generator reads
+        # Where others mount -> what says so: fstab, and all else that systemd-fstab-generator reads.
+        self.fstab: dict[str, str] = {}
         self.lines: list[Line] = []  # the same with all that they say, and swap space
         self.network: set[str] = set()  # where they mount with the network
         self.shipped: dict[str, str] = {}  # name of a mount unit of somebody else -> its file
-        self.masked: dict[
-            str, str
-        ] = {}  # name of a mount unit that PID 1 would not take from us -> the link that masks it
+        # Name of a mount unit that PID 1 would not take from us -> the link that masks it.
+        self.masked: dict[str, str] = {}
         self.early: set[str] = set()
-        self.aliases: dict[
-            str, str
-        ] = {}  # entry path -> the path without the image's links among its parents
-        self.links: dict[
-            str, str
-        ] = {}  # entry path -> target, where the last component is itself a symbolic link
+        # Entry path -> the path without the image's links among its parents.
+        self.aliases: dict[str, str] = {}
+        # Entry path -> target, where the last component is itself a symbolic link.
+        self.links: dict[str, str] = {}
         self.broken: dict[str, str] = {}  # entry path -> why the links on its way cannot be followed
         self.mounted_below: dict[str, str] | None = None  # made of the above by those who ask
 

@@ -115,9 +115,8 @@ def _command_line(facts: Facts) -> "Iterable[Line]":
         elif key == "ostree":
             yield Line("", "/var", "none", "bind", key + "=" + _LINE)  # of ostree-system-generator
         elif key == "systemd.volatile" and value == "state":
-            yield Line(
-                "tmpfs", "/var", "tmpfs", "", "systemd.volatile=state" + _LINE
-            )  # where nothing else mounts it
+            # Where nothing else mounts it.
+            yield Line("tmpfs", "/var", "tmpfs", "", "systemd.volatile=state" + _LINE)
 
 
 def _take(facts: Facts, line: Line, known: dict[str, str], again: bool = True) -> None:

@@ -15,9 +15,8 @@ from persist.foresee.image import Image
 def settings(loaded: Loaded, image: Image) -> Iterator[Problem]:
     """Settings of persist.conf that need another one."""
     config = loaded.config
-    if config.device and not any(
-        spec.startswith("/") for spec in config.device
-    ):  # none: what was said was wrong, and is told
+    # None: what was said was wrong, and is told.
+    if config.device and not any(spec.startswith("/") for spec in config.device):
         for key, says, yes in (
             ("Format", "blank", config.format_blank),
             ("Ephemeral", "yes", config.ephemeral),

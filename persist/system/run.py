@@ -88,9 +88,8 @@ def follow(
                 raise CommandError(args, 124, "", reason=why)
     except BaseException:
         process.kill()
-        with suppress(
-            subprocess.TimeoutExpired
-        ):  # in the kernel, for a disk or a server that does not answer
+        # In the kernel, for a disk or a server that does not answer.
+        with suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=10)
         raise
     if process.returncode:

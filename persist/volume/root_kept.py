@@ -176,9 +176,8 @@ class _Look:
         except (OSError, CommandError):
             table = []  # not installed: a snapshot is then taken for one that is persistent
         for words in (line.split(" ") for line in table):
-            if (
-                words[2:3] == ["snapshot"] and len(words) > 5
-            ):  # start length snapshot origin store P|N chunk (dm-snapshot, "snapshot.rst")
+            # Start length snapshot origin store P|N chunk (dm-snapshot, "snapshot.rst").
+            if words[2:3] == ["snapshot"] and len(words) > 5:
                 why = self.device(f"{self.devices.directory}/{words[4]}")
                 if words[5].startswith("N"):
                     return f"on {name}, a snapshot that is not persistent"

@@ -181,9 +181,8 @@ class LoopDisk:
         deadline = time.monotonic() + 20
         while attached(self.file) and time.monotonic() < deadline:
             for place in reversed(mounts_of(self.node)):
-                subprocess.run(
-                    ["umount", place], check=False, capture_output=True
-                )  # a mount(2) that ended after its process was killed
+                # A mount(2) that ended after its process was killed.
+                subprocess.run(["umount", place], check=False, capture_output=True)
             time.sleep(0.05)
         self.node = ""
 
@@ -218,9 +217,8 @@ class LoopDisk:
             f.flush()
             os.fsync(f.fileno())
         for part in glob.glob(f"{self.node}p*"):
-            tool(
-                "blockdev", "--flushbufs", part
-            )  # it has a cache of its own, which lives as long as anybody has it open
+            # It has a cache of its own, which lives as long as anybody has it open.
+            tool("blockdev", "--flushbufs", part)
 
     def format(
         self, kill_after: str = "", swap: str = "auto", kill_after_seconds: float | None = None

@@ -35,9 +35,8 @@ def overlay() -> None:
     os.makedirs("/srv/home/image")
     (kept_overlay("/srv/home") / "mine").write_text("mine")
     seeded("/srv/home", "overlay")
-    sh(
-        "umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower"
-    )  # /srv is a mount of its own here
+    # /srv is a mount of its own here.
+    sh("umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower")
 
 
 def boot(loaded: Loaded) -> list[str]:

@@ -72,9 +72,8 @@ def test_overlays_above_are_mounted_first_and_alike() -> None:
     kept_overlay("/opt")
     kept("/srv/top/data", "kept")
     loaded = registry("[Path]\nPath=/srv/top\n[Path]\nPath=/srv/top/data\nMethod=bind\n[Path]\nPath=/opt\n")
-    sh(
-        "umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower"
-    )  # /srv is a mount of its own here
+    # /srv is a mount of its own here.
+    sh("umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower")
     for _ in range(2):
         assert mount_seeded(loaded) == []
         assert entry_mounts() == ["/srv/top", "/srv/top/data"], "an overlay with no bind in it has a unit"

@@ -217,9 +217,8 @@ def test_unfinished_replace(machine: Machine, make_disk: Make) -> None:
     volume.down()
     volume.pull(b)
     volume.up()
-    Path(f"{btrfs.SYSFS}/{volume.uuid}/devinfo/1/scrub_speed_max").write_text(
-        "20m", encoding="ascii"
-    )  # a replace heeds it: some seconds instead of an instant
+    # A replace heeds it: some seconds instead of an instant.
+    Path(f"{btrfs.SYSFS}/{volume.uuid}/devinfo/1/scrub_speed_max").write_text("20m", encoding="ascii")
     tool("btrfs", "replace", "start", "-f", "2", volume.data(third), volume.at)
     tool("mount", "-o", "remount,ro", volume.at)  # the kernel suspends it, as an unmount would
     tool(

@@ -111,14 +111,12 @@ def test_unmounted_within_a_replace(place: Path, make_disk: Make) -> None:
     Path(f"{v.at}/bigger").write_bytes(os.urandom(100 << 20))
     tool("btrfs", "filesystem", "sync", v.at)
     tool("wipefs", "-a", "-f", v.data(v.disks[1]))
-    Path(f"{btrfs.SYSFS}/{v.uuid}/devinfo/1/scrub_speed_max").write_text(
-        "20m", encoding="ascii"
-    )  # a replace heeds it: some seconds instead of an instant
+    # A replace heeds it: some seconds instead of an instant.
+    Path(f"{btrfs.SYSFS}/{v.uuid}/devinfo/1/scrub_speed_max").write_text("20m", encoding="ascii")
     tool("btrfs", "replace", "start", "-f", "2", v.data(v.disks[1]), v.at)
     in_kernel.level(in_kernel.glance(v.at))
-    tool(
-        "mount", "-o", "remount,ro", v.at
-    )  # as a shutdown does: the tool that waits for the replace keeps it from being unmounted
+    # As a shutdown does: the tool that waits for the replace keeps it from being unmounted.
+    tool("mount", "-o", "remount,ro", v.at)
     v.down()
     target = superblock.read(v.data(v.disks[1]))
     assert target is not None and target.devid == 0, "it was not finished"

@@ -141,9 +141,8 @@ ROWS = {
     ),
     "record is a pipe": Row("mkfifo .persist/volume.json", _STRANGE, "not a regular file"),
     "record is a link": Row("ln -s /run/sentinel/secret .persist/volume.json", _STRANGE, "symbolic link"),
-    "record is a device": Row(
-        "mknod .persist/volume.json c 10 130", _STRANGE, "not a regular file"
-    ),  # a watchdog: opening it starts it
+    # A watchdog: opening it starts it.
+    "record is a device": Row("mknod .persist/volume.json c 10 130", _STRANGE, "not a regular file"),
     "record is deep": Row(_deep, (), "volume.json cannot be understood"),
     "an entry's store is a link": Row(f"mv {OVER} s; ln -s ../../s {OVER}", ("/srv/over",), "symbolic link"),
     "an entry's store is a user's": Row(f"chown 1000 {OVER}", ("/srv/over",), WRITERS),

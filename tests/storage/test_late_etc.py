@@ -61,8 +61,7 @@ def test_it_stays_where_nothing_takes_its_place() -> None:
         assert late_etc.give_way(registry(ENTRY.format("overlay"))) is None and there(), text
     os.unlink(upper / "machine-id")
     os.symlink("/run/machine-id", upper / "machine-id")
-    with suppress(
-        OSError, PersistError
-    ):  # a link on a volume is not followed; the service says so and goes on
+    # A link on a volume is not followed; the service says so and goes on.
+    with suppress(OSError, PersistError):
         assert late_etc.give_way(registry(ENTRY.format("overlay"))) is None
     assert there()

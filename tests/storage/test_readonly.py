@@ -74,9 +74,8 @@ def machine(real: bool = True) -> Loaded:
         os.chmod(f"{REAL}/srv/file", 0o640)
         marker("/srv/file", REAL)
         sh(f"mount -o remount,ro {REAL}")
-    sh(
-        "umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower"
-    )  # /srv and /opt are mounts of their own here
+    # /srv and /opt are mounts of their own here.
+    sh("umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower")
     sh("mkdir -p /run/persist/volume; mount -t tmpfs -o mode=0755 none /run/persist/volume")
     store.make(paths.VOLUME)
     os.symlink(f"{paths.VOLUME}/srv/link", "/srv/link")
@@ -190,9 +189,8 @@ mount -o remount,ro {REAL}""")
     assert [m.mount_point for m in mountinfo.mounts("/srv") if m.mount_point != "/srv"] == ['/srv/a,b "c"']
     Path(paths.MOUNT_ENTRIES).touch()
     assert seed_service.main("srv-over") == 0
-    mount_unit(
-        loaded, "srv-over.mount"
-    )  # a /var without what the volume has is better than one that takes no writes
+    # A /var without what the volume has is better than one that takes no writes.
+    mount_unit(loaded, "srv-over.mount")
     assert text("/srv/over/image") == "image" and not os.path.exists("/srv/over/f")
 
 

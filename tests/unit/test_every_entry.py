@@ -297,9 +297,8 @@ def test_who_says_that_he_mounts_it_is_believed_of_mountinfo_only(
         unit(scene, "srv.mount")
     scene.registry(f"/srv|{method}")
     look = FakeLook([*ASKED, *mounts])
-    look.forget = {
-        m.mount_point: "on zram0" for m in mounts if m.source == "/dev/zram0"
-    }  # tests/unit/test_root_kept.py has how that is known
+    # tests/unit/test_root_kept.py has how that is known.
+    look.forget = {m.mount_point: "on zram0" for m in mounts if m.source == "/dev/zram0"}
     found = scene.judge(look)
     entry = found.entries[0]
     assert (entry.path, entry.method, entry.state) == ("/srv", method, state)

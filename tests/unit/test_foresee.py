@@ -231,9 +231,8 @@ def test_services_that_are_made_when_it_boots(
     )
     machine.file("etc/crypttab", "# other /dev/vdz\nmy-state /dev/vdd none luks\n")
     machine.registry(f"[Path]\nPath=/srv/d\nMethod=bind\nServices={unit}\n[Path]\nPath=/srv/over\n")
-    problems = [
-        p["message"] for p in machine.verify(capsys)[1] if "cannot wait for" not in p["message"]
-    ]  # of / and slices, which start before us
+    # Of / and slices, which start before us.
+    problems = [p["message"] for p in machine.verify(capsys)[1] if "cannot wait for" not in p["message"]]
     assert problems == (
         [] if made else [f"Services={unit}: the image has no such unit. Correct it, or take it out."]
     )

@@ -564,9 +564,8 @@ def test_damaged_superblock() -> None:
     data = _block()
     assert superblock.parse(data[:4000]) is None
     assert superblock.parse(bytes(4096)) is None
-    assert (
-        superblock.parse(data[:0x48] + bytes([data[0x48] ^ 1]) + data[0x49:]) is None
-    )  # one bit of the generation
+    # One bit of the generation.
+    assert superblock.parse(data[:0x48] + bytes([data[0x48] ^ 1]) + data[0x49:]) is None
     assert superblock.parse(_block(x30=struct.pack("<Q", 64 << 20))) is None  # a copy of the mirror at 64 MiB
     assert superblock.parse(_block(x11b=b"another one here")) is None
 

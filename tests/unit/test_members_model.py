@@ -299,9 +299,8 @@ def running(w: World, most: int) -> Found:
             yield f"fsync, cut after {reached}", off(commit(w, inside, reached, log=True))
     if w.due:
         yield from lost(w, inside, "mark what is left")
-    elif (
-        len(inside) > 1 and len(inside) >= w.disks[inside[0]].total
-    ):  # with one more away the kernel takes no writes
+    elif len(inside) > 1 and len(inside) >= w.disks[inside[0]].total:
+        # With one more away the kernel takes no writes.
         for n in inside:
             pulled = w._replace(gone=w.gone | 1 << n, here=w.here & ~(1 << n), due=True)
             yield f"pull {n}, not marked yet", pulled

@@ -88,9 +88,8 @@ class InTime:
         found = list(use.units)
         if self._of_volume(use):
             found += _FIRST
-        for entry in (
-            use.entries if use.units != [self.volume] else ()
-        ):  # what is on the volume needs no entry
+        # What is on the volume needs no entry.
+        for entry in use.entries if use.units != [self.volume] else ():
             for planned in self._way(entry):
                 found += [planned.unit, planned.name + ".mount", "persist-seed@" + planned.name + ".service"]
         return found

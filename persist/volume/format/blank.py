@@ -27,10 +27,11 @@ def _data_at(disk: Disk, places: list[tuple[int, int]], skip: int = 0) -> int | 
     zeros = bytes(_PIECE)
     fd = os.open(disk.node, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
     try:
+        # On a page border, as open(2) asks for.
         with (
             mmap.mmap(-1, _PIECE) as buffer,
             memoryview(buffer) as view,
-        ):  # on a page border, as open(2) asks for
+        ):
             for start, length in places:
                 at = start
                 while at < start + length:

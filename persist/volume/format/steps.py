@@ -136,9 +136,8 @@ class Formatting:
         nodes = self.nodes()
         btrfs.forget(*nodes)
         data, metadata = partition_table.profiles(self.mark.layout, len(self.members))
-        size = min(
-            m.data_bytes() for m in self.members
-        )  # of each device; the larger ones grow when it is mounted
+        # Of each device; the larger ones grow when it is mounted.
+        size = min(m.data_bytes() for m in self.members)
         run(
             "mkfs.btrfs",
             "--quiet",

@@ -51,9 +51,8 @@ def _precedes(
 ) -> bool:
     block = other.superblock
     if mark is None and theirs is None:
-        return _level(
-            older, block
-        )  # it proves little, and is all there is to go by: persist has not mounted them yet
+        # It proves little, and is all there is to go by: persist has not mounted them yet.
+        return _level(older, block)
     if theirs is None or degraded_mark.UNKNOWN in (theirs.id, mark.id if mark is not None else ""):
         return mark == theirs and _level(older, block)
     if mark is not None and mark.id == theirs.id:

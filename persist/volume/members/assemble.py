@@ -116,9 +116,8 @@ def _chosen(apart: list[list[Member]], bound: Callable[[Member], bool]) -> list[
     if all(m.superblock.num_devices > 1 for side in apart for m in side) and all(
         m.mark is not None and m.mark.id != UNKNOWN for side in last for m in side
     ):
-        return max(
-            last, key=_rank
-        )  # by their marks they are this volume's, and each was written without the others
+        # By their marks they are this volume's, and each was written without the others.
+        return max(last, key=_rank)
     return None
 
 

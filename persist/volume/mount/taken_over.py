@@ -102,9 +102,8 @@ def keep(config: Config, machine: Facts, told: Known, result: Outcome, at: Mount
     )
     if before is not None:
         if before.kind == result.kind:
-            if (
-                before.reason not in _LOOKED_AT_AGAIN or result.kind not in outcome.REAL
-            ):  # what stands in for it is not what was looked at
+            # What stands in for it is not what was looked at.
+            if before.reason not in _LOOKED_AT_AGAIN or result.kind not in outcome.REAL:
                 result.because(before.reason, before.message, before.hint)
             result.expected, result.rescue, result.others = before.expected, before.rescue, before.others
             # Only btrfs says its id through a mount.
