@@ -72,4 +72,4 @@ def test_record() -> None:
     written = json.dumps(as_dict(Outcome(kind="btrfs", others=OTHERS)))
     assert outcome.of(json.loads(written)).others == OTHERS
     with pytest.raises(ValueError, match="others"):
-        outcome.of({"others": [{"device": 3}]})
+        outcome.of({"kind": "btrfs", "others": [{"device": 3}]})
