@@ -9,7 +9,6 @@ whoever owns a directory on the volume, or above the path, could have put one th
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable
 
 from persist.boot import paths
@@ -20,6 +19,7 @@ from persist.boot.units import lower, overlay_options
 from persist.entries import stores
 from persist.errors import PersistError
 from persist.system import mountinfo, newmount
+from persist.system.files import kind as kind_of
 from persist.system.files import write_atomically
 from persist.system.safepath import Dir
 
@@ -59,16 +59,7 @@ def failure(
 
 
 def _kind(fd: int) -> str:
-    mode = os.fstat(fd).st_mode
-    return (
-        "directory"
-        if stat.S_ISDIR(mode)
-        else "file"
-        if stat.S_ISREG(mode)
-        else "symbolic link"
-        if stat.S_ISLNK(mode)
-        else "device or pipe"
-    )
+    return kind_of(os.fstat(fd).st_mode)
 
 
 def _target(planned: Planned, kind: str) -> int:

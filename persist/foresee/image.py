@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from persist.boot import paths
 from persist.boot.facts import resolve as real_path
 from persist.boot.ini import words
+from persist.system.files import kind as kind_of
 
 _PASSWD = {"user": "/etc/passwd", "group": "/etc/group"}
 _SYSUSERS = tuple(base + "/sysusers.d" for base in paths.DIRECTORIES)
@@ -46,20 +47,11 @@ class Image:
             return None
 
     def kind(self, path: str) -> str:
-        """What is at a path: directory, file, symbolic link, other, or '' for nothing."""
+        """What is at a path: directory, file, symbolic link, device or pipe, or '' for nothing."""
         there = self.lstat(path)
         if there is None:
             return ""
-        mode = there.st_mode
-        return (
-            "directory"
-            if stat.S_ISDIR(mode)
-            else "file"
-            if stat.S_ISREG(mode)
-            else "symbolic link"
-            if stat.S_ISLNK(mode)
-            else "other"
-        )
+        return kind_of(there.st_mode)
 
     def empty(self, path: str) -> bool:
         """Whether there is nothing at a path, or a directory with nothing in it."""

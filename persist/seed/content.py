@@ -17,6 +17,7 @@ from persist.seed.source import Sources
 from persist.seed.steps import step
 from persist.seed.store import only_leads_to, remove_empty
 from persist.seed.tree import Summary, manifest
+from persist.system.files import kind as kind_of
 from persist.system.safepath import Dir, split
 
 
@@ -119,8 +120,7 @@ class Content(Attempt):
                 f"'{at}' on the state volume is a symbolic link, which persist does not follow.",
                 hint="Find out where it comes from, and move it away.",
             )
-        mode = there.st_mode
-        kind = "directory" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "device or pipe"
+        kind = kind_of(there.st_mode)
         wanted = entry.type or (source.kind if source else kind)
         if kind != wanted:
             raise PersistError(
