@@ -111,7 +111,7 @@ def test_init_is_started_whatever_happens(system: MadeUpRoot, what: str) -> None
     assert result.status == 0
     assert system.said("persist-service") is None
     init(system)
-    assert result.kernel.startswith("<3>persist-early: ") == (what != "has no stage"), result.kernel
+    assert result.kernel.startswith("<3>persist-early: error: ") == (what != "has no stage"), result.kernel
 
 
 def test_not_enabled(plain: MadeUpRoot) -> None:

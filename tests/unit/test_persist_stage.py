@@ -111,8 +111,8 @@ def test_no_python(system: MadeUpRoot) -> None:
     result = system.stage(str(system.root))
     assert result.status == 0
     assert result.kernel == (
-        f"<3>persist-early: {STAGE} does not start: python3, or chroot or timeout (coreutils), is missing; "
-        "install it." + NOT_KEPT
+        f"<3>persist-early: error: {STAGE} does not start: python3, or chroot or timeout (coreutils), is "
+        "missing; install it." + NOT_KEPT
     )
 
 
@@ -122,7 +122,7 @@ def test_no_timeout(system: MadeUpRoot) -> None:
     system.missing("bin/timeout")
     result = system.stage(str(system.root))
     assert result.status == 0 and system.said("persist-service") is None
-    assert result.kernel.startswith(f"<3>persist-early: {STAGE} ")
+    assert result.kernel.startswith(f"<3>persist-early: error: {STAGE} ")
     assert result.kernel.endswith(NOT_KEPT) and result.kernel.count("\n") == 1
 
 
@@ -134,7 +134,7 @@ def test_a_program_that_hangs(system: MadeUpRoot, stubborn: bool) -> None:
     result = system.stage(str(system.root))
     assert result.status == 0
     assert result.kernel == (
-        f"<3>persist-early: {STAGE} took longer than 15 minutes and was ended; "
+        f"<3>persist-early: error: {STAGE} took longer than 15 minutes and was ended; "
         "see the lines above for what it waited for." + NOT_KEPT
     )
 
@@ -145,7 +145,7 @@ def test_a_program_that_fails(system: MadeUpRoot, status: int) -> None:
     result = system.stage(str(system.root))
     assert result.status == 0
     assert result.kernel == (
-        f"<3>persist-early: {STAGE} failed with status {status}; see what was "
+        f"<3>persist-early: error: {STAGE} failed with status {status}; see what was "
         "said before this line, here or on the console." + NOT_KEPT
     )
 
@@ -156,6 +156,6 @@ def test_without_a_kernel_log_it_is_said_on_the_console(system: MadeUpRoot, log:
     result = system.stage(str(system.root), log=log)
     assert result.status == 0
     last = result.stderr.splitlines()[-1]
-    assert last.startswith(f"persist-early: {STAGE} failed with status 3;")
+    assert last.startswith(f"persist-early: error: {STAGE} failed with status 3;")
     if log == "none":
         assert result.devices == ["null"], "a file in the place of the kernel's log"
