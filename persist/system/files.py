@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Small files, written so that no reader sees half of one, and what a file is."""
+"""Small files, written so that no reader sees half of one, or locked; and what a file is."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def kind(mode: int) -> str:
@@ -23,3 +26,20 @@ def write_atomically(path: str, text: str) -> None:
     with open(temporary, "w", encoding="utf-8") as f:
         f.write(text)
     os.replace(temporary, path)
+
+
+@contextmanager
+def held(path: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a file below /run as long as the context lasts, or the process; yields whether it is
+    ours. Waits for others, or yields False without ``wait``. Raises OSError."""
+    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            ours = True
+        except BlockingIOError:
+            ours = False
+        yield ours
+    finally:
+        os.close(fd)

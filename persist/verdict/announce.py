@@ -13,8 +13,7 @@ from persist.boot import paths
 from persist.boot.load import Loaded
 from persist.errors import PersistError
 from persist.note import ERR, WARNING, Note
-from persist.system.files import write_atomically
-from persist.system.lock import held
+from persist.system.files import held, write_atomically
 from persist.system.run import run
 from persist.verdict import judge as v
 from persist.verdict import say

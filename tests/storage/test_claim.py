@@ -18,7 +18,7 @@ from persist.errors import PersistError, Refusal
 from persist.system import superblock
 from persist.system.blockdev import partitions
 from persist.system.btrfs import filesystem_uuid
-from persist.system.lock import held
+from persist.system.files import held
 from persist.volume.format import format_lock, may_format
 from persist.volume.format.write_claim import write_claims
 from persist.volume.ondisk.header import Options

@@ -17,7 +17,7 @@ from persist.cli.main import main
 from persist.errors import PersistError, Refusal
 from persist.note import Note
 from persist.system import btrfs
-from persist.system.lock import held
+from persist.system.files import held
 from persist.volume import outcome
 from persist.volume.format import format_lock
 from persist.volume.heal import by_hand, recorded

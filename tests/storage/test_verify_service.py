@@ -16,7 +16,7 @@ from persist.boot.ini import ERROR, NOTICE, Problem
 from persist.boot.load import Loaded, load
 from persist.errors import PersistError
 from persist.note import Note
-from persist.system.lock import held
+from persist.system.files import held
 from persist.verdict import judge as v
 from persist.verdict.announce import Announcer
 from persist.volume import outcome

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from persist.boot import paths
 from persist.errors import PersistError
-from persist.system.lock import held
+from persist.system.files import held
 
 LOCK = paths.FORMAT_LOCK
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from persist.boot import paths
-from persist.system.lock import held
+from persist.system.files import held
 from persist.volume import outcome
 
 LOCK = paths.HEAL_LOCK
