@@ -13,9 +13,8 @@ from persist.boot import facts
 from persist.boot.config import Config, load
 from persist.boot.facts import Facts
 from persist.errors import PersistError
-from persist.system import blockdev, superblock
+from persist.system import superblock, udevd
 from persist.system.blockdev import Disk
-from persist.system.run import run
 from persist.volume import mode
 from persist.volume.format import asking
 from persist.volume.format.claims import format_claimed
@@ -72,11 +71,6 @@ def work(
             settle()
 
 
-def _settle() -> None:
-    if blockdev.udev_runs():
-        run("udevadm", "settle", "--timeout=30", ok=(0, 1))
-
-
 def _format_tagged(machine: Facts) -> int:
     """As work(), on this machine."""
     from persist.volume.find.search import what_is_known
@@ -89,7 +83,7 @@ def _format_tagged(machine: Facts) -> int:
         disks, config = found
         return format_claimed(disks, config, what_is_known(machine, log.say), log.say, log.notify_status)
 
-    return work(_take_word, look, do, _settle)
+    return work(_take_word, look, do, udevd.settle)
 
 
 def format_main() -> int:

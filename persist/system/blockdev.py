@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import stat
 import time
 
@@ -20,13 +21,11 @@ from persist.system import mountinfo
 from persist.system.run import run
 
 SYS_BLOCK = "/sys/class/block"
-UDEV_CONTROL = "/run/udev/control"
 LOCK_TIMEOUT = 60  # seconds; udev holds its shared lock for the time of its rules
-
-
-def udev_runs() -> bool:
-    """Whether there is a udev to tell about changes."""
-    return os.path.exists(UDEV_CONTROL)
+# Floppies and optical drives have a size without a medium, too; the others are areas of an eMMC, or flash
+# without a block layer.
+_NO_DISK = re.compile(r"(fd|sr|mtdblock)\d+|mmcblk\d+(boot\d+|rpmb)")
+_LVM_ID = len("LVM-") + 64  # of a logical volume; what follows names a part of it
 
 
 def attribute(sys_path: str, name: str) -> str:
@@ -125,16 +124,28 @@ def number_of(path: str) -> str:
     return f"{os.major(number)}:{os.minor(number)}" if number else ""
 
 
-def disks() -> list[Disk]:
-    """All whole disks with a medium, in the order of their names."""
+def _not_to_open(name: str, sys_path: str) -> bool:
+    """Whether opening it would wait or lie: no disk, or a device-mapper device that is suspended or that LVM
+    keeps for itself (as in lvm2's udev rules: DM_UDEV_DISABLE_OTHER_RULES_FLAG)."""
+    dm = attribute(sys_path, "dm/uuid")
+    return bool(
+        _NO_DISK.fullmatch(name)
+        or attribute(sys_path, "dm/suspended") == "1"
+        or (dm.startswith("LVM-") and dm[_LVM_ID:])
+    )
+
+
+def disks(sys_block: str = SYS_BLOCK) -> list[Disk]:
+    """All whole disks with a medium that can be read, in the order of their names."""
     found = []
-    for name in sorted(os.listdir(SYS_BLOCK)):
-        path = os.path.realpath(f"{SYS_BLOCK}/{name}")
+    for name in sorted(os.listdir(sys_block)):
+        path = os.path.realpath(f"{sys_block}/{name}")
         # A partition, or something that has just been pulled out, or an empty drive.
         if (
             os.path.exists(f"{path}/dev")
             and not os.path.exists(f"{path}/partition")
             and attribute(path, "size") not in ("", "0")
+            and not _not_to_open(name, path)
         ):
             found.append(_disk(path))
     return found
@@ -274,9 +285,3 @@ def signatures(node: str) -> list[str]:
         if signature["type"] not in found:
             found.append(signature["type"])
     return found
-
-
-def trigger(*nodes: str) -> None:
-    """Have udev look at devices again, where it runs. Raises CommandError."""
-    if nodes and udev_runs():
-        run("udevadm", "trigger", "--action=change", *nodes)

@@ -44,14 +44,18 @@ def upper_of(top: Path) -> Path:
     return top / "upper"
 
 
-def own_root(top: str, memory: str = "", keep: Sequence[str] = ()) -> None:
+def own_root(top: str, memory: str = "", keep: Sequence[str] = (), *, first: str = "/") -> None:
     """Enter a root whose upper layer is in ``top``, a directory on a disk; or in a filesystem in memory of
     that type, which begins with what is in ``top``. /run and /mnt are empty but for /mnt/state;
-    ``keep``: directories that stay as they are."""
+    ``keep``: directories that stay as they are.
+
+    ``first``: the root of process 1, which is ours where nothing else is said: then we are in no chroot.
+    """
     upper_of(Path(top)).mkdir(parents=True, exist_ok=True)
     _sh(_MAKE, top, memory, str(TOP), top, *keep)
     os.chroot("/mnt/root")
     os.chdir("/")
+    _sh('mount -t tmpfs none /proc/1; ln -s "$1" /proc/1/root', first)
 
 
 def own_class(disks: Sequence[str], dmi: str = "") -> None:

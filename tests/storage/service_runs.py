@@ -50,7 +50,7 @@ def _setting(name: str, value: Any) -> str:
 
 def _machine(wish: dict[str, Any]) -> None:
     """The files of this machine, and its disks."""
-    own_root(wish["root"], wish.get("root_in", ""))
+    own_root(wish["root"], wish.get("root_in", ""), first=wish.get("first", "/"))
     if "only" in wish or "dmi" in wish:
         every = [d.node for d in blockdev.disks()]
         own_class(wish.get("only", every), wish.get("dmi", ""))

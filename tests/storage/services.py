@@ -44,7 +44,7 @@ def services(
     ``root``: a directory with what it has written below / (own_root.py), so that it can be started again;
     ``root_in``: that is lost, for the root is in a filesystem in memory. ``only``: it has these disks and no
     others. ``dmi``: the id of its firmware. ``enabled``: the master switch is on. ``registry``: its entries.
-    ``before``: a script that runs first.
+    ``before``: a script that runs first. ``first``: the root of process 1, where that is not ours.
     """
     wish |= {"do": do, "config": {"device": device or ["auto"]} | (config or {})}
     env = {

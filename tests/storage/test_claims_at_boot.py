@@ -147,7 +147,7 @@ def test_disk_that_is_lost_by_contract(make_disk: Make, tmp_path: Path, ephemera
         "volume",
         "volume",
         device=[again.node],
-        config=config | {"member_timeout": 7},
+        config=config | {"member_timeout": 1},
         enabled=True,
         root=tmp_path,
     )

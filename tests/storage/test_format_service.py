@@ -191,7 +191,7 @@ def test_a_disk_of_a_set_that_went_on_without_it(make_disk: Make) -> None:
 
 def test_members_are_asked_for_again_and_again(make_disk: Make) -> None:
     one = make_disk(SMALL, with_options(Options(members=2)))
-    seen = service([one], times=2)
+    seen = service([one], times=2, member_timeout=0)
     assert (seen.refused, seen.log.count("at least 2 disks")) == ({}, 2)
     two = make_disk(SMALL, with_options(Options(members=2)))
     assert service([one, two]).failed == [0]

@@ -15,7 +15,7 @@ from .services import KNOWN, READ_ONLY, note_of, services, uuid_of, write_note
 
 LINK = "[Path]\nPath=/opt/link\nMethod=symlink\n"
 # The service manager is told of the wait, and of the time that the rest takes.
-WAIT = "STATUS=Waiting up to 7 s for the state volume\nEXTEND_TIMEOUT_USEC=307000000"
+WAIT = "STATUS=Waiting up to 1 s for the state volume\nEXTEND_TIMEOUT_USEC=301000000"
 
 
 def test_volume_is_noted_on_a_writable_root(volume: LoopDisk, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_known_volume_is_missing(
 
 def test_known_volume_is_waited_for(make_disk: Make, tmp_path: Path) -> None:
     write_note(tmp_path, KNOWN)
-    config = {"member_timeout": 7}
+    config = {"member_timeout": 1}
     assert WAIT in services("volume", config=config, root=tmp_path, only=[]).statuses
     note_of(tmp_path).unlink()
     assert WAIT not in services("volume", config=config, root=tmp_path, only=[]).statuses

@@ -264,7 +264,7 @@ def test_what_stands_in_for_the_volume(volume: LoopDisk, tmp_path: Path, kind: s
             f"{PYTHON} {program} {result} {VOLUME} {VOLUME}/opt/link /mnt/state /opt/link",
             cmdline="persist=volatile" if kind == "memory" else "",
             before=machine(entries),
-            config={"fallback": "root"} if kind == "root" else {},
+            config={"member_timeout": 0} | ({"fallback": "root"} if kind == "root" else {}),
             device=["/dev/nothing"],
         )
         assert json.loads(result.read_text()) == dict.fromkeys(

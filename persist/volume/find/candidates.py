@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from persist.errors import Refusal
-from persist.system import blockdev
+from persist.system import blockdev, udevd
 from persist.system.blockdev import number_of
 from persist.volume.find import trust
 from persist.volume.find.decision import BTRFS, FILESYSTEM, Candidate
@@ -31,7 +31,11 @@ def everything() -> list[Candidate]:
 
     Raises CommandError and OSError.
     """
-    return _from_udev() if blockdev.udev_runs() else _by_probing()
+    if udevd.runs():
+        return _from_udev()
+    from persist.volume.find import probing
+
+    return probing.everything()
 
 
 def _filesystems(every: Iterable[Candidate]) -> list[Candidate]:
@@ -43,7 +47,7 @@ def candidates() -> list[Candidate]:
     return _filesystems(everything())
 
 
-def _candidate(
+def of(
     p: dict[str, str], node: str, device: str, disk_node: str, disk_device: str, disk_sys_path: str
 ) -> Candidate:
     """A candidate from udev's properties of a device."""
@@ -67,35 +71,9 @@ def _from_udev() -> list[Candidate]:
     from persist.system.udev import block_devices
 
     return [
-        _candidate(
-            d.properties, d.node, number_of(d.node), d.disk_node, number_of(d.disk_node), d.disk_sys_path
-        )
+        of(d.properties, d.node, number_of(d.node), d.disk_node, number_of(d.disk_node), d.disk_sys_path)
         for d in block_devices()
     ]
-
-
-def _by_probing() -> list[Candidate]:
-    found = []
-    for disk in blockdev.disks():
-        for device in [disk, *blockdev.partitions(disk)]:
-            p = blockdev.probe(device.node)
-            found.append(
-                Candidate(
-                    device.node,
-                    device.device,
-                    disk.device,
-                    p.get("UUID", ""),
-                    p.get("UUID_SUB", "") or device.node,
-                    p.get("LABEL", ""),
-                    p.get("PART_ENTRY_UUID", ""),
-                    decode(p.get("PART_ENTRY_NAME", "")),
-                    trust.why_untrusted(disk.sys_path, blockdev.attribute),
-                    p.get("TYPE", ""),
-                    disk.node,
-                    p.get("USAGE", "") if p.get("TYPE") else "",
-                )
-            )
-    return found
 
 
 def from_database() -> list[Candidate]:
@@ -117,7 +95,7 @@ def from_database() -> list[Candidate]:
                     )
             except FileNotFoundError:
                 continue  # udev has not come to it yet
-            found.append(_candidate(p, device.node, device.device, disk.node, disk.device, disk.sys_path))
+            found.append(of(p, device.node, device.device, disk.node, disk.device, disk.sys_path))
     return _filesystems(found)
 
 

@@ -10,9 +10,9 @@ from persist.boot.facts import Facts
 from persist.errors import PersistError
 from persist.note import NOTICE, WARNING, Note, Say, Status
 from persist.record import Record
-from persist.system import blockdev, uuids
+from persist.system import uuids
 from persist.volume import outcome
-from persist.volume.find import candidates, remembered
+from persist.volume.find import candidates, remembered, waiting
 from persist.volume.find.choose import decide
 from persist.volume.find.decision import (
     BTRFS,
@@ -130,16 +130,13 @@ def _once(config: Config, told: Known, here: Here) -> _Look:
 
 def _wait(last: _Look, timeout: float, once: Callable[[], _Look], enough: Callable[[_Look], bool]) -> _Look:
     """Look again after each event of a disk until it is enough, or the time is over."""
-    if not blockdev.udev_runs():
-        return last
-    from persist.system.udev import wait_for
 
     def look() -> _Look | None:
         nonlocal last
         last = once()
         return last if enough(last) else None
 
-    return wait_for(look, timeout) or last
+    return waiting.wait_for(look, timeout) or last
 
 
 def search(

@@ -16,7 +16,7 @@ from persist.errors import CommandError
 from persist.record import Record
 from persist.system import blockdev, superblock, uuids
 from persist.system.blockdev import Disk, number_of
-from persist.volume.find import trust
+from persist.volume.find import probing, trust
 from persist.volume.find.candidates import decode
 from persist.volume.ondisk import binding, header
 from persist.volume.ondisk.binding import Binding
@@ -173,9 +173,9 @@ def trusted(every: Iterable[Unreadable], config: Config) -> list[Unreadable]:
 
 def find(config: Config) -> list[Unreadable]:
     """All that count, by looking at the disks themselves. One that does not answer at all is none: nothing
-    tells whose it is."""
+    tells whose it is. Nor is a path to a multipath device, which has all that is on it."""
     found = []
-    for disk in blockdev.disks():
+    for disk in probing.without_paths(blockdev.disks()):
         try:
             found += _of_disk(disk, config.magic_headers)
         except (CommandError, OSError):

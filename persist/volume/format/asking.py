@@ -8,7 +8,7 @@ import os
 from persist.boot import paths
 from persist.errors import Refusal
 from persist.note import DEBUG, WARNING, Note, Say, of
-from persist.system import blockdev
+from persist.system import blockdev, udevd
 from persist.system.blockdev import Disk
 from persist.volume.format import may_format, refusals
 from persist.volume.format.disk_set import Claimed
@@ -20,11 +20,13 @@ _PASSING = ("members-missing", "members-disagree", "join-missing", "volume-unrea
 
 
 def tagged() -> list[Disk]:
-    """The disks that udev tagged in this boot; all of them where no udev runs. Only a pre-filter: a tag
-    outlives its header."""
+    """The disks that udev tagged in this boot; where no udev runs all of them, but for paths to a multipath
+    device. Only a pre-filter: a tag outlives its header."""
     every = blockdev.disks()
-    if not blockdev.udev_runs():
-        return every
+    if not udevd.runs():
+        from persist.volume.find import probing
+
+        return probing.without_paths(every)
     try:
         tagged = os.listdir(TAGS)
     except FileNotFoundError:

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from persist.boot.config import Config
 from persist.errors import CommandError, PersistError, Refusal
 from persist.note import ERR, NOTICE, Note, Say, Status
-from persist.system import blockdev
+from persist.system import udevd
 from persist.system.blockdev import Disk
-from persist.system.run import run
 from persist.volume import outcome
-from persist.volume.find import remembered
+from persist.volume.find import remembered, waiting
 from persist.volume.find.decision import Candidate, Known
 from persist.volume.format import asking, disk_set, format_lock, may_format, only_volume, refusals
 from persist.volume.format.disk_set import Claimed, Picked
@@ -106,10 +105,8 @@ class _Formatter:
         """All claims, once those are there that the ones at hand speak of, or MemberTimeoutSec= is over."""
         missing = disk_set.pick(_split(claims)[1], _there(only_volume.candidates_now())).missing
         patience = self.config.member_timeout
-        if not missing or not patience or not blockdev.udev_runs():
+        if not missing or not patience:
             return claims
-        from persist.system.udev import wait_for
-
         self.status(f"Waiting up to {patience} s for {missing} more claimed disk(s)", patience)
         last = claims
 
@@ -122,7 +119,7 @@ class _Formatter:
                 return None
             return last
 
-        return wait_for(look, patience) or last
+        return waiting.wait_for(look, patience) or last
 
     def _refuse_beside(self, done: Formatted, disks: list[Disk]) -> None:
         """Refuse those of the disks that were not needed for the volume."""
@@ -243,10 +240,8 @@ class _Formatter:
             failed += more
         if ready:
             outcome.note_heal()
-        if (news or blank or ready) and blockdev.udev_runs():
-            # Our locks are released: udev reads the new tables now, and must not take the partitions away
-            # under the mount that comes next.
-            run("udevadm", "settle", "--timeout=30", ok=(0, 1))
+        if news or blank or ready:
+            udevd.settle()
         return failed
 
 

@@ -9,7 +9,7 @@ import os
 from persist.boot.config import Config
 from persist.boot.paths import VOLUME
 from persist.errors import Refusal
-from persist.system import blockdev, btrfs
+from persist.system import btrfs, udevd
 from persist.system.blockdev import Disk
 from persist.volume.find import remembered, trust, unreadable
 from persist.volume.find.choose import decide
@@ -26,7 +26,7 @@ def candidates_now() -> list[Candidate]:
     formatting a disk."""
     from persist.volume.find import candidates
 
-    return candidates.from_database() if blockdev.udev_runs() else candidates.candidates()
+    return candidates.from_database() if udevd.runs() else candidates.candidates()
 
 
 def _check_unreadable(own: set[str], config: Config) -> None:

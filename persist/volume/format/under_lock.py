@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 from persist.boot.config import Config
 from persist.errors import PersistError, Refusal
-from persist.system import blockdev
+from persist.system import blockdev, udevd
 from persist.system.blockdev import Disk
 from persist.system.parallel import attempt
 from persist.volume.format import disk_set, may_format
@@ -49,7 +49,7 @@ def locked(disks: list[Disk], timeout: float = blockdev.LOCK_TIMEOUT) -> Iterato
 def trigger(disks: list[Disk]) -> None:
     """Have udev look at these disks and their partitions, once their locks are released. Raises
     CommandError."""
-    blockdev.trigger(*(node for d in disks for node in (d.node, *(p.node for p in blockdev.partitions(d)))))
+    udevd.trigger(*(node for d in disks for node in (d.node, *(p.node for p in blockdev.partitions(d)))))
 
 
 def raise_refusal(disk: Disk, refusal: Refusal) -> None:

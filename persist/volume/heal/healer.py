@@ -17,9 +17,8 @@ from contextlib import ExitStack
 from persist.boot.config import Config
 from persist.errors import CommandError, PersistError
 from persist.note import NOTICE, Note, Say
-from persist.system import blockdev, btrfs
+from persist.system import blockdev, btrfs, udevd
 from persist.system.run import run
-from persist.system.udev_lock import without_udev
 from persist.volume.format import joining
 from persist.volume.format.joining import Joiner
 from persist.volume.heal import look, recorded, wipe
@@ -134,7 +133,7 @@ class Healer:
         with ExitStack() as stack:
             # udev looks at it after the wipe, and a kernel before 6.4 has it for itself meanwhile: the
             # replace would find it busy.
-            stack.enter_context(without_udev([step.node]))
+            stack.enter_context(udevd.without_udev([step.node]))
             self._erase(step.node, state)
             self.work.follow(
                 step.text, lambda: btrfs.replace_device(self.path, step.devid, step.node), begun=stack.close
@@ -144,12 +143,12 @@ class Healer:
         _killed_after("copy")
         in_kernel.begin_whole(self.path)
         self._shrink(step.node)
-        blockdev.trigger(step.node)
+        udevd.trigger(step.node)
 
     def _add(self, step: Step, state: State, spare: Spare) -> None:
         if step.devid:
             self._need_room(step, 1)
-        with without_udev([step.node]):
+        with udevd.without_udev([step.node]):
             self._erase(step.node, state)
             btrfs.add_device(self.path, step.node)
         if len(state.devices) == 1:
@@ -160,7 +159,7 @@ class Healer:
             # next step drop it.
             recorded.note_members(self.path, [*state.part_ids.values(), spare.part_id])
         self._shrink(step.node)
-        blockdev.trigger(step.node)
+        udevd.trigger(step.node)
 
     def _balance(self, state: State) -> None:
         assert state.wanted is not None

@@ -15,7 +15,7 @@ from persist.system import btrfs, mountinfo, newmount, superblock
 from persist.system.btrfs import SUBVOLUMES
 from persist.system.mountinfo import Mount
 from persist.system.run import run
-from persist.system.udev_lock import without_udev
+from persist.system.udevd import without_udev
 from persist.volume.find.decision import Found
 from persist.volume.members import assemble, oddity, torn
 from persist.volume.members.assemble import Assembly

@@ -10,7 +10,7 @@ import os
 from persist.boot.paths import VOLUME
 from persist.errors import PersistError
 from persist.record import Record
-from persist.system import blockdev, btrfs
+from persist.system import blockdev, btrfs, udevd
 from persist.system.blockdev import Disk
 from persist.system.run import run
 from persist.volume.members import in_kernel
@@ -77,7 +77,7 @@ def _extend(part: Disk) -> None:
         run("partx", "--update", disk.node)
     finally:
         os.close(fd)
-    blockdev.trigger(disk.node)
+    udevd.trigger(disk.node)
 
 
 def follow(path: str = VOLUME) -> list[Grown]:
