@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from pathlib import Path
 
 import pytest
 
@@ -479,21 +480,44 @@ def test_a_commit_between_the_marks_of_a_mounted_volume(commits: int, log: int, 
 WHOLE = b"persist-degraded 1 " + FSID.encode() + b" 1 " + b"a" * 16 + b"\n"
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        bytes(512),
-        WHOLE.replace(b"ed 1", b"ed 2"),
-        WHOLE.replace(b"aa\n", b"a\n"),
-        WHOLE.replace(b" 1 aa", b" 01 aa"),
-        WHOLE.replace(b" 1 aa", b" 1000000000 aa"),
-        WHOLE + b"more",
-        WHOLE[:-1],
-    ],
+NO_MARKS = (
+    b"",
+    bytes(512),
+    WHOLE.replace(b"ed 1", b"ed 2"),
+    WHOLE.replace(b"aa\n", b"a\n"),
+    WHOLE.replace(b" 1 aa", b" 01 aa"),
+    WHOLE.replace(b" 1 aa", b" 1000000000 aa"),
+    WHOLE + b"more",
+    WHOLE[:-1],
+    WHOLE.replace(b"\n", b",\n"),
+    WHOLE.replace(b" 1 aa", b" x aa"),
+    WHOLE.replace(b" 1 aa", b" 1  aa"),
+    WHOLE.replace(b"a" * 16, b"A" * 16),
+    WHOLE.replace(b"\n", b" " + b"b" * 16 + b"\n"),
+    b"\n",
+    b"* ? /\n",
+    b"\xff\xfe" * 256,
+    b"a" * 512,
 )
-def test_no_mark(data: bytes) -> None:
+
+
+@pytest.mark.parametrize("data", NO_MARKS, ids=range(len(NO_MARKS)))
+def test_no_mark(data: bytes, tmp_path: Path) -> None:
+    """On a disk, what was one of this volume is not none: none makes a member every other's ancestor."""
     assert degraded_mark.parse(data) is None
+    node = tmp_path / "member"
+    node.write_bytes(bytes(degraded_mark.OFFSET) + data.ljust(degraded_mark.LENGTH, b"\0") + bytes(4096))
+    found = degraded_mark.read(str(node), FSID)
+    assert (found.id if found is not None else "") == (
+        degraded_mark.UNKNOWN if data.startswith(b"persist-degraded ") else ""
+    )
+
+
+def test_the_mark_of_another_filesystem(tmp_path: Path) -> None:
+    node = tmp_path / "member"
+    node.write_bytes(bytes(degraded_mark.OFFSET) + WHOLE.ljust(degraded_mark.LENGTH, b"\0"))
+    assert degraded_mark.read(str(node), FSID) == degraded_mark.parse(WHOLE)
+    assert degraded_mark.read(str(node), FSID.replace("1", "2")) is None
 
 
 def _block(**changes: bytes) -> bytes:

@@ -19,6 +19,7 @@ ONE = Candidate("/dev/vdb2", "254:18", "254:16", U1, "s1", "persist-data", "p1",
 TWO = Candidate("/dev/vdc2", "254:34", "254:32", U2, "s2", "persist-data", "p2", "persist-data")
 STICK = Candidate("/dev/sdb1", "8:17", "8:16", U2, "s9", "persist-data", "p9", "", "on USB")
 PLAIN = Candidate("/dev/vdd", "254:48", "254:48", "33333333-3333-4333-8333-333333333333", "s3", "home")
+UNNAMED = "44444444-4444-4444-8444-444444444444"
 PATHS = {
     "/dev/vdb": "254:16",
     "/dev/vdb2": "254:18",
@@ -88,15 +89,24 @@ def test_nothing() -> None:
         ("PARTUUID=P2", "/dev/vdc2"),
         ("/dev/nothing LABEL=nothing PARTUUID=p2 auto", "/dev/vdc2"),
         ("LABEL=home auto", "/dev/vdd"),
+        ("PARTLABEL=mine", "/dev/vde1"),
     ],
 )
 def test_specs_in_order(device: str, node: str) -> None:
-    assert found(ask(ONE, TWO, STICK, PLAIN, device=device)) == node
+    mine = Candidate("/dev/vde1", "254:65", "254:64", UNNAMED, "s4", "", "p4", "mine")
+    assert found(ask(ONE, TWO, STICK, PLAIN, mine, device=device)) == node
 
 
 def test_spec_that_leads_nowhere() -> None:
     for device in ("/dev/nothing", "LABEL=", "LABEL", "FOO=bar", "UUID=x"):
         assert isinstance(ask(ONE, device=device), Missing)
+
+
+def test_the_path_of_a_disk_is_for_the_volume_on_it() -> None:
+    """And not for whatever else it has a partition of."""
+    assert isinstance(ask(replace(ONE, label="other", part_label=""), device="/dev/vdb"), Missing)
+    both = (replace(ONE, label="other", part_label=""), replace(TWO, disk_device=ONE.disk_device))
+    assert found(ask(*both, device="/dev/vdb")) == "/dev/vdc2"
 
 
 def test_two_volumes() -> None:
@@ -158,7 +168,7 @@ def test_a_spec_for_one_member_leads_to_all() -> None:
         "/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",)
     )
     assert ask(ONE, replace(STICK, uuid=U1)) == Found("/dev/vdb2", U1, ("/dev/vdb2",), ("/dev/sdb1",))
-    for device in ("/dev/vdb /dev/sdb", "auto /dev/sdb", f"UUID={U1}"):
+    for device in ("/dev/vdb /dev/sdb", "/dev/vdb PARTUUID=P9", "auto /dev/sdb", f"UUID={U1}"):
         assert ask(ONE, replace(STICK, uuid=U1), device=device) == Found(
             "/dev/sdb1", U1, ("/dev/sdb1", "/dev/vdb2")
         ), device
@@ -179,6 +189,33 @@ def test_a_replaced_disk_comes_back() -> None:
         decision = ask(ONE, other, old, generations=odd)
         assert isinstance(decision, Ambiguous) and decision.code == "cloned-disk"
         assert decision.nodes == ("/dev/vdc2", "/dev/vdd2")
+
+
+@pytest.mark.parametrize(
+    ("first", "copy", "other", "left_out"),
+    [
+        (8, 8, 8, ""),
+        (8, 7, 8, "/dev/vdd2"),
+        (7, 8, 8, "/dev/vdc2"),
+        (7, 7, 8, ""),
+        (8, 9, 8, ""),
+        (8, 7, None, ""),
+        (8, 8, None, ""),
+    ],
+)
+def test_which_of_two_copies_is_known_by_the_other_member_alone(
+    first: int, copy: int, other: int | None, left_out: str
+) -> None:
+    """One that has stopped beside another that has gone on was replaced; without a third nobody knows."""
+    one = replace(TWO, uuid=U1)
+    two = replace(one, node="/dev/vdd2", device="254:50", disk_device="254:48")
+    generations = {"/dev/vdc2": first, "/dev/vdd2": copy, "/dev/vdb2": other or 0}
+    decision = ask(one, two, *([ONE] if other else []), generations=generations)
+    if left_out:
+        assert isinstance(decision, Found) and decision.forget == (left_out,)
+        assert set(decision.members) == {"/dev/vdb2", "/dev/vdc2", "/dev/vdd2"} - {left_out}
+    else:
+        assert isinstance(decision, Ambiguous) and decision.code == "cloned-disk"
 
 
 def test_the_volume_that_the_machine_had() -> None:

@@ -220,6 +220,13 @@ PCI = "/sys/devices/pci0000:00/0000:00:04.0"
             {f"{PCI}/0000:3a:00.0/removable": "removable"},
             "behind a removable port",
         ),
+        (f"{PCI}/0000:3a:00.0/ata3/host6/target6:0:0/6:0:0:0/block/sde", {f"{PCI}/removable": "fixed"}, ""),
+        (
+            f"{PCI}/0000:3a:00.0/ata3/host6/target6:0:0/6:0:0:0/block/sde",
+            {f"{PCI}/removable": "removable"},
+            "behind a removable port",
+        ),
+        (f"{PCI}/fw1/fw1.0/host4/target4:0:0/4:0:0:0/block/sdf", {}, "on FireWire"),
         ("/sys/devices/platform/host3/session1/target3:0:0/3:0:0:1/block/sdc", {}, "on a network (iSCSI)"),
         (f"{PCI}/host5/rport-5:0-1/target5:0:0/5:0:0:0/block/sdd", {}, "on a network (Fibre Channel)"),
         ("/sys/devices/virtual/nvme-fabrics/ctl/nvme2/nvme2n1", {}, "on a network (NVMe over fabrics)"),
