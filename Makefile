@@ -14,6 +14,7 @@ GENERATOR_DIR ?= $(SYSTEMD_DIR)/system-generators
 CATALOG_DIR ?= $(SYSTEMD_DIR)/catalog
 UDEV_RULES_DIR ?= $(LIBDIR)/udev/rules.d
 INITRAMFS_TOOLS_DIR ?= $(DATADIR)/initramfs-tools
+DRACUT_DIR ?= $(LIBDIR)/dracut
 # The scripts and the units name this directory; it is not for moving.
 PRIVATE_DIR = /usr/lib/persist
 
@@ -22,7 +23,7 @@ INSTALL ?= install
 BUILD = build
 VENV = $(BUILD)/venv
 VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' persist/version.py)
-DEBS = $(BUILD)/persist_$(VERSION)_all.deb $(BUILD)/persist-initramfs-tools_$(VERSION)_all.deb
+DEBS = $(patsubst %,$(BUILD)/%_$(VERSION)_all.deb,persist persist-initramfs-tools persist-dracut)
 SOURCES = $(shell find Makefile bin generators packaging persist units -type f -not -name '*.pyc')
 PYTEST = $(PYTHON) -m pytest -p no:cacheprovider
 export PYTHONDONTWRITEBYTECODE = 1
@@ -34,8 +35,8 @@ help: ## show the targets
 
 # Installation
 
-.PHONY: install install-persist install-man install-initramfs-tools
-install: install-persist install-man install-initramfs-tools ## install below DESTDIR
+.PHONY: install install-persist install-man install-initramfs-tools install-dracut
+install: install-persist install-man install-initramfs-tools install-dracut ## install below DESTDIR
 
 install-persist:
 	find persist -name '*.py' | LC_ALL=C sort | while read -r file; do \
@@ -66,6 +67,10 @@ install-initramfs-tools:
 	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early-find $(DESTDIR)$(PRIVATE_DIR)/persist-early-find
 	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early-members $(DESTDIR)$(PRIVATE_DIR)/persist-early-members
 	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early-mount $(DESTDIR)$(PRIVATE_DIR)/persist-early-mount
+
+install-dracut:
+	$(INSTALL) -D -m 755 packaging/dracut/90persist/module-setup.sh $(DESTDIR)$(DRACUT_DIR)/modules.d/90persist/module-setup.sh
+	$(INSTALL) -m 644 packaging/dracut/90persist/persist-stage.service $(DESTDIR)$(DRACUT_DIR)/modules.d/90persist/persist-stage.service
 
 # Packages
 

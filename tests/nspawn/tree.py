@@ -25,6 +25,7 @@ LINKS = {
 def build(suite: str, debs: Sequence[Path]) -> Path:
     """The tree of a release with DEBS installed, from the cache or made now; nobody may write to it."""
     request = image.Request(suite)
+    debs = image.fitting(debs, request.initrd)
     key = cache.digest(
         ["tree-1", request.base_key(), SETUP, repr(FILES), repr(LINKS), *map(cache.file_digest, debs)]
     )

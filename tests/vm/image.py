@@ -12,7 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,12 @@ class Request:
         )
 
 
+def fitting(debs: Iterable[Path], initrd: str) -> list[Path]:
+    """Packages without the glue for another tool that makes initrds."""
+    others = tuple(f"persist-{tool}_" for tool in recipe.INITRDS if tool != initrd)
+    return [deb for deb in debs if not deb.name.startswith(others)]
+
+
 def build(
     suite: str,
     debs: Sequence[Path] = (),
@@ -90,7 +96,7 @@ def build(
     packages: Sequence[str] = (),
     initrd: str = "initramfs-tools",
 ) -> Image:
-    """Return the image of SUITE with DEBS installed, from the cache or built now.
+    """Return the image of SUITE with DEBS installed, as far as they fit INITRD, from the cache or built now.
 
     CUSTOMIZE are shell commands run in the image after the packages; FILES are absolute paths with their
     text, written before the packages (executable when they begin with "#!"); PACKAGES join the base stage.
@@ -99,7 +105,7 @@ def build(
         raise ValueError(f"no such image: suite {suite!r}, variant {variant!r}, initrd {initrd!r}")
     request = Request(
         suite,
-        tuple(sorted(Path(deb).resolve(strict=True) for deb in debs)),
+        tuple(sorted(Path(deb).resolve(strict=True) for deb in fitting(debs, initrd))),
         variant,
         tuple(customize),
         tuple(sorted((files or {}).items())),
