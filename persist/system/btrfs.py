@@ -38,7 +38,7 @@ _EXCLUSIVE = 8  # BTRFS_ERROR_DEV_EXCL_RUN_IN_PROGRESS
 _MAX = (1 << 64) - 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _TOLERANCE = (
-    (1 << 9, 3),
+    (1 << 9, 2),
     (1 << 8, 2),
     (1 << 10, 3),
     (1 << 4, 1),
