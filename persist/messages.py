@@ -44,6 +44,7 @@ MESSAGE_IDS: dict[str, str] = {
     "VOLUME_READ_ONLY": "b99d57c3327655a58b352af2ec676c83",  # the volume is mounted read-only
     # the volume is mounted for writing, and nothing can be made on it
     "VOLUME_UNWRITABLE": "57adbca9aca05b04a10f1143593958b0",
+    "EARLY": "8c7fc9a86d2c57bf9ce88374a4e19a83",  # what the stage before PID 1 did not do, or waited for
     "FALLBACK": "b2cba4805eb85abc910ee8baececd049",  # this boot runs without its volume
     "SEED_DONE": "6c41ea4270bb561cab32b57a8b3cb643",  # an entry was seeded
     "SEED_FAILED": "69daa2fbf7ab5ef6b96bbcf003546013",  # an entry could not be seeded

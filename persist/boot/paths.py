@@ -22,6 +22,8 @@ RESCUE = PRIVATE + "/rescue"
 STORE = VOLUME + "/.persist"
 ROOT_STORE = "/var/lib/persist/root"  # of the root filesystem: where state is kept with Fallback=root
 EARLY = "/run/persist/early"
+STAGED = "/run/persist/staged"  # the stage before PID 1 has left nothing to persist-volume.service
+SAID = "/run/persist/said"  # what that stage has to say
 MOUNT_ENTRIES = "/run/persist/mount-entries"
 PERSISTENT = "/run/persist/persistent"
 SEEDED = "/run/persist/seeded"

@@ -62,7 +62,7 @@ def _kind(fd: int) -> str:
     return kind_of(os.fstat(fd).st_mode)
 
 
-def _target(planned: Planned, kind: str) -> int:
+def target(planned: Planned, kind: str) -> int:
     """A descriptor of what an entry is mounted on, made where it is missing. Raises PersistError and
     OSError."""
     with Dir.at("/") as live:
@@ -98,12 +98,12 @@ def mount_bind(planned: Planned) -> None:
             raise PersistError(
                 f"{paths.VOLUME}{planned.path} is a {kind}.", hint="Look at where it comes from."
             )
-        target = _target(planned, kind)
+        there = target(planned, kind)
         try:
-            if not os.path.samestat(os.fstat(source), os.fstat(target)):
-                newmount.attach(source, target, options=planned.entry.options)
+            if not os.path.samestat(os.fstat(source), os.fstat(there)):
+                newmount.attach(source, there, options=planned.entry.options)
         finally:
-            os.close(target)
+            os.close(there)
     finally:
         os.close(source)
 
@@ -118,26 +118,34 @@ def _mount_overlay(planned: Planned, loaded: Loaded) -> bool:
     needed = [lower(planned, loaded.plan.fstab)] + ([f"{paths.BELOW}/{planned.name}"] if read_only else [])
     if not all(map(os.path.isdir, needed)):
         return False
-    target = _target(planned, "directory")
+    there = target(planned, "directory")
     try:
-        newmount.overlay(
-            target, overlay_options(planned, loaded.plan.fstab, read_only), planned.entry.options
-        )
+        newmount.overlay(there, overlay_options(planned, loaded.plan.fstab, read_only), planned.entry.options)
     finally:
-        os.close(target)
+        os.close(there)
     return True
 
 
-class _Places:
-    """What is mounted where, and what is going to be: looked up once."""
+class Places:
+    """What is mounted where, and what is going to be. ``early``: before PID 1, which mounts nothing of fstab
+    once more that the initrd has mounted."""
 
-    def __init__(self, loaded: Loaded) -> None:
-        self.loaded = loaded
-        self.at = {m.mount_point: m for m in mountinfo.mounts()}
+    def __init__(self, loaded: Loaded, *, early: bool = False) -> None:
+        self.loaded, self.early = loaded, early
         self.entries = {p.path: p for p in loaded.plan.entries}
+        self.look()
+
+    def look(self) -> None:
+        """Look again, after something was mounted. Raises OSError where /proc is not mounted."""
+        self.at = {m.mount_point: m for m in mountinfo.mounts()}
         volume = self.at.get(paths.VOLUME)
         self.writable = volume is not None and not volume.read_only
         self.persistent = volume is not None and volume.fstype != "tmpfs"
+
+    def waits(self, path: str) -> str:
+        """The mount of fstab that a path waits for, or lies below for good; '' for none."""
+        mount = above(path, self.loaded.plan.fstab)
+        return "" if self.early and mount in self.at else mount
 
     def later(self, path: str) -> str:
         """The nearest place above a path that a unit of somebody else is yet going to mount, '' for none."""
@@ -165,13 +173,13 @@ def _needed(entries: Iterable[Planned], ours: Iterable[str]) -> set[str]:
     return found
 
 
-def _place(planned: Planned, places: _Places) -> bool:
+def place(planned: Planned, places: Places) -> bool:
     """Bring one entry into place. False where it is not its time, or not for us. Raises PersistError and
     OSError."""
     method, path = planned.entry.method, planned.path
     if planned.mounted_early or method == "tmpfs":
         return path in places.at
-    if above(path, places.loaded.plan.fstab) or places.later(path) or not stores.flag(planned.name):
+    if places.waits(path) or places.later(path) or not stores.flag(planned.name):
         return False
     if planned.entry.required != "no" and not places.persistent:
         return False
@@ -218,7 +226,7 @@ def mount_seeded(loaded: Loaded, ours: Iterable[str] = ()) -> list[PersistError]
     needed = _needed(loaded.plan.entries, ours)
     if not needed:
         return problems
-    places = _Places(loaded)
+    places = Places(loaded)
     if not places.writable:
         return problems
     ok: dict[str, bool] = {"": True}
@@ -229,7 +237,7 @@ def mount_seeded(loaded: Loaded, ours: Iterable[str] = ()) -> list[PersistError]
         if not ok[planned.parent]:
             continue
         try:
-            ok[planned.path] = _place(planned, places)
+            ok[planned.path] = place(planned, places)
         except (PersistError, OSError) as e:
             problems.append(failure(planned, e))
     return problems
@@ -269,7 +277,7 @@ def hold_stale(loaded: Loaded) -> list[PersistError]:
     OSError.
     """
     write_atomically(paths.STALE, "")
-    places = _Places(loaded)
+    places = Places(loaded)
     said = []
     for planned in loaded.plan.entries:
         if (

@@ -73,7 +73,9 @@ class Attempt:
         raise NotImplementedError
 
     def keep_machine_id(self, etc: Dir) -> None:
-        """Keep the id of this boot in ``etc``, which will be shown as /etc."""
+        """Keep the id of this boot in ``etc``, which will be shown as /etc, where there is one yet."""
+        if self.roots.before_pid1:
+            return
         self.result.notes.append(machine_id.keep(etc, self.store.work, self.roots.root))
         step("machine-id")
         took = machine_id.take_bind_away(self.roots.root)

@@ -13,12 +13,11 @@ from persist.boot import facts
 from persist.boot.config import Config, load
 from persist.boot.facts import Facts
 from persist.errors import PersistError
-from persist.system import superblock, udevd
+from persist.system import udevd
 from persist.system.blockdev import Disk
 from persist.volume import mode
 from persist.volume.format import asking
 from persist.volume.format.claims import format_claimed
-from persist.volume.ondisk import header
 
 Disks = TypeVar("Disks")
 
@@ -27,19 +26,6 @@ def _take_word() -> None:
     """What udev tells from now on has persist-format.path start us again. Raises OSError."""
     with suppress(FileNotFoundError):
         os.unlink(asking.WORD)
-
-
-def _asking(disks: list[Disk], config: Config) -> set[tuple[str, bytes]]:
-    """The disks that carry a claim, each with it, less the mark of a formatter: one that is claimed with
-    other options is another."""
-    found = set()
-    for disk in disks:
-        head = b""
-        with suppress(OSError):  # format_claimed() says it
-            head = superblock.read_at(disk.node, 0, header.MARK_OFFSET)
-        if any(head.startswith(word.encode("ascii")) for word in config.magic_headers):
-            found.add((disk.diskseq, head))
-    return found
 
 
 def work(
@@ -77,7 +63,7 @@ def _format_tagged(machine: Facts) -> int:
 
     def look() -> tuple[tuple[list[Disk], Config], set[tuple[str, bytes]]]:
         config, disks = load("", []), asking.tagged()
-        return (disks, config), _asking(disks, config)
+        return (disks, config), asking.heads(disks, config.magic_headers)
 
     def do(found: tuple[list[Disk], Config]) -> int:
         disks, config = found

@@ -6,8 +6,10 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-# Step: the module of this room, its function, and whether it takes the name of an instance.
+# Step: the module of this room, its function, and whether it takes a word more: the name of an instance, or
+# where the stage runs.
 STEPS = {
+    "early": ("early", "main", True),
     "format": ("format", "format_main", False),
     "volume": ("volume", "volume_main", False),
     "seed": ("seed", "main", True),

@@ -6,31 +6,17 @@ from __future__ import annotations
 import os
 
 from persist.boot.load import Loaded
-from persist.boot.paths import MOUNT_ENTRIES, SEEDED, VOLUME, above
+from persist.boot.paths import MOUNT_ENTRIES, SEEDED, VOLUME
 from persist.entries import stores
+from persist.entries.seeding import request, told
 from persist.errors import PersistError
-from persist.log import DEBUG, INFO, NOTICE, log, log_error, notify_status, say
-from persist.record import Record
-from persist.seed.request import Result, Roots, SeedRequest, fields, image_version
+from persist.log import DEBUG, log, log_error, notify_status, say
+from persist.seed.request import Roots, SeedRequest, fields, image_version
 from persist.seed.seed import seed
 from persist.seed.store import explain
 from persist.seed.tree import Progress
 from persist.services.running import running
 from persist.system.safepath import Dir
-
-
-class _Found(Record):
-    """An entry at the path that its unit has: without the image's aliases (/var/run is /run)."""
-
-    path: str
-    method: str
-    type: str
-    user: str
-    group: str
-    mode: str
-    seed_from: str
-    source: str
-    below_mount: bool
 
 
 def find(loaded: Loaded, escaped_name: str) -> SeedRequest:
@@ -41,38 +27,12 @@ def find(loaded: Loaded, escaped_name: str) -> SeedRequest:
     """
     for planned in loaded.plan.entries:
         if planned.name == escaped_name:
-            e = planned.entry
-            return _Found(
-                planned.path,
-                e.method,
-                e.type,
-                e.user,
-                e.group,
-                e.mode,
-                e.seed_from,
-                e.source,
-                above(planned.path, loaded.facts.fstab) != "",
-            )
+            return request(planned, loaded.facts.fstab)
     raise PersistError(
         f"No entry of the registry has the name '{escaped_name}'.",
         hint="Its file was changed or removed since PID 1 read it: run 'systemctl daemon-reload'.",
         message_id="SEED_FAILED",
     )
-
-
-def _report(entry: SeedRequest, result: Result) -> None:
-    for note in result.notes:
-        say(note)
-    how = {
-        "present": "was seeded before",
-        "adopted": "was already on the state volume",
-        "empty": "begins empty",
-        "seeded": f"was seeded from {result.source}: {result.summary}"
-        if result.source
-        else "is ready for changes",
-    }[result.state]
-    priority = INFO if result.state == "present" else NOTICE
-    log(priority, f"'{entry.path}' {how}.", "SEED_DONE", **fields(entry))
 
 
 def _note(entry: SeedRequest, name: str) -> None:
@@ -129,7 +89,8 @@ def main(escaped_name: str) -> int:
                 PERSIST_PATH=entry.path,
             )
         roots = Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))
-        _report(entry, seed(entry, roots, Progress(notify_status)))
+        for note in told(entry, seed(entry, roots, Progress(notify_status))):
+            say(note)
         _note(entry, escaped_name)
         _say_seeded(escaped_name)
     except PersistError as e:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from persist.services.running import say_early
 from persist.verdict.announce import announce
 
 
 def main() -> int:
     """Run as persist-verify.service. Exit status 1 when the verdict could not be made or written, or its
     target not be started."""
+    say_early()
     return announce()

@@ -17,6 +17,7 @@ from typing import Any
 
 from persist import log
 from persist.boot.config import load
+from persist.services.early import main as early_main
 from persist.services.format import format_main
 from persist.services.volume import volume_main
 from persist.system import blockdev, mountinfo
@@ -79,6 +80,18 @@ def _volume() -> dict[str, Any]:
     return {"status": status, "at": at, "flags": flags} | found
 
 
+def _early() -> dict[str, Any]:
+    """The stage before PID 1, in place; what it has said for the journal is kept for the next service."""
+    status = early_main("here")
+    at = {m.mount_point: [m.fstype, m.root, m.read_only] for m in mountinfo.mounts()}
+    flags = [name for name in (*FLAGS, "staged", "volume.json") if (RUN / name).exists()]
+    lines = (RUN / "said").read_text(encoding="ascii").splitlines()
+    said = [[note["priority"], note["message_id"], note["message"]] for note in map(json.loads, lines)]
+    early = sorted(os.listdir(RUN / "early")) if (RUN / "early").is_dir() else []
+    record = json.loads((RUN / "volume.json").read_text()) if (RUN / "volume.json").exists() else {}
+    return {"status": status, "at": at, "flags": flags, "said": said, "early": early} | record
+
+
 def _statuses(manager: socket.socket) -> list[str]:
     """What the service manager was told."""
     found = []
@@ -111,6 +124,8 @@ def main() -> None:
                 report.append({"status": format_main()})
             case "volume":
                 report.append(_volume())
+            case "early":
+                report.append(_early())
             case _:
                 _sh(what)
         statuses += _statuses(manager)

@@ -37,6 +37,7 @@ def services(
     device: list[str] | None = None,
     config: dict[str, Any] | None = None,
     root: Path | None = None,
+    fstab: str = "/dev/null",
     **wish: Any,
 ) -> Result:
     """Run services, and shell commands between them, on a machine of their own that ends with them.
@@ -44,7 +45,8 @@ def services(
     ``root``: a directory with what it has written below / (own_root.py), so that it can be started again;
     ``root_in``: that is lost, for the root is in a filesystem in memory. ``only``: it has these disks and no
     others. ``dmi``: the id of its firmware. ``enabled``: the master switch is on. ``registry``: its entries.
-    ``before``: a script that runs first. ``first``: the root of process 1, where that is not ours.
+    ``before``: a script that runs first. ``first``: the root of process 1, where that is not ours. ``fstab``:
+    its file.
     """
     wish |= {"do": do, "config": {"device": device or ["auto"]} | (config or {})}
     env = {
@@ -52,7 +54,7 @@ def services(
         "PYTHONPATH": str(TOP),
         "PYTHONDONTWRITEBYTECODE": "1",
         "SYSTEMD_PROC_CMDLINE": cmdline,
-        "SYSTEMD_FSTAB": "/dev/null",
+        "SYSTEMD_FSTAB": fstab,
     }
     with tempfile.TemporaryDirectory(dir="/tmp") as fresh:
         wish["root"] = str(root or fresh)

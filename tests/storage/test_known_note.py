@@ -12,7 +12,7 @@ import pytest
 from persist import log
 from persist.boot.config import Config
 from persist.boot.facts import Facts
-from persist.services import volume as volume_service
+from persist.entries import set_up
 from persist.system.mountinfo import Mount
 from persist.volume import outcome
 from persist.volume.find import remembered
@@ -119,5 +119,5 @@ def test_a_volume_that_is_no_btrfs_is_not_forgotten(tmp_path: Path) -> None:
     taken_over.keep(Config(), Facts(), Known(), result, at, log.say)
     assert (result.kind, result.uuid) == ("native", UUID)
     for found in (result, Outcome(kind="native")):
-        volume_service.note_known(found)
+        assert set_up.note_known(found) is None
         assert remembered.read() == UUID and upper_of(tmp_path).joinpath("var/lib/persist").is_dir()

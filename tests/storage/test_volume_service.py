@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from persist.services import volume as volume_service
+from persist.entries import set_up
+from persist.note import Note
 from persist.volume.ondisk import header
 from persist.volume.outcome import Outcome
 
@@ -85,9 +86,10 @@ def test_what_comes_beside_costs_nothing_else(volume: LoopDisk, tmp_path: Path) 
     ] == ["mount-entries", "persistent"]
 
 
-def test_a_look_for_room_that_fails_costs_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    volume_service.make_room(Outcome(kind="btrfs"), "/nothing")
-    assert "Failed to see whether the state volume is full: " in capsys.readouterr().err
+def test_a_look_for_room_that_fails_costs_nothing() -> None:
+    said: list[Note] = []
+    set_up.make_room(Outcome(kind="btrfs"), said.append, "/nothing")
+    assert said[0].message.startswith("Failed to see whether the state volume is full: ")
 
 
 @pytest.mark.parametrize("word", ["volatile", "of"])

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from persist.boot import paths
 from persist.errors import Refusal
 from persist.note import DEBUG, WARNING, Note, Say, of
-from persist.system import blockdev, udevd
+from persist.system import blockdev, superblock, udevd
 from persist.system.blockdev import Disk
 from persist.volume.format import may_format, refusals
 from persist.volume.format.disk_set import Claimed
+from persist.volume.ondisk import header
 
 WORD = paths.FORMAT
 TAGS = "/run/udev/tags/persist-claim"  # named in persist-format.service too
@@ -32,6 +34,19 @@ def tagged() -> list[Disk]:
     except FileNotFoundError:
         tagged = []
     return [d for d in every if f"b{d.device}" in tagged]
+
+
+def heads(disks: list[Disk], words: list[str]) -> set[tuple[str, bytes]]:
+    """The disks that carry a claim, each with it, less the mark of a formatter: one that is claimed with
+    other options is another."""
+    found = set()
+    for disk in disks:
+        head = b""
+        with suppress(OSError):  # format_claimed() says it
+            head = superblock.read_at(disk.node, 0, header.MARK_OFFSET)
+        if any(head.startswith(word.encode("ascii")) for word in words):
+            found.add((disk.diskseq, head))
+    return found
 
 
 def refuse(disk: Disk, refusal: Refusal, say: Say) -> None:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from persist.boot.config import Config
 from persist.boot.paths import READONLY, RESCUE, VOLUME
 from persist.errors import PersistError
 from persist.note import NOTICE, Note, Say, Status, of
+from persist.reason import Reason
 from persist.system import mountinfo
 from persist.system.mountinfo import Mount
 from persist.system.run import run
@@ -19,6 +21,14 @@ from persist.volume.mount import btrfs_mount, fallback, foreign, lookup, native,
 from persist.volume.mount.private import private
 from persist.volume.ondisk import store
 from persist.volume.outcome import Outcome
+
+# Why what was found is not mounted now, None where it is.
+Usable = Callable[[Found], Reason | None]
+
+
+def any_filesystem(found: Found) -> Reason | None:
+    """Whatever is found is used."""
+    return None
 
 
 def make_store(at: str) -> None:
@@ -90,12 +100,23 @@ def _rescued(found: Found) -> Note:
 
 
 def for_writing(
-    config: Config, told: Known, result: Outcome, say: Say, status: Status, *, enabled: bool
+    config: Config,
+    told: Known,
+    result: Outcome,
+    say: Say,
+    status: Status,
+    usable: Usable = any_filesystem,
+    *,
+    enabled: bool,
 ) -> None:
     """Fill in the result where the volume could be mounted, and the reason where not. ``enabled``: the master
     switch is on."""
     seen = lookup.find(config, told, result, say, status, may_format=enabled)
     if seen is None:
+        return
+    why_not = usable(seen[0])
+    if why_not is not None:
+        result.because_of(why_not)
         return
     try:
         rescue.put_down()
@@ -106,10 +127,22 @@ def for_writing(
         _broken(result, *seen, e, say)
 
 
-def read_only_below(config: Config, told: Known, result: Outcome, say: Say, status: Status) -> None:
-    """persist=ro: the volume read-only, and memory above it."""
+def read_only_below(
+    config: Config,
+    told: Known,
+    result: Outcome,
+    say: Say,
+    status: Status,
+    usable: Usable = any_filesystem,
+) -> None:
+    """persist=ro: the volume read-only, and memory above it; nothing where what was found is not mounted
+    now."""
     result.because_of(mode.READ_ONLY)
     seen = lookup.find(config, told, result, say, status, may_format=False)
+    why_not = usable(seen[0]) if seen is not None else None
+    if why_not is not None:
+        result.because_of(why_not)
+        return
     result.expected = False
     if seen is not None:
         private()

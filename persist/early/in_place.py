@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Entries brought into place before PID 1: overlays are seeded, which copies nothing, and what is seeded is
+mounted. What PID 1 reads is seeded by copy too; other copies are left to the real root, which shows how far
+they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+
+from persist.boot import paths
+from persist.boot.load import Loaded
+from persist.boot.plan import Planned
+from persist.boot.units import RELOAD, TMPFS_OPTIONS
+from persist.entries import stores
+from persist.entries.bind import Places, failure, place, target
+from persist.entries.seeding import request, told
+from persist.errors import PersistError
+from persist.note import DEBUG, WARNING, Say, Status, of
+from persist.seed.request import Roots, image_version
+from persist.seed.seed import seed
+from persist.seed.tree import Progress
+from persist.system import newmount
+from persist.system.files import write_atomically
+from persist.system.run import run
+from persist.system.safepath import Dir
+
+
+class InPlace:
+    """One pass over the entries of a plan. ``say`` and ``status`` as ever; ``root_writable``: PID 1 is going
+    to find a root that takes writes, or to make it one."""
+
+    def __init__(self, loaded: Loaded, say: Say, status: Status, *, root_writable: bool) -> None:
+        self.loaded, self.say, self.status, self.root_writable = loaded, say, status, root_writable
+        self.places = Places(loaded, early=True)
+        self.roots = Roots(image_version=image_version("/"), mounts=(loaded.config.mount,), before_pid1=True)
+        self.left: list[str] = []
+
+    def bring(self, only: Collection[str] | None = None) -> list[str]:
+        """Bring entries into place, parents first (those at the paths of ``only``). Returns the paths of
+        those that are not, and are left to the real root. An entry that fails costs that entry and those
+        below it; it is said. Raises OSError where /proc is not mounted."""
+        not_there: set[str] = set()
+        for planned in self.loaded.plan.entries:
+            if only is not None and planned.path not in only:
+                continue
+            there = planned.parent not in not_there and self._try(planned)
+            if there and planned.early:
+                write_atomically(f"{paths.EARLY}/{planned.name}", "")
+            if not there:
+                not_there.add(planned.path)
+                self.left.append(planned.path)
+        return self.left
+
+    def _try(self, planned: Planned) -> bool:
+        try:
+            return self._bring(planned)
+        except (PersistError, OSError) as e:
+            error = failure(planned, e)
+            # Its units try again in the real root, and say it there. What PID 1 reads is not tried again.
+            self.say(of(error, WARNING if planned.path in RELOAD else DEBUG))
+            return False
+
+    def _bring(self, planned: Planned) -> bool:
+        """Whether an entry is in place now. Raises PersistError and OSError."""
+        path, method = planned.path, planned.entry.method
+        if method == "tmpfs":
+            return self._memory(planned)
+        if method == "image":
+            return self._hole(planned)
+        if self.places.waits(path) or self.places.later(path):
+            return False
+        if not stores.flag(planned.name) and not self._seed(planned):
+            return False
+        if method == "symlink":
+            return True  # the link is the image's
+        there = place(planned, self.places)
+        if there:
+            self.places.look()
+        return there
+
+    def _seed(self, planned: Planned) -> bool:
+        """Whether an entry is seeded now; one that copies is not, unless PID 1 reads it. Raises PersistError
+        and OSError."""
+        if planned.entry.method != "overlay" and planned.path not in RELOAD:
+            with Dir.at(paths.VOLUME) as volume:
+                if not stores.seeded(volume, planned.name):
+                    return False
+        if planned.entry.required != "no" and not self.places.persistent:
+            return False
+        wanted = request(planned, self.loaded.plan.fstab)
+        for note in told(wanted, seed(wanted, self.roots, Progress(lambda text: self.status(text, 60)))):
+            self.say(note)
+        with Dir.at(paths.VOLUME) as volume:
+            stores.note(volume, planned.path, planned.name, planned.entry.method)
+        return True
+
+    def _hole(self, planned: Planned) -> bool:
+        """A path below an entry that shows the image, as its unit does it. Raises PersistError and
+        OSError."""
+        path = planned.path
+        if path in self.places.at:
+            return True
+        if self.places.waits(path) or self.places.later(path):
+            return False
+        image = paths.IMAGE + path
+        if not os.path.exists(image) or not os.path.lexists(path):
+            return True  # there is no hole to make
+        with Dir.at(paths.IMAGE) as top:
+            source = top.node(path)
+        if source is None:
+            return False
+        try:
+            fd = target(planned, "directory" if os.path.isdir(image) else "file")
+            try:
+                newmount.attach(source, fd)
+            finally:
+                os.close(fd)
+        finally:
+            os.close(source)
+        self.places.look()
+        return True
+
+    def _memory(self, planned: Planned) -> bool:
+        """A path that is to take writes, on a root that never does. PID 1 has the same for all others."""
+        path = planned.path
+        if path in self.places.at or self.root_writable or self.places.waits(path):
+            return True
+        if os.path.islink(path) or not os.path.isdir(path):
+            return True  # its unit says so
+        run("mount", "-t", "tmpfs", "-o", TMPFS_OPTIONS, "tmpfs", path)
+        self.places.look()
+        return True

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the stage before PID 1 leaves to persist-volume.service (docs/before-pid1.md has the table). Pure.
+
+The stage mounts a real volume, or memory where it is certain that nothing else can come. It never keeps on
+the root, never holds a path, and never waits for what only the real root can open: whatever is mounted at the
+volume's place ends the search of the service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from persist.boot.config import Config
+from persist.boot.load import Loaded
+from persist.reason import Reason
+from persist.volume import outcome
+from persist.volume.find.decision import BTRFS, Found
+from persist.volume.outcome import Outcome
+
+_LATER = "persist-volume.service does it."
+
+
+def nothing_to_do(loaded: Loaded) -> str:
+    """Why a boot has no work for the stage, '' where it has: persist=off, the master switch, no entries."""
+    if loaded.facts.mode == "off":
+        return "persist=off is on the kernel command line"
+    return loaded.plan.reason
+
+
+def before_looking(config: Config, *, credentials: Sequence[str]) -> Reason | None:
+    """Why no disk is looked at yet. ``credentials``: names of those that PID 1 imports later and that say
+    something of the volume or of mounts."""
+    if config.netdev:
+        return Reason("netdev", "The state volume comes with the network.", _LATER)
+    if credentials:
+        shown = ", ".join(credentials)
+        return Reason("credentials", f"The firmware has the credential {shown}, which PID 1 imports.", _LATER)
+    return None
+
+
+def not_this_one(found: Found) -> Reason | None:
+    """Why what was found is not mounted here: systemd-mount(1) checks and mounts all but btrfs."""
+    if found.fstype == BTRFS:
+        return None
+    return Reason("native", f"{found.node} is a {found.fstype}, which PID 1 mounts.", _LATER)
+
+
+def no_memory(result: Outcome, policy: str, *, later: Sequence[str], claimed: Sequence[str]) -> Reason | None:
+    """Why memory does not take the volume's place here; None where it does.
+
+    ``policy``: what Fallback= means on this boot. ``later``: words of Device= that only the running system
+    can resolve. ``claimed``: disks that carry a claim and were not formatted.
+    """
+    if result.kind != "none":
+        return Reason("mounted", "A volume is mounted.", "")
+    if result.reason == "native":
+        return Reason("native", result.message, result.hint)
+    if policy != "tmpfs":
+        return Reason("root", f"There is no state volume yet: {result.message}", _LATER)
+    if later:
+        return Reason("later", f"{', '.join(later)} is not there yet.", _LATER)
+    if claimed:
+        return Reason("claimed", f"{', '.join(claimed)} carries a claim and is not formatted.", _LATER)
+    return None
+
+
+def may_mount(result: Outcome) -> bool:
+    """Whether entries are mounted from what is there."""
+    return result.kind in (*outcome.REAL, "tmpfs") and not result.read_only

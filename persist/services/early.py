@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the glue of an initrd runs in a chroot in the mounted root, and persist-init in place: all that can be
+done before PID 1 starts."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+
+from persist.boot import paths
+from persist.early import supervisor
+from persist.early.enter import entered
+from persist.early.said import Said
+from persist.early.stage import run
+from persist.errors import PersistError
+from persist.note import INFO, WARNING, Note
+
+# Seconds for all that is not waited for by request, and again after each word of a long step: coreutils'
+# timeout of the glue is longer than any machine needs.
+_SECONDS = 120.0
+
+
+def main(where: str) -> int:
+    """Run the stage; ``where`` is ``chroot`` (the glue has opened the trees of the initrd) or ``here``. The
+    exit status is 0 unless the call is wrong: whatever else went wrong is said."""
+    if where not in ("chroot", "here"):
+        print("persist-service early: expected chroot or here", flush=True)
+        return 2
+    with ExitStack() as stack:
+        try:
+            if where == "chroot":
+                stack.enter_context(entered())
+            os.makedirs(os.path.dirname(paths.SAID), 0o755, exist_ok=True)
+        except (PersistError, OSError) as e:
+            Said("/dev/null")(Note(WARNING, f"{e} Nothing is kept before PID 1 starts.", "FAILED"))
+            return 0
+        say = Said(paths.SAID)
+
+        def work(extend: supervisor.Extend) -> int:
+            def status(text: str, seconds: float = 0) -> None:
+                if seconds:
+                    say(Note(INFO, text, "EARLY"))
+                extend(seconds + _SECONDS)
+
+            return run(os.environ, say, status)
+
+        ended = supervisor.supervised(work, _SECONDS)
+        if ended.status == 124:
+            left = f" Process {ended.left} could not be ended." if ended.left else ""
+            say(Note(WARNING, f"The stage before PID 1 did not end in time.{left}", "FAILED"))
+        elif ended.status > 1:
+            say(Note(WARNING, f"The stage before PID 1 ended with status {ended.status}.", "FAILED"))
+    return 0

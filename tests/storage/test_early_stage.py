@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The stage before PID 1 on real disks: a root of its own, no udev, and no PID 1 yet."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persist.volume.ondisk import header
+
+from .conftest import Make
+from .rig import LoopDisk
+from .services import READ_ONLY, services
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+
+ENTRIES = """[Path]
+Path=/etc
+Method=overlay
+[Path]
+Path=/var
+Method=overlay
+[Path]
+Path=/srv/bind
+Method=bind
+[Path]
+Path=/srv/bind/below
+Method=overlay
+[Path]
+Path=/srv/hole
+Method=overlay
+[Path]
+Path=/srv/hole/image
+Method=image
+"""
+DIRECTORIES = "mkdir -p /srv/bind/below /srv/hole/image /srv/scratch; echo image >/srv/bind/file"
+
+
+def boots(do: str, *disks: LoopDisk, **wish: Any) -> Any:
+    """As services(), on a machine with these disks and ENTRIES; ``do``: one thing a line."""
+    nodes = [disk.node for disk in disks]
+    more: dict[str, Any] = {"enabled": True, "registry": ENTRIES, "only": nodes, "before": DIRECTORIES}
+    return services(*do.split("\n"), device=nodes or ["auto"], **(more | wish))
+
+
+def stage(*disks: LoopDisk, **wish: Any) -> Any:
+    """One boot of a machine with these disks up to the end of the stage; the report of it."""
+    return boots("early", *disks, **wish).last
+
+
+def _said(report: dict[str, Any], most: int = 4) -> list[str]:
+    return [text for priority, _, text in report["said"] if priority <= most]
+
+
+def test_first_and_second_boot(make_disk: Make, tmp_path: Path) -> None:
+    """Formatted, seeded and mounted; then found. What copies is left to the real root."""
+    disk = make_disk()
+    seen = stage(disk, root=tmp_path)
+    assert seen["status"] == 0 and seen["kind"] == "btrfs" and _said(seen) == [], seen["said"]
+    assert {"staged", "mount-entries", "persistent", "formatted"} <= set(seen["flags"])
+    assert [seen["at"][path][0] for path in ("/etc", "/var", "/srv/hole")] == ["overlay"] * 3
+    assert "/srv/hole/image" in seen["at"]
+    assert "/srv/bind" not in seen["at"] and "/srv/bind/below" not in seen["at"]
+    assert seen["early"] == ["etc"]
+    again = stage(disk, root=tmp_path)
+    assert again["kind"] == "btrfs" and again["uuid"] == seen["uuid"] and _said(again, 5) == []
+    assert again["at"]["/etc"][0] == "overlay"
+
+
+def test_what_was_seeded_by_copy_is_mounted_with_all_below_it(make_disk: Make, tmp_path: Path) -> None:
+    disk = make_disk()
+    seed = "/usr/bin/env PERSIST_LIBRARY=$PYTHONPATH $PYTHONPATH/bin/persist-service seed srv-bind"
+    first = boots(f"early\n{seed}", disk, root=tmp_path)
+    assert "was seeded from /srv/bind" in first.log
+    seen = stage(disk, root=tmp_path)
+    assert seen["at"]["/srv/bind"][:2] == ["btrfs", "/@persist-state/srv/bind"]
+    assert seen["at"]["/srv/bind/below"][0] == "overlay"
+
+
+def test_what_etc_says_counts_once_it_is_there(make_disk: Make, tmp_path: Path) -> None:
+    """The registry, fstab and the master switch of the upper layer."""
+    disk = make_disk()
+    registry = "[Path]\nPath=/etc\nMethod=overlay\n"
+    entry = r"[Path]\nPath=/srv/more\nMethod=overlay\n"
+    more = f"mkdir -p /etc/persist.d; printf '{entry}' >/etc/persist.d/more.conf"
+    boots(f"early\n{more}", disk, registry=registry, root=tmp_path, before="mkdir -p /srv/more")
+    seen = stage(disk, root=tmp_path, registry=registry)
+    assert seen["at"]["/srv/more"][0] == "overlay" and "staged" in seen["flags"]
+
+
+@pytest.mark.parametrize("word", ["ro", "volatile", "nonsense"])
+def test_a_boot_that_keeps_nothing(make_disk: Make, tmp_path: Path, word: str) -> None:
+    disk = make_disk()
+    stage(disk, root=tmp_path)
+    before = disk.file.read_bytes()
+    seen = stage(disk, root=tmp_path, cmdline=f"quiet persist={word}")
+    assert (seen["kind"], seen["reason"]) == ("tmpfs", "read-only" if word == "ro" else "volatile")
+    assert seen["at"]["/etc"][0] == seen["at"]["/var"][0] == "overlay"
+    assert "staged" in seen["flags"] and "persistent" not in seen["flags"]
+    assert len(_said(seen)) == 1 and "lost at power-off" in _said(seen)[0]
+    assert disk.file.read_bytes() == before
+
+
+@pytest.mark.parametrize("cmdline", ["persist=off", 'quiet "persist=off"'])
+def test_off(make_disk: Make, cmdline: str) -> None:
+    disk = make_disk()
+    seen = stage(disk, cmdline=cmdline)
+    assert seen["flags"] == [] and _said(seen, 6) == [] and "/run/persist/volume" not in seen["at"]
+    assert disk.read(0, 24) == b"persist-please-format-me"
+
+
+def test_a_machine_that_did_not_ask_for_it(make_disk: Make) -> None:
+    disk = make_disk()
+    seen = stage(disk, enabled=False)
+    assert seen["flags"] == [] and disk.read(0, 24) == b"persist-please-format-me"
+
+
+def test_no_volume_on_a_root_that_keeps_nothing(make_disk: Make, tmp_path: Path) -> None:
+    """/etc and /var take writes, in memory, before PID 1 looks."""
+    seen = stage(make_disk(header=b""), before=f"{DIRECTORIES}\n{READ_ONLY}", config={"member_timeout": 1})
+    assert (seen["kind"], seen["reason"]) == ("tmpfs", "not-a-volume") and "staged" in seen["flags"]
+    assert seen["at"]["/etc"][0] == seen["at"]["/var"][0] == "overlay"
+    assert any("lost at power-off" in text for text in _said(seen))
+
+
+def test_no_volume_on_a_root_that_keeps(make_disk: Make, tmp_path: Path) -> None:
+    """persist-volume.service decides, and a warning now might be wrong then."""
+    seen = stage(make_disk(header=b""), config={"member_timeout": 1})
+    assert seen["flags"] == [] and "/etc" not in seen["at"] and _said(seen) == []
+    assert any(
+        text.startswith("Left to the real root: There is no state volume yet") for text in _said(seen, 6)
+    )
+
+
+def test_a_set_that_is_not_whole_is_left(make_disk: Make) -> None:
+    disk = make_disk(header=header.encode("persist-please-format-me", header.Options(members=2)))
+    before = f"{DIRECTORIES}\n{READ_ONLY}"
+    seen = stage(disk, before=before, config={"member_timeout": 1})
+    assert seen["flags"] == [] and "/run/persist/volume" not in seen["at"]
+    assert disk.read(0, 24) == b"persist-please-format-me"
+
+
+def test_a_root_that_pid1_makes_writable(make_disk: Make, tmp_path: Path) -> None:
+    """Mounted ro by the boot loader: what the root does not take yet is left to persist-volume.service."""
+    disk = make_disk()
+    fstab = "echo '/dev/vda / ext4 defaults 0 1' >/run/fstab"
+    seen = stage(disk, before=f"{DIRECTORIES}\n{fstab}\n{READ_ONLY}", root=tmp_path, fstab="/run/fstab")
+    assert seen["kind"] == "btrfs" and not seen["root_read_only"]
+    assert "staged" not in seen["flags"] and "volume.json" in seen["flags"] and _said(seen) == []
+    assert seen["at"]["/etc"][0] == "overlay"
+    note = "mkdir -p /var/lib/persist; echo"
+    again = stage(
+        disk,
+        before=f"{DIRECTORIES}\n{note} {seen['uuid']} >/var/lib/persist/known-volume\n{fstab}\n{READ_ONLY}",
+        fstab="/run/fstab",
+    )
+    assert "staged" in again["flags"]
+
+
+def test_the_service_goes_on_after_it(make_disk: Make, tmp_path: Path) -> None:
+    """Where it runs all the same, it takes over what is there."""
+    disk = make_disk()
+    seen = boots("early\nrm /run/persist/staged\nvolume", disk, root=tmp_path)
+    first, second = seen.report
+    assert (second["kind"], second["uuid"], second["reason"], second["status"]) == (
+        "btrfs",
+        first["uuid"],
+        "",
+        0,
+    )
+    assert "is the state volume now" in seen.log  # what the stage has said
+
+
+def test_it_runs_once(make_disk: Make) -> None:
+    disk = make_disk()
+    for flag in ("staged", "booted"):
+        seen = stage(disk, before=f"{DIRECTORIES}\ntouch /run/persist/{flag}")
+        assert "/run/persist/volume" not in seen["at"]
+    assert disk.read(0, 24) == b"persist-please-format-me"
