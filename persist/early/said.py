@@ -12,15 +12,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from persist.note import DEBUG, WARNING, Note, safe
+from persist.note import DEBUG, ERR, WARNING, Note, safe
 
 IDENTIFIER = "persist-early"
+_WORDS = {ERR: "error: ", WARNING: "warning: "}  # a console shows no priorities
 _LONGEST = 900  # bytes: records of /dev/kmsg end at a thousand or so
 
 
 def kernel_line(note: Note) -> bytes:
     """A note as one record for /dev/kmsg (kernel: ABI/testing/dev-kmsg), cut where it is too long."""
-    text = safe(note.message).encode("utf-8", "backslashreplace")[:_LONGEST]
+    text = (_WORDS.get(note.priority, "") + safe(note.message)).encode("utf-8", "backslashreplace")[:_LONGEST]
     return b"<%d>%s: %s" % (note.priority, IDENTIFIER.encode(), text)
 
 

@@ -48,7 +48,8 @@ class Stage:
         persist-volume.service finds, and goes on from."""
         loaded = self.loaded
         done = next((p for p in (paths.STAGED, paths.BOOTED) if os.path.lexists(p)), "")
-        nothing = f"{done} is there" if done else table.nothing_to_do(loaded)
+        container = self.environ.get("container", "")
+        nothing = f"{done} is there" if done else table.nothing_to_do(loaded, container)
         if nothing:
             self.say(Note(DEBUG, f"Nothing is done before the service manager starts: {nothing}.", "EARLY"))
             return

@@ -20,8 +20,11 @@ from persist.volume.outcome import Outcome
 _LATER = "persist-volume.service does it."
 
 
-def nothing_to_do(loaded: Loaded) -> str:
-    """Why a boot has no work for the stage, '' where it has: persist=off, the master switch, no entries."""
+def nothing_to_do(loaded: Loaded, container: str = "") -> str:
+    """Why a boot has no work for the stage, '' where it has: persist=off, the master switch, no entries.
+    ``container``: what the engine tells PID 1 (systemd's CONTAINER_INTERFACE), '' outside of one."""
+    if container:
+        return f"this is a container ({container})"
     if loaded.facts.mode == "off":
         return "persist=off is on the kernel command line"
     return loaded.plan.reason

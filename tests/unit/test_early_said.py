@@ -27,7 +27,7 @@ def test_each_note_is_given_once(tmp_path: Path) -> None:
     say(Note(DEBUG, "no news", "FAILED"))
     assert kernel.read_bytes() == (
         b"<6>persist-early: The state volume is mounted from /dev/vdb2."
-        b"<3>persist-early: '/srv/\\x1b[2J\\u2028\\udcff' failed."
+        b"<3>persist-early: error: '/srv/\\x1b[2J\\u2028\\udcff' failed."
     )
     found = list(taken(str(kept)))
     assert [n.message for n in found] == [MOUNTED.message, ODD.message, "no news"]

@@ -24,6 +24,7 @@ def _machine(tmp_path: Path, cmdline: str = "", *, enabled: bool = True, entries
         (tmp_path / "etc/persist.d").mkdir(parents=True)
         (tmp_path / "etc/persist.d/a.conf").write_text("[Path]\nPath=/srv/a\nMethod=bind\n")
     loaded = load(str(tmp_path), {"SYSTEMD_PROC_CMDLINE": cmdline, "SYSTEMD_FSTAB": "/dev/null"})
+    assert table.nothing_to_do(loaded, "podman") == "this is a container (podman)"
     return table.nothing_to_do(loaded)
 
 

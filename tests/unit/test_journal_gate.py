@@ -45,13 +45,12 @@ def test_whose_line_it_is(record: dict[str, str], ours: bool) -> None:
 def test_what_a_console_has() -> None:
     """There are no priorities on it; what the initrd says of every boot is none of it."""
     quiet = (
-        "[   19.1] persist-early: state volume mounted from /dev/vdb2 /dev/vdc2\n"
-        "[   19.2] persist-early: /etc mounted\n"
-        "[   19.3] persist-early: waiting up to 5 s for members of the state volume that are missing\n"
+        "[   19.1] persist-early: The state volume is mounted from /dev/vdb2.\n"
+        "[   19.3] persist-early: Waiting up to 5 s for 1 member(s) of the state volume\n"
         "[  OK  ] Finished persist-verify.service\n[FAILED] Failed to start cron.service\n"
     )
     loud = (
-        "persist-early: state volume mounted degraded from /dev/vdb2, 1 of its disks missing",
+        "persist-early: warning: The state volume is mounted degraded from /dev/vdb2",
         "persist-generator[99]: /etc/persist.d/x.conf:1: No such key",
         "[FAILED] Failed to start persist-heal.service - Heal the state volume.",
     )
@@ -69,6 +68,16 @@ def test_the_gate() -> None:
         gate.judge()
     gate.take(lost)  # the same record, read again
     gate.judge()
+    early = [
+        {"SYSLOG_IDENTIFIER": "persist-early", "MESSAGE": "warning: it is gone"},
+        {"SYSLOG_IDENTIFIER": "persist", "MESSAGE": "it is gone", **LOST},
+    ]
+    gate.take(journal(*early))  # said before the journal was there, and again with its names
+    gate.expect("MEMBER_LOST")
+    gate.judge()
+    gate.take(journal({**early[0], "MESSAGE": "warning: it is hidden"}))
+    with pytest.raises(UnexpectedLines, match="not expected: <4> persist-early .*: warning: it is hidden$"):
+        gate.judge()
     gate.take(journal({"SYSLOG_IDENTIFIER": "persist", "MESSAGE": "some other text"}))
     gate.expect("other text", "MEMBER_STALE")
     with pytest.raises(UnexpectedLines, match="above:\nexpected, and never said: MEMBER_STALE$"):

@@ -182,7 +182,7 @@ def test_journal_gate(booted: Machine) -> None:
         booted.judge()
     booted.judge()  # what was said once is not said again
     booted.succeed(
-        "echo '<3>persist-early: /etc does not mount' >/dev/kmsg; "
+        "echo '<3>persist-early: error: /etc does not mount' >/dev/kmsg; "
         "systemd-run --wait -u persist-x false || true"
     )
     booted.expect("does not mount", "persist-x.service: Failed", "HEAL_DONE")
@@ -190,9 +190,11 @@ def test_journal_gate(booted: Machine) -> None:
         booted.judge()
     os.kill(booted.qemu.process.pid, signal.SIGKILL)
     with booted.console_log.open("a") as console:
-        console.write("[  1.0] persist-early: /home mounted\n[  1.0] persist-early: /etc does not mount\n")
+        console.write(
+            "[  1.0] persist-early: /home mounted\n[  1.0] persist-early: error: /etc does not mount\n"
+        )
     with pytest.raises(
         UnexpectedLines,
-        match="warning and above:\nnot expected: <4> console: persist-early: /etc does not mount$",
+        match="warning and above:\nnot expected: <4> console: persist-early: error: /etc does not mount$",
     ):
         booted.judge()
