@@ -5,6 +5,7 @@ done before PID 1 starts."""
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 
 from persist.boot import paths
@@ -22,9 +23,10 @@ _SECONDS = 120.0
 
 def main(where: str) -> int:
     """Run the stage; ``where`` is ``chroot`` (the glue has opened the trees of the initrd) or ``here``. The
-    exit status is 0 unless the call is wrong: whatever else went wrong is said."""
+    exit status is 0 where the stage has said for itself what it did; else the glue says it, for there is no
+    kernel log without /dev."""
     if where not in ("chroot", "here"):
-        print("persist-service early: expected chroot or here", flush=True)
+        print("persist-service early: expected chroot or here", file=sys.stderr)
         return 2
     with ExitStack() as stack:
         try:
@@ -32,8 +34,8 @@ def main(where: str) -> int:
                 stack.enter_context(entered())
             os.makedirs(os.path.dirname(paths.SAID), 0o755, exist_ok=True)
         except (PersistError, OSError) as e:
-            Said("/dev/null")(Note(WARNING, f"{e} Nothing is kept before PID 1 starts.", "FAILED"))
-            return 0
+            print(f"persist-early: {e}", file=sys.stderr)
+            return 1
         say = Said(paths.SAID)
 
         def work(extend: supervisor.Extend) -> int:
