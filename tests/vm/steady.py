@@ -20,18 +20,20 @@ def identity(machine: System) -> tuple[str, ...]:
 
 
 def steady(machine: System) -> None:
-    """Nothing to seed, nothing to format: none of the services that do it has started a process, and there is
-    little to say."""
+    """All was in place before PID 1 started: none of the services that do it has started a process, PID 1 was
+    not reloaded, and there is little to say."""
     for unit in (
         "persist-format.service",
+        "persist-volume.service",
         "persist-seed@etc.service",
         "persist-seed@var.service",
-        "persist-reload.service",
         "persist-settle.service",
     ):
         assert (
             machine.succeed(f"systemctl show -p ExecMainStartTimestampMonotonic --value {unit}").strip()
             == "0"
         ), unit
+    reloaded = "journalctl -b -q -o cat _PID=1 | grep -c '^Reload' || true"
+    assert machine.succeed(reloaded).strip() == "0"
     said = lines(machine.succeed, INFO)
     assert len(said) <= LINES, "\n".join(map(str, said))

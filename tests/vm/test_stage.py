@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The stage before PID 1, by each kind of glue: what test_story.py shows of initramfs-tools, here of dracut,
+and of a machine that starts persist-init."""
+
+from __future__ import annotations
+
+import pytest
+
+from persist.volume.ondisk import header
+
+from . import image, scene
+from .checks import clean_shutdown, codes, entries, healthy_boot, records, state
+from .conftest import MachineFactory
+from .machine import Machine
+from .steady import identity, steady
+
+SUITES = ("bookworm", "trixie")
+# Counts the boots that PID 1 takes for the first one.
+FIRST = {
+    "/usr/lib/systemd/system/first-boot.service": """[Unit]
+ConditionFirstBoot=yes
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo first >>/var/first-boots'
+""",
+}
+WANTS = "/usr/lib/systemd/system/multi-user.target.wants"
+ENABLE_FIRST = f"mkdir -p {WANTS}; ln -s ../first-boot.service {WANTS}"
+
+
+def two_disks(one: Machine) -> None:
+    """Two claimed disks that say they are a set of two."""
+    head = header.encode(scene.HEADER.decode(), header.Options(members=2))
+    for name in ("one", "two"):
+        one.add_disk(name, "2G", header=head)
+
+
+def story(one: Machine) -> None:
+    """First, second and third boot: the same in each way to run the stage."""
+    two_disks(one)
+    one.start()
+    found = healthy_boot(one)
+    assert found["volume"]["kind"] == "btrfs" and entries(found)["/etc"] == "early"
+    assert len(records(one, "FORMAT_DONE")) == 1
+    assert "RAID1" in one.succeed("btrfs filesystem df /run/persist/volume")
+    ids = identity(one)
+    assert len(set(ids)) == 1, ids
+    steady_units(one)
+    scene.change_as_a_person_would(one)
+    one.succeed("hostnamectl set-hostname kept-name")
+    one.reboot()
+    healthy_boot(one)
+    steady(one)
+    assert identity(one) == ids
+    assert one.succeed("hostname; systemctl is-active hello.service").split() == ["kept-name", "active"]
+    assert one.succeed("cat /var/first-boots") == "first\n", "ConditionFirstBoot= is true once"
+    clean_shutdown(one)
+
+
+def steady_units(one: Machine) -> None:
+    """PID 1 has mounted none of the entries, and was not reloaded."""
+    said = one.succeed("journalctl -b -q -o cat _PID=1")
+    assert "Reloading" not in said and "Mounting var.mount" not in said
+
+
+def off_and_volatile(one: Machine) -> None:
+    """Words on the command line, also quoted."""
+    one.start('"persist=off"')
+    one.wait_for_boot()
+    assert state(one)["verdict"] == "off" and not one.succeed("ls /run/persist").count("volume\n")
+    assert one.execute("systemctl is-active hello.service")[0] != 0
+    one.crash()
+    one.expect("VERDICT_VOLATILE", "FALLBACK")
+    one.start("persist=volatile")
+    one.wait_for_boot()
+    found = state(one)
+    assert (found["verdict"], codes(found)) == ("volatile", {"volatile"})
+    assert entries(found)["/etc"] == "early"
+    one.succeed("touch /etc/x /var/x /home/x")
+    one.crash()
+
+
+def degraded(one: Machine) -> None:
+    """One of the two is away: waited for, and mounted before PID 1 all the same."""
+    two = one.detach_disk("two")
+    one.expect("VERDICT_DEGRADED", "MEMBER_MISSING")
+    one.start()
+    one.wait_for_boot()
+    found = state(one)
+    assert found["verdict"] == "degraded" and "member-missing" in codes(found)
+    assert entries(found)["/etc"] == "early"
+    assert one.succeed("hostname").strip() == "kept-name"
+    one.crash()
+    one.attach_disk(two)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_dracut(suite: str, machine: MachineFactory) -> None:
+    found = image.build(
+        suite,
+        [*scene.packages_for("dracut"), scene.notes_package()],
+        customize=(*scene.SETUP, ENABLE_FIRST),
+        files={**scene.ODD_REGISTRY, **scene.QUICK, **FIRST},
+        initrd="dracut",
+    )
+    one = machine(found)
+    story(one)
+    off_and_volatile(one)
+    degraded(one)
