@@ -154,6 +154,16 @@ class Machine(Storage, System):
             raise MachineError(f"no agent after {timeout:g} s\n{self.qemu.tail()}")
         self._boot_id = boot
 
+    def wait_for_console(self, text: str, timeout: float = BOOT_SEC) -> None:
+        """Wait until the console says something, from before anybody else in the guest can."""
+        deadline = time.monotonic() + timeout
+        with step(f"{self.name}: waiting for '{text}' on the console"):
+            while text not in self.console_text():
+                self.qemu.check()
+                if time.monotonic() > deadline:
+                    raise MachineError(f"'{text}' was not said in {timeout:g} s\n{self.qemu.tail()}")
+                time.sleep(0.1)
+
     def wait_for_boot(self, timeout: float = BOOT_SEC) -> str:
         """Wait until systemd has no job left and multi-user.target is up; return "running" or "degraded"."""
         deadline = time.monotonic() + timeout

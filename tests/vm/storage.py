@@ -167,8 +167,8 @@ class Storage:
             self._qemu.qmp.forget_events()
             self._qemu.mark_boot(self._watch_emergency)
             self._qemu.qmp.command("cont")
-            self._boot_id = self._qemu.agent.boot_id(30)
-        if self._boot_id is None or self._boot_id != kept.boot_id:
+            self._boot_id = None if kept.boot_id is None else self._qemu.agent.boot_id(30)
+        if self._boot_id != kept.boot_id:  # none: it was kept before the agent ran
             raise MachineError(f"snapshot {name}: the agent does not answer as the one that was kept")
 
     def _writable_nodes(self) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ from .machine import Machine
 from .test_mirror import VOLUME, mirrored, node
 
 CUTS = int(os.environ.get("PERSIST_TEST_CUTS") or "0")
-BOOT_CUTS = CUTS or 3
+STAGE_CUTS = CUTS or 8
+BOOT_CUTS = CUTS or 2
 PLUG_CUTS = CUTS or 8
 COMPLETE = {"/etc", "/home", "/var", "/var/lib/demo-notes", *scene.ODD}
 SEED = 20261124  # the same moments in each run, as far as a virtual machine has such a thing
@@ -37,28 +38,35 @@ def no_claims(machine: Machine) -> bool:
 
 
 @pytest.fixture(scope="module")
-def first_boot() -> Iterator[tuple[Machine, float]]:
-    """A machine with two claimed disks, kept as it was when the agent first answered, early in its first
-    boot, and the seconds that the rest took."""
+def first_boot() -> Iterator[tuple[Machine, float, float]]:
+    """A machine with two claimed disks, kept as it was when the stage before PID 1 had found them, and how
+    many seconds the rest of the stage took, and then the rest of persist-setup.target."""
     with Machine(scene.story_image("bookworm"), "powercut") as machine:
         machine.add_disk("one", "2G", header=scene.HEADER)
         machine.add_disk("two", "2G", header=scene.HEADER)
-        machine.start()
-        machine.snapshot("early", look=False)
-        before = float(machine.succeed("cut -d' ' -f1 /proc/uptime"))
+        machine.start(wait=False)
+        machine.wait_for_console("carry claims and are formatted now")
+        machine.snapshot("found", look=False)
+        begin = time.monotonic()
+        machine.wait_for_console("'/var' is ready for changes")
+        staged = time.monotonic()
+        machine.wait_for_agent()
         machine.wait_for_unit("persist-setup.target", 300)
-        after = float(machine.succeed("cut -d' ' -f1 /proc/uptime"))
-        yield machine, after - before
+        yield machine, staged - begin, time.monotonic() - staged
 
 
-@pytest.mark.parametrize("cut", range(BOOT_CUTS))
-def test_cut_in_the_first_boot(first_boot: tuple[Machine, float], cut: int) -> None:
-    """Cut at a moment between the first answer of the agent and the end of persist-setup.target, then
+@pytest.mark.parametrize("cut", range(STAGE_CUTS + BOOT_CUTS))
+def test_cut_in_the_first_boot(first_boot: tuple[Machine, float, float], cut: int) -> None:
+    """Cut at a moment in the stage before PID 1, or between that and the end of persist-setup.target, then
     boot."""
-    machine, seconds = first_boot
-    moment = (cut + random.Random(SEED + cut).random()) / BOOT_CUTS
-    machine.restore("early")
-    machine.kill_after(1000 * seconds * moment)
+    machine, stage, rest = first_boot
+    chance = random.Random(SEED + cut).random()
+    if cut < STAGE_CUTS:
+        seconds = stage * (cut + chance) / STAGE_CUTS
+    else:
+        seconds = stage + rest * (cut - STAGE_CUTS + chance) / BOOT_CUTS
+    machine.restore("found")
+    machine.kill_after(1000 * seconds)
     machine.start()
     found = healthy_boot(machine)
     states = entries(found)
