@@ -5,7 +5,7 @@ all of that looked at again as /etc says it now, the other entries, the word tha
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from persist.boot import paths
 from persist.boot.load import Loaded, load
@@ -31,11 +31,14 @@ from persist.volume.mount import fallback, writable
 from persist.volume.outcome import Outcome
 
 
+SwapOn = Callable[[str], None]
+
+
 class Stage:
     """One run of it. ``loaded`` is what the image says, and after /etc is mounted what that says."""
 
-    def __init__(self, environ: Mapping[str, str], say: Say, status: Status) -> None:
-        self.environ, self.say, self.status = environ, say, status
+    def __init__(self, environ: Mapping[str, str], say: Say, status: Status, swap_on: SwapOn | None) -> None:
+        self.environ, self.say, self.status, self.swap_on = environ, say, status, swap_on
         self.loaded: Loaded = load("", environ)
         self.result = Outcome()
         self.root_comes_writable = False
@@ -103,7 +106,9 @@ class Stage:
             held = []
             fallback.tmpfs(result, self.say)
         self._say_held(held)
-        self.refused = set_up.beside(loaded, result, self.say, takes_writes=takes_writes)
+        self.refused = set_up.beside(
+            loaded, result, self.say, takes_writes=takes_writes, swap_on=self.swap_on
+        )
         return True
 
     def _say_held(self, held: list[Note], least: int = 0) -> None:
@@ -152,11 +157,12 @@ class Stage:
         return not (self.root_comes_writable and any(stores.flag(p.name) for p in waiting))
 
 
-def run(environ: Mapping[str, str], say: Say, status: Status) -> int:
-    """Run the stage; returns an exit status, 1 after the unexpected. Never raises."""
+def run(environ: Mapping[str, str], say: Say, status: Status, swap_on: SwapOn | None = None) -> int:
+    """Run the stage; returns an exit status, 1 after the unexpected. Never raises. ``swap_on`` as of
+    set_up.beside()."""
     try:
         os.makedirs("/run/persist", 0o755, exist_ok=True)
-        Stage(environ, say, status).run()
+        Stage(environ, say, status, swap_on).run()
         return 0
     except PersistError as e:
         say(of(e))

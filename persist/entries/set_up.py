@@ -4,6 +4,8 @@ persist-volume.service."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from persist.boot.load import Loaded
 from persist.boot.paths import VOLUME
 from persist.errors import PersistError
@@ -93,21 +95,29 @@ def _public(path: str, why_closed: str) -> Note | None:
     return Note(NOTICE, why_not, "FAILED", {"PERSIST_PATH": path}) if why_not else None
 
 
-def _swap(loaded: Loaded, say: Say) -> None:
+def _swap(loaded: Loaded, say: Say, switch_on: Callable[[str], None] | None) -> None:
     from persist.volume.mount import swap
 
     try:
         # Not what the kernel has a name for: udev tells it about members that are left out, too.
-        for note in swap.enable([m.node for m in in_kernel.glance(VOLUME) if m.ok], loaded.config):
+        nodes = [m.node for m in in_kernel.glance(VOLUME) if m.ok]
+        for note in swap.enable(nodes, loaded.config, switch_on or swap.on):
             say(note)
     except OSError as e:
         say(swap.not_used(e))
 
 
-def beside(loaded: Loaded, result: Outcome, say: Say, *, takes_writes: bool) -> list[Note]:
+def beside(
+    loaded: Loaded,
+    result: Outcome,
+    say: Say,
+    *,
+    takes_writes: bool,
+    swap_on: Callable[[str], None] | None = None,
+) -> list[Note]:
     """What comes with a volume: the image for the entries, the public name, swap space, a note of it on the
-    root. Returns what the root filesystem did not take; the rest is said. Raises PersistError and
-    OSError."""
+    root. Returns what the root filesystem did not take; the rest is said. ``swap_on``: how swap space on a
+    node is switched on, where that is not swapon(8). Raises PersistError and OSError."""
     why_closed = keep_users_out(links=any(p.entry.method == "symlink" for p in loaded.plan.entries))
     binds.bind_image()
     refused = [_public(loaded.config.mount, why_closed)]
@@ -118,5 +128,5 @@ def beside(loaded: Loaded, result: Outcome, say: Say, *, takes_writes: bool) -> 
         if not result.read_only and result.kind == BTRFS:
             if takes_writes:
                 make_room(result, say)
-            _swap(loaded, say)
+            _swap(loaded, say, swap_on)
     return [note for note in refused if note is not None]

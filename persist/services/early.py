@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 from persist.boot import paths
 from persist.early import supervisor
-from persist.early.enter import entered
+from persist.early.enter import entered, swap_on
 from persist.early.said import Said
 from persist.early.stage import run
 from persist.errors import PersistError
@@ -44,7 +44,7 @@ def main(where: str) -> int:
                     say(Note(INFO, text, "EARLY"))
                 extend(seconds + _SECONDS)
 
-            return run(os.environ, say, status)
+            return run(os.environ, say, status, swap_on if where == "chroot" else None)
 
         ended = supervisor.supervised(work, _SECONDS)
         if ended.status == 124:

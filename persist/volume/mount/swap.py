@@ -4,6 +4,8 @@ volume's own disks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from persist.boot.config import Config
 from persist.errors import CommandError, Refusal
 from persist.note import WARNING, Note
@@ -41,7 +43,12 @@ def still_off(nodes: list[str], swaps: list[str]) -> list[str]:
     return [node for node in nodes if blockdev.number_of(node) not in on]
 
 
-def enable(members: list[str], config: Config) -> list[Note]:
+def on(node: str) -> None:
+    """Switch on the swap space on a node. Raises CommandError."""
+    run("swapon", node)
+
+
+def enable(members: list[str], config: Config, switch_on: Callable[[str], None] = on) -> list[Note]:
     """Switch on what is not on yet. Returns what went wrong. Raises OSError where the volume cannot be
     read."""
     if config.netdev:
@@ -57,7 +64,7 @@ def enable(members: list[str], config: Config) -> list[Note]:
     wrong = [] if nodes else [not_used("its partition was not found on the disks of the volume.")]
     for node in still_off(nodes, blockdev.swaps()):
         try:
-            run("swapon", node)
-        except CommandError as e:
-            wrong.append(not_used(e.message, node))
+            switch_on(node)
+        except (CommandError, OSError) as e:
+            wrong.append(not_used(e.message if isinstance(e, CommandError) else e.strerror, node))
     return wrong
