@@ -30,7 +30,6 @@ from persist.volume.format.claims import format_claimed
 from persist.volume.mount import fallback, writable
 from persist.volume.outcome import Outcome
 
-
 SwapOn = Callable[[str], None]
 
 
