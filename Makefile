@@ -51,6 +51,7 @@ install-persist:
 	for drop_in in units/*.d/*.conf; do $(INSTALL) -D -m 644 "$$drop_in" "$(DESTDIR)$(UNIT_DIR)/$${drop_in#units/}" || exit 1; done
 	ln -sf ../persist-verify.service $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants/persist-verify.service
 	ln -sf ../persist-soft-reboot.service $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants/persist-soft-reboot.service
+	ln -sf ../persist-soft-reboot-stage.service $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants/persist-soft-reboot-stage.service
 	for rules in units/*.rules; do [ ! -e "$$rules" ] || $(INSTALL) -m 644 "$$rules" $(DESTDIR)$(UDEV_RULES_DIR); done
 	$(INSTALL) -m 644 units/persist.catalog $(DESTDIR)$(CATALOG_DIR)
 	$(INSTALL) -m 644 units/presets/*.conf $(DESTDIR)$(DATADIR)/persist/presets

@@ -30,6 +30,7 @@ from persist.volume.format.claims import format_claimed
 from persist.volume.mount import fallback, writable
 from persist.volume.outcome import Outcome
 
+NEXT_ROOT = "/run/nextroot"  # systemd-soft-reboot.service(8)
 SwapOn = Callable[[str], None]
 
 
@@ -54,6 +55,10 @@ class Stage:
         nothing = f"{done} is there" if done else table.nothing_to_do(loaded, container)
         if nothing:
             self.say(Note(DEBUG, f"Nothing is done before the service manager starts: {nothing}.", "EARLY"))
+            return
+        why = table.another_root(os.path.isdir(f"{NEXT_ROOT}/usr"))
+        if why is not None:
+            self.say(Note(WARNING, f"{why.message} {why.hint}", "EARLY", {"PERSIST_REASON": why.code}))
             return
         why = table.before_looking(loaded.config, credentials=firmware.credentials())
         if why is None and mountinfo.at(VOLUME) is not None:

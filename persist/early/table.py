@@ -41,6 +41,18 @@ def before_looking(config: Config, *, credentials: Sequence[str]) -> Reason | No
     return None
 
 
+def another_root(next_root: bool) -> Reason | None:
+    """Why nothing is brought into place for a soft reboot: systemd binds /run into the next root without what
+    is mounted below it. ``next_root``: /run/nextroot is one."""
+    if not next_root:
+        return None
+    return Reason(
+        "next-root",
+        "The root in /run/nextroot does not get what is kept of /etc before its service manager starts.",
+        "Restart the machine instead of 'systemctl soft-reboot'.",
+    )
+
+
 def not_this_one(found: Found) -> Reason | None:
     """Why what was found is not mounted here: systemd-mount(1) checks and mounts all but btrfs."""
     if found.fstype == BTRFS:

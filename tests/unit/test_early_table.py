@@ -60,6 +60,12 @@ def test_before_any_disk_is_looked_at() -> None:
     assert why is not None and why.code == "netdev"
 
 
+def test_a_soft_reboot_into_another_root() -> None:
+    assert table.another_root(False) is None
+    why = table.another_root(True)
+    assert why is not None and why.code == "next-root" and "/run/nextroot" in why.message
+
+
 def test_only_btrfs_is_mounted() -> None:
     def found(fstype: str) -> Found:
         return Found("/dev/vdb", "11111111-2222-4333-8444-555555555555", ("/dev/vdb",), fstype=fstype)

@@ -315,6 +315,9 @@ def _lines(unit: Path) -> list[str]:
     return [line for line in unit.read_text().replace("\\\n", " ").splitlines() if not line.startswith("#")]
 
 
+STAGE = "persist-soft-reboot-stage.service"
+
+
 def test_the_guard_of_a_boot_ends_with_the_boot_alone(root: Path) -> None:
     """A unit that others may stop (systemctl isolate, systemctl stop) takes away nothing that says that the
     boot is over: what was held back would be mounted over services that run. Only soft-reboot.target, after
@@ -335,8 +338,20 @@ def test_the_guard_of_a_boot_ends_with_the_boot_alone(root: Path) -> None:
     assert not [
         u.name
         for u in UNITS
-        if u.name != "persist-soft-reboot.service" and "persist-soft-reboot" in u.read_text()
+        if u.name not in ("persist-soft-reboot.service", STAGE) and "persist-soft-reboot" in u.read_text()
     ]
+
+
+def test_a_soft_reboot_has_a_stage_of_its_own(root: Path) -> None:
+    """Once all is unmounted and the boot before is forgotten, and before PID 1 reads anything again."""
+    unit = set(_lines(next(u for u in UNITS if u.name == STAGE)))
+    assert {
+        "After=umount.target persist-soft-reboot.service",
+        "Before=systemd-soft-reboot.service",
+        "ExecStart=/usr/lib/persist/persist-stage /",
+    } <= unit
+    wanted = [p.parent.name for p in (root / "usr/lib/systemd/system").glob(f"*/{STAGE}")]
+    assert wanted == ["soft-reboot.target.wants"]
 
 
 def test_a_soft_reboot_forgets_what_speaks_of_the_boot_before() -> None:

@@ -25,6 +25,7 @@ OURS = (
     "persist-scrub.timer",
     "persist-settle.service",
     "persist-setup.target",
+    "persist-soft-reboot-stage.service",
     "persist-soft-reboot.service",
     "persist-verify.service",
     NET_UNIT,
