@@ -31,7 +31,7 @@ ONLINE_SEC = 300.0
 EARLY, LATE = "agent", "basic.target"
 EARLY_EVERY = 10
 # Said in each run, by the initrd, the volume's service and the first verdict.
-EXPECTED = ("did not see what was written last", "state volume mounted degraded", "VERDICT_DEGRADED")
+EXPECTED = ("did not see what was written last", "MEMBER_MISSING", "VERDICT_DEGRADED")
 _BUSY = "while :; do :; done"
 _TRACES = {
     "journal-all": "journalctl --sync; journalctl -b -o short-monotonic --no-pager",

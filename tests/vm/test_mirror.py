@@ -258,7 +258,7 @@ def boot_without_two(pair: Machine) -> tuple[Disk, dict[str, Any]]:
     pair.restore("second boot")
     clean_shutdown(pair)
     two = pair.detach_disk("two")
-    pair.expect("state volume mounted degraded")
+    pair.expect("MEMBER_MISSING")
     pair.start()
     return two, degraded_boot(pair, "member-missing")
 
@@ -354,7 +354,7 @@ def test_single_disk_becomes_a_mirror(after_first_boot: Machine) -> None:
     live; a larger disk is grown into."""
     one = after_first_boot
     written(one, "first")
-    one.expect("volume-exists", "join-other", "MEMBER_LOST", "state volume mounted degraded")
+    one.expect("volume-exists", "join-other", "MEMBER_LOST", "MEMBER_MISSING")
     one.add_disk("foreign", "2G", header=scene.HEADER)
     one.wait_until(
         "the foreign claim is refused",
