@@ -20,6 +20,10 @@ from persist.volume.outcome import Outcome
 _LATER = "persist-volume.service does it."
 
 
+class Left(Reason):
+    """Why something is left to the real root: no reason of a verdict."""
+
+
 def nothing_to_do(loaded: Loaded, container: str = "") -> str:
     """Why a boot has no work for the stage, '' where it has: persist=off, the master switch, no entries.
     ``container``: what the engine tells PID 1 (systemd's CONTAINER_INTERFACE), '' outside of one."""
@@ -30,52 +34,52 @@ def nothing_to_do(loaded: Loaded, container: str = "") -> str:
     return loaded.plan.reason
 
 
-def before_looking(config: Config, *, credentials: Sequence[str]) -> Reason | None:
+def before_looking(config: Config, *, credentials: Sequence[str]) -> Left | None:
     """Why no disk is looked at yet. ``credentials``: names of those that PID 1 imports later and that say
     something of the volume or of mounts."""
     if config.netdev:
-        return Reason("netdev", "The state volume comes with the network.", _LATER)
+        return Left("netdev", "The state volume comes with the network.", _LATER)
     if credentials:
         shown = ", ".join(credentials)
-        return Reason("credentials", f"The firmware has the credential {shown}, which PID 1 imports.", _LATER)
+        return Left("credentials", f"The firmware has the credential {shown}, which PID 1 imports.", _LATER)
     return None
 
 
-def another_root(next_root: bool) -> Reason | None:
+def another_root(next_root: bool) -> Left | None:
     """Why nothing is brought into place for a soft reboot: systemd binds /run into the next root without what
     is mounted below it. ``next_root``: /run/nextroot is one."""
     if not next_root:
         return None
-    return Reason(
+    return Left(
         "next-root",
         "The root in /run/nextroot does not get what is kept of /etc before its service manager starts.",
         "Restart the machine instead of 'systemctl soft-reboot'.",
     )
 
 
-def not_this_one(found: Found) -> Reason | None:
+def not_this_one(found: Found) -> Left | None:
     """Why what was found is not mounted here: systemd-mount(1) checks and mounts all but btrfs."""
     if found.fstype == BTRFS:
         return None
-    return Reason("native", f"{found.node} is a {found.fstype}, which PID 1 mounts.", _LATER)
+    return Left("native", f"{found.node} is a {found.fstype}, which PID 1 mounts.", _LATER)
 
 
-def no_memory(result: Outcome, policy: str, *, later: Sequence[str], claimed: Sequence[str]) -> Reason | None:
+def no_memory(result: Outcome, policy: str, *, later: Sequence[str], claimed: Sequence[str]) -> Left | None:
     """Why memory does not take the volume's place here; None where it does.
 
     ``policy``: what Fallback= means on this boot. ``later``: words of Device= that only the running system
     can resolve. ``claimed``: disks that carry a claim and were not formatted.
     """
     if result.kind != "none":
-        return Reason("mounted", "A volume is mounted.", "")
+        return Left("mounted", "A volume is mounted.", "")
     if result.reason == "native":
-        return Reason("native", result.message, result.hint)
+        return Left("native", result.message, result.hint)
     if policy != "tmpfs":
-        return Reason("root", f"There is no state volume yet: {result.message}", _LATER)
+        return Left("root", f"There is no state volume yet: {result.message}", _LATER)
     if later:
-        return Reason("later", f"{', '.join(later)} is not there yet.", _LATER)
+        return Left("later", f"{', '.join(later)} is not there yet.", _LATER)
     if claimed:
-        return Reason("claimed", f"{', '.join(claimed)} carries a claim and is not formatted.", _LATER)
+        return Left("claimed", f"{', '.join(claimed)} carries a claim and is not formatted.", _LATER)
     return None
 
 
