@@ -63,11 +63,7 @@ install-man:
 
 install-initramfs-tools:
 	$(INSTALL) -D -m 755 packaging/initramfs-tools/hooks/persist $(DESTDIR)$(INITRAMFS_TOOLS_DIR)/hooks/persist
-	$(INSTALL) -D -m 755 packaging/initramfs-tools/scripts/local-bottom/persist $(DESTDIR)$(INITRAMFS_TOOLS_DIR)/scripts/local-bottom/persist
-	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early $(DESTDIR)$(PRIVATE_DIR)/persist-early
-	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early-find $(DESTDIR)$(PRIVATE_DIR)/persist-early-find
-	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early-members $(DESTDIR)$(PRIVATE_DIR)/persist-early-members
-	$(INSTALL) -D -m 755 packaging/initramfs-tools/persist-early-mount $(DESTDIR)$(PRIVATE_DIR)/persist-early-mount
+	$(INSTALL) -D -m 755 packaging/initramfs-tools/scripts/init-bottom/persist $(DESTDIR)$(INITRAMFS_TOOLS_DIR)/scripts/init-bottom/persist
 
 install-dracut:
 	$(INSTALL) -D -m 755 packaging/dracut/90persist/module-setup.sh $(DESTDIR)$(DRACUT_DIR)/modules.d/90persist/module-setup.sh

@@ -18,7 +18,6 @@ STEPS = {
     "verify": ("verify", "main", False),
     "heal": ("heal", "heal_main", False),
     "scrub": ("scrub", "scrub_main", False),
-    "early-table": ("early_table", "main", False),
 }
 
 

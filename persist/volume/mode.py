@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Why a boot keeps nothing of what it writes, where ``persist=`` on the kernel command line asks for that.
-persist-early has the same rule in shell."""
+"""Why a boot keeps nothing of what it writes, where ``persist=`` on the kernel command line asks for that."""
 
 from __future__ import annotations
 

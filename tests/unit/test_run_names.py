@@ -14,9 +14,6 @@ NAMES = {
     for name, value in vars(paths).items()
     if isinstance(value, str) and value.startswith("/run/persist/")
 }
-SHELL_ONLY = {
-    "initrd-volume"
-}  # written by persist-early and read by people; goes with the shell of the initrd
 PLACES = [
     *(TOP / "persist").rglob("*.py"),
     *(p for p in (TOP / "units").rglob("*") if p.is_file()),
@@ -38,7 +35,7 @@ def _table() -> set[str]:
 
 def test_the_table_has_them_all() -> None:
     inside = {v.removeprefix("/run/persist/") for v in NAMES.values() if not v.startswith(paths.VOLUME + "/")}
-    assert inside | SHELL_ONLY == _table()
+    assert inside == _table()
 
 
 def test_each_is_used_by_two() -> None:
@@ -51,7 +48,7 @@ def test_each_is_used_by_two() -> None:
 
 
 def test_nobody_spells_one_out() -> None:
-    """In Python the names come from the list; units, rules and the shell of the initrd have no other way."""
+    """In Python the names come from the list; units and rules have no other way."""
     for path, text in TEXTS.items():
         if path.suffix == ".py" and path.name != "paths.py":
             code = re.sub(r'"""[\s\S]*?"""|#[^\n]*', "", text)

@@ -4,7 +4,6 @@
 Whoever can plug in a stick, or write into a disk that this machine only carries for a guest, must not become
 our memory. So a disk on USB, a removable one, a virtual one (dm, md, nbd, rbd, drbd, loop, zram) and one on a
 network is used only where ``Device=`` names it or ``AllowRemovable=yes`` says so.
-packaging/initramfs-tools/persist-early has the same rule in shell.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 in, a decision out.
 
 The kernel mounts whatever has the right UUID: a member that was away, or two that were each written alone,
-without a word, and serves old data from the stale one. docs/volume.md, "Members at a boot", has the rules;
-packaging/initramfs-tools/persist-early has the plain cases in shell, and leaves the others to the service.
-ancestry.py knows who is an ancestor.
+without a word, and serves old data from the stale one. docs/volume.md, "Members at a boot", has the rules,
+and ancestry.py knows who is an ancestor.
 """
 
 from __future__ import annotations

@@ -22,8 +22,7 @@ from persist.volume.members.assemble import Assembly
 from persist.volume.mount import foreign
 from persist.volume.ondisk import degraded_mark
 
-# As in packaging/initramfs-tools/persist-early, but for newmount.DATA. Access times would make each reading
-# of state a write.
+# Access times would make each reading of state a write.
 _SUBVOLUME = f"subvol={SUBVOLUMES[0]}"
 OPTIONS = f"{newmount.DATA},noatime,{_SUBVOLUME}"
 

@@ -5,7 +5,6 @@ format and the rules.
 A new one is written to all members that are mounted together whenever one is away, and at each boot of a
 volume of several: one mark is one stretch of history, written by one kernel. It lies on the data partition in
 front of btrfs's superblock, where btrfs writes nothing, in one sector: there whole or not at all.
-packaging/initramfs-tools/persist-early reads and writes the same in shell.
 """
 
 from __future__ import annotations
