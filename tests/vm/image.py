@@ -55,7 +55,7 @@ class Request:
             [
                 "base-1",
                 self.suite,
-                *recipe.packages(self.initrd, self.packages),
+                *recipe.packages(self.packages),
                 *recipe.ABSENT,
                 *recipe.BASE_SETUP,
                 json.dumps(recipe.INITRD_CONFIG),
@@ -75,6 +75,7 @@ class Request:
                 json.dumps(self.files),
                 json.dumps(self.customize),
                 str(FREE_MIB),
+                self.initrd,
                 *(cache.file_digest(deb) for deb in self.debs),
             ]
         )
@@ -132,7 +133,7 @@ def _build_base(request: Request, target: Path) -> None:
                 "--mode=root",
                 "--variant=minbase",
                 "--format=tar",
-                "--include=" + ",".join(recipe.packages(request.initrd, request.packages)),
+                "--include=" + ",".join(recipe.packages(request.packages)),
                 *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.ABSENT),
                 f'--essential-hook=cp -r {shlex.quote(str(config))}/. "$1"',
                 f'--customize-hook=chroot "$1" /bin/sh -c {shlex.quote(setup)}',

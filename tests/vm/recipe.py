@@ -150,6 +150,7 @@ def agent_source() -> str:
     return (Path(__file__).parent / "guest" / "agent.py").read_text(encoding="utf-8")
 
 
-def packages(initrd: str, extra: tuple[str, ...]) -> tuple[str, ...]:
-    """The package list of the base stage."""
-    return tuple(dict.fromkeys((*PACKAGES, initrd, *extra)))
+def packages(extra: tuple[str, ...]) -> tuple[str, ...]:
+    """The package list of the base stage. Both tools that make initrds: dracut-core installs beside the
+    other, and a base costs a minute."""
+    return tuple(dict.fromkeys((*PACKAGES, "initramfs-tools", "dracut-core", *extra)))

@@ -65,13 +65,6 @@ def packages() -> list[Path]:
     return found
 
 
-def packages_for(initrd: str) -> list[Path]:
-    """Those of a machine whose initrd is made by this tool."""
-    glue = {"initramfs-tools": "persist-initramfs-tools_", "dracut": "persist-dracut_"}
-    others = tuple(name for tool, name in glue.items() if tool != initrd)
-    return [deb for deb in packages() if not deb.name.startswith(others)]
-
-
 def notes_package() -> Path:
     """A tiny package that ships a five-line registry file; the same bytes each time, so that images are found
     again."""
@@ -110,7 +103,7 @@ def story_image(suite: str, variant: str = "ro", initrd: str = "initramfs-tools"
     """The image with persist enabled, the preset whole-system and the demo package."""
     return image.build(
         suite,
-        [*packages_for(initrd), notes_package()],
+        [*packages(), notes_package()],
         variant,
         customize=SETUP,
         files={**ODD_REGISTRY, **QUICK},

@@ -98,7 +98,7 @@ def degraded(one: Machine) -> None:
 def test_dracut(suite: str, machine: MachineFactory) -> None:
     found = image.build(
         suite,
-        [*scene.packages_for("dracut"), scene.notes_package()],
+        [*scene.packages(), scene.notes_package()],
         customize=(*scene.SETUP, ENABLE_FIRST),
         files={**scene.ODD_REGISTRY, **scene.QUICK, **FIRST},
         initrd="dracut",
