@@ -19,6 +19,8 @@ MESSAGE_IDS: dict[str, str] = {
     "ENTRY_REFUSED": "3376838a077e53c3bfc7f1b58876b5b7",
     # a path of an entry on which a filesystem of somebody else is mounted
     "ENTRY_ELSEWHERE": "b69a8f0ef5bf546689927fb689ed986a",
+    # an entry that PID 1 reads was not mounted before it, and is not kept on this boot
+    "ENTRY_NOT_IN_TIME": "6c115e755b665ad89553362ef8212950",
     "CLAIM_FOUND": "f0387b81724357f38ee7c975db6cd486",  # a disk with the magic header was accepted
     "CLAIM_REFUSED": "92474e9b2e285d26a3188b5da1952662",  # a disk with the magic header was left alone
     "FORMAT_STEP": "409b027544d75c03b5a1814faa205f28",  # progress of formatting
@@ -55,9 +57,6 @@ MESSAGE_IDS: dict[str, str] = {
     "ENTRY_STALE": "79da9eb22fb554acbc66c2570649658e",
     # content was already at its place on the volume and is used as it is
     "ENTRY_ADOPTED": "86669b358759559b86b73f9242af0099",
-    # the id of the running boot was written into the store
-    "MACHINE_ID_KEPT": "f67bb0e66e9751dbbc37caee2ecad5e4",
-    "RELOADED": "2b982ed68ed852a492f508e601880c72",  # PID 1 was reloaded because /etc came late
     "MEMBER_MISSING": "4b19d2c66cfc52b8b4134d88a241cc3d",  # the volume runs without a member
     # a member that did not see the last writes is left out
     "MEMBER_STALE": "43a67a27fa055ce191c65564321cd343",

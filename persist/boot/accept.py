@@ -2,7 +2,8 @@
 """Which entries of the registry can be in force, and what becomes of the others. Pure, and boot-safe."""
 
 from .ini import DEBUG, ERROR, NOTICE, Problem
-from .paths import ENTRY_NAME_MAX, above, escape, forbidden, wrong_path, wrong_unit
+from .paths import ENTRY_NAME_MAX, STORE, VOLUME, above, escape, forbidden, wrong_path, wrong_unit
+from .units import READ_BY_PID1
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Planned:
-    """One entry that is in force: ``path`` without aliases, the ``unit`` that mounts it or '', ``early``
-    where the initrd mounts it,
-    ``parent`` the path of the nearest entry above or ''."""
+    """One entry that is in force: ``path`` without aliases, the ``unit`` that mounts it or '', ``parent`` the
+    path of the nearest entry above or ''. ``before_pid1``: PID 1 reads it, so it is mounted before that, and
+    no unit is written for it."""
 
-    __slots__ = ("entry", "path", "name", "unit", "early", "mounted_early", "parent")
+    __slots__ = ("entry", "path", "name", "unit", "before_pid1", "parent")
 
     def __init__(self, entry: "Entry", path: str, parent: str) -> None:
         self.entry = entry
@@ -28,16 +29,16 @@ class Planned:
         else:
             self.unit = "" if entry.method == "symlink" else self.name + ".mount"
         self.parent = parent
-        self.early = False
-        self.mounted_early = False
+        self.before_pid1 = path in READ_BY_PID1 and entry.method in ("overlay", "bind")
 
 
 class Outside(Problem):
     """An entry that is not in force at ``real``, its path without aliases. ``state`` says what became of it,
     ``why`` how that came:
 
-    ``refused`` (a mistake), ``ignored`` (nothing is left for it to do), ``none`` (taken out by Method=none)
-    or ``elsewhere`` (somebody else says that he mounts the path; whether he does, mountinfo has to say).
+    ``refused`` (a mistake), ``ignored`` (nothing is left for it to do), ``none`` (taken out by Method=none),
+    ``elsewhere`` (somebody else says that he mounts the path; whether he does, mountinfo has to say) or
+    ``not-before-pid1`` (PID 1 has read what the image has there, or above it).
     """
 
     __slots__ = ("entry", "real", "state", "why")
@@ -51,6 +52,10 @@ class Outside(Problem):
                 "%s is left alone: %s." % (shown, why),
                 "ENTRY_ELSEWHERE",
             )
+        elif state == "not-before-pid1":
+            # One word for all that is below it.
+            level = NOTICE if real in READ_BY_PID1 else DEBUG
+            text, code = "%s is left as it is on this boot: %s." % (shown, why), "ENTRY_NOT_IN_TIME"
         else:
             # Of a hole in what is not kept, the word on that is enough.
             level = (
@@ -95,10 +100,10 @@ def _wrong(planned: Planned, config: "Config", facts: "Facts") -> str:
         )
     if entry.method != "symlink" and entry.type == "file" and entry.path in facts.links:
         return "a symbolic link in the image cannot be bound over; keep its directory"
-    return _late(planned, facts) if facts.network and not config.netdev and path not in facts.fstab else ""
+    return _network(planned, facts) if facts.network and not config.netdev and path not in facts.fstab else ""
 
 
-def _late(planned: Planned, facts: "Facts") -> str:
+def _network(planned: Planned, facts: "Facts") -> str:
     """Why an entry needs what comes after local-fs.target, which waits for it, or an empty string."""
     late = above(planned.path, facts.network)
     if late:
@@ -171,6 +176,65 @@ def _outside(
     return "", ""
 
 
+def _mounted(planned: Planned, mounts: str) -> bool:
+    """Whether mountinfo (proc(5)) has what an entry keeps on its path: an overlay with its upper, or its
+    place on the volume. An entry stays what it was seeded as, so both are looked for (entries/as_seeded.py).
+
+    The escapes of mountinfo do not matter: no path that PID 1 reads has any.
+    """
+    path = planned.path
+    if " " + path + " " not in mounts:
+        return False
+    upper = "upperdir=" + STORE + "/overlay/" + planned.name + "/upper"
+    there: list[tuple[str, str]] = []
+    volume = place = ("", "")
+    for line in mounts.split("\n"):
+        fields = line.split(" ")
+        if len(fields) < 10:
+            continue
+        device, root, at = fields[2:5]
+        if at == path:
+            if upper in fields[-1].split(","):
+                return True
+            there.append((device, root))
+        elif at == VOLUME:
+            volume = device, root.rstrip("/") + path
+        elif at == VOLUME + path:  # with persist=ro (entries/read_only_boot.py)
+            place = device, root
+    return (place if place[0] else volume) in there
+
+
+def _late(planned: Planned, facts: "Facts", late: "dict[str, str]") -> str:
+    """Why an entry is not in force because of what PID 1 has read already, or an empty string. A seed below
+    would take what the image has, for good."""
+    over = above(planned.path, late)
+    if over:
+        return "%s above it was not mounted before PID 1 started" % over
+    if not planned.before_pid1 or _mounted(planned, facts.mounts):
+        return ""
+    mounted = above(planned.path, facts.fstab)
+    if mounted and mounted != "/usr":
+        return "%s mounts %s above it, and PID 1 has read what is there before" % (
+            facts.fstab[mounted],
+            mounted,
+        )
+    return "it was not mounted before PID 1 started"
+
+
+def _in_time(accepted: dict[str, Planned], facts: "Facts", outside: list[Outside]) -> list[Planned]:
+    """The entries without those that come too late for PID 1, which go outside."""
+    late: dict[str, str] = {}
+    entries = []
+    for path, planned in accepted.items():
+        why = _late(planned, facts, late)
+        if why:
+            late[path] = why
+            outside.append(Outside(planned.entry, path, "not-before-pid1", why))
+        else:
+            entries.append(planned)
+    return entries
+
+
 def accept(config: "Config", registry: "Registry", facts: "Facts") -> tuple[list[Planned], list[Outside]]:
     """The entries that can be in force, parents first, and what became of the others: together all of the
     registry."""
@@ -195,4 +259,6 @@ def accept(config: "Config", registry: "Registry", facts: "Facts") -> tuple[list
                 gone[path] = why
             continue
         accepted[path] = planned
+    if facts.mounts and any([p.before_pid1 for p in accepted.values()]):
+        return _in_time(accepted, facts, outside), outside
     return list(accepted.values()), outside

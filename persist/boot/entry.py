@@ -27,7 +27,7 @@ class Entry:
 
     __slots__ = (
         *("path", "name", "file", "line", "settings", "method", "type", "user", "group", "mode"),
-        *("seed_from", "required", "services", "stale", "snapshot", "early", "options"),
+        *("seed_from", "required", "services", "stale", "snapshot", "options"),
     )
 
     def __init__(
@@ -44,7 +44,6 @@ class Entry:
         self.services: list[str] = []
         self.stale = "ro"
         self.snapshot = True
-        self.early: bool | None = None
         self.options = OPTIONS
 
     @property

@@ -7,7 +7,7 @@ Each input can be put elsewhere for tests, with the variables that systemd's own
 
 import posix as os  # see __init__.py
 
-from .paths import DIRECTORIES, EARLY, READ
+from .paths import DIRECTORIES, READ
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING without the import (collections.abc costs 2 ms)
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Facts:
         self.shipped: dict[str, str] = {}  # name of a mount unit of somebody else -> its file
         # Name of a mount unit that PID 1 would not take from us -> the link that masks it.
         self.masked: dict[str, str] = {}
-        self.early: set[str] = set()
+        # What is mounted in PID 1's eyes, '' where nobody knows, or it does not matter (load.py).
+        self.mounts = ""
         # Entry path -> the path without the image's links among its parents.
         self.aliases: dict[str, str] = {}
         # Entry path -> target, where the last component is itself a symbolic link.
@@ -186,7 +187,7 @@ def why_nothing(facts: Facts) -> str:
     if facts.user_scope:
         return "a user's manager keeps no system state"
     if facts.in_initrd:
-        return "in the initrd, where persist-early does the work"
+        return "in the initrd, where the stage before PID 1 does the work"
     if facts.container:
         return "in a container (%s), where the engine keeps the volumes" % facts.container
     if facts.mode == "off":
@@ -217,8 +218,7 @@ def gather(root: str, environ: "Mapping[str, str]") -> Facts:
 
 
 def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]") -> None:
-    """The facts that only matter where there are entries: fstab, shipped mount units, what the initrd
-    mounted, links."""
+    """The facts that only matter where there are entries: fstab, shipped mount units, links."""
     from . import fstab
     from .dropins import inside
 
@@ -241,10 +241,6 @@ def gather_paths(facts: Facts, registry: "Registry", environ: "Mapping[str, str]
             facts.links[path] = target
     fstab.read(facts, environ.get("SYSTEMD_FSTAB") or inside(root + "/etc/fstab", root), known)
     fstab.read_units(facts)
-    try:
-        facts.early = set(os.listdir(root + EARLY))
-    except OSError:
-        facts.early = set()  # no initrd stage on this boot
 
 
 def resolve(root: str, path: str, known: dict[str, str]) -> str:

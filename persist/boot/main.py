@@ -61,7 +61,7 @@ def _generate(root: str, environ: dict[str, str], directory: str, to_kmsg: bool)
         _log(DEBUG, "Nothing to do: %s." % reason, to_kmsg)
         return
     # In the order in which they import one another.
-    preload("ini", "dropins", "config", "entry", "registry", "accept", "units", "plan", "load", "emit")
+    preload("ini", "dropins", "config", "entry", "registry", "units", "accept", "plan", "load", "emit")
     preload("fstab")
     from .emit import emit
     from .load import Loaded

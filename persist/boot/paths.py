@@ -21,12 +21,11 @@ IMAGE = PRIVATE + "/image"
 RESCUE = PRIVATE + "/rescue"
 STORE = VOLUME + "/.persist"
 ROOT_STORE = "/var/lib/persist/root"  # of the root filesystem: where state is kept with Fallback=root
-EARLY = "/run/persist/early"
 STAGED = "/run/persist/staged"  # the stage before PID 1 has left nothing to persist-volume.service
 SAID = "/run/persist/said"  # what that stage has to say
+LEFT = "/run/persist/left"  # which entries that PID 1 reads it has not mounted, and why
 MOUNT_ENTRIES = "/run/persist/mount-entries"
 PERSISTENT = "/run/persist/persistent"
-SEEDED = "/run/persist/seeded"
 STORES = (
     "/run/persist/stores"  # a file for each entry whose place on the volume was looked at (entries/stores.py)
 )

@@ -16,14 +16,13 @@ from . import preload
 from .accept import Outside, accept
 from .accept import Planned as Planned
 from .facts import why_nothing as why_nothing
-from .ini import NOTICE, WARNING, Problem
-from .paths import above, escape, overlay_option, specifiers
+from .ini import Problem
+from .paths import above, escape, specifiers
 from .units import (
     BACKLIGHT,
     DROPIN,
     FIRST_LINE,
     NET_UNIT,
-    RELOAD,
     VOLUME_UNIT,
     bind_unit,
     mount_unit,
@@ -39,16 +38,14 @@ if TYPE_CHECKING:
     from .rare.in_time import Use
     from .registry import Registry
 
-EARLY_BY_DEFAULT = ("/etc", "/etc/systemd", "/etc/systemd/system")
-
 
 class Plan:
     """Units as data: ``files`` is relative path to text, written in this order; ``reason`` says why there is
     nothing.
 
     ``outside``: the entries that are not in force. ``read_only``: persist=ro, the volume lies below memory.
-    ``net``: it comes with the network. ``reload``: PID 1 has to look at its units again. ``fstab`` as in the
-    facts. ``uses``: lines of it that are told to wait for us.
+    ``net``: it comes with the network. ``fstab`` as in the facts. ``uses``: lines of it that are told to wait
+    for us.
     """
 
     def __init__(self) -> None:
@@ -56,55 +53,11 @@ class Plan:
         self.entries: list[Planned] = []
         self.outside: list[Outside] = []
         self.problems: list[Problem] = []
-        self.early_table = ""
         self.reason = ""
         self.read_only = False
         self.net = False
-        self.reload = False
         self.fstab: dict[str, str] = {}
         self.uses: list[Use] = []
-
-
-def _early(plan: Plan, facts: "Facts", accepted: dict[str, Planned]) -> None:
-    lines = []
-    for path, planned in accepted.items():
-        entry = planned.entry
-        wanted = path in EARLY_BY_DEFAULT if entry.early is None else entry.early
-        if not wanted:
-            continue
-        if entry.method not in ("overlay", "bind"):
-            plan.problems.append(
-                Problem(
-                    WARNING,
-                    entry.where("Early"),
-                    "Early=yes is for Method=overlay and Method=bind, ignoring.",
-                    path,
-                )
-            )
-            continue
-        if planned.parent and not accepted[planned.parent].early:
-            plan.problems.append(
-                Problem(NOTICE, entry.source, "Not early, because %s above it is not." % planned.parent, path)
-            )
-            continue
-        mounted = above(path, facts.fstab)
-        if mounted:
-            plan.problems.append(
-                Problem(
-                    NOTICE,
-                    entry.source,
-                    "Not early, because %s mounts %s above it." % (facts.fstab[mounted], mounted),
-                    path,
-                )
-            )
-            continue
-        planned.early = True
-        planned.mounted_early = planned.name in facts.early
-        lines.append(
-            "\t".join((entry.method, planned.name, path, overlay_option(path), overlay_option(planned.name)))
-            + "\n"
-        )
-    plan.early_table = "".join(lines)
 
 
 def _children(accepted: dict[str, Planned]) -> dict[str, list[str]]:
@@ -112,13 +65,10 @@ def _children(accepted: dict[str, Planned]) -> dict[str, list[str]]:
     it."""
     children: dict[str, list[str]] = {}
     for planned in accepted.values():
-        entry = planned.entry
-        if entry.method in ("image", "tmpfs"):
+        if planned.entry.method in ("image", "tmpfs"):
             continue
         if planned.parent:
             children.setdefault(planned.parent, []).append(planned.name)
-        if (entry.user or entry.group) and planned.parent != "/etc" and planned.path != "/etc":
-            children.setdefault("/etc", []).append(planned.name)  # names of users are looked up there
     return children
 
 
@@ -139,16 +89,12 @@ def _after_mount(path: str, why: str) -> str:
     return ("Wants=" if why.startswith("mount.usr=") else "Requires=") + unit + "After=" + unit
 
 
-def _named(owner: str) -> bool:
-    return owner.strip("0123456789") != ""
-
-
 def _entry_files(
     plan: Plan, planned: Planned, children: list[str], above_it: "Sequence[Planned]", again: bool
 ) -> None:
     """The unit of one entry, and the drop-in of its seed where it lies on a filesystem of fstab."""
     entry = planned.entry
-    binds = [p.unit for p in above_it if p.entry.method == "bind" and not p.mounted_early] if above_it else []
+    binds = [p.unit for p in above_it if p.entry.method == "bind" and not p.before_pid1] if above_it else []
     mounted = above(planned.path, plan.fstab) if plan.fstab else ""
     if entry.method == "bind":
         plan.files[planned.unit] = bind_unit(plan, planned, children, binds, bool(mounted))
@@ -157,10 +103,6 @@ def _entry_files(
     if entry.method in ("image", "tmpfs"):
         return
     after = "Wants=" + NET_UNIT + "\nAfter=" + NET_UNIT + "\n" if plan.net else ""
-    if plan.reload and planned.path not in RELOAD and (_named(entry.user) or _named(entry.group)):
-        # Where /etc comes late, sysusers.d can make users only when it is there: the target is queued again
-        # then, and systemd-sysusers.service with it.
-        after += "After=persist-reload.service\n"
     if mounted:
         after += _after_mount(mounted, plan.fstab[mounted])
     source = above(entry.seed_from + "/", plan.fstab) if plan.fstab and entry.seed_from else ""
@@ -195,23 +137,23 @@ def _units(plan: Plan, accepted: dict[str, Planned]) -> list[str]:
     again = {p.path for path, way in ways.items() if accepted[path].entry.method == "bind" for p in way}
     wants: list[str] = []
     for planned in plan.entries:
-        if not planned.mounted_early:
+        if not planned.before_pid1:
             path = planned.path
             _entry_files(plan, planned, children.get(path, []), ways.get(path, ()), path in again)
             wants.append(planned.unit or "persist-seed@" + planned.name + ".service")
     return wants
 
 
-def _others_after(plan: Plan) -> None:
+def _others_after(plan: Plan, required: list[str]) -> None:
     """What is ordered after entries that are not wanted in time by themselves: instances for devices, and the
-    boot itself."""
-    ours = [p for p in plan.entries if not p.mounted_early]
+    boot itself, which needs the units ``required`` too."""
+    ours = [p for p in plan.entries if not p.before_pid1]
     unit, used = BACKLIGHT
     binds = [p.unit for p in ours if p.entry.method == "bind" and serves(p.path, used)]
     if binds:
         name, text = _drop_in(unit, "After=" + VOLUME_UNIT + " " + " ".join(binds))
         plan.files[name] = text
-    required = [p.unit or "persist-seed@" + p.name + ".service" for p in ours if p.entry.required == "boot"]
+    required += [p.unit or "persist-seed@" + p.name + ".service" for p in ours if p.entry.required == "boot"]
     if required:
         name, text = _drop_in("local-fs.target", "Requires=" + "\nRequires=".join(required))
         plan.files[name] = text
@@ -247,22 +189,23 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
     result.net = config.netdev
     result.entries, result.outside = accept(config, registry, facts)
     accepted = {p.path: p for p in result.entries}
-    _early(result, facts, accepted)
-    # PID 1 has read the image's units; it must look again when these have come up.
-    result.reload = any([p.path in RELOAD and not p.mounted_early for p in result.entries])
     wants = _units(result, accepted)
-    if result.reload:
-        wants.append("persist-reload.service")
     if any([p.entry.services for p in result.entries]):
         preload("rare/__init__", "rare/services")
         from .rare import services
 
         services.order(result, accepted, facts)
+    required: list[str] = []
+    if any([o.state == "not-before-pid1" and o.entry.required != "no" for o in result.outside]):
+        preload("rare/__init__", "rare/services", "rare/absent")
+        from .rare import absent
+
+        required = absent.stubs(result, facts)
     if _others(facts, accepted):
         preload("rare/__init__", "rare/services", "rare/in_time", "rare/uses")
         from .rare import uses
 
         uses.order(result, config, facts)
-    _others_after(result)
+    _others_after(result, required)
     _target(result, wants)
     return result

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
             {
                 "reason": off or made.reason,
                 "files": made.files,
-                "early": [p.path for p in made.entries if p.early],
+                "before_pid1": [p.path for p in made.entries if p.before_pid1],
                 "problems": [
                     {"level": p.level, "where": p.where, "message": p.text} for p in loaded.problems
                 ],

@@ -69,14 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
     root = show.root_of(arguments)
     if arguments.action == "list":
         return _list(root, arguments.json)
-    early = _early(_load(root))
+    notes: list[str] = []
     try:
         if arguments.action == "enable":
             enable(root, arguments.names, arguments.without)
-            notes = _along(root) + _missing(root, early)
+            notes = _along(root) + _missing(root)
         else:
             disable(root, arguments.names)
-            notes = _left_early(root, early - _early(_load(root)))
     except PermissionError as e:
         raise PersistError(
             # Of a link that cannot be made, the first name is what it would lead to.
@@ -125,46 +124,21 @@ def _load(root: str) -> Loaded:
 
     facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""})
     facts.enabled = True
-    return Loaded(root, facts, {})
+    return Loaded(root, facts, {}, wanted=True)
 
 
-def _early(loaded: Loaded) -> set[str]:
-    return {p.path for p in loaded.plan.entries if p.early}
-
-
-def _left_early(root: str, paths: set[str]) -> list[str]:
-    """What to do where the initrd has entries in its table that are gone."""
-    from persist.verdict.judge import HOOK
-
-    if not paths or not os.path.lexists(root + HOOK):
-        return []
-    return [
-        f"The initrd may still mount {' '.join(sorted(paths))}: run '{chroot(root)}update-initramfs -u' when "
-        "all is done."
-    ]
-
-
-def _missing(root: str, early: set[str]) -> list[str]:
-    """What else must be done before the presets take effect. ``early``: the paths that the initrd had to
-    mount before."""
+def _missing(root: str) -> list[str]:
+    """What else must be done before the presets take effect."""
     from persist.foresee.image import Image
     from persist.foresee.switch import why_off
-    from persist.verdict.judge import initrd_stage_missing
+    from persist.verdict.not_before_pid1 import missing
 
-    why, remedy = why_off(Image(root))
+    image = Image(root)
+    why, remedy = why_off(image)
     notes = [f"{why}, so nothing is kept. {remedy}"] if why else []
-    loaded = _load(root)
-    missing = initrd_stage_missing(loaded, loaded.facts)
-    left = _left_early(root, early - _early(loaded))
-    if missing:
-        notes.append(missing)
-    elif left:
-        notes += left
-    elif _early(loaded):
-        notes.append(
-            f"The initrd mounts some of the entries: run '{chroot(root)}update-initramfs -u' when all is "
-            "enabled."
-        )
+    lacking = missing(_load(root), image.has)
+    if lacking:
+        notes.append(lacking)
     if not root:
         notes.append("It takes effect at the next boot.")
     return notes

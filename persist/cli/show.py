@@ -28,6 +28,7 @@ COLOURS = {
     "failed": "31",
     "refused": "33",
     "waiting": "33",
+    "not-before-pid1": "33",
     "stale": "33",
 }
 

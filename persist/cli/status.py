@@ -19,7 +19,6 @@ UNITS = (
     "persist-setup.target",
     "persist-format.service",
     "persist-volume.service",
-    "persist-reload.service",
     "persist-verify.service",
     "persist-heal.service",
 )

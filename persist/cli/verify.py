@@ -40,7 +40,7 @@ def _problems(root: str, files: list[str]) -> tuple[int, list[Problem]]:
 
     facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""} if root or files else {})
     facts.enabled = True  # the registry is judged whether or not the switch is on, which is said apart
-    loaded = Loaded(root, facts, {}, files)
+    loaded = Loaded(root, facts, {}, files, wanted=True)
     found = (judge_files if files else foresee)(loaded, Image(root))
     found += [
         Problem(NOTICE, file, "The name does not end in .conf: in persist.d the file would be ignored.")

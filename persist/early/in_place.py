@@ -11,7 +11,7 @@ from collections.abc import Collection
 from persist.boot import paths
 from persist.boot.load import Loaded
 from persist.boot.plan import Planned
-from persist.boot.units import RELOAD, TMPFS_OPTIONS
+from persist.boot.units import TMPFS_OPTIONS
 from persist.entries import stores
 from persist.entries.bind import Places, failure, place, target
 from persist.entries.seeding import request, told
@@ -21,7 +21,6 @@ from persist.seed.request import Roots, image_version
 from persist.seed.seed import seed
 from persist.seed.tree import Progress
 from persist.system import newmount
-from persist.system.files import write_atomically
 from persist.system.run import run
 from persist.system.safepath import Dir
 
@@ -33,8 +32,9 @@ class InPlace:
     def __init__(self, loaded: Loaded, say: Say, status: Status, *, root_writable: bool) -> None:
         self.loaded, self.say, self.status, self.root_writable = loaded, say, status, root_writable
         self.places = Places(loaded, early=True)
-        self.roots = Roots(image_version=image_version("/"), mounts=(loaded.config.mount,), before_pid1=True)
+        self.roots = Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))
         self.left: list[str] = []
+        self.why: dict[str, str] = {}  # of those that failed
 
     def bring(self, only: Collection[str] | None = None) -> list[str]:
         """Bring entries into place, parents first (those at the paths of ``only``). Returns the paths of
@@ -45,8 +45,6 @@ class InPlace:
             if only is not None and planned.path not in only:
                 continue
             there = planned.parent not in not_there and self._try(planned)
-            if there and planned.early:
-                write_atomically(f"{paths.EARLY}/{planned.name}", "")
             if not there:
                 not_there.add(planned.path)
                 self.left.append(planned.path)
@@ -58,7 +56,8 @@ class InPlace:
         except (PersistError, OSError) as e:
             error = failure(planned, e)
             # Its units try again in the real root, and say it there. What PID 1 reads is not tried again.
-            self.say(of(error, WARNING if planned.path in RELOAD else DEBUG))
+            self.say(of(error, WARNING if planned.before_pid1 else DEBUG))
+            self.why[planned.path] = error.message
             return False
 
     def _bring(self, planned: Planned) -> bool:
@@ -82,7 +81,7 @@ class InPlace:
     def _seed(self, planned: Planned) -> bool:
         """Whether an entry is seeded now; one that copies is not, unless PID 1 reads it. Raises PersistError
         and OSError."""
-        if planned.entry.method != "overlay" and planned.path not in RELOAD:
+        if planned.entry.method != "overlay" and not planned.before_pid1:
             with Dir.at(paths.VOLUME) as volume:
                 if not stores.seeded(volume, planned.name):
                     return False

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from persist.boot import paths
 from persist.boot.load import Loaded, load
 from persist.boot.paths import VOLUME
-from persist.boot.units import RELOAD
-from persist.early import coldplug, firmware, table
+from persist.boot.units import READ_BY_PID1
+from persist.early import coldplug, firmware, left, table
 from persist.early.in_place import InPlace
 from persist.early.root import will_be
 from persist.entries import as_seeded, bind, read_only_boot, set_up, stores
@@ -39,12 +39,20 @@ class Stage:
 
     def __init__(self, environ: Mapping[str, str], say: Say, status: Status, swap_on: SwapOn | None) -> None:
         self.environ, self.say, self.status, self.swap_on = environ, say, status, swap_on
-        self.loaded: Loaded = load("", environ)
+        self.loaded: Loaded = load("", environ, wanted=True)
         self.result = Outcome()
         self.root_comes_writable = False
 
-    def _later(self, why: str) -> None:
+    def _leave(self, why: str) -> None:
         self.say(Note(INFO, f"Left to the real root: {why}", "EARLY"))
+
+    def _later(self, why: str) -> None:
+        self._leave(why)
+        self._note(why)
+
+    def _note(self, why: str) -> None:
+        """Say for the verdict why no entry that PID 1 reads is mounted."""
+        left.note({p.path: why for p in self.loaded.plan.entries if p.before_pid1})
 
     def run(self) -> None:
         """Do all that can be done now. Raises PersistError and OSError; what is mounted then is what
@@ -56,9 +64,11 @@ class Stage:
         if nothing:
             self.say(Note(DEBUG, f"Nothing is done before the service manager starts: {nothing}.", "EARLY"))
             return
+        self._note("The stage before PID 1 did not end.")
         why = table.another_root(os.path.isdir(f"{NEXT_ROOT}/usr"))
         if why is not None:
             self.say(Note(WARNING, f"{why.message} {why.hint}", "EARLY", {"PERSIST_REASON": why.code}))
+            self._note(why.message)
             return
         why = table.before_looking(loaded.config, credentials=firmware.credentials())
         if why is None and mountinfo.at(VOLUME) is not None:
@@ -121,9 +131,8 @@ class Stage:
 
     # -- entries
 
-    def _in_place(self, only: tuple[str, ...] | None = None) -> list[str]:
-        """Bring entries into place; returns the paths of those that are not. Raises PersistError and
-        OSError."""
+    def _in_place(self, only: tuple[str, ...] | None = None) -> InPlace:
+        """Bring entries into place. Raises PersistError and OSError."""
         loaded = self.loaded
         as_seeded.settle(loaded)
         problems: list[PersistError] = []
@@ -132,32 +141,38 @@ class Stage:
         problems += bind.note_stores(loaded)
         for problem in problems:
             self.say(of(problem, WARNING))
-        pass_ = InPlace(loaded, self.say, self.status, root_writable=not self.result.root_read_only)
-        return pass_.bring(only)
+        done = InPlace(loaded, self.say, self.status, root_writable=not self.result.root_read_only)
+        done.bring(only)
+        return done
 
     def _entries(self) -> None:
-        left: list[str] = []
+        not_there: list[str] = []
         if table.may_mount(self.result):
-            if any(p.path in RELOAD for p in self.loaded.plan.entries):
-                self._in_place(RELOAD)
+            if any(p.path in READ_BY_PID1 for p in self.loaded.plan.entries):
+                self._in_place(READ_BY_PID1)
                 # fstab, masks, more of the registry and the master switch may lie in what has come up.
-                self.loaded = load("", self.environ)
-            left = self._in_place()
+                self.loaded = load("", self.environ, wanted=True)
+            done = self._in_place()
+            not_there = done.left
+            too_late = [p.path for p in self.loaded.plan.entries if p.before_pid1 and p.path in not_there]
+            left.note({path: done.why.get(path, "") for path in too_late})
+        else:
+            self._note(self.result.message)
         outcome.write(self.result)
-        if self._nothing_left(left):
+        if self._nothing_left(not_there):
             write_atomically(paths.STAGED, "")
 
-    def _nothing_left(self, left: list[str]) -> bool:
+    def _nothing_left(self, not_there: list[str]) -> bool:
         """Whether persist-volume.service could do nothing that was not done; it says what is only said."""
         if self.refused and self.root_comes_writable:
-            self._later("The root filesystem is read-only for now.")
+            self._leave("The root filesystem is read-only for now.")
             return False
         for note in self.refused:
             self.say(note)
         if not table.may_mount(self.result):
             return False  # binds may have to be held
         # A seeded bind whose mount point has to be made first, on a root that takes no writes yet.
-        waiting = [p for p in self.loaded.plan.entries if p.path in left and p.entry.method == "bind"]
+        waiting = [p for p in self.loaded.plan.entries if p.path in not_there and p.entry.method == "bind"]
         return not (self.root_comes_writable and any(stores.flag(p.name) for p in waiting))
 
 

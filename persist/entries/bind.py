@@ -177,7 +177,7 @@ def place(planned: Planned, places: Places) -> bool:
     """Bring one entry into place. False where it is not its time, or not for us. Raises PersistError and
     OSError."""
     method, path = planned.entry.method, planned.path
-    if planned.mounted_early or method == "tmpfs":
+    if method == "tmpfs" or planned.before_pid1 and not places.early:
         return path in places.at
     if places.waits(path) or places.later(path) or not stores.flag(planned.name):
         return False
@@ -191,7 +191,7 @@ def place(planned: Planned, places: Places) -> bool:
 
 
 def note_stores(loaded: Loaded, methods: Iterable[str] = stores.METHODS) -> list[PersistError]:
-    """Look at the places on the volume of all entries that are seeded, those too that the initrd has mounted,
+    """Look at the places on the volume of all entries that are seeded, those too that are mounted already,
     and write their flags.
 
     For persist-volume.service, before anything is mounted from there: the units of entries have a condition

@@ -44,7 +44,7 @@ def prepare(
             PersistError(
                 f"No tmpfs is mounted at {volume}, so no entry is shown read-only (persist=ro).",
                 message_id="ENTRY_FAILED",
-                hint="Run 'update-initramfs -u' and restart the machine.",
+                hint=f"Look at what mounts it: 'findmnt {volume}'.",
             )
         ]
     problems = []
@@ -91,8 +91,6 @@ class _Entry:
         marker = self._marker()
         if self.planned.entry.method == "overlay":
             self._overlay(marker)
-        elif self.planned.mounted_early:
-            self._show_early()
         elif marker is not None and not self._done():
             self._tree()
             self._mark(marker)
@@ -195,21 +193,6 @@ class _Entry:
                 )
                 self._on_place(lambda target: newmount.overlay(target, options))
 
-    def _show_early(self) -> None:
-        """The initrd has mounted the path itself, over the volume: show it at the entry's place in memory
-        too."""
-        with Dir.at("/") as live:
-            source = live.node(self.planned.path)
-        if source is None:
-            return
-        try:
-            if stat.S_ISDIR(os.fstat(source).st_mode) and not os.path.ismount(
-                self.memory.path(self.planned.path[1:])
-            ):
-                self._on_place(lambda target: newmount.attach(source, target, options=newmount.DATA))
-        finally:
-            os.close(source)
-
     def _on_place(self, mount: Callable[[int], None]) -> None:
         name = split(self.planned.path)[-1]
         with self._parent() as parent:
@@ -228,6 +211,6 @@ class _Entry:
         os.mkdir(name, 0o755, dir_fd=here.fd)
         if self.kept is None:
             return
-        # Root's, 0755 for an early entry that the volume does not know.
+        # Root's, 0755 for one that the volume does not know.
         with contextlib.suppress(FileNotFoundError), self.kept.sub(path) as there, here.sub(name) as made:
             self._like(there.fd, made)

@@ -52,7 +52,7 @@ def where_it_lies(result: Outcome) -> None:
 
 def note_known(result: Outcome) -> Note | None:
     """Note the volume on a root that keeps the note. Returns why that failed."""
-    if not result.root_kept or result.memory or not result.uuid or result.reason == "initrd-disagrees":
+    if not result.root_kept or result.memory or not result.uuid:
         return None
     try:
         remembered.note(result.uuid)

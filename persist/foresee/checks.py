@@ -23,7 +23,7 @@ from persist.foresee.waits import (
     opened_with_what_it_keeps,
     units_that_do_not_wait,
 )
-from persist.verdict.judge import initrd_stage_missing, stale_early
+from persist.verdict.not_before_pid1 import missing
 
 Check = Callable[[Loaded, Image], Iterable[Problem]]
 
@@ -39,16 +39,19 @@ def _switch(loaded: Loaded, image: Image) -> Iterator[Problem]:
         yield Problem(WARNING, "", f"{why}, so no entry takes effect. {remedy}")
 
 
-def _initrd(loaded: Loaded, image: Image) -> Iterator[Problem]:
-    missing = initrd_stage_missing(loaded, loaded.facts)
-    if missing:
-        yield Problem(ERROR, "", missing)
-    if not image.root:
-        for name in stale_early(loaded):
+def _before_pid1(loaded: Loaded, image: Image) -> Iterator[Problem]:
+    lacking = missing(loaded, image.has)
+    if lacking:
+        yield Problem(ERROR, "", lacking)
+    for planned in loaded.plan.entries:
+        mounted = paths.above(planned.path, loaded.plan.fstab)
+        if planned.before_pid1 and mounted and mounted != "/usr":
             yield Problem(
                 WARNING,
-                "",
-                f"The initrd mounts {name}, which is not in the registry. Run 'update-initramfs -u'.",
+                planned.entry.source,
+                f"{planned.path} has to be mounted before PID 1 starts, but {loaded.plan.fstab[mounted]} "
+                f"mounts {mounted} above it, which only an initrd could do before: it will not be kept.",
+                planned.path,
             )
 
 
@@ -75,7 +78,7 @@ FORESEEN: dict[str, Check] = {
     "off": _switch,
     "registry": _registry,
     "bad-device": _registry,
-    "late": _initrd,
+    "not-before-pid1": _before_pid1,
     "entry-failed": entries.check,
     "no-entries": _volume,
     "elsewhere": others_mounts.check,
@@ -106,7 +109,6 @@ NOT_BEFORE: dict[str, str] = {
             "member-split",
             "member-undecided",
             "replace-unfinished",
-            "initrd-disagrees",
             "hides",
             "gpt",
             "method",

@@ -149,7 +149,7 @@ def _unordered(path: str, loaded: Loaded) -> bool:
         if path == name or path.startswith(name + "/"):
             return True
     kept = _kept_at(path, loaded)
-    return kept is not None and kept.entry.method != "overlay" and not kept.mounted_early
+    return kept is not None and kept.entry.method != "overlay" and not kept.before_pid1
 
 
 def units_that_do_not_wait(loaded: Loaded, image: Image) -> Iterator[Problem]:

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 from persist.note import WARNING, Note
-from persist.seed import machine_id
 from persist.seed.request import Result, Roots, SeedRequest, fields
-from persist.seed.steps import step
 from persist.seed.store import Store
 from persist.seed.tree import Progress
 from persist.system.safepath import Dir
@@ -71,14 +69,3 @@ class Attempt:
         """Bring the entry onto the volume, and what it needs on the live system; note in ``result`` what was
         done."""
         raise NotImplementedError
-
-    def keep_machine_id(self, etc: Dir) -> None:
-        """Keep the id of this boot in ``etc``, which will be shown as /etc, where there is one yet."""
-        if self.roots.before_pid1:
-            return
-        self.result.notes.append(machine_id.keep(etc, self.store.work, self.roots.root))
-        step("machine-id")
-        took = machine_id.take_bind_away(self.roots.root)
-        if took is not None:
-            self.result.notes.append(took)
-        step("unbound")

@@ -64,9 +64,6 @@ class Content(Attempt):
             self.result.source, self.result.summary = intent.source, intent.summary
             if as_link:
                 live.put(store, self.progress)
-            elif entry.path == "/etc":
-                with parent.sub(name) as etc:
-                    self.keep_machine_id(etc)
             store.commit(intent)
 
     def _copy(self, source: Source | None, kind: str) -> Intent:

@@ -60,7 +60,6 @@ class Roots(Record):
     image_version: str = ""
     links: str = VOLUME
     mounts: tuple[str, ...] = ("/mnt/state",)  # other names of the volume that an image's link may have
-    before_pid1: bool = False  # which then writes the machine-id itself
 
 
 class Result(Record, frozen=False):

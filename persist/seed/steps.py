@@ -18,8 +18,6 @@ STEPS = (
     "link-aside-copied",
     "link-aside",
     "linked",
-    "machine-id",
-    "unbound",
     "manifest",
     "marker",
     "done",

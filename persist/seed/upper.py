@@ -54,9 +54,6 @@ class Upper(Attempt):
             if not adopted:
                 store.place(store.overlays, store.name)
         self.result.state, self.result.source = ("adopted" if intent.adopted else "seeded"), ""
-        if entry.path == "/etc":
-            with store.overlays.sub(store.name + "/upper") as upper:
-                self.keep_machine_id(upper)
         store.commit(intent)
 
     def _upper(self, tree: Dir) -> None:

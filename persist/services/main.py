@@ -14,7 +14,6 @@ STEPS = {
     "volume": ("volume", "volume_main", False),
     "seed": ("seed", "main", True),
     "bind": ("bind", "main", True),
-    "reload": ("reload", "main", False),
     "verify": ("verify", "main", False),
     "heal": ("heal", "heal_main", False),
     "scrub": ("scrub", "scrub_main", False),

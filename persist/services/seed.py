@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from persist.boot.load import Loaded
-from persist.boot.paths import MOUNT_ENTRIES, SEEDED, VOLUME
+from persist.boot.paths import MOUNT_ENTRIES, VOLUME
 from persist.entries import stores
 from persist.entries.seeding import request, told
 from persist.errors import PersistError
@@ -53,17 +53,6 @@ def _note(entry: SeedRequest, name: str) -> None:
         ) from e
 
 
-def _say_seeded(name: str) -> None:
-    """For the verdict: an entry that the initrd should mount comes late on the boot that seeds it, and only
-    then. Raises PersistError."""
-    try:
-        os.makedirs(SEEDED, 0o755, exist_ok=True)
-        with open(f"{SEEDED}/{name}", "w", encoding="ascii"):
-            pass
-    except OSError as e:
-        raise PersistError(f"Failed to write {SEEDED}/{name}: {e}", message_id="SEED_FAILED") from e
-
-
 def main(escaped_name: str) -> int:
     """Seed the entry with this escaped path; returns the exit status of the service."""
     try:
@@ -72,8 +61,7 @@ def main(escaped_name: str) -> int:
         if entry.method not in ("overlay", "bind", "symlink"):
             return 0
         if entry.method != "symlink" and not os.path.lexists(MOUNT_ENTRIES):
-            # The mount units want their seeds whether they mount or not; PID 1's machine-id has to stay where
-            # it is.
+            # The mount units want their seeds whether they mount or not.
             log(
                 DEBUG,
                 f"'{entry.path}' is not seeded: overlays and binds are not mounted on this boot.",
@@ -92,7 +80,6 @@ def main(escaped_name: str) -> int:
         for note in told(entry, seed(entry, roots, Progress(notify_status))):
             say(note)
         _note(entry, escaped_name)
-        _say_seeded(escaped_name)
     except PersistError as e:
         e.message = "; ".join([e.message, *getattr(e, "__notes__", [])])
         log_error(e)

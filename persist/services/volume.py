@@ -35,11 +35,11 @@ def _run(result: Outcome) -> int:
     told = what_is_known(machine, log.say)
     status, takes_writes = 0, False
     at = mountinfo.at(VOLUME)
-    # What the initrd put on top of the volume stays usable, and where an earlier run of ours ended nothing is
-    # taken away.
-    fresh = at is None or (outcome.read() is None and not taken_over.early_entries())
+    # What was mounted from the volume before PID 1 stays usable, and where an earlier run of ours ended
+    # nothing is taken away.
+    fresh = at is None or (outcome.read() is None and not taken_over.in_use(at))
     if at is not None:
-        taken_over.keep(config, machine, told, result, at, log.say)
+        taken_over.keep(result, at, log.say)
         strange.put_down(result, told, log.say)
     else:
         set_up.find(loaded, told, result, log.say, log.notify_status)
@@ -51,10 +51,7 @@ def _run(result: Outcome) -> int:
     if result.kind != "none":
         for note in set_up.beside(loaded, result, log.say, takes_writes=takes_writes):
             log.say(note)
-    problems, said = bring_up(loaded, result, log.notify_status)
-    if said is not None:
-        log.say(said)
-    for problem in problems:
+    for problem in bring_up(loaded, result, log.notify_status):
         log.log_error(problem)
     if config.netdev and result.kind in outcome.REAL:
         from persist.volume.mount import netdev

@@ -23,8 +23,8 @@ WELL: Wrong = "", ""
 class EntryState(Record):
     """One entry. ``state``, what is in force: mounted, early, linked, image, tmpfs, root (the root filesystem
     keeps it), stale (held read-only), waiting (there is no volume) or failed; what is not: elsewhere (another
-    filesystem is mounted there, and keeps it), ignored, none (Method=none), refused, off. ``hint`` is what to
-    do, where something is."""
+    filesystem is mounted there, and keeps it), not-before-pid1 (not_before_pid1.py), ignored, none
+    (Method=none), refused, off. ``hint`` is what to do, where something is."""
 
     path: str
     method: str
@@ -185,8 +185,8 @@ def _kept_by_root(planned: Planned, look: Look) -> Wrong:
     )
 
 
-def entry_state(planned: Planned, here: Here) -> EntryState:
-    """What one entry of the plan came to."""
+def entry_state(planned: Planned, here: Here, late: str = "") -> EntryState:
+    """What one entry of the plan came to; ``late``: why it is none, where it was not mounted before PID 1."""
     look, entry, path = here.look, planned.entry, planned.path
     at = look.mount(path)
 
@@ -195,7 +195,7 @@ def entry_state(planned: Planned, here: Here) -> EntryState:
         return EntryState(
             entry.path,
             entry.method,
-            "failed" if reason and word != "waiting" else word,
+            "failed" if reason and word not in ("waiting", "not-before-pid1") else word,
             entry.source,
             planned.unit,
             reason,
@@ -206,6 +206,8 @@ def entry_state(planned: Planned, here: Here) -> EntryState:
         return state("stale")
     if entry.method == "tmpfs":
         well = at is not None and at.fstype == "tmpfs" and not at.read_only or look.writable(path)
+        if late and not well:
+            return state("not-before-pid1", (late, ""))
         return state("tmpfs", WELL if well else ("is not writable", remedies.not_mounted(planned)))
     fragment = look.fragment(path) if at is not None and not _ours(planned, at, here.volume, look) else None
     if fragment is not None and at is not None and fragment.fstype in ("", "auto", "none", at.fstype):
@@ -221,6 +223,8 @@ def entry_state(planned: Planned, here: Here) -> EntryState:
         return state("root", _kept_by_root(planned, look))  # the root filesystem itself keeps it
     if here.volume is None or here.kind == "none":
         return state("waiting", ("there is no state volume", ""))
+    if late and at is None:
+        return state("not-before-pid1", (late, ""))
     if entry.method == "image":
         return state("image", _wrong_hole(planned, look))
     if entry.method == "symlink":
@@ -229,29 +233,13 @@ def entry_state(planned: Planned, here: Here) -> EntryState:
     wrong = _wrong_place(planned, look)
     if wrong == WELL:
         wrong = wrong_mount(planned, at, here.volume, look)
-    return state("early" if planned.mounted_early else "mounted", wrong)
+    return state("early" if planned.before_pid1 else "mounted", wrong)
 
 
-def _late(planned: Planned, look: Look) -> bool:
-    """Whether an entry that the initrd should have mounted was not, on a boot that is not its first."""
-    return planned.early and not planned.mounted_early and not look.exists(f"{paths.SEEDED}/{planned.name}")
-
-
-def oddities(planned: Planned, look: Look, kind: str) -> list[Reason]:
-    """What is wrong with an entry that is in place. ``kind`` as in volume.json."""
+def oddities(planned: Planned, look: Look) -> list[Reason]:
+    """What is wrong with an entry that is in place."""
     path, source = planned.entry.path, planned.entry.source
     found = []
-    if _late(planned, look):
-        stage = look.exists("/usr/share/initramfs-tools/hooks/persist")
-        found.append(
-            Reason(
-                "late",
-                f"{path} was mounted after PID 1 had started, so PID 1 has another machine-id and other "
-                f"units than {path}.",
-                remedies.late(path, source, kind, stage),
-                path,
-            )
-        )
     fragment = look.fragment(planned.path) if planned.unit else None
     if fragment is not None:
         gpt = fragment.maker == "systemd-gpt-auto-generator"

@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from persist.boot import paths
-from persist.boot.facts import Facts
 from persist.boot.ini import ERROR
 from persist.boot.load import Loaded
 from persist.boot.plan import why_nothing
 from persist.reason import Reason as Reason
 from persist.record import Record, as_dict, made, replace
 from persist.system.mountinfo import Mount
-from persist.verdict import remedies
+from persist.verdict import not_before_pid1, remedies
 from persist.verdict.entry_state import EntryState, Here, entry_state, oddities
 from persist.verdict.look import Look as Look
 from persist.verdict.outside_state import off, outside
@@ -26,8 +24,6 @@ from persist.verdict.volume_reasons import VOLATILE as VOLATILE
 from persist.verdict.volume_reasons import expected_volume, unprotected, volume_gone, volume_reasons
 from persist.verdict.volume_reasons import read_volume as read_volume
 from persist.volume.outcome import REAL, Kind, Outcome
-
-HOOK = "/usr/share/initramfs-tools/hooks/persist"  # of the stage in the initrd
 
 
 class Verdict(Record, frozen=False):
@@ -62,8 +58,8 @@ def _off(loaded: Loaded) -> str:
 
 
 def _still_mounted(volume: Outcome, look: Look, why: str) -> Verdict | None:
-    """Paths that the volume covers although nothing is asked of persist: an initrd from before, or a switch
-    turned off while it runs."""
+    """Paths that the volume covers although nothing is asked of persist: what they show says so and the
+    image does not, or a switch was turned off while it runs."""
     covered = sorted(m.mount_point for m in look.every if m.upper.startswith(f"{paths.STORE}/overlay/"))
     if not covered:
         return None
@@ -74,7 +70,7 @@ def _still_mounted(volume: Outcome, look: Look, why: str) -> Verdict | None:
             Reason(
                 "still-mounted",
                 f"{why} But the state volume is still mounted on {' '.join(covered)}.",
-                "Boot once with persist=off, make the same change there, and run 'update-initramfs -u'.",
+                "Boot once with persist=off, and make the same change there.",
             )
         ],
     )
@@ -127,8 +123,9 @@ def judge(loaded: Loaded, volume: Outcome, look: Look, health: Iterable[Reason] 
     entries = [entry_state(planned, here) for planned in loaded.plan.entries]
     for planned, e in zip(loaded.plan.entries, entries, strict=True):
         if e.state in ("mounted", "early"):
-            reasons += oddities(planned, look, kind)
-    entries += outside(loaded, look)
+            reasons += oddities(planned, look)
+    entries += outside(loaded, here)
+    reasons += not_before_pid1.reasons(loaded, entries, look, kind)
     reasons += _failed(entries)
     reasons += [
         Reason("registry", str(p), remedies.correct(p), p.path) for p in loaded.problems if p.level <= ERROR
@@ -141,20 +138,3 @@ def judge(loaded: Loaded, volume: Outcome, look: Look, health: Iterable[Reason] 
     if word == ONLINE and reasons:
         word = DEGRADED
     return Verdict(word, volume, entries, reasons, notices)
-
-
-def stale_early(loaded: Loaded) -> list[str]:
-    """Store names that the initrd mounted although the registry no longer asks for them early."""
-    wanted = {p.name for p in loaded.plan.entries if p.early}
-    return sorted(loaded.facts.early - wanted)
-
-
-def initrd_stage_missing(loaded: Loaded, facts: Facts) -> str:
-    """What to do where early entries have no initrd stage, or ''."""
-    early = [p.path for p in loaded.plan.entries if p.early]
-    if not early or os.path.lexists(facts.root + HOOK):
-        return ""
-    return (
-        f"{' '.join(early)} must be mounted before PID 1 starts, but the initrd stage is not installed: each "
-        "boot would have another machine-id than /etc. Install persist-initramfs-tools."
-    )

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from persist.boot import paths
 from persist.boot.units import DROPIN
+from persist.early import left
 from persist.entries import stores
 from persist.record import Record
 from persist.system.mountinfo import Mount, mounts
@@ -120,6 +121,11 @@ class Look:
             except OSError:
                 continue  # nothing is wanted there
         return False
+
+    def left(self) -> dict[str, str] | None:
+        """Which entries that PID 1 reads the stage before it has not mounted, and why; None where it was not
+        run. Raises OSError."""
+        return left.read(self.root)
 
     def wrong_place(self, path: str, name: str, method: str) -> tuple[str, str]:
         """Why an entry's place on the volume is not what its mount was made from, and what to do; '' and ''

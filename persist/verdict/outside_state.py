@@ -8,14 +8,19 @@ from persist.boot.accept import Outside
 from persist.boot.entry import Entry
 from persist.boot.ini import ERROR
 from persist.boot.load import Loaded
+from persist.boot.plan import Planned
 from persist.verdict import remedies
-from persist.verdict.entry_state import EntryState, elsewhere
+from persist.verdict.entry_state import EntryState, Here, elsewhere, entry_state
 from persist.verdict.look import Look
 
 
-def _outside(out: Outside, look: Look) -> EntryState:
-    entry = out.entry
+def _outside(out: Outside, here: Here) -> EntryState:
+    entry, look = out.entry, here.look
     state, reason, hint = out.state, out.why, ""
+    if state == "not-before-pid1":
+        planned = Planned(entry, out.real, "")
+        planned.unit = ""  # it has none on this boot
+        return entry_state(planned, here, out.why)
     if state == "elsewhere":
         state, reason = elsewhere(entry.method, out.real, out.why, look)
         if state == "failed":
@@ -34,9 +39,9 @@ def passed_over(first: Entry) -> str:
     )
 
 
-def outside(loaded: Loaded, look: Look) -> list[EntryState]:
+def outside(loaded: Loaded, here: Here) -> list[EntryState]:
     """The entries that are not in force, mistakes and repetitions of the registry's files among them."""
-    found = [_outside(out, look) for out in loaded.plan.outside]
+    found = [_outside(out, here) for out in loaded.plan.outside]
     for entry, first in loaded.registry.ignored:
         found.append(EntryState(entry.path, entry.method, "ignored", entry.source, "", passed_over(first)))
     for problem in loaded.registry.refused:
@@ -49,5 +54,5 @@ def outside(loaded: Loaded, look: Look) -> list[EntryState]:
 def off(loaded: Loaded, why: str) -> list[EntryState]:
     """All entries on a boot on which persist does nothing."""
     return [EntryState(e.path, e.method, "off", e.source, "", why) for e in loaded.registry.entries] + [
-        e for e in outside(loaded, Look("", ())) if e.state in ("ignored", "refused")
+        e for e in outside(loaded, Here(Look("", ()), None, "none", "")) if e.state in ("ignored", "refused")
     ]

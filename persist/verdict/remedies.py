@@ -70,7 +70,7 @@ def correct(problem: Problem) -> str:
 
 def not_mounted(planned: Planned) -> str:
     """Where it is told why something that is seeded is not mounted."""
-    if planned.mounted_early:
+    if planned.before_pid1:
         return "See 'journalctl -b -k'."
     # Where a condition was not met there is nothing in the journal, and the status names the condition.
     status = f"See {command('systemctl', 'status', planned.unit)}"
@@ -131,19 +131,3 @@ def options(planned: Planned) -> str:
 def hidden(by: str) -> str:
     """What to do where something is mounted above an entry after it: ``by`` is where."""
     return f"Mount {by} from fstab(5), so that entries wait for it. See 'findmnt {shlex.quote(by)}'."
-
-
-def late(path: str, source: str, kind: str, stage: bool) -> str:
-    """What helps where an entry comes after PID 1 at each boot. ``kind`` of volume.json; ``stage``: the stage
-    of the initrd is installed."""
-    if kind == "native":
-        return (
-            "The initrd mounts only volumes made by persist (btrfs). Claim a disk ('persistctl claim'), or "
-            f"{without(path, source)}."
-        )
-    if not stage:
-        return "Install persist-initramfs-tools and run 'update-initramfs -u'."
-    return (
-        "Run 'update-initramfs -u' if the entry is newer than the initrd, else see 'journalctl -b -t "
-        "persist-early'."
-    )

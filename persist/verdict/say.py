@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 
-from persist.boot import paths
 from persist.boot.load import Loaded
 from persist.log import safe
 from persist.note import DEBUG, ERR, NOTICE, WARNING, Note
@@ -22,7 +21,12 @@ _MESSAGES = {
 }
 # Of reasons by their code, so that a filter on a MESSAGE_ID sees the verdict's word, too. Nobody but the
 # verdict says those of _OWN.
-_OWN = {"device-errors": "DEVICE_ERRORS", "space-low": "SPACE_LOW", "metadata-low": "SPACE_LOW"}
+_OWN = {
+    "device-errors": "DEVICE_ERRORS",
+    "space-low": "SPACE_LOW",
+    "metadata-low": "SPACE_LOW",
+    "not-before-pid1": "ENTRY_NOT_IN_TIME",
+}
 _REASONS = _OWN | {
     "member-missing": "MEMBER_MISSING",
     "member-stale": "MEMBER_STALE",
@@ -85,29 +89,9 @@ def _of_registry(loaded: Loaded) -> list[Note]:
             {"PERSIST_SOURCE": problem.where, "PERSIST_PATH": problem.path},
         )
         for problem in loaded.problems
-        if problem.code != "ENTRY_ELSEWHERE"  # the verdict has looked, and says more
+        # Of these the verdict has looked at the path, and says more.
+        if problem.code not in ("ENTRY_ELSEWHERE", "ENTRY_NOT_IN_TIME")
     ]
-
-
-def _of_initrd(loaded: Loaded) -> list[Note]:
-    notes = []
-    for name in v.stale_early(loaded):
-        try:
-            path = paths.unescape(name)
-        except ValueError:
-            path = name  # nothing of ours has such a name
-        notes.append(
-            Note(
-                WARNING,
-                f"The initrd mounted {path}, which is not in the registry. Run 'update-initramfs -u'.",
-                "REGISTRY_PROBLEM",
-                {"PERSIST_PATH": path},
-            )
-        )
-    missing = v.initrd_stage_missing(loaded, loaded.facts)
-    if missing:
-        notes.append(Note(WARNING, missing, "REGISTRY_PROBLEM"))
-    return notes
 
 
 def records(found: v.Verdict, loaded: Loaded | None) -> list[Note]:
@@ -136,4 +120,4 @@ def records(found: v.Verdict, loaded: Loaded | None) -> list[Note]:
                     {"PERSIST_PATH": reason.path, "PERSIST_REASON": reason.code},
                 )
             )
-    return notes + (_of_initrd(loaded) if loaded is not None else [])
+    return notes

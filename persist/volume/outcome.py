@@ -49,7 +49,6 @@ class Outcome(Record, frozen=False):
     message: str = ""
     hint: str = ""
     read_only: bool = False
-    from_initrd: bool = False
     root: str = ""
     root_read_only: bool = False
     root_memory: str = ""

@@ -49,13 +49,17 @@ def own_root(top: str, memory: str = "", keep: Sequence[str] = (), *, first: str
     that type, which begins with what is in ``top``. /run and /mnt are empty but for /mnt/state;
     ``keep``: directories that stay as they are.
 
-    ``first``: the root of process 1, which is ours where nothing else is said: then we are in no chroot.
+    ``first``: the root of process 1, which is ours where nothing else is said: then we are in no chroot. It
+    sees the mounts that we see.
     """
     upper_of(Path(top)).mkdir(parents=True, exist_ok=True)
     _sh(_MAKE, top, memory, str(TOP), top, *keep)
     os.chroot("/mnt/root")
     os.chdir("/")
-    _sh('mount -t tmpfs none /proc/1; ln -s "$1" /proc/1/root', first)
+    _sh(
+        'mount -t tmpfs none /proc/1; ln -s "$1" /proc/1/root; ln -s ../self/mountinfo /proc/1/mountinfo',
+        first,
+    )
 
 
 def own_class(disks: Sequence[str], dmi: str = "") -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from persist import log
 from persist.boot.config import load
+from persist.boot.load import load as load_all
 from persist.services.early import main as early_main
 from persist.services.format import format_main
 from persist.services.volume import volume_main
@@ -87,9 +88,20 @@ def _early() -> dict[str, Any]:
     flags = [name for name in (*FLAGS, "staged", "volume.json") if (RUN / name).exists()]
     lines = (RUN / "said").read_text(encoding="ascii").splitlines()
     said = [[note["priority"], note["message_id"], note["message"]] for note in map(json.loads, lines)]
-    early = sorted(os.listdir(RUN / "early")) if (RUN / "early").is_dir() else []
+    left = json.loads((RUN / "left").read_text()) if (RUN / "left").exists() else None
     record = json.loads((RUN / "volume.json").read_text()) if (RUN / "volume.json").exists() else {}
-    return {"status": status, "at": at, "flags": flags, "said": said, "early": early} | record
+    return {"status": status, "at": at, "flags": flags, "said": said, "left": left} | record
+
+
+def _plan() -> dict[str, Any]:
+    """What the generator would say now."""
+    plan = load_all("", os.environ).plan
+    return {
+        "before": [p.path for p in plan.entries if p.before_pid1],
+        "after": [p.path for p in plan.entries if not p.before_pid1],
+        "outside": {o.real: o.state for o in plan.outside},
+        "files": list(plan.files),
+    }
 
 
 def _statuses(manager: socket.socket) -> list[str]:
@@ -124,6 +136,8 @@ def main() -> None:
                 report.append({"status": format_main()})
             case "volume":
                 report.append(_volume())
+            case "plan":
+                report.append(_plan())
             case "early":
                 report.append(_early())
             case _:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What the initrd has mounted, taken over by persist-volume.service; and volumes that take no writes."""
+"""What was mounted before PID 1, by a stage that did not end, taken over by persist-volume.service; and
+volumes that take no writes."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pytest
 
 from .conftest import Make
 from .rig import LoopDisk
-from .services import KNOWN, READ_ONLY, note_of, services, uuid_of
+from .services import READ_ONLY, services, uuid_of
 
 
 def test_mounted_by_the_initrd(volume: LoopDisk) -> None:
@@ -21,9 +22,7 @@ def test_mounted_by_the_initrd(volume: LoopDisk) -> None:
         before=f"mkdir -p /run/persist/volume; mount -o subvol=@persist-state {volume.node}p1 "
         "/run/persist/volume",
     )
-    assert [(r["kind"], r["from_initrd"], r["device"]) for r in seen.report] == [
-        ("btrfs", True, f"{volume.node}p1")
-    ] * 2
+    assert [(r["kind"], r["device"]) for r in seen.report] == [("btrfs", f"{volume.node}p1")] * 2
 
 
 def initrd(disk: LoopDisk, *databases: LoopDisk, options: str = "subvol=@persist-state") -> str:
@@ -48,72 +47,23 @@ def initrd(disk: LoopDisk, *databases: LoopDisk, options: str = "subvol=@persist
     return "; ".join(lines)
 
 
-def test_another_volume_beside_the_one_that_the_initrd_mounted(volume: LoopDisk, make_disk: Make) -> None:
-    """Said once, by the run that looks; kept by a second one."""
-    other = make_disk(300)
-    assert other.format().returncode == 0
-    uuid, before = uuid_of(volume), initrd(volume, volume, other)
-    seen = services("volume", "volume", device=[f"UUID={uuid}"], before=before)
-    others = [{"device": f"{other.node}p1", "uuid": uuid_of(other)}]
-    assert [(r["others"], r["reason"]) for r in seen.report] == [(others, "")] * 2
-    assert seen.log.count("could be a state volume, too") == 1
-
-
-@pytest.mark.parametrize("spec", ["{node}", "{node}p1", "UUID={uuid}", "LABEL=persist-data"])
-def test_the_initrd_was_right(volume: LoopDisk, spec: str) -> None:
-    seen = services(
-        "volume",
-        device=[spec.format(node=volume.node, uuid=uuid_of(volume).upper())],
-        before=initrd(volume, volume),
-    )
-    assert (seen.last["kind"], seen.last["from_initrd"], seen.last["reason"]) == ("btrfs", True, "")
-
-
-def test_no_second_opinion_before_udev_has_seen_the_disk(volume: LoopDisk, make_disk: Make) -> None:
-    other = make_disk(300)
-    assert other.format().returncode == 0
-    for before in (initrd(volume), initrd(volume, other), initrd(volume) + "; rm -r /run/udev"):
-        seen = services("volume", device=[f"UUID={KNOWN}"], before=before)
-        assert (seen.last["kind"], seen.last["reason"]) == ("btrfs", "")
-
-
 @pytest.mark.parametrize(
-    ("device", "cmdline", "said"),
-    [
-        ("LABEL=persist-data", "", "More than one filesystem could be the state volume"),
-        ("auto", "", "a loop device, which is not trusted unasked"),
-        ("{other}", "", "but by persist.conf it is {other}p1"),
-        ("/dev/nothing", "", "No state volume (/dev/nothing) was found"),
-        ("LABEL=persist-data", "persist.volume={uuid}", "but by persist.conf it is {other}p1"),
-        ("{node}", "persist=ro", "although persist=ro is on the kernel command line"),
-    ],
+    "device", ["{node}", "UUID={uuid}", "LABEL=persist-data", "auto", "{other}", "/dev/nothing"]
 )
-def test_the_initrd_disagrees(
-    volume: LoopDisk, make_disk: Make, tmp_path: Path, device: str, cmdline: str, said: str
-) -> None:
-    """What it mounted is kept, for entries may lie on it, and said."""
+def test_what_is_mounted_is_kept(volume: LoopDisk, make_disk: Make, device: str) -> None:
+    """One program chooses, before PID 1 or after: there is no second opinion."""
     other = make_disk(300)
     assert other.format().returncode == 0
-    names = {"node": volume.node, "other": other.node, "uuid": uuid_of(other)}
-    seen = services(
-        "volume",
-        "volume",
-        device=[device.format(**names)],
-        cmdline=cmdline.format(**names),
-        before=initrd(volume, volume, other),
-        root=tmp_path,
-    )
+    names = {"node": volume.node, "other": other.node, "uuid": uuid_of(volume)}
+    seen = services("volume", "volume", device=[device.format(**names)], before=initrd(volume, volume, other))
     for last in seen.report:
         assert (last["kind"], last["device"], last["reason"], last["status"]) == (
             "btrfs",
             f"{volume.node}p1",
-            "initrd-disagrees",
+            "",
             0,
         )
-        assert said.format(**names) in last["message"] and "update-initramfs -u" in last["hint"]
         assert last["flags"] == ["mount-entries", "persistent"]
-    assert seen.log.count(said.format(**names)) == 1, "said once"
-    assert not note_of(tmp_path).exists(), "it is not noted as the volume of this machine"
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -167,11 +117,19 @@ def test_read_only_volume_and_root(
     assert "can only be mounted read-only. It is not used." in seen.log
 
 
-def test_read_only_volume_with_early_entries_is_kept(volume: LoopDisk) -> None:
-    """It turned read-only while the initrd's mounts lay on it."""
+@pytest.mark.parametrize("kind", ["bind", "overlay"])
+def test_read_only_volume_with_entries_on_it_is_kept(volume: LoopDisk, kind: str) -> None:
+    """It turned read-only while entries were mounted from it."""
+    at = "/run/persist/volume/.persist/overlay/srv-x"
+    entry = (
+        "mkdir -p /run/persist/volume/srv/x; mount --bind /run/persist/volume/srv/x /srv/x"
+        if kind == "bind"
+        else f"mkdir -p {at}/upper {at}/work; mount -t overlay -o "
+        f"lowerdir=/srv,upperdir={at}/upper,workdir={at}/work x /srv/x"
+    )
     before = (
-        f"{initrd(volume, volume)}; mkdir -p /run/persist/early; touch /run/persist/early/etc; mount -o "
-        f"remount,ro /run/persist/volume; {READ_ONLY}"
+        f"{initrd(volume, volume)}; mkdir -p /srv/x; {entry}; mount -o remount,bind,ro /run/persist/volume; "
+        f"{READ_ONLY}"
     )
     last = services("volume", device=[volume.node], before=before).last
     assert (last["kind"], last["read_only"], last["flags"], last["reason"]) == (

@@ -41,8 +41,7 @@ def overlay() -> None:
 
 def boot(loaded: Loaded) -> list[str]:
     """What persist-volume.service has to say."""
-    problems, _ = bring_up(loaded, Outcome("btrfs"), print)
-    return [str(p) for p in problems]
+    return [str(p) for p in bring_up(loaded, Outcome("btrfs"), print)]
 
 
 def states(loaded: Loaded) -> list[EntryState]:

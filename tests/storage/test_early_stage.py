@@ -64,7 +64,7 @@ def test_first_and_second_boot(make_disk: Make, tmp_path: Path) -> None:
     assert [seen["at"][path][0] for path in ("/etc", "/var", "/srv/hole")] == ["overlay"] * 3
     assert "/srv/hole/image" in seen["at"]
     assert "/srv/bind" not in seen["at"] and "/srv/bind/below" not in seen["at"]
-    assert seen["early"] == ["etc"]
+    assert seen["left"] == {}
     again = stage(disk, root=tmp_path)
     assert again["kind"] == "btrfs" and again["uuid"] == seen["uuid"] and _said(again, 5) == []
     assert again["at"]["/etc"][0] == "overlay"
@@ -133,6 +133,7 @@ def test_no_volume_on_a_root_that_keeps(make_disk: Make, tmp_path: Path) -> None
     assert any(
         text.startswith("Left to the real root: There is no state volume yet") for text in _said(seen, 6)
     )
+    assert list(seen["left"]) == ["/etc"] and "There is no state volume yet" in seen["left"]["/etc"]
 
 
 def test_a_set_that_is_not_whole_is_left(make_disk: Make) -> None:
@@ -180,3 +181,62 @@ def test_it_runs_once(make_disk: Make) -> None:
         seen = stage(disk, before=f"{DIRECTORIES}\ntouch /run/persist/{flag}")
         assert "/run/persist/volume" not in seen["at"]
     assert disk.read(0, 24) == b"persist-please-format-me"
+
+
+UNITS = "/usr/local/lib/systemd/system"
+READ_BY_PID1 = f"""[Path]
+Path=/etc
+Method=overlay
+[Path]
+Path=/etc/below
+Method=bind
+[Path]
+Path={UNITS}
+Method=bind
+[Path]
+Path=/srv/other
+Method=overlay
+"""
+SHIPPED = f"mkdir -p /etc/below {UNITS} /srv/other; touch {UNITS}/a.service"
+
+
+@pytest.mark.parametrize("cmdline", ["", "persist=ro", "persist=volatile"])
+def test_the_generator_sees_what_is_mounted(make_disk: Make, tmp_path: Path, cmdline: str) -> None:
+    """By mountinfo, on the boot that seeds and on the next one."""
+    disk = make_disk()
+    wish = {"root": tmp_path, "registry": READ_BY_PID1, "before": SHIPPED}
+    first = boots("plan\nearly\nplan", disk, **wish)
+    second = boots(f"early\nplan\ntest -e {UNITS}/a.service", disk, cmdline=cmdline, **wish)
+    for seen in (first, second):
+        assert seen.last["before"] == ["/etc", UNITS] and seen.last["outside"] == {}
+        assert seen.last["after"] == ["/etc/below", "/srv/other"]
+        assert not [name for name in seen.last["files"] if name.startswith(("etc.mount", "persist-bind@usr"))]
+        assert seen.report[-2]["left"] == {}
+    late = first.report[0]
+    assert (late["before"], late["after"]) == ([], ["/srv/other"])
+    assert late["outside"] == dict.fromkeys(("/etc", "/etc/below", UNITS), "not-before-pid1")
+
+
+def test_without_the_stage_nothing_below_is_seeded(make_disk: Make, tmp_path: Path) -> None:
+    """persist-volume.service comes too late for it: what the volume has stays as it is."""
+    disk = make_disk()
+    wish = {"root": tmp_path, "registry": READ_BY_PID1, "before": SHIPPED}
+    boots("early", disk, **wish)
+    seed = "! /usr/bin/env PERSIST_LIBRARY=$PYTHONPATH $PYTHONPATH/bin/persist-service seed etc-below"
+    seen = boots(f"volume\nplan\n{seed}\n! findmnt /etc\n! findmnt {UNITS}", disk, **wish)
+    assert "No entry of the registry has the name 'etc-below'" in seen.log
+    assert seen.last["outside"]["/etc/below"] == "not-before-pid1"
+
+
+def test_what_failed_is_left_with_its_reason(make_disk: Make, tmp_path: Path) -> None:
+    """A link where the upper should be; the entry is looked at before PID 1 only, and what lies below it is
+    not touched."""
+    disk = make_disk()
+    wish = {"root": tmp_path, "registry": READ_BY_PID1, "before": SHIPPED}
+    broken = "cd /run/persist/volume/.persist/overlay/etc; mv upper elsewhere; ln -s elsewhere upper"
+    boots(f"early\n{broken}", disk, **wish)
+    seen = boots("early\nplan", disk, **wish)
+    stage, plan = seen.report
+    assert list(stage["left"]) == ["/etc"] and "'/etc'" in stage["left"]["/etc"], stage["left"]
+    assert "/etc" not in stage["at"] and "/etc/below" not in stage["at"]
+    assert plan["before"] == [UNITS] and plan["after"] == ["/srv/other"]

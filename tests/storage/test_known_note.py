@@ -10,13 +10,10 @@ from pathlib import Path
 import pytest
 
 from persist import log
-from persist.boot.config import Config
-from persist.boot.facts import Facts
 from persist.entries import set_up
 from persist.system.mountinfo import Mount
 from persist.volume import outcome
 from persist.volume.find import remembered
-from persist.volume.find.decision import Known
 from persist.volume.mount import taken_over
 from persist.volume.outcome import Outcome
 
@@ -116,7 +113,7 @@ def test_a_volume_that_is_no_btrfs_is_not_forgotten(tmp_path: Path) -> None:
     outcome.write(Outcome(kind="native", device="/dev/vdb", uuid=UUID))
     at = Mount(1, 1, "254:16", "/", "/run/persist/volume", "rw", "ext4", "/dev/vdb", "rw")
     result = Outcome()
-    taken_over.keep(Config(), Facts(), Known(), result, at, log.say)
+    taken_over.keep(result, at, log.say)
     assert (result.kind, result.uuid) == ("native", UUID)
     for found in (result, Outcome(kind="native")):
         assert set_up.note_known(found) is None

@@ -51,7 +51,6 @@ def test_outcome(kind: outcome.Kind, flags: set[str]) -> None:
         "message",
         "hint",
         "read_only",
-        "from_initrd",
         "root",
         "root_read_only",
         "root_memory",

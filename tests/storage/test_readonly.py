@@ -10,7 +10,6 @@ from pathlib import Path
 from persist.boot import paths
 from persist.boot.load import Loaded
 from persist.entries.bind import mount_seeded
-from persist.entries.early import set_options
 from persist.entries.read_only_boot import prepare
 from persist.record import replace
 from persist.services import seed as seed_service
@@ -192,40 +191,6 @@ mount -o remount,ro {REAL}""")
     # A /var without what the volume has is better than one that takes no writes.
     mount_unit(loaded, "srv-over.mount")
     assert text("/srv/over/image") == "image" and not os.path.exists("/srv/over/f")
-
-
-@own_machine
-def test_what_the_initrd_has_mounted_stays() -> None:
-    """persist-early mounts early entries itself, on the same store."""
-    machine()
-    sh(f"""store={paths.STORE}/overlay
-mkdir -p {paths.EARLY} $store/srv-over/upper $store/srv-over/work
-mkdir -p $store/srv-over-bound/upper $store/srv-over-bound/work
-touch {paths.EARLY}/srv-over-bound {paths.EARLY}/srv-over
-cp {REAL}/.persist/seed/srv-over.json {REAL}/.persist/seed/srv-over-bound.json {paths.STORE}/seed
-o=index=off,metacopy=off,redirect_dir=nofollow,xino=off
-below={REAL}/.persist/overlay/srv-over/upper:/srv/over
-layers=upperdir=$store/srv-over/upper,workdir=$store/srv-over/work,lowerdir=$below
-mount -t overlay -o $o,$layers overlay /srv/over
-mkdir -p /srv/over/bound
-layers=upperdir=$store/srv-over-bound/upper,workdir=$store/srv-over-bound/work,lowerdir={REAL}/srv/over/bound
-mount -t overlay -o $o,$layers overlay /srv/over/bound""")
-    loaded = registry(
-        ENTRIES.replace("[Path]\nPath=/srv/over\n", "[Path]\nPath=/srv/over\nEarly=yes\n").replace(
-            "Path=/srv/over/bound\n", "Path=/srv/over/bound\nEarly=yes\n"
-        ),
-        cmdline="persist=ro",
-    )
-    assert [p.mounted_early for p in loaded.plan.entries if p.path.startswith("/srv/over")] == [True, True]
-    for _ in range(2):
-        assert set_options(loaded) == [] and prepare(loaded, print) == [] and mount_seeded(loaded) == []
-    assert text("/srv/over/bound/f") == text(f"{paths.VOLUME}/srv/over/bound/f") == "volume"
-    assert len([m for m in mountinfo.mounts("/srv/over") if m.mount_point == "/srv/over"]) == 1
-    states = {
-        e.path: (e.state, e.reason)
-        for e in judge.judge(loaded, replace(judge.read_volume(), kind="tmpfs"), judge.Look()).entries
-    }
-    assert states["/srv/over"] == states["/srv/over/bound"] == ("early", "")
 
 
 @own_machine

@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 
 from persist.errors import PersistError
-from persist.seed import machine_id
 from persist.seed.tree import Progress
-from tests.unit.test_seed_basic import ID, OTHER, Rig
+from tests.unit.test_seed_basic import Rig
 from tests.unit.test_seed_cuts import killed, snapshot
 
 from .namespace import own_machine, sh
@@ -354,32 +353,6 @@ def test_symlink_where_directories_cannot_be_renamed(merged: Rig, step: str) -> 
     assert os.readlink(lib / "x") == "/run/persist/volume/var/lib/x"
     assert (lib / "x.persist-orig/d/f").read_text() == merged.at("/var/lib/x/d/f").read_text() == "content"
     assert (lib / "x.persist-orig").stat().st_uid == 3
-
-
-@pytest.mark.parametrize("method", ["overlay", "bind"])
-def test_the_transient_machine_id(rig: Rig, method: str) -> None:
-    """As PID 1 leaves it on a read-only image: an id in /run, bound over an empty file."""
-    rig.put("/etc/machine-id", "")
-    with mounted("-t", "tmpfs", "none", rig.root / "run") as run:
-        (run / "machine-id").write_text(ID + "\n")
-        tool("mount", "--bind", run / "machine-id", rig.root / "etc/machine-id")
-        (rig.root / "run/machine-id").chmod(0o444)
-        assert machine_id.running_id(str(rig.root)) == ID
-        rig.seed("/etc", method)
-        assert (rig.root / "etc/machine-id").read_text() == ""
-    kept = rig.volume / (".persist/overlay/etc/upper" if method == "overlay" else "etc") / "machine-id"
-    assert kept.read_text() == ID + "\n" and stat.S_IMODE(kept.stat().st_mode) == 0o444
-
-
-def test_somebody_elses_mount_on_the_machine_id_stays(rig: Rig) -> None:
-    rig.put("/etc/machine-id", "")
-    rig.put("/elsewhere", OTHER + "\n")
-    tool("mount", "--bind", rig.root / "elsewhere", rig.root / "etc/machine-id")
-    try:
-        rig.seed("/etc", "overlay")
-        assert (rig.root / "etc/machine-id").read_text() == OTHER + "\n"
-    finally:
-        tool("umount", rig.root / "etc/machine-id")
 
 
 def test_nine_thousand_files(rig: Rig) -> None:

@@ -167,24 +167,20 @@ BELOW = (
     "/mnt/state/srv/bound",
     f"{VOLUME}/.persist/overlay/srv/upper",
 )
-EARLY = """
-mkdir -p /run/persist/volume /run/persist/early; mount -o subvol=@persist-state {node}p1 /run/persist/volume
+BEFORE = """
+mkdir -p /run/persist/volume; mount -o subvol=@persist-state {node}p1 /run/persist/volume
 for o in srv media; do
 at=/run/persist/volume/.persist/overlay/$o
 mount -t overlay -o lowerdir=/$o,upperdir=$at/upper,workdir=$at/work early /$o
 mkdir /$o/bound; mount --bind /run/persist/volume/$o/bound /$o/bound
-touch /run/persist/early/$o /run/persist/early/$o-bound
 done
 """
 
 
-@pytest.mark.parametrize("boot", ["", "ro", "early"])
+@pytest.mark.parametrize("boot", ["", "ro"])
 def test_nobody_becomes_root_by_a_strange_volume(strange: LoopDisk, tmp_path: Path, boot: str) -> None:
     """What an entry shows is a file to read, and more only where the entry asks for it; the volume itself is
     shown to nobody."""
-    entries = ENTRIES
-    if boot == "early":
-        entries = entries.replace("Path=/", "Early=yes\nPath=/")
     found = as_a_user(
         strange,
         tmp_path,
@@ -192,8 +188,7 @@ def test_nobody_becomes_root_by_a_strange_volume(strange: LoopDisk, tmp_path: Pa
         *BELOW,
         f"{PRIVATE}/readonly",
         f"{PRIVATE}/readonly/srv/bound",
-        entries=entries,
-        before=EARLY.format(node=strange.node) if boot == "early" else "",
+        entries=ENTRIES,
         cmdline="persist=ro" if boot == "ro" else "",
     )
     assert found == {
@@ -243,7 +238,7 @@ def test_what_the_initrd_mounted_is_protected_whatever_fails(strange: LoopDisk) 
         "volume",
         f"findmnt -no OPTIONS {VOLUME} | grep ^rw,nosuid,nodev; test $(stat -c %a {VOLUME}) = 711",
         device=[strange.node],
-        before=machine(ENTRIES, EARLY.format(node=strange.node)) + "\ntouch /run/persist/stores",
+        before=machine(ENTRIES, BEFORE.format(node=strange.node)) + "\ntouch /run/persist/stores",
     )
     assert (seen.last["status"], seen.last["kind"], seen.last["reason"]) == (1, "btrfs", "failed")
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import os
 
-from persist.seed import machine_id
+from persist.system import mountinfo
 from tests.unit.test_text_of_others import ENDS
 
 from .namespace import own_machine, sh
 
 
 @own_machine
-def test_a_bind_that_looks_like_pid_1s() -> None:
-    """A name on the line of another mount must not stop the search, nor be taken for a line."""
-    sh("mkdir -p /run/r/etc /run/systemd; mount -t tmpfs none /run/systemd; touch /run/r/etc/machine-id")
+def test_a_mount_with_the_end_of_a_line_in_its_name() -> None:
+    """It must not stop the search, nor be taken for a line of its own."""
+    sh("mkdir -p /run/r /run/some; mount -t tmpfs none /run/some; touch /run/some/file /run/r/file")
     for c in ENDS:
         os.mkdir(f"/run/a{c}b")
-        sh(f"mount -t tmpfs none '/run/a{c}b'; echo pid1 >/run/systemd/machine-id")
-        sh("mount --bind /run/systemd/machine-id /run/r/etc/machine-id")
-        assert machine_id.take_bind_away("/run/r") is not None
-        assert os.stat("/run/r/etc/machine-id").st_size == 0, ascii(c)
+        sh(f"mount -t tmpfs none '/run/a{c}b'; mount --bind /run/some/file /run/r/file")
+        found = mountinfo.at("/run/r/file")
+        assert found is not None and found.root == "/file", ascii(c)
+        assert mountinfo.at(f"/run/a{c}b") is not None, ascii(c)
+        sh("umount /run/r/file")
+        assert mountinfo.at("/run/r/file") is None, ascii(c)

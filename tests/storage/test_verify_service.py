@@ -191,15 +191,6 @@ def test_problems_are_said_once() -> None:
     assert machine.records[0].fields["PERSIST_SOURCE"] == "/etc/persist.d/a\udcff.conf:3"
 
 
-@own_machine
-def test_stale_early_entries() -> None:
-    machine = Machine()
-    machine.loaded.facts.early = {"etc", "srv-my\\x2ddata", "bad\\escape"}
-    assert machine.announce() == 0
-    assert [r.fields["PERSIST_PATH"] for r in machine.records[1:]] == ["bad\\escape", "/etc", "/srv/my-data"]
-    assert "update-initramfs" in machine.records[1].message
-
-
 # -- the exit status
 
 

@@ -169,7 +169,6 @@ def test_every_entry_has_a_state_and_a_reason(tmp_path: Path, seed: int) -> None
 def test_each_state_is_reached(scene: Scene) -> None:
     """By one machine for each, so that none is a word that nobody says."""
     seen = set()
-    scene.early("/etc")
     (scene.root / "opt").mkdir()
     fstab(scene, "/dev/sda1 /home ext4 defaults 0 0")
     scene.registry("/var|none\n/srv/twice|bind", "00-local")
@@ -559,29 +558,6 @@ def test_an_entry_that_came_after_the_boot(scene: Scene, method: str) -> None:
         scene.judge(look).entries[0].hint
         == "The entry was added after this boot had begun: restart the machine."
     )
-
-
-@pytest.mark.parametrize(
-    ("kind", "stage", "hint"),
-    [
-        ("native", True, "The initrd mounts only volumes made by persist (btrfs). "),
-        (
-            "native",
-            False,
-            "The initrd mounts only volumes made by persist (btrfs). ",
-        ),
-        ("btrfs", False, "Install persist-initramfs-tools and run "),
-        ("btrfs", True, "Run 'update-initramfs -u' if the entry is newer than the initrd, else see "),
-    ],
-)
-def test_late_advice_that_can_help(scene: Scene, kind: str, stage: bool, hint: str) -> None:
-    """E1: on an ext4 volume no package and no update-initramfs makes /etc early."""
-    scene.registry("/etc|overlay")
-    hook = "/usr/share/initramfs-tools/hooks/persist"
-    found = scene.judge(
-        FakeLook([*ASKED, overlay("/etc", 30)], there=(hook,) if stage else ()), replace(BTRFS, kind=kind)
-    )
-    assert codes(found) == ["late"] and found.reasons[0].hint.startswith(hint)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,10 @@ def machine(root: Path, entries: int) -> Path:
             f"[Path]\nPath=/srv/grün/{i}\nMethod={methods[i % 4]}\nServices=a{i}.service\nUser=u{i}\n"
         )
     if entries:
+        # Not mounted, and required all the same.
+        (registry / "etc.conf").write_text("[Path]\nPath=/etc\nRequired=service\n")
+        (root / "proc/1").mkdir(parents=True)
+        (root / "proc/1/mountinfo").write_text("1 1 0:1 / / rw - ext4 /dev/vda1 rw\n")
         (registry / "bad.conf").write_bytes(b"\xff\n")
         (registry / "worse.conf").write_text("nonsense\n[Path]\nPath=/usr\n[Path]\nPath=no\n")
     (root / "etc/fstab").write_text("UUID=1 /srv/grün/0 ext4 defaults\n")

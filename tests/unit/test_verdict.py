@@ -97,6 +97,10 @@ class FakeLook(v.Look):
         self.fragments: dict[str, Fragment] = {}
         self.was_asked = True
         self.forget: dict[str, str] = {}
+        self.told: dict[str, str] | None = None
+
+    def left(self) -> dict[str, str] | None:
+        return self.told
 
     def fragment(self, path: str) -> Fragment | None:
         return self.fragments.get(path)
@@ -148,11 +152,17 @@ class Scene:
         (self.root / "usr/lib/persist").mkdir(exist_ok=True)
         (self.root / "usr/lib/persist/persist.conf").write_text(f"[Volume]\n{text}\n")
 
-    def early(self, *paths: str) -> None:
-        for path in paths:
-            flag = self.root / "run/persist/early" / escape(path)
-            flag.parent.mkdir(parents=True, exist_ok=True)
-            flag.touch()
+    def mountinfo(self, *mounts: Mount) -> None:
+        """What PID 1 sees of these; without, nobody knows."""
+        file = self.root / "proc/1/mountinfo"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(
+            "".join(
+                f"{m.mount_id} {m.parent_id} {m.device} {m.root} {m.mount_point} {m.options} - {m.fstype} "
+                f"{m.source} {m.super_options}\n"
+                for m in mounts
+            )
+        )
 
     def judge(self, look: v.Look, volume: Outcome = BTRFS) -> v.Verdict:
         return v.judge(load(str(self.root), self.environ), volume, look)
@@ -224,8 +234,8 @@ def test_online(scene: Scene) -> None:
 
 def test_early(scene: Scene) -> None:
     scene.registry("/etc|overlay\n/srv|overlay")
-    scene.early("/etc")
     mounts = [ROOT, VOLUME_MOUNT, overlay("/etc", 30), overlay("/srv", 31)]
+    scene.mountinfo(*mounts)
     found = scene.judge(FakeLook(mounts))
     assert found.verdict == v.ONLINE and states(found) == {"/etc": "early", "/srv": "mounted"}
     gone = scene.judge(FakeLook([m for m in mounts if m.mount_point != "/etc"]))
@@ -1046,27 +1056,6 @@ def test_known_volume_is_away(scene: Scene) -> None:
     away = replace(Outcome(reason="known-volume-missing", message="It is away."), expected=True)
     found = scene.judge(FakeLook(NOTHING), away)
     assert (found.verdict, codes(found)) == (v.VOLATILE, ["known-volume-missing"])
-
-
-def test_initrd_disagrees(scene: Scene) -> None:
-    scene.registry("/srv|bind")
-    found = scene.judge(
-        FakeLook([ROOT, VOLUME_MOUNT, bind("/srv", 30)]),
-        replace(BTRFS, reason="initrd-disagrees", message="Another one."),
-    )
-    assert (found.verdict, codes(found)) == (v.DEGRADED, ["initrd-disagrees"])
-
-
-def test_etc_that_comes_late_again(scene: Scene) -> None:
-    """Late on the boot that seeded it is how it must be; late ever after is another machine-id at each
-    boot."""
-    scene.registry("/etc|overlay")
-    mounts = [ROOT, VOLUME_MOUNT, overlay("/etc", 30)]
-    assert scene.judge(FakeLook(mounts, there=("/run/persist/seeded/etc",))).verdict == v.ONLINE
-    found = scene.judge(FakeLook(mounts))
-    assert (found.verdict, codes(found)) == (v.DEGRADED, ["late"])
-    scene.early("/etc")
-    assert scene.judge(FakeLook(mounts)).verdict == v.ONLINE
 
 
 def test_switched_off_but_still_mounted(scene: Scene) -> None:

@@ -3,7 +3,7 @@
 first section that says more than Path= and Method= (entry.py)."""
 
 from ..entry import METHODS, Entry
-from ..ini import ERROR, Problem, Section, choice, words, yes_or_no
+from ..ini import ERROR, NOTICE, Problem, Section, choice, words, yes_or_no
 from ..paths import ENTRY_NAME_MAX, is_unit_name, wrong_path, wrong_source, wrong_unit
 from .values import DIGITS, is_owner, not_a_name, unquote
 
@@ -112,10 +112,9 @@ _PARSERS: "dict[str, Parser]" = {
     "Services": _services,
     "Stale": choice("stale", ("ro", "allow"), "must be ro or allow"),
     "Snapshot": yes_or_no("snapshot"),
-    "Early": yes_or_no("early"),
     "Options": _options,
 }
-PATH_KEYS = ("Path", *_PARSERS)
+PATH_KEYS = ("Path", *_PARSERS, "Early")
 _KEYS = {"Path": PATH_KEYS, "Identity": IDENTITY_KEYS, "Migration": MIGRATION_KEYS, "Link": LINK_KEYS}
 
 
@@ -156,6 +155,10 @@ def path_of(section: Section, problems: list[Problem]) -> tuple[str, int]:
 def take(entry: Entry, section: Section, key: str, value: str, line: int, problems: list[Problem]) -> bool:
     """Take one setting of an entry; False with a problem where it costs the entry."""
     if not _known(section, key, line, problems, entry.path):
+        return True
+    if key == "Early":  # of when the initrd worked from a table
+        text = "Early= has no effect: what PID 1 reads is mounted before it starts. Remove the line."
+        problems.append(Problem(NOTICE, "%s:%d" % (section.file, line), text, entry.path))
         return True
     wrong = _PARSERS[key](entry, value)
     if wrong:

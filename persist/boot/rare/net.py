@@ -9,7 +9,7 @@ would break the cycle by dropping one of the units.
 from ..facts import Facts
 from ..fstab import mounted_by_units
 from ..paths import parents
-from ..units import BACKLIGHT, DROPIN, EARLY_USERS, FIRST_LINE, NET_UNIT, RELOAD, VOLUME_UNIT, serves
+from ..units import BACKLIGHT, DROPIN, EARLY_USERS, FIRST_LINE, NET_UNIT, READ_BY_PID1, VOLUME_UNIT, serves
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _NEEDED_EARLY = (
     "/var/lib",
     "/var/log",
     "/var/tmp",
-    *RELOAD,
+    *READ_BY_PID1,
 )
 _WHY = ", and the volume comes with the network (_netdev)"
 
@@ -54,8 +54,6 @@ def refusal(planned: "Planned", facts: Facts) -> str:
             return unit + " needs it before local-fs.target" + _WHY
     if path in _NEEDED_EARLY:
         return "it is needed before local-fs.target" + _WHY
-    if entry.early:
-        return "Early=yes is for a volume that the initrd finds" + _WHY
     if entry.required == "boot":
         return "Required=boot makes local-fs.target wait for it" + _WHY
     if not entry.services:

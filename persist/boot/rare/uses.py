@@ -76,7 +76,7 @@ class _Looking:
                 use.add(path, kept, self.volume, *seeds)
                 return
         entry = _at_or_above(path, self.entries)
-        if entry is None or entry.mounted_early:
+        if entry is None or entry.before_pid1:
             return
         if entry.entry.method == "symlink":
             use.add(path, entry, self.volume, "persist-seed@" + entry.name + ".service")
@@ -108,7 +108,7 @@ class _Looking:
         while at:
             found = self.entries[at]
             if found.entry.method == "bind":
-                return None if found.mounted_early or self.plan.net else found
+                return None if found.before_pid1 or self.plan.net else found
             at = found.parent
         return None
 
