@@ -7,9 +7,9 @@
         one.succeed("persistctl status")
 
 With ``machine=True`` the system is not told that it is in a container, for persist does nothing in one: an
-init of ours takes the signs away, runs our stage of the initrd, with the table that a new initrd would have,
-and becomes PID 1. The kernel command line is the test's. There is no udev either way: /sys is read-only, for
-it is that of the whole machine.
+init of ours takes the signs away, runs the stage before PID 1 as persist-init does (with ``stage=False`` it
+does not), and becomes PID 1. The kernel command line is the test's. There is no udev either way: /sys is
+read-only, for it is that of the whole machine.
 """
 
 from __future__ import annotations
@@ -47,13 +47,14 @@ umount -R /run/host
 rm -rf /run/host
 cp /usr/lib/persist-test/cmdline /run/persist-test-cmdline
 mount --bind /run/persist-test-cmdline /proc/cmdline
-table=/run/persist-test-table
-/usr/lib/persist/persist-service early-table >$table
 ln -s console /dev/kmsg
-PERSIST_EARLY_TABLE=$table /usr/lib/persist/persist-early ""
-rm $table /dev/kmsg
+{stage}
+rm /dev/kmsg
 exec env -i container= PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM=dumb /usr/lib/systemd/systemd
 """
+STAGE = "env -u container /usr/lib/persist/persist-service early here"
+# Its uptime is that of the whole machine, which may have been on for longer than OnBootSec= says.
+TIMER = "[Timer]\nOnBootSec=\nOnActiveSec=15min\nOnUnitInactiveSec=1h\n"
 NO_CONTAINER = """#!/bin/sh
 echo none
 exit 1
@@ -89,6 +90,7 @@ class Container(System):
         *,
         files: Mapping[str, str] | None = None,
         machine: bool = True,
+        stage: bool = True,
         read_only: bool = False,
     ) -> None:
         self.name = name
@@ -97,8 +99,10 @@ class Container(System):
         self.console_log = self._work.path / "console.log"
         for part in ("upper", "work", "root"):
             (self._work.path / part).mkdir(mode=0o755)
-        signs = {f"{OURS}/init": INIT, "usr/bin/systemd-detect-virt": NO_CONTAINER} if machine else {}
-        write(self.own, {**signs, f"{OURS}/cmdline": "\n", **(files or {})})
+        init = INIT.format(stage=STAGE if stage else ":")
+        signs = {f"{OURS}/init": init, "usr/bin/systemd-detect-virt": NO_CONTAINER} if machine else {}
+        timer = {"etc/systemd/system/persist-heal.timer.d/uptime.conf": TIMER}
+        write(self.own, {**signs, **timer, f"{OURS}/cmdline": "\n", **(files or {})})
         self._process: subprocess.Popen[bytes] | None = None
         self._cgroups: Cgroups | None = None
         self._console: IO[bytes] | None = None

@@ -16,7 +16,8 @@ def test_no_disk(container: Boot) -> None:
     assert one.boot() == "running", failed_units(one)
     found = state(one)
     assert (found["verdict"], found["volume"]["kind"]) == ("volatile", "tmpfs")
-    assert set(entries(found).values()) <= {"mounted", "image", "tmpfs", "elsewhere"}
+    assert entries(found)["/etc"] == "early", "in memory, and there before PID 1 all the same"
+    assert set(entries(found).values()) <= {"early", "mounted", "image", "tmpfs", "elsewhere"}
     assert records(one, "VOLUME_MISSING") and records(one, "VERDICT_VOLATILE")
     assert "VOLATILE" in one.console_text()
     assert "VOLATILE" in one.succeed("cat /run/issue.d/persist.issue /run/motd.d/persist")

@@ -84,7 +84,7 @@ def _line(record: dict[str, object], mounts: Iterable[str]) -> Line | None:
 def lines(succeed: Callable[[str], str], priority: int = WARNING, *, this_boot: bool = True) -> list[Line]:
     """What the journal has of us at PRIORITY and above: of our programs, in the initrd too, and of PID 1
     about our units and the mounts of entries."""
-    # By its id and not by -b: a boot whose /etc came late has begun under another machine-id.
+    # By its id and not by -b, which looks for those of the machine-id alone.
     boot = " _BOOT_ID=$(tr -d - </proc/sys/kernel/random/boot_id)" if this_boot else ""
     text = succeed(f"{_MOUNTS}{_READ} --priority={priority}{boot}")
     mounts, _, records = text.partition("--\n")
