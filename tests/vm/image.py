@@ -55,7 +55,7 @@ class Request:
             [
                 "base-1",
                 self.suite,
-                *recipe.packages(self.packages),
+                *recipe.packages(self.suite, self.packages),
                 *recipe.ABSENT,
                 *recipe.BASE_SETUP,
                 json.dumps(recipe.INITRD_CONFIG),
@@ -133,7 +133,7 @@ def _build_base(request: Request, target: Path) -> None:
                 "--mode=root",
                 "--variant=minbase",
                 "--format=tar",
-                "--include=" + ",".join(recipe.packages(request.packages)),
+                "--include=" + ",".join(recipe.packages(request.suite, request.packages)),
                 *(f"--dpkgopt=path-exclude={pattern}" for pattern in recipe.ABSENT),
                 f'--essential-hook=cp -r {shlex.quote(str(config))}/. "$1"',
                 f'--customize-hook=chroot "$1" /bin/sh -c {shlex.quote(setup)}',

@@ -150,7 +150,8 @@ def agent_source() -> str:
     return (Path(__file__).parent / "guest" / "agent.py").read_text(encoding="utf-8")
 
 
-def packages(extra: tuple[str, ...]) -> tuple[str, ...]:
+def packages(suite: str, extra: tuple[str, ...]) -> tuple[str, ...]:
     """The package list of the base stage. Both tools that make initrds: dracut-core installs beside the
-    other, and a base costs a minute."""
-    return tuple(dict.fromkeys((*PACKAGES, "initramfs-tools", "dracut-core", *extra)))
+    other, and a base costs a minute. Where there is busybox its shell is that of the initrd, else klibc's."""
+    shell = ("busybox",) if suite == "trixie" else ()
+    return tuple(dict.fromkeys((*PACKAGES, "initramfs-tools", "dracut-core", *shell, *extra)))

@@ -107,3 +107,29 @@ def test_dracut(suite: str, machine: MachineFactory) -> None:
     story(one)
     off_and_volatile(one)
     degraded(one)
+
+
+def test_init(machine: MachineFactory) -> None:
+    """No glue in the initrd: persist-init runs the stage in place. A boot that starts the real init at once
+    keeps no /etc, and says what to do."""
+    without = (
+        "rm /usr/share/initramfs-tools/hooks/persist /usr/share/initramfs-tools/scripts/init-bottom/persist"
+    )
+    found = image.build(
+        "bookworm",
+        [*scene.packages(), scene.notes_package()],
+        customize=(*scene.SETUP, ENABLE_FIRST, without),
+        files={**scene.ODD_REGISTRY, **scene.QUICK, **FIRST},
+    )
+    one = machine(found, command_line="init=/usr/lib/persist/persist-init")
+    story(one)
+    one.start("init=/sbin/init")
+    one.expect("VERDICT_DEGRADED")
+    one.wait_for_boot()
+    seen = state(one)
+    assert (seen["verdict"], codes(seen)) == ("degraded", {"not-before-pid1"}), seen["reasons"]
+    (why,) = [r for r in seen["reasons"] if r["path"] == "/etc"]
+    assert "persist-initramfs-tools" in why["hint"] and "persist-init" in why["hint"], why
+    assert entries(seen)["/etc"] == "not-before-pid1" and entries(seen)["/var"] == "mounted"
+    assert one.succeed("hostname").strip() != "kept-name"
+    clean_shutdown(one)
