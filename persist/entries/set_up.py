@@ -9,7 +9,7 @@ from collections.abc import Callable
 from persist.boot.load import Loaded
 from persist.boot.paths import VOLUME
 from persist.errors import PersistError
-from persist.note import INFO, NOTICE, WARNING, Note, Say, Status
+from persist.note import NOTICE, WARNING, Note, Say, Status
 from persist.system import mountinfo
 from persist.volume import mode, outcome, root_kept
 from persist.volume.find import remembered
@@ -123,7 +123,7 @@ def beside(
     refused = [_public(loaded.config.mount, why_closed)]
     if result.kind in outcome.REAL:
         fields = {"PERSIST_DEVICE": result.device, "PERSIST_UUID": result.uuid}
-        say(Note(INFO, f"The state volume is mounted from {result.device}.", "VOLUME_MOUNTED", fields))
+        say(Note(NOTICE, f"The state volume is mounted from {result.device}.", "VOLUME_MOUNTED", fields))
         refused.append(note_known(result))
         if not result.read_only and result.kind == BTRFS:
             if takes_writes:

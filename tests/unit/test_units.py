@@ -269,7 +269,6 @@ def test_what_a_steady_boot_skips_is_skipped_without_a_word(unit: Path) -> None:
     lines = _lines(unit)
     # These run at each boot, or are started by what has happened.
     skipped = any(line.startswith("Condition") for line in lines) and unit.name not in (
-        "persist-volume.service",
         "persist-volume-net.service",
         "persist-heal.service",
         "persist-scrub.service",

@@ -18,6 +18,7 @@ from persist.messages import MESSAGE_IDS
 
 WARNING, INFO = 4, 6
 STAGE = "persist-early"
+_LEVEL = re.compile("^(error|warning): ")
 
 _NAMES = {number: name for name, number in MESSAGE_IDS.items()}
 _READ = (
@@ -92,6 +93,17 @@ def lines(succeed: Callable[[str], str], priority: int = WARNING, *, this_boot: 
     return [line for line in found if line is not None]
 
 
+def once(said: list[Line]) -> list[Line]:
+    """What the stage before PID 1 says is in the kernel's log at once, and in the journal with its names: the
+    second of the two counts."""
+    named = {line.text for line in said if line.name}
+    return [
+        line
+        for line in said
+        if not (line.who.startswith(STAGE) and _LEVEL.sub("", line.text) in named)
+    ]
+
+
 def on_console(text: str) -> list[Line]:
     """What a console has of us that would be warnings in the journal."""
     return [
@@ -129,13 +141,7 @@ class Gate:
         """Raise UnexpectedLines unless what was said is what is expected; forget both."""
         said, expected = self._said, self._expected
         self.forget()
-        # What the stage before PID 1 says is in the kernel's log at once, and in the journal with its names.
-        named = {line.text for line in said if line.name}
-        said = [
-            line
-            for line in said
-            if not (line.who.startswith(STAGE) and line.text.partition(": ")[2] in named)
-        ]
+        said = once(said)
         wrong = [f"not expected: {line}" for line in said if not any(line.is_one(what) for what in expected)]
         wrong += [
             f"expected, and never said: {what}"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .journal import INFO, lines
+from .journal import INFO, lines, once
 from .system import System
 
 LINES = 12  # of ours in the journal of a steady boot, at most
@@ -35,5 +35,5 @@ def steady(machine: System) -> None:
         ), unit
     reloaded = "journalctl -b -q -o cat _PID=1 | grep -c '^Reload' || true"
     assert machine.succeed(reloaded).strip() == "0"
-    said = lines(machine.succeed, INFO)
+    said = once(lines(machine.succeed, INFO))
     assert len(said) <= LINES, "\n".join(map(str, said))
