@@ -105,8 +105,10 @@ def test_dracut(suite: str, machine: MachineFactory) -> None:
     )
     one = machine(found)
     story(one)
-    off_and_volatile(one)
-    degraded(one)
+    if suite == "trixie":
+        off_and_volatile(one)  # decided in Python, whatever has started it: once is enough
+    else:
+        degraded(one)
 
 
 def test_init(machine: MachineFactory) -> None:
