@@ -97,11 +97,7 @@ def once(said: list[Line]) -> list[Line]:
     """What the stage before PID 1 says is in the kernel's log at once, and in the journal with its names: the
     second of the two counts."""
     named = {line.text for line in said if line.name}
-    return [
-        line
-        for line in said
-        if not (line.who.startswith(STAGE) and _LEVEL.sub("", line.text) in named)
-    ]
+    return [line for line in said if not (line.who.startswith(STAGE) and _LEVEL.sub("", line.text) in named)]
 
 
 def on_console(text: str) -> list[Line]:
