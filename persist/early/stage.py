@@ -109,7 +109,8 @@ class Stage:
         elif result.kind == "none":
             policy = fallback.policy(loaded.config, result)
             around_ = around.gather(loaded.config, candidates.everything())
-            later = later_words(loaded.config.device, around_, allow_removable=loaded.config.allow_removable)
+            asked = [f"UUID={told.named}"] if told.named else loaded.config.device
+            later = later_words(asked, around_, allow_removable=loaded.config.allow_removable)
             claimed = [d.node for d in self._claimed()] if loaded.facts.mode == "on" else []
             why = table.no_memory(result, policy, later=later, claimed=claimed)
             if why is not None:
