@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Boots of a virtual machine that remembers, beside the same image with the same overlays from a hand-written
-script in the initrd; as ratios of medians.
+"""Boots of a virtual machine that remembers, beside the same image with the same overlays from a
+hand-written script in the initrd; as ratios of medians.
 
     python3 -m tests.bench.boot [--times 5] [--suite bookworm]
 
-The two boot in turns, from copies of one disk, with the preset whole-system. A first boot with a blank claimed
-disk is compared to a steady one and the bare script of claim.py. In software emulation a boot takes half a
-minute: nothing else may run. The exit status says whether the bars hold.
+The two boot in turns, from copies of one disk, with the preset whole-system. A first boot with a blank
+claimed disk is compared to a steady one and the bare script of claim.py. In software emulation a boot takes
+half a minute: nothing else may run. The exit status says whether the bars hold.
 """
 
 from __future__ import annotations
