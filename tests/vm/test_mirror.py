@@ -201,7 +201,7 @@ def first_boot(machine: Machine) -> None:
 
 
 def steady_boot(machine: Machine) -> None:
-    """Nothing to do: of all our units only the volume service and the verdict have started a process."""
+    """Nothing to do: of all our units only the verdict has started a process."""
     found = healthy_boot(machine)
     assert entries(found)["/etc"] == "early"
     assert entries(found)["/var/lib/demo-notes"] == "mounted"
@@ -215,7 +215,7 @@ def steady_boot(machine: Machine) -> None:
         and machine.succeed(f"systemctl show -p ExecMainStartTimestampMonotonic --value '{unit}'").strip()
         not in ("", "0")
     }
-    assert ran == {"persist-volume.service", "persist-verify.service"}, ran
+    assert ran == {"persist-verify.service"}, ran
 
 
 # On both releases the one that mountinfo names, on which systemd has a say.
