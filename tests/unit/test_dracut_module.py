@@ -100,6 +100,12 @@ def test_the_root_is_whole_when_the_unit_starts() -> None:
     assert not {"OnFailure", "Requires", "RemainAfterExit"} & unit.keys()
 
 
+def test_what_is_said_on_the_way_is_kept() -> None:
+    """Nothing but what PID 1 says of a start is below the limit."""
+    unit = settings()
+    assert unit["LogLevelMax"] == unit["SyslogLevel"] == {"notice"}
+
+
 def test_the_unit_gives_up_after_the_stage_itself() -> None:
     unit = settings()
     stage = (MODULE.parents[1] / "initrd/persist-stage").read_text(encoding="utf-8")
