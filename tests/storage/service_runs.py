@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,19 @@ def _plan() -> dict[str, Any]:
     }
 
 
+def _killed(milliseconds: float) -> dict[str, Any]:
+    """The stage, killed after some time with all that it has started."""
+    program = f"{sys.executable} -m tests.storage.service_runs stage"
+    with subprocess.Popen(program.split(), start_new_session=True) as stage:
+        time.sleep(milliseconds / 1000)
+        os.killpg(stage.pid, signal.SIGKILL)
+    # The worker is in a group of its own, and goes with its parent.
+    while subprocess.run(["pgrep", "-f", program], capture_output=True).returncode == 0:
+        time.sleep(0.02)
+    at = mountinfo.at("/run/persist/volume")
+    return {"mounted": at is not None, "flags": [name for name in FLAGS if (RUN / name).exists()]}
+
+
 def _statuses(manager: socket.socket) -> list[str]:
     """What the service manager was told."""
     found = []
@@ -116,6 +131,8 @@ def _statuses(manager: socket.socket) -> list[str]:
 
 def main() -> None:
     """Do what is wished."""
+    if sys.argv[1] == "stage":
+        sys.exit(early_main("here"))
     wish = json.loads(sys.argv[1])
     _machine(wish)
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -136,6 +153,8 @@ def main() -> None:
                 report.append({"status": format_main()})
             case "volume":
                 report.append(_volume())
+            case str() if what.startswith("killed "):
+                report.append(_killed(float(what.removeprefix("killed "))))
             case "plan":
                 report.append(_plan())
             case "early":

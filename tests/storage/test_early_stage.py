@@ -240,3 +240,17 @@ def test_what_failed_is_left_with_its_reason(make_disk: Make, tmp_path: Path) ->
     assert list(stage["left"]) == ["/etc"] and "'/etc'" in stage["left"]["/etc"], stage["left"]
     assert "/etc" not in stage["at"] and "/etc/below" not in stage["at"]
     assert plan["before"] == [UNITS] and plan["after"] == ["/srv/other"]
+
+
+@pytest.mark.parametrize("milliseconds", [150, 350, 550, 750, 1000, 1400])
+def test_a_stage_that_is_killed(make_disk: Make, tmp_path: Path, milliseconds: int) -> None:
+    """What it has begun is completed by the services of the real root; the next boot is like all others."""
+    disk = make_disk()
+    seen = boots(f"killed {milliseconds}\nformat_main\nvolume", disk, root=tmp_path)
+    _, formatted, volume = seen.report
+    assert formatted["status"] == 0
+    assert (volume["status"], volume["kind"], volume["reason"]) == (0, "btrfs", ""), seen.log
+    assert {"mount-entries", "persistent"} <= set(volume["flags"])
+    again = stage(disk, root=tmp_path)
+    assert "staged" in again["flags"] and again["uuid"] == volume["uuid"] and _said(again) == []
+    assert [again["at"][path][0] for path in ("/etc", "/var", "/srv/hole")] == ["overlay"] * 3
