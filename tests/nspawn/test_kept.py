@@ -132,6 +132,7 @@ def test_without_the_stage(disk: Disk, container: Boot) -> None:
     assert one.execute("systemctl is-active persist-test-user.service")[0] != 0
     stub = one.succeed("systemctl show -p AssertResult --value persist-absent@etc-demo.target")
     assert stub.strip() == "no"
-    assert failed_units(one) == []
+    # It has no host keys: those are made in /etc, which takes no writes on this boot.
+    assert set(failed_units(one)) <= {"ssh.service"}
     never_reloaded(one)
     one.shutdown()
