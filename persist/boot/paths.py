@@ -22,6 +22,7 @@ RESCUE = PRIVATE + "/rescue"
 STORE = VOLUME + "/.persist"
 ROOT_STORE = "/var/lib/persist/root"  # of the root filesystem: where state is kept with Fallback=root
 STAGED = "/run/persist/staged"  # the stage before PID 1 has left nothing to persist-volume.service
+WAITED = "/run/persist/waited"  # the stage has waited for the volume in vain
 SAID = "/run/persist/said"  # what that stage has to say
 LEFT = "/run/persist/left"  # which entries that PID 1 reads it has not mounted, and why
 MOUNT_ENTRIES = "/run/persist/mount-entries"

@@ -2,28 +2,27 @@
 """Drivers for disks that the initrd has not brought: by the modprobe(8) of the root, in its own tree.
 
 An initrd may have been built for another machine, or for the root's disk alone, and udev has not looked at
-what the root has. Only storage: what else a machine has is udev's, a moment later.
+what the root has. Only storage, and only where something is missed: what else a machine has is udev's, a
+moment later, and what the administrator has put into /etc/modprobe.d may lie in what is yet to be mounted.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 
 from persist.errors import CommandError
-from persist.note import DEBUG, Note, Say
-from persist.system import uevents
+from persist.note import INFO, Note, Say
 from persist.system.blockdev import attribute
 from persist.system.run import run
 
 FILESYSTEMS = ("btrfs", "overlay")
-MODULES = "/proc/modules"
 _ROUNDS = 3  # an adapter, the bus behind it, the disks on that
 _MOMENT = 1.0  # seconds for what a new driver finds; a bus is looked through in the background
-_BUSES = ("pci", "virtio", "scsi", "usb", "mmc", "xen", "vmbus", "platform")
+_BUSES = ("pci", "virtio", "scsi", "usb", "mmc", "xen", "vmbus", "platform", "ccw", "vio")
 # By the format of modaliases in the kernel (scripts/mod/file2alias.c).
 _STORAGE = re.compile(
     "|".join(
@@ -33,6 +32,9 @@ _STORAGE = re.compile(
             r"pci:v00001AF4d0000(1001|1004|1042|1048)sv.*",  # virtio-blk and virtio-scsi of any class
             r"virtio:d0000000[28]v.*",  # the same, as devices of virtio
             r"scsi:t-0x(00|07|0e|14)",  # disks: plain, optical, reduced, zoned; no CD-ROM
+            r"pci:.*bc0Csc03.*",  # USB hosts
+            r"pci:.*bc08sc05.*",  # SD hosts
+            r"acpi:(80860F14|PNP0D40):.*",  # SD and eMMC hosts, as platform devices
             r"usb:.*ic08isc.*",  # mass storage, and UAS
             r"mmc:block",
             r"xen:v(bd|scsi)",
@@ -42,6 +44,8 @@ _STORAGE = re.compile(
             r"of:N(virtio_mmio|virtio|sata|ufs|ufshc|mmc|mmcnr|sdhci|nvme)T.*",
             r"acpi:LNRO0005:.*",  # virtio-mmio, as a platform device
             r"platform:virtio-mmio",
+            r"ccw:t(1731|1732|3380|3390|9336|9345|6310).*",  # zfcp, DASD
+            r"vio:T(vscsi|vfc|nvme|block)S.*",
         )
     )
 )
@@ -73,45 +77,62 @@ def modprobe(*names: str) -> None:
     run("modprobe", "-a", "-b", "-q", *names, ok=(0, 1))
 
 
-def _loaded(path: str) -> list[str]:
-    """What is loaded: the names in /proc/modules."""
-    try:
-        with open(path, encoding="ascii", errors="replace") as f:
-            return sorted(line.partition(" ")[0] for line in f)
-    except OSError:
-        return []  # a kernel without modules
-
-
-def _any(sys: str, tried: Iterable[str]) -> bool | None:
-    return bool(without_driver(sys, tried)) or None
-
-
-def load(
-    say: Say,
-    *,
-    sys: str = "/sys",
-    modules: str = MODULES,
-    load_all: Callable[..., None] = modprobe,
-    moment: float = _MOMENT,
-) -> list[str]:
-    """Load what the filesystems of persist need, and the drivers of all storage, and return the modaliases
-    that were tried.
-
-    Again while drivers bring devices that have none, three times at most. Never raises for a driver: whatever
-    is missing is missed by who looks for the disk.
-    """
-    tried: list[str] = []
+def filesystems(say: Say, load_all: Callable[..., None] = modprobe) -> None:
+    """Load what the filesystems of persist need. Says what failed; a kernel may have them built in."""
     try:
         load_all(*FILESYSTEMS)
-        for _ in range(_ROUNDS):
-            new = without_driver(sys, tried)
-            if not new:
-                break
-            tried += new
-            before = _loaded(modules)
-            load_all(*new)
-            if _loaded(modules) != before:
-                uevents.wait_for(partial(_any, sys, tuple(tried)), moment)
     except CommandError as e:
-        say(Note(DEBUG, f"Failed to load the drivers of disks: {e.message}", "FAILED"))
-    return tried
+        say(Note(INFO, f"Failed to load {' and '.join(FILESYSTEMS)}: {e.message}", "FAILED"))
+
+
+class Drivers:
+    """Brings the drivers of disks, once somebody misses one."""
+
+    def __init__(
+        self,
+        say: Say,
+        *,
+        sys: str = "/sys",
+        load_all: Callable[..., None] = modprobe,
+        moment: float = _MOMENT,
+    ) -> None:
+        self.say, self.sys, self.load_all, self.moment = say, sys, load_all, moment
+        self.tried: list[str] = []
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def round(self) -> bool:
+        """Load drivers for what has none yet; whether there was anything new. Never raises for a driver:
+        whatever is missing is missed by who looks for the disk."""
+        new = without_driver(self.sys, self.tried)
+        self.tried += new
+        try:
+            if new:
+                self.load_all(*new)
+        except CommandError as e:
+            self.say(Note(INFO, f"Failed to load the drivers of disks: {e.message}", "FAILED"))
+        return bool(new)
+
+    def now(self) -> None:
+        """Load all, again while drivers bring devices that have none, three times at most."""
+        for _ in range(_ROUNDS):
+            if not self.round():
+                return
+            self._stopped.wait(self.moment)
+
+    def while_waiting(self) -> None:
+        """From now on until stop(), beside whoever waits: what is on a slow bus comes when it likes."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._go_on, daemon=True)
+            self._thread.start()
+
+    def _go_on(self) -> None:
+        while not self._stopped.is_set():
+            self.round()
+            self._stopped.wait(self.moment)
+
+    def stop(self) -> None:
+        """Nobody waits any more. What modprobe(8) is doing is ended."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()

@@ -6,7 +6,8 @@ they are."""
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 
 from persist.boot import paths
 from persist.boot.load import Loaded
@@ -27,14 +28,23 @@ from persist.system.safepath import Dir
 
 class InPlace:
     """One pass over the entries of a plan. ``say`` and ``status`` as ever; ``root_writable``: PID 1 is going
-    to find a root that takes writes, or to make it one."""
+    to find a root that takes writes, or to make it one. ``failed``: paths that failed in an earlier pass, and
+    why: they are not tried again."""
 
-    def __init__(self, loaded: Loaded, say: Say, status: Status, *, root_writable: bool) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        say: Say,
+        status: Status,
+        *,
+        root_writable: bool,
+        failed: Mapping[str, str] | None = None,
+    ) -> None:
         self.loaded, self.say, self.status, self.root_writable = loaded, say, status, root_writable
         self.places = Places(loaded, early=True)
         self.roots = Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))
         self.left: list[str] = []
-        self.why: dict[str, str] = {}  # of those that failed
+        self.why = dict(failed or {})  # of those that failed
 
     def bring(self, only: Collection[str] | None = None) -> list[str]:
         """Bring entries into place, parents first (those at the paths of ``only``). Returns the paths of
@@ -51,6 +61,8 @@ class InPlace:
         return self.left
 
     def _try(self, planned: Planned) -> bool:
+        if planned.path in self.why:
+            return False
         try:
             return self._bring(planned)
         except (PersistError, OSError) as e:
@@ -73,10 +85,42 @@ class InPlace:
             return False
         if method == "symlink":
             return True  # the link is the image's
-        there = place(planned, self.places)
-        if there:
+        if path in self.places.at:
+            return place(planned, self.places)
+        with self._kept_in_sight(path):
+            return place(planned, self.places)
+
+    @contextmanager
+    def _kept_in_sight(self, path: str) -> Iterator[None]:
+        """What the initrd has mounted below a path (x-initrd.mount in fstab) is mounted there again, over
+        what comes on the path. Raises PersistError and OSError."""
+        below = sorted(p for p in self.places.at if p.startswith(path + "/"))
+        kept: list[tuple[str, int]] = []
+        try:
+            with Dir.at("/") as live:
+                for child in below:
+                    if not any(child.startswith(f"{upper}/") for upper, _ in kept):
+                        source = live.node(child)
+                        if source is not None:
+                            kept.append((child, source))
+            yield
             self.places.look()
-        return there
+            if kept and path in self.places.at:
+                with Dir.at("/") as live:
+                    for child, source in kept:
+                        self._attach(live, child, source)
+        finally:
+            for _, source in kept:
+                os.close(source)
+
+    def _attach(self, live: Dir, child: str, source: int) -> None:
+        there = live.node(child)
+        if there is None:
+            raise PersistError(f"{child} is mounted below it, and does not exist there any more.")
+        try:
+            newmount.attach(source, there, recursive=True)
+        finally:
+            os.close(there)
 
     def _seed(self, planned: Planned) -> bool:
         """Whether an entry is seeded now; one that copies is not, unless PID 1 reads it. Raises PersistError

@@ -26,15 +26,16 @@ def kernel_line(note: Note) -> bytes:
 
 
 class Said:
-    """A ``Say`` that writes to both; ``kept`` is the file, made anew. Never raises: a note that cannot be
-    kept is in the kernel's log all the same, and the other way round."""
+    """A ``Say`` that writes to both; ``kept`` is the file, to which an earlier run of this boot may
+    have written. Never raises: a note that cannot be kept is in the kernel's log all the same, and the other
+    way round."""
 
     def __init__(
         self, kept: str, kernel: str = "/dev/kmsg", clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
         self._kernel = _opened(kernel, os.O_WRONLY | os.O_NOCTTY)
-        self._kept = _opened(kept, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
+        self._kept = _opened(kept, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW)
 
     def __call__(self, note: Note) -> None:
         if note.priority < DEBUG:

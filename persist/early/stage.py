@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from persist.boot import paths
 from persist.boot.load import Loaded, load
@@ -23,6 +24,7 @@ from persist.system.blockdev import Disk
 from persist.system.files import write_atomically
 from persist.volume import outcome, root_kept
 from persist.volume.find import around, candidates
+from persist.volume.find.decision import Known
 from persist.volume.find.later import words as later_words
 from persist.volume.find.search import what_is_known
 from persist.volume.format import asking
@@ -30,6 +32,7 @@ from persist.volume.format.claims import format_claimed
 from persist.volume.mount import fallback, writable
 from persist.volume.outcome import Outcome
 
+_MOUNT = 300.0  # seconds that a mount may take, as each program
 NEXT_ROOT = "/run/nextroot"  # systemd-soft-reboot.service(8)
 SwapOn = Callable[[str], None]
 
@@ -42,6 +45,10 @@ class Stage:
         self.loaded: Loaded = load("", environ, wanted=True)
         self.result = Outcome()
         self.root_comes_writable = False
+        self.drivers = coldplug.Drivers(say)
+        self.tried: dict[str, str] = {}  # what failed, by path: it is said once
+        self.complained: set[str] = set()
+        self.held: list[Note] = []
 
     def _leave(self, why: str) -> None:
         self.say(Note(INFO, f"Left to the real root: {why}", "EARLY"))
@@ -53,6 +60,12 @@ class Stage:
     def _note(self, why: str) -> None:
         """Say for the verdict why no entry that PID 1 reads is mounted."""
         left.note({p.path: why for p in self.loaded.plan.entries if p.before_pid1})
+
+    def failed(self, why: str) -> None:
+        """It ended before its time. Never raises."""
+        with suppress(OSError):  # then the verdict only knows that it did not end
+            if os.path.lexists(paths.LEFT) and not os.path.lexists(paths.STAGED):
+                self._note(why)
 
     def run(self) -> None:
         """Do all that can be done now. Raises PersistError and OSError; what is mounted then is what
@@ -77,12 +90,16 @@ class Stage:
         if why is not None:
             self._later(f"{why.message} {why.hint}")
             return
-        coldplug.load(self.say)
+        coldplug.filesystems(self.say)
         now = root_kept.look()
         root = will_be(loaded.facts, now)
         self.result.on_root(root)
         self.root_comes_writable = now.read_only and not root.read_only
-        if self._volume():
+        try:
+            there = self._volume()
+        finally:
+            self.drivers.stop()
+        if there:
             self._entries()
 
     # -- the volume
@@ -92,43 +109,94 @@ class Stage:
         disks = asking.tagged()
         return [d for d, _ in asking.claimed(disks, self.loaded.config.magic_headers, lambda note: None)]
 
-    def _volume(self) -> bool:
-        """Whether there is a volume now, or what stands in for it."""
+    def _waiting(self, text: str, seconds: float) -> None:
+        """A ``Status``: where somebody waits for a disk, it may be one that has no driver yet."""
+        if seconds:
+            self.drivers.while_waiting()
+            write_atomically(paths.WAITED, "")
+        self.status(text, seconds)
+
+    def _later_words(self, told: Known) -> list[str]:
+        """Words of Device= that only the running system can resolve. Raises CommandError and OSError."""
+        config = self.loaded.config
+        asked = [f"UUID={told.named}"] if told.named else config.device
+        here = around.gather(config, candidates.everything())
+        return later_words(asked, here, allow_removable=config.allow_removable)
+
+    def _format(self, told: Known) -> bool:
+        """Format what is claimed; whether there was anything. All disks have to be here, and what names them:
+        a refusal is for the whole boot, and a volume that comes later would be a second one. Raises
+        CommandError and OSError."""
+        config = self.loaded.config
+        if self.loaded.facts.mode != "on" or not asking.heads(asking.tagged(), config.magic_headers):
+            return False
+        self.drivers.now()
+        if self._later_words(told):
+            return False
+        format_claimed(asking.tagged(), config, told, self.say, self._waiting)
+        return True
+
+    def _find(self) -> Known:
+        """Find the volume, made of what is claimed where that is so; also of what a driver has brought while
+        it was waited for. Raises PersistError and OSError."""
         loaded, result = self.loaded, self.result
         told = what_is_known(loaded.facts, self.say)
-        if loaded.facts.mode == "on" and asking.heads(asking.tagged(), loaded.config.magic_headers):
-            format_claimed(asking.tagged(), loaded.config, told, self.say, self.status)
+        if self._format(told):
             told = what_is_known(loaded.facts, self.say)  # what was made is known now
         held: list[Note] = []  # no warning of what persist-volume.service may find in its place
         say = held.append if loaded.facts.mode == "on" else self.say
-        set_up.find(loaded, told, result, say, self.status, table.not_this_one)
+        self.status("", _MOUNT)
+        set_up.find(loaded, told, result, say, self._waiting, table.not_this_one)
+        if result.kind == "none" and self._format(told):
+            told = what_is_known(loaded.facts, self.say)
+            held.clear()
+            result.because("", "", "")
+            set_up.find(loaded, told, result, say, self._waiting, table.not_this_one)
+        self.held = held
+        return told
+
+    def _volume(self) -> bool:
+        """Whether there is a volume now, or what stands in for it."""
+        loaded, result = self.loaded, self.result
+        told = self._find()
         takes_writes = False
         if result.kind in outcome.REAL:
             set_up.where_it_lies(result)
             takes_writes = writable.takes_writes(result, self.say, fresh=True)
         elif result.kind == "none":
-            policy = fallback.policy(loaded.config, result)
-            around_ = around.gather(loaded.config, candidates.everything())
-            asked = [f"UUID={told.named}"] if told.named else loaded.config.device
-            later = later_words(asked, around_, allow_removable=loaded.config.allow_removable)
-            claimed = [d.node for d in self._claimed()] if loaded.facts.mode == "on" else []
-            why = table.no_memory(result, policy, later=later, claimed=claimed)
+            why = self._no_memory(told)
             if why is not None:
-                self._say_held(held, INFO)
+                self._say_held(INFO)
                 self._later(f"{why.message} {why.hint}")
                 return False
-            self._say_held(held)
-            held = []
-            fallback.tmpfs(result, self.say)
-        self._say_held(held)
+            self._say_held()
+            fallback.fall_back(loaded.config, result, self.say)
+        self._say_held()
+        if result.kind == "tmpfs":
+            outcome.write(result)  # a run that is killed leaves memory, and why
         self.refused = set_up.beside(
             loaded, result, self.say, takes_writes=takes_writes, swap_on=self.swap_on
         )
         return True
 
-    def _say_held(self, held: list[Note], least: int = 0) -> None:
-        for note in held:
+    def _no_memory(self, told: Known) -> table.Left | None:
+        config, result = self.loaded.config, self.result
+        policy = fallback.policy(config, result)
+        if policy == "root" and result.root_read_only:
+            policy = "tmpfs"  # as fall_back() has it
+        claimed = [d.node for d in self._claimed()] if self.loaded.facts.mode == "on" else []
+        return table.no_memory(
+            result,
+            policy,
+            later=self._later_words(told),
+            claimed=claimed,
+            removable=config.allow_removable,
+        )
+
+    def _say_held(self, least: int = 0) -> None:
+        for note in self.held:
             self.say(replace(note, priority=max(note.priority, least)))
+        self.held = []
 
     # -- entries
 
@@ -141,9 +209,14 @@ class Stage:
             problems += read_only_boot.prepare(loaded, lambda text: self.status(text, 60))
         problems += bind.note_stores(loaded)
         for problem in problems:
-            self.say(of(problem, WARNING))
-        done = InPlace(loaded, self.say, self.status, root_writable=not self.result.root_read_only)
+            if problem.message not in self.complained:
+                self.say(of(problem, WARNING))
+            self.complained.add(problem.message)
+        done = InPlace(
+            loaded, self.say, self.status, root_writable=not self.result.root_read_only, failed=self.tried
+        )
         done.bring(only)
+        self.tried = done.why
         return done
 
     def _entries(self) -> None:
@@ -180,12 +253,17 @@ class Stage:
 def run(environ: Mapping[str, str], say: Say, status: Status, swap_on: SwapOn | None = None) -> int:
     """Run the stage; returns an exit status, 1 after the unexpected. Never raises. ``swap_on`` as of
     set_up.beside()."""
+    stage = None
     try:
         os.makedirs("/run/persist", 0o755, exist_ok=True)
-        Stage(environ, say, status, swap_on).run()
+        stage = Stage(environ, say, status, swap_on)
+        stage.run()
         return 0
     except PersistError as e:
-        say(of(e))
+        note = of(e)
     except Exception as e:  # noqa: BLE001  # whatever it is, it is said, and the boot goes on
-        say(Note(WARNING, f"The stage before PID 1 failed: {type(e).__name__}: {e}.", "FAILED"))
+        note = Note(WARNING, f"The stage before PID 1 failed: {type(e).__name__}: {e}.", "FAILED")
+    say(note)
+    if stage is not None:
+        stage.failed(note.message)
     return 1

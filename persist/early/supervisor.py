@@ -93,6 +93,9 @@ def supervised(work: Callable[[Extend], int], seconds: float, grace: float = _GR
         _, how = os.waitpid(pid, 0)
         status = os.waitstatus_to_exitcode(how)
         return Ended((status if status >= 0 else 128 - status) if in_time else 124)
+    except BaseException:  # somebody ends us: nothing that was started here goes on
+        _kill(pid, signal.SIGKILL)
+        raise
     finally:
         os.close(pidfd)
         os.close(read)

@@ -64,11 +64,14 @@ def not_this_one(found: Found) -> Left | None:
     return Left("native", f"{found.node} is a {found.fstype}, which PID 1 mounts.", _LATER)
 
 
-def no_memory(result: Outcome, policy: str, *, later: Sequence[str], claimed: Sequence[str]) -> Left | None:
+def no_memory(
+    result: Outcome, policy: str, *, later: Sequence[str], claimed: Sequence[str], removable: bool
+) -> Left | None:
     """Why memory does not take the volume's place here; None where it does.
 
     ``policy``: what Fallback= means on this boot. ``later``: words of Device= that only the running system
-    can resolve. ``claimed``: disks that carry a claim and were not formatted.
+    can resolve. ``claimed``: disks that carry a claim and were not formatted. ``removable``: it may be on a
+    bus that takes its time (AllowRemovable=yes).
     """
     if result.kind != "none":
         return Left("mounted", "A volume is mounted.", "")
@@ -78,6 +81,8 @@ def no_memory(result: Outcome, policy: str, *, later: Sequence[str], claimed: Se
         return Left("root", f"There is no state volume yet: {result.message}", _LATER)
     if later:
         return Left("later", f"{', '.join(later)} is not there yet.", _LATER)
+    if removable:
+        return Left("removable", "It may be on a removable disk, which may take longer to come.", _LATER)
     if claimed:
         return Left("claimed", f"{', '.join(claimed)} carries a claim and is not formatted.", _LATER)
     return None

@@ -5,6 +5,7 @@ done before PID 1 starts."""
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import ExitStack
 
@@ -16,9 +17,14 @@ from persist.early.stage import run
 from persist.errors import PersistError
 from persist.note import INFO, WARNING, Note
 
-# Seconds for all that is not waited for by request, and again after each word of a long step: coreutils'
-# timeout of the glue is longer than any machine needs.
-_SECONDS = 120.0
+# Seconds for what nobody speaks of, and for a mount after what was waited for by request (system/run.py gives
+# each program 300). coreutils' timeout of the glue comes last, after 900.
+_SECONDS, _REST = 120.0, 330.0
+
+
+def _end(number: int, frame: object) -> None:
+    """timeout(1) of the glue, or a unit that is stopped: what was put into place is taken away."""
+    raise SystemExit(128 + number)
 
 
 def main(where: str) -> int:
@@ -28,6 +34,7 @@ def main(where: str) -> int:
     if where not in ("chroot", "here"):
         print("persist-service early: expected chroot or here", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, _end)
     with ExitStack() as stack:
         try:
             if where == "chroot":
@@ -40,9 +47,9 @@ def main(where: str) -> int:
 
         def work(extend: supervisor.Extend) -> int:
             def status(text: str, seconds: float = 0) -> None:
-                if seconds:
+                if seconds and text:
                     say(Note(INFO, text, "EARLY"))
-                extend(seconds + _SECONDS)
+                extend(seconds + _REST)
 
             return run(os.environ, say, status, swap_on if where == "chroot" else None)
 

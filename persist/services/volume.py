@@ -10,7 +10,7 @@ from persist.entries import set_up
 from persist.errors import PersistError
 from persist.services.running import running, say_early
 from persist.system import mountinfo
-from persist.volume import outcome, root_kept
+from persist.volume import mode, outcome, root_kept
 from persist.volume.find.search import what_is_known
 from persist.volume.mount import binds, fallback, strange, taken_over, writable
 from persist.volume.mount.private import keep_users_out
@@ -39,7 +39,7 @@ def _run(result: Outcome) -> int:
     # nothing is taken away.
     fresh = at is None or (outcome.read() is None and not taken_over.in_use(at))
     if at is not None:
-        taken_over.keep(result, at, log.say)
+        taken_over.keep(result, at, log.say, mode.why(machine))
         strange.put_down(result, told, log.say)
     else:
         set_up.find(loaded, told, result, log.say, log.notify_status)

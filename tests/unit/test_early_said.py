@@ -36,11 +36,11 @@ def test_each_note_is_given_once(tmp_path: Path) -> None:
     assert not kept.exists() and list(taken(str(kept))) == []
 
 
-def test_a_stage_of_before_says_nothing_any_more(tmp_path: Path) -> None:
+def test_a_second_run_of_the_boot_adds_to_it(tmp_path: Path) -> None:
     kept = tmp_path / "said"
     Said(str(kept), str(tmp_path / "no-kmsg"))(MOUNTED)
     Said(str(kept), str(tmp_path / "no-kmsg"))(ODD)
-    assert [n.message_id for n in taken(str(kept))] == ["ENTRY_FAILED"]
+    assert [n.message_id for n in taken(str(kept))] == ["VOLUME_MOUNTED", "ENTRY_FAILED"]
 
 
 def test_no_place_to_keep_it(tmp_path: Path) -> None:

@@ -94,10 +94,20 @@ def test_only_btrfs_is_mounted() -> None:
 def test_memory_takes_its_place_only_where_nothing_can_come(
     kind: Any, reason: str, policy: str, later: list[str], claimed: list[str], wanted: str | None
 ) -> None:
-    why = table.no_memory(Outcome(kind=kind, reason=reason), policy, later=later, claimed=claimed)
+    why = table.no_memory(
+        Outcome(kind=kind, reason=reason), policy, later=later, claimed=claimed, removable=False
+    )
     assert (why.code if why is not None else None) == wanted
     for word in (*later, *claimed):
         assert why is not None and word in why.message
+
+
+def test_what_may_be_on_a_slow_bus_is_left() -> None:
+    def left(kind: Any) -> str | None:
+        why = table.no_memory(Outcome(kind=kind), "tmpfs", later=[], claimed=[], removable=True)
+        return why.code if why is not None else None
+
+    assert (left("none"), left("btrfs")) == ("removable", "mounted")
 
 
 def test_what_entries_are_mounted_from() -> None:

@@ -4,13 +4,16 @@ where that is asked for, and said."""
 
 from __future__ import annotations
 
+import os
+
+from persist.boot import paths
 from persist.boot.config import Config
 from persist.note import ERR, INFO, NOTICE, WARNING, Note, Say, Status
 from persist.record import replace
 from persist.volume import outcome
 from persist.volume.find import remembered
 from persist.volume.find.decision import Ambiguous, Found, Known, Missing, Untrusted
-from persist.volume.find.search import patience, search
+from persist.volume.find.search import SHORT_WAIT, patience, search
 from persist.volume.format.may_format import blank_is_here
 from persist.volume.members.assemble import Assembly
 from persist.volume.mount import fallback
@@ -85,6 +88,8 @@ def find(
     (Format=blank)."""
     result.expected = bool(told.known)
     timeout = patience(config, told, kept=result.root_kept)
+    if os.path.lexists(paths.WAITED):
+        timeout = min(timeout, SHORT_WAIT)  # the stage before PID 1 has done that already
     decision, assembly = search(config, told, 0.0, say, status)
     if (
         timeout

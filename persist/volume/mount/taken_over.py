@@ -7,6 +7,7 @@ from __future__ import annotations
 from persist.boot import paths
 from persist.boot.paths import READONLY, VOLUME
 from persist.note import NOTICE, Note, Say
+from persist.reason import Reason
 from persist.system import btrfs, mountinfo
 from persist.system.mountinfo import Mount
 from persist.volume import mode, outcome
@@ -58,8 +59,9 @@ def _begin(result: Outcome, say: Say) -> None:
         )
 
 
-def keep(result: Outcome, at: Mount, say: Say) -> None:
-    """Take over what is mounted. Raises OSError."""
+def keep(result: Outcome, at: Mount, say: Say, asked: Reason | None = None) -> None:
+    """Take over what is mounted. ``asked``: why the command line wants memory in the volume's place. Raises
+    OSError."""
     describe(result, at)
     before = outcome.read()
     if before is not None:
@@ -72,5 +74,7 @@ def keep(result: Outcome, at: Mount, say: Say) -> None:
             result.uuid = result.uuid or before.uuid
     elif result.read_only_below:
         result.because_of(mode.READ_ONLY)
+    elif result.kind == "tmpfs" and asked is not None:
+        result.because_of(asked)
     elif result.kind == "btrfs" and not result.read_only and not result.degraded:
         _begin(result, say)
