@@ -156,7 +156,7 @@ def test_words_for_one_boot(after_first_boot: Machine) -> None:
     )
     clean_shutdown(one)
     before = disk_bytes(disk)
-    one.expect("VERDICT_VOLATILE")
+    one.expect("VERDICT_VOLATILE", "FALLBACK")
     one.start("persist=ro")
     one.wait_for_boot()
     found = state(one)
