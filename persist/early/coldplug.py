@@ -136,3 +136,15 @@ class Drivers:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
+
+    def finish(self) -> bool:
+        """Let what was begun while somebody waited come to its end: some adapters take longer than anybody
+        waits. Whether any driver was looked for."""
+        if not self.tried:
+            return False
+        self.stop()
+        self._stopped.clear()
+        self._thread = None
+        self._stopped.wait(self.moment)
+        self.now()
+        return True

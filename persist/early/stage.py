@@ -147,7 +147,8 @@ class Stage:
         say = held.append if loaded.facts.mode == "on" else self.say
         self.status("", _MOUNT)
         set_up.find(loaded, told, result, say, self._waiting, table.not_this_one)
-        if result.kind == "none" and self._format(told):
+        # In this order: what a driver has brought may carry a claim.
+        if result.kind == "none" and (self.drivers.finish() | self._format(told)):
             told = what_is_known(loaded.facts, self.say)
             held.clear()
             result.because("", "", "")

@@ -155,6 +155,19 @@ def test_what_comes_while_somebody_waits(tmp_path: Path) -> None:
     assert machine.asked == [(NVME,)], "nobody waits any more"
 
 
+def test_what_was_begun_comes_to_its_end(tmp_path: Path) -> None:
+    """An adapter whose driver takes longer than anybody waits, and the disks behind it."""
+    machine = Machine(tmp_path, {VIRTIO: [SCSI], SCSI: [DISK], DISK: []})
+    machine.plug(VIRTIO)
+    drivers = machine.drivers()
+    assert not drivers.finish(), "nobody has waited"
+    drivers.while_waiting()
+    while not machine.asked:
+        time.sleep(0.01)
+    assert drivers.finish()
+    assert [name for names in machine.asked for name in names] == [VIRTIO, SCSI, DISK]
+
+
 def test_no_modprobe_no_sysfs(tmp_path: Path) -> None:
     def missing(*names: str) -> None:
         raise CommandError(["modprobe"], 127, "", reason="not installed")
