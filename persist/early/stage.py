@@ -12,7 +12,7 @@ from persist.boot import paths
 from persist.boot.load import Loaded, load
 from persist.boot.paths import VOLUME
 from persist.boot.units import READ_BY_PID1
-from persist.early import coldplug, firmware, left, table
+from persist.early import coldplug, firmware, from_before, left, table
 from persist.early.in_place import InPlace
 from persist.early.root import will_be
 from persist.entries import as_seeded, bind, read_only_boot, set_up, stores
@@ -49,6 +49,7 @@ class Stage:
         self.tried: dict[str, str] = {}  # what failed, by path: it is said once
         self.complained: set[str] = set()
         self.held: list[Note] = []
+        self.before: dict[str, str] = {}
 
     def _leave(self, why: str) -> None:
         self.say(Note(INFO, f"Left to the real root: {why}", "EARLY"))
@@ -90,6 +91,7 @@ class Stage:
         if why is not None:
             self._later(f"{why.message} {why.hint}")
             return
+        self.before = from_before.flags()
         coldplug.filesystems(self.say)
         now = root_kept.look()
         root = will_be(loaded.facts, now)
@@ -222,6 +224,8 @@ class Stage:
 
     def _entries(self) -> None:
         not_there: list[str] = []
+        if self.before and from_before.take_away(self.loaded, self.before, self.say):
+            self.loaded = load("", self.environ, wanted=True)
         if table.may_mount(self.result):
             if any(p.path in READ_BY_PID1 for p in self.loaded.plan.entries):
                 self._in_place(READ_BY_PID1)

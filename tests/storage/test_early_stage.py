@@ -254,3 +254,23 @@ def test_a_stage_that_is_killed(make_disk: Make, tmp_path: Path, milliseconds: i
     again = stage(disk, root=tmp_path)
     assert "staged" in again["flags"] and again["uuid"] == volume["uuid"] and _said(again) == []
     assert [again["at"][path][0] for path in ("/etc", "/var", "/srv/hole")] == ["overlay"] * 3
+
+
+# What a soft reboot does, as far as the stage sees it: /etc alone stays mounted, and of the flags stores/.
+SOFT_REBOOT = (
+    "awk '$2 ~ \"^/(var|srv/hole|mnt/state|run/persist/)\" { print $2 }' /proc/mounts"
+    " | tac | xargs -n1 umount -l && rm /run/persist/staged"
+)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_is_still_mounted_at_a_soft_reboot(make_disk: Make, tmp_path: Path, elsewhere: bool) -> None:
+    """/etc stays where its upper is on the volume that is found; with an upper elsewhere it is mounted anew,
+    once."""
+    another = "echo 1:1 >/run/persist/stores/etc" if elsewhere else "true"
+    seen = boots(f"early\n{SOFT_REBOOT}\n{another}\nearly", make_disk(), root=tmp_path).last
+    assert seen["status"] == 0 and seen["kind"] == "btrfs" and "staged" in seen["flags"], seen["said"]
+    assert [seen["at"][path][0] for path in ("/etc", "/var", "/srv/hole")] == ["overlay"] * 3
+    renewed = [text for _, _, text in seen["said"] if "of the boot before" in text]
+    why = "'/etc' showed the state of the boot before, which is not on this volume."
+    assert renewed == ([why] if elsewhere else [])

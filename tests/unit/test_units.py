@@ -16,6 +16,7 @@ import pytest
 from persist.boot import paths
 from persist.boot.rare.services import OUR_TEMPLATES, OURS
 from persist.boot.units import BACKLIGHT, BIND_SERVICE, BIND_UNIT, EARLY_USERS
+from persist.verdict.say import NOTICES
 from persist.volume import outcome
 from persist.volume.format import asking
 
@@ -368,9 +369,18 @@ def test_a_soft_reboot_forgets_what_speaks_of_the_boot_before() -> None:
         paths.STALE,
         paths.STATE,
         paths.ONLINE,
+        paths.STAGED,
+        paths.WAITED,
+        paths.SAID,
+        paths.REFUSED,
+        paths.HEAL_FAILED,
+        *NOTICES,
     } <= gone
     assert not {g for g in gone if paths.VOLUME.startswith(g)}, "mounts are still there"
     assert paths.LEFT not in gone, "the stage makes it anew, and where it does not, the old one explains more"
+    assert paths.STORES not in gone, "the stage compares /etc, which is still mounted, and takes them away"
+    assert paths.MEMBERS_GONE not in gone, "it is for one mark on the disks, and believed with that one alone"
+    assert not {paths.HEAL, paths.FORMAT} & gone, "word that nobody has heard yet"
     writers = [
         w
         for u in UNITS
@@ -378,7 +388,7 @@ def test_a_soft_reboot_forgets_what_speaks_of_the_boot_before() -> None:
         if f"persist-service {u.stem.removeprefix('persist-').split('@')[0]}" in u.read_text()
     ]
     after = next(line for line in _lines(unit) if line.startswith("After="))
-    assert {"persist-volume.service", "persist-verify.service", "persist-heal.service"} <= set(
+    assert {f"persist-{w}.service" for w in ("volume", "verify", "heal", "format")} <= set(
         after[6:].split()
     ) & set(writers)
 

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the boot before a soft reboot has left mounted, and where it keeps what is written.
+
+PID 1 leaves /etc mounted (systemd-soft-reboot.service(8)), and unmounts the volume that its overlay has its
+upper on. Where another volume comes up after that, or memory again, such an overlay goes on writing to what
+nobody can reach any more, and its options in mountinfo are the same: they name paths.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from persist.boot import paths
+from persist.boot.load import Loaded
+from persist.boot.plan import Planned
+from persist.entries import stores
+from persist.errors import PersistError
+from persist.note import NOTICE, Note, Say
+from persist.system import mountinfo, newmount
+from persist.system.safepath import Dir
+
+
+def flags() -> dict[str, str]:
+    """The flags of the boot before: the name of each entry with device and inode of what it was mounted from.
+    They are taken away, for this boot has looked at nothing yet. Raises OSError."""
+    try:
+        names = os.listdir(paths.STORES)
+    except FileNotFoundError:
+        return {}
+    found = {name: stores.flag(name) for name in names}
+    stores.clear()
+    return found
+
+
+def _now(planned: Planned, volume: Dir) -> str:
+    """What the flag of an entry would say now, '' where there is no place for it."""
+    try:
+        return stores.look(volume, planned.path, planned.name, "overlay")
+    except (PersistError, OSError):
+        return ""  # whoever brings the entry into place looks again, and says it
+
+
+def take_away(loaded: Loaded, before: Mapping[str, str], say: Say) -> bool:
+    """Unmount the overlays of entries that have their upper elsewhere than on what is the volume now; whether
+    there was one. ``before``: flags(). One without a flag is left alone. Raises OSError."""
+    at = {m.mount_point: m for m in mountinfo.mounts()}
+    found = False
+    with Dir.at(paths.VOLUME) as volume:
+        for planned in reversed(loaded.plan.entries):
+            mounted = at.get(planned.path)
+            upper = f"{paths.STORE}/overlay/{planned.name}/upper"
+            if mounted is None or mounted.upper != upper or planned.name not in before:
+                continue
+            if _now(planned, volume) == before[planned.name]:
+                continue
+            newmount.take_away(planned.path)
+            found = True
+            text = f"'{planned.path}' showed the state of the boot before, which is not on this volume."
+            say(Note(NOTICE, text, "EARLY", {"PERSIST_PATH": planned.path}))
+    return found
