@@ -15,17 +15,6 @@ from .machine import Machine
 from .steady import identity, steady
 
 SUITES = ("bookworm", "trixie")
-# Counts the boots that PID 1 takes for the first one.
-FIRST = {
-    "/usr/lib/systemd/system/first-boot.service": """[Unit]
-ConditionFirstBoot=yes
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -c 'echo first >>/var/first-boots'
-""",
-}
-WANTS = "/usr/lib/systemd/system/multi-user.target.wants"
-ENABLE_FIRST = f"mkdir -p {WANTS}; ln -s ../first-boot.service {WANTS}"
 
 
 def two_disks(one: Machine) -> None:
@@ -53,7 +42,6 @@ def story(one: Machine) -> None:
     steady(one)
     assert identity(one) == ids
     assert one.succeed("hostname; systemctl is-active hello.service").split() == ["kept-name", "active"]
-    assert one.succeed("cat /var/first-boots") == "first\n", "ConditionFirstBoot= is true once"
     clean_shutdown(one)
 
 
@@ -99,8 +87,8 @@ def test_dracut(suite: str, machine: MachineFactory) -> None:
     found = image.build(
         suite,
         [*scene.packages(), scene.notes_package()],
-        customize=(*scene.SETUP, ENABLE_FIRST),
-        files={**scene.ODD_REGISTRY, **scene.QUICK, **FIRST},
+        customize=scene.SETUP,
+        files={**scene.ODD_REGISTRY, **scene.QUICK},
         initrd="dracut",
     )
     one = machine(found)
@@ -120,8 +108,8 @@ def test_init(machine: MachineFactory) -> None:
     found = image.build(
         "bookworm",
         [*scene.packages(), scene.notes_package()],
-        customize=(*scene.SETUP, ENABLE_FIRST, without),
-        files={**scene.ODD_REGISTRY, **scene.QUICK, **FIRST},
+        customize=(*scene.SETUP, without),
+        files={**scene.ODD_REGISTRY, **scene.QUICK},
     )
     one = machine(found, command_line="init=/usr/lib/persist/persist-init")
     story(one)
