@@ -7,8 +7,6 @@ needed: Python starts without any of them, and its own system calls do the rest.
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -18,7 +16,6 @@ from persist.system import newmount
 # Where each goes, and the descriptor that the glue has opened. What is mounted below /run has to be seen by
 # both, so it comes first.
 TREES = (("/run", 3), ("/dev", 4), ("/proc", 5), ("/sys", 6))
-_DEV = 4
 
 
 @contextmanager
@@ -48,16 +45,3 @@ def entered(trees: Iterable[tuple[str, int]] = TREES) -> Iterator[None]:
             # Private first: a shared copy would take along what is mounted below its peer.
             with suppress(OSError):  # what cannot be taken away goes with the root
                 newmount.take_away(path)
-
-
-def swap_on(node: str) -> None:
-    """Switch on the swap space on a node of the initrd's own /dev, which becomes the real root's. Raises
-    OSError.
-
-    /proc/swaps has the name within the mount that a node was opened in. Of the copy, which goes, that would
-    be /vdb1, and nobody could switch it off by name (tried, 252).
-    """
-    path = f"/proc/self/fd/{_DEV}/{node.removeprefix('/dev/')}"
-    if ctypes.CDLL(None, use_errno=True).swapon(os.fsencode(path), 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), node)

@@ -10,8 +10,8 @@ import sys
 from contextlib import ExitStack
 
 from persist.boot import paths
-from persist.early import supervisor
-from persist.early.enter import entered, swap_on
+from persist.early import supervisor, swap_unit
+from persist.early.enter import entered
 from persist.early.said import Said
 from persist.early.stage import run
 from persist.errors import PersistError
@@ -51,7 +51,7 @@ def main(where: str) -> int:
                     say(Note(INFO, text, "EARLY"))
                 extend(seconds + _REST)
 
-            return run(os.environ, say, status, swap_on if where == "chroot" else None)
+            return run(os.environ, say, status, swap_unit.leave if where == "chroot" else None)
 
         ended = supervisor.supervised(work, _SECONDS)
         if ended.status == 124:
