@@ -2,8 +2,8 @@
 """Swap space of the volume, for PID 1 to switch on.
 
 /proc/swaps has the name that a node has within the mount that it was opened in. In the stage that is a copy
-of the initrd's /dev, which goes, or the initrd's own, of which the real root may get a copy (systemd 257): the
-name is /vdb1 then, and nobody can switch it off (tried, 252 and 257).
+of the initrd's /dev, which goes, or the initrd's own, of which the real root may get a copy (systemd 257):
+the name is /vdb1 then, and nobody can switch it off (tried, 252 and 257).
 """
 
 from __future__ import annotations
