@@ -114,7 +114,7 @@ def test_init(machine: MachineFactory) -> None:
     one = machine(found, command_line="init=/usr/lib/persist/persist-init")
     story(one)
     one.start("init=/sbin/init")
-    one.expect("VERDICT_DEGRADED")
+    one.expect("VERDICT_DEGRADED", "not-before-pid1")
     one.wait_for_boot()
     seen = state(one)
     assert (seen["verdict"], codes(seen)) == ("degraded", {"not-before-pid1"}), seen["reasons"]
