@@ -150,7 +150,7 @@ def test_bad_registry(broken_image: image.Image, machine: MachineFactory, tmp_pa
     assert found["verdict"] == "degraded"
     assert (found["volume"]["kind"], found["volume"]["device"]) == ("btrfs", "/dev/sda"), found["volume"]
     seen = entries(found)
-    assert seen["/opt/good"] == "mounted" and seen["/etc"] == "mounted"
+    assert seen["/opt/good"] == "mounted" and seen["/etc"] == "early"
     assert seen["/opt/not/in/the/image"] == "failed"
     assert seen["/usr/share/doc"] == "refused"
     assert one.succeed("cat /opt/good/file; stat -c %U /opt/good/file") == "seed\ngames\n"
