@@ -138,14 +138,6 @@ class Machine(Storage, System):
         if wait:
             self.wait_for_agent(timeout)
 
-    def take_initrd(self) -> None:
-        """Boot from now on with the initrd that the guest has made for itself, as a boot loader would."""
-        path = self._work.path / "initrd.img"
-        path.write_bytes(self.read_file(self.succeed("ls /boot/initrd.img-*").strip()))
-        self._settings = replace(self._settings, initrd=path)
-        if self._started_with is not None:
-            self._started_with = replace(self._started_with, initrd=path)
-
     def wait_for_agent(self, timeout: float = BOOT_SEC) -> None:
         """Wait until the agent of this boot answers: udev is up, the file systems may not be."""
         with step(f"{self.name}: waiting for the agent"):
