@@ -71,11 +71,19 @@ class Agent:
 
     def boot_id(self, timeout: float, other_than: str | None = None) -> str | None:
         """The id of the boot that answers first and is another one, or None when none does in time."""
+        return self._ping("boot_id", timeout, other_than)
+
+    def instance(self, timeout: float, other_than: str | None = None) -> str | None:
+        """As boot_id(), of the process in the guest: a soft reboot kills it, and the command that it runs is
+        never answered."""
+        return self._ping("agent", timeout, other_than)
+
+    def _ping(self, what: str, timeout: float, other_than: str | None) -> str | None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             reply = self._await(self._send({}), min(3.0, max(0.1, deadline - time.monotonic())))
-            if reply is not None and reply.get("boot_id") not in (None, other_than):
-                return str(reply["boot_id"])
+            if reply is not None and reply.get(what) not in (None, other_than):
+                return str(reply[what])
         return None
 
     def _send(self, request: dict[str, Any]) -> str:

@@ -182,6 +182,17 @@ class Machine(Storage, System):
             self.wait_for_reset(timeout)
         self.wait_for_agent(timeout)
 
+    def soft_reboot(self, timeout: float = BOOT_SEC) -> None:
+        """PID 1 and all below it start anew, the kernel does not (systemd 254 and later)."""
+        with step(f"{self.name}: soft reboot"):
+            self.look()
+            old = self.qemu.agent.instance(ANSWER_SEC)
+            self.succeed("systemctl --no-block soft-reboot")
+            if self.qemu.agent.instance(timeout, old) is None:
+                raise MachineError(f"no other agent in {timeout:g} s\n{self.qemu.tail()}")
+        count = self.succeed("systemctl show -p SoftRebootsCount --value").strip()
+        assert count != "0", "the agent was started anew, PID 1 was not"
+
     def wait_for_reset(self, timeout: float = BOOT_SEC) -> None:
         """Wait until the guest resets the machine, whoever asked it to, and start it again.
 

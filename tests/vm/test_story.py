@@ -49,20 +49,13 @@ def test_machine_remembers(release: str, machine: MachineFactory) -> None:
     assert one.succeed("journalctl -b -q -o cat -n 1 _PID=1").strip()
     assert one.succeed("journalctl --list-boots -q --no-pager | wc -l").strip() == "2"
     if release != "bookworm":
-        soft_reboot(one)
+        one.soft_reboot()
+        healthy_boot(one)
+        assert "active" in one.succeed("systemctl is-active hello.service")
         steady(one, counted=False)
         assert identity(one) == ids
         assert all(good for _, _, good in scene.compare(before, scene.look(one)))
     clean_shutdown(one)
-
-
-def soft_reboot(machine: Machine) -> None:
-    """systemd 254 and later: PID 1 starts anew, the kernel does not."""
-    machine.succeed("systemctl --no-block soft-reboot")
-    count = "systemctl show -p SoftRebootsCount --value"
-    machine.wait_until("PID 1 has started anew", lambda: machine.execute(count)[1].strip() == "1", 300)
-    healthy_boot(machine)
-    assert "active" in machine.succeed("systemctl is-active hello.service")
 
 
 def volume_layout(machine: Machine) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 PORT = "persist.agent"
 LINGER_SEC = 0.3
+AGENT = os.urandom(8).hex()
 
 
 def find_port() -> str:
@@ -135,9 +136,9 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def ping() -> dict[str, Any]:
-    """Say which boot this is."""
+    """Say which boot this is, and which agent: a soft reboot starts another one in the same boot."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return {"boot_id": file.read().strip()}
+        return {"boot_id": file.read().strip(), "agent": AGENT}
 
 
 def answer(line: bytes) -> bytes:
