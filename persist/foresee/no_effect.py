@@ -86,6 +86,8 @@ def entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
                 NOTICE, entry.where("Snapshot"), "Snapshot=no has no effect in this version.", entry.path
             )
     for section in loaded.registry.others:
+        if section.name == "Identity":
+            continue  # read by persistctl seal
         yield Problem(
             NOTICE,
             f"{section.file}:{section.line}",

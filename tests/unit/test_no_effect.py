@@ -155,7 +155,7 @@ def test_paths_that_are_taken_out_in_vain(
         ("Required=boot\n", ""),
         ("Snapshot=no\n", "4: Snapshot=no has no effect in this version."),
         ("Snapshot=yes\n", ""),
-        ("[Identity]\nPath=/etc/x\nAction=remove\n", "4: [Identity] has no effect in this version"),
+        ("[Identity]\nPath=/etc/x\nAction=remove\n", ""),
         ("[Migration]\nId=1\n", "4: [Migration] has no effect in this version"),
         ("[Link]\nPath=/x\n", "4: [Link] has no effect in this version"),
         ("[X-Mine]\nPath=/x\n", ""),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Parser = Callable[[Entry, str], str]
 
-IDENTITY_KEYS = ("Path", "Action", "RegeneratedBy", "Class")
+IDENTITY_KEYS = ("Path", "Action", "RegeneratedBy", "Class", "Content", "Exec", "Regenerate", "Reason")
 MIGRATION_KEYS = ("Id", "Path", "Services", "Exec", "When", "Downgrade")
 LINK_KEYS = ("Path", "Target")
 ACTIONS = ("remove", "truncate", "empty-dir", "write", "run", "report")
