@@ -73,6 +73,9 @@ MESSAGE_IDS: dict[str, str] = {
     "VOLUME_RESIZED": "c0ab792759d557cbb56651dd97242224",  # the volume was grown or shrunk
     "SCRUB_DONE": "3d1cd796c7b15acc8b58197965d846da",  # all data of the volume was read and is good
     "SCRUB_ERRORS": "a8f891ea02685ce5be0aa9add2975812",  # reading all data of the volume found errors
+    # a clone of a sealed machine has made something anew that it must not share
+    "REGENERATED": "d2f7de2fdc2057a393d994c98ca82bcb",
+    "REGENERATE_FAILED": "be3f2879e9ab59d992dcf9c01c103ffb",  # it could not
     "VERDICT_ONLINE": "460c8ac80e69501cadf23135453e0d0b",
     "VERDICT_DEGRADED": "b3ac59fb8e7952699486bbfea3a40a59",
     "VERDICT_VOLATILE": "4d228ee4ff0c58fe85fb339215419d45",

@@ -16,6 +16,7 @@ STEPS = {
     "bind": ("bind", "main", True),
     "verify": ("verify", "main", False),
     "heal": ("heal", "heal_main", False),
+    "regenerate": ("regenerate", "main", False),
     "scrub": ("scrub", "scrub_main", False),
 }
 

@@ -20,6 +20,7 @@ OURS = (
     "persist-heal.service",
     "persist-heal.timer",
     "persist-online.target",
+    "persist-regenerate.service",
     "persist-scrub.service",
     "persist-scrub.timer",
     "persist-settle.service",
