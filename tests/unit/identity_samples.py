@@ -172,6 +172,7 @@ web-servers         /var/log/apache2/error.log.2.gz                 /var/log/apa
 wget                /root/.wget-hsts                                /root/.wgetrc
 wireguard           /etc/wireguard/wg0.conf                         /etc/wireguard
 xrdp                /etc/xrdp/rsakeys.ini                           /etc/xrdp/xrdp.ini
+xrdp                /var/log/xrdp-sesman.log                        /etc/xrdp/sesman.ini
 xrdp                /etc/xrdp/key.pem                               /etc/xrdp/sesman.ini
 zerotier-one        /var/lib/zerotier-one/identity.secret           /var/lib/zerotier-one/networks.d/a.conf
 zfsutils-linux      /etc/hostid                                     /etc/zfs/zed.d/zed.rc
