@@ -124,8 +124,8 @@ class Units:
         """Whether a name leads to /dev/null, or to an empty file, which is the same."""
         if self.real_name(name) == "/dev/null":
             return True
-        places = self._places.get(name)
-        return bool(places) and not self._text(f"{places[0]}/{name}")
+        places = self._places.get(name, [])
+        return places != [] and not self._text(f"{places[0]}/{name}")
 
     def _text(self, path: str) -> str:
         return "\n".join(line for _, line in self._image.lines(path))

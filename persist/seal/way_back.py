@@ -45,7 +45,9 @@ def judge(item: Item, matched: Sequence[str], root: str, machine_id: str) -> str
         why_not.append(_why_not_started(item.regenerated_by, units, machine_id))
     if not why_not and item.cls in _NEEDS_A_WAY_BACK:
         why_not.append("The section has neither RegeneratedBy= nor Regenerate=.")
-    return "" if not why_not or "" in why_not else " ".join([*why_not, f"Nobody would make {matched[0]} anew."])
+    if not why_not or "" in why_not:
+        return ""
+    return " ".join([*why_not, f"Nobody would make {matched[0]} anew."])
 
 
 def _wipes_nothing(item: Item) -> bool:

@@ -114,7 +114,11 @@ def test_a_cut_between(container: Boot) -> None:
     """The second item is at work when the power goes, and has left an empty key: the next boot makes that
     one, not the first one again, and cloud-init's key is left alone."""
     first, a = maker("first", "/etc/first")
-    second, b = maker("second", "/etc/name", "if [ ! -e /var/cut ]; then : >/etc/name; sync; sleep 600; fi; echo x >/etc/name")
+    second, b = maker(
+        "second",
+        "/etc/name",
+        "if [ ! -e /var/cut ]; then : >/etc/name; sync; sleep 600; fi; echo x >/etc/name",
+    )
     third, c = maker("third", "/etc/third")
     there = {"/etc/third": "made by somebody else\n"}
     one = container(files={**CLONE, **first, **second, **third, **there, **listed(SSH, a, b, c)})

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The shipped catalogue of identities: each entry is sound, says why, has a way back, and keeps to its own."""
+"""The shipped catalogue of identities: each entry is sound, says why, has a way back, and keeps to its
+own."""
 
 from __future__ import annotations
 
@@ -17,9 +18,7 @@ from .identity_samples import SAMPLES
 
 FILES = sorted(CATALOGUE.glob("*.conf"))
 ENTRIES = {
-    f"{file.stem}-{number}": section
-    for file in FILES
-    for number, section in enumerate(sections(file), 1)
+    f"{file.stem}-{number}": section for file in FILES for number, section in enumerate(sections(file), 1)
 }
 KEYS = {"Path", "Action", "Class", "Content", "Exec", "RegeneratedBy", "Regenerate", "Reason", "X-Seen"}
 SUITES = {"bookworm", "trixie"}
@@ -106,7 +105,9 @@ def test_entry(name: str) -> None:
         assert {"RegeneratedBy", "Regenerate"} & set(each), "nobody would make it again"
 
 
-@pytest.mark.parametrize("name", [name for name, each in ENTRIES.items() if {"Regenerate", "Exec"} & set(each)])
+@pytest.mark.parametrize(
+    "name", [name for name, each in ENTRIES.items() if {"Regenerate", "Exec"} & set(each)]
+)
 def test_command(name: str) -> None:
     """By its whole path; the part for the shell, where there is one, is in one piece."""
     for key in ("Regenerate", "Exec"):
@@ -118,7 +119,9 @@ def test_command(name: str) -> None:
 
 def test_no_key_is_emptied() -> None:
     """sshd takes no empty key, and many a program makes none where there is a file."""
-    emptied = {name for name, each in ENTRIES.items() if each["Action"] == "truncate" and each["Class"] != "log"}
+    emptied = {
+        name for name, each in ENTRIES.items() if each["Action"] == "truncate" and each["Class"] != "log"
+    }
     # A DHCP server and an agent want their file; debconf's is a table.
     assert emptied == {"debconf-1", "isc-dhcp-server-1", "wazuh-agent-1"}
 

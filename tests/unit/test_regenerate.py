@@ -86,7 +86,9 @@ def test_what_a_cut_leaves_of_a_key(clone: Clone, left: str | None) -> None:
         (clone.top / "key").write_text(left)
     assert clone.run() == 0 and clone.called() == ["a"]
     assert (clone.top / "key").read_text() == "new\n"
-    assert (clone.top / "key.pub").read_text() == "whole\nnew\n", "what holds something is left to the program"
+    assert (clone.top / "key.pub").read_text() == "whole\nnew\n", (
+        "what holds something is left to the program"
+    )
 
 
 def test_an_empty_file_behind_a_link(clone: Clone) -> None:
@@ -100,9 +102,7 @@ def test_an_empty_file_behind_a_link(clone: Clone) -> None:
 def test_directories(clone: Clone) -> None:
     (clone.top / "full/a").mkdir(parents=True)
     (clone.top / "empty").mkdir()
-    clone.put(
-        clone.item("a", "full"), clone.item("b", "empty", does=f"echo new >{clone.top}/empty/key")
-    )
+    clone.put(clone.item("a", "full"), clone.item("b", "empty", does=f"echo new >{clone.top}/empty/key"))
     assert clone.run() == 0 and clone.called() == ["b"]
 
 

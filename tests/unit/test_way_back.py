@@ -15,12 +15,15 @@ from persist.seal.way_back import judge, regenerate_list
 
 UNITS = "usr/lib/systemd/system"
 ETC = "etc/systemd/system"
+BUS = "usr/share/dbus-1/system-services"
 # What every Debian has: multi-user.target and all that it needs.
 BASE = {
     f"{UNITS}/default.target": "-> graphical.target",
     f"{UNITS}/graphical.target": "[Unit]\nRequires=multi-user.target\n",
     f"{UNITS}/multi-user.target": "[Unit]\nRequires=basic.target\n",
-    f"{UNITS}/basic.target": "[Unit]\nRequires=sysinit.target\nWants=sockets.target timers.target paths.target\n",
+    f"{UNITS}/basic.target": (
+        "[Unit]\nRequires=sysinit.target\nWants=sockets.target timers.target\nWants=paths.target\n"
+    ),
     f"{UNITS}/sysinit.target": "[Unit]\nWants=local-fs.target\n",
     f"{UNITS}/sockets.target": "[Unit]\n",
     f"{UNITS}/timers.target": "[Unit]\n",
@@ -163,7 +166,7 @@ STARTED = {
         {
             f"{UNITS}/keygen.service": KEYGEN,
             f"{ETC}/dbus-x.service": f"-> /{UNITS}/keygen.service",
-            "usr/share/dbus-1/system-services/x.service": "[D-BUS Service]\nName=x\nSystemdService=dbus-x.service\n",
+            f"{BUS}/x.service": "[D-BUS Service]\nName=x\nSystemdService=dbus-x.service\n",
         },
         "",
     ),
@@ -285,7 +288,13 @@ def test_links_do_not_leave_the_image(root: Path, tmp_path_factory: pytest.TempP
 
 
 def test_neither(root: Path) -> None:
-    for cls, wrong in (("identity", True), ("secret", True), ("log", False), ("cache", False), ("user", False)):
+    for cls, wrong in (
+        ("identity", True),
+        ("secret", True),
+        ("log", False),
+        ("cache", False),
+        ("user", False),
+    ):
         assert bool(judge(item(cls=cls), PATHS, str(root), "empty")) == wrong
     assert judge(item(by="none"), PATHS, str(root), "empty") == ""
 
@@ -298,7 +307,9 @@ def test_what_is_not_wiped_needs_no_way_back(root: Path) -> None:
 
 def test_commands(root: Path) -> None:
     """They need somebody who runs them, and the program."""
-    assert "persist-regenerate.service, which is not installed" in why(root, by="", regenerate="/usr/bin/true")
+    assert "persist-regenerate.service, which is not installed" in why(
+        root, by="", regenerate="/usr/bin/true"
+    )
     put(root, {f"{UNITS}/persist-regenerate.service": KEYGEN})
     other = root.parent / (root.name + "-2")  # an image is read once
     root.rename(other)
@@ -307,7 +318,9 @@ def test_commands(root: Path) -> None:
     put(third, BASE | OURS)
     assert why(third, by="", regenerate="/usr/bin/true -A") == ""
     assert why(third, by="", regenerate="/bin/true") == ""  # through a link of the image
-    assert why(third, by="", regenerate="/usr/sbin/gone -A").startswith("/usr/sbin/gone of Regenerate= is not")
+    assert why(third, by="", regenerate="/usr/sbin/gone -A").startswith(
+        "/usr/sbin/gone of Regenerate= is not"
+    )
     assert "or no program" in why(third, by="", regenerate=f"/{UNITS}/sysinit.target")
     # One way is enough, and both are named where none is.
     assert why(third, by="keygen.service", regenerate="/usr/bin/true") == ""
@@ -341,7 +354,12 @@ def test_the_list() -> None:
             "source": "x.conf:3",
             "anyway": False,
         },
-        {"paths": ["/etc/pop.conf"], "command": ["/usr/sbin/pop", "--new"], "source": "p.conf:9", "anyway": True},
+        {
+            "paths": ["/etc/pop.conf"],
+            "command": ["/usr/sbin/pop", "--new"],
+            "source": "p.conf:9",
+            "anyway": True,
+        },
     ]
     assert regenerate_list([]) == b"" and regenerate_list(ignored) == b""
 
