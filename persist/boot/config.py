@@ -20,6 +20,8 @@ class Config:
     comes with the network. ``lines`` is where each key that counts was set.
     """
 
+    machine_id = "empty"  # [Seal] MachineId=
+
     def __init__(self) -> None:
         self.device: list[str] = ["auto"]
         self.mount = "/mnt/state"

@@ -8,18 +8,17 @@ import shlex
 from collections.abc import Callable
 
 from persist.boot.ini import ERROR, WARNING, Problem, Section, parse
-from persist.boot.paths import RUNNING, is_unit_name, unsayable
+from persist.boot.paths import is_unit_name
 from persist.boot.rare.keys import ACTIONS, IDENTITY_KEYS
 from persist.boot.rare.near import at_most, did_you_mean, unknown_key
 from persist.record import Record, replace
-from persist.seal.tree import Tree, content, fragments
+from persist.seal.look.pattern import wrong_pattern
+from persist.seal.look.tree import Tree, content, fragments
 
 CLASSES = ("identity", "secret", "log", "cache", "user", "shared")
 KEPT_BY_ALL = "shared"  # what the clones have in common: told, and never wiped
 NOBODY = "none"  # RegeneratedBy= of what may simply be absent
-HOME, ESP = "~/", "ESP:/"  # what a pattern may begin with instead of a slash
 ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
-MAGIC = "*?["
 
 
 class Item(Record):
@@ -73,32 +72,6 @@ def split_patterns(value: str) -> list[str]:
                 raise ValueError("something follows a closing quote")
         found.append(word)
     return found
-
-
-def wrong_pattern(pattern: str) -> str:
-    """Why a text is no pattern of Path=, or ''."""
-    body = pattern
-    for begin in (HOME, ESP):
-        if pattern.startswith(begin):
-            body = "/" + pattern[len(begin) :]
-    if not body.startswith("/"):
-        return f"begins neither with / nor with {HOME} or {ESP}"
-    wrong = unsayable(pattern)
-    if wrong:
-        return wrong
-    parts = body[1:].split("/")
-    if any(part in ("", ".", "..") for part in parts):
-        return "is not normalised (no '//', '.', '..' or '/' at the end)"
-    if any("**" in part and part != "**" for part in parts):
-        return "has ** beside other letters of a name; it stands alone between two slashes"
-    if body is pattern:
-        if any(c in parts[0] for c in MAGIC):
-            return "has a wildcard below /; name a directory there"
-        if "/" + parts[0] in RUNNING:
-            return f"is below /{parts[0]}, which belongs to the running system and is in no image"
-    elif parts[0] == "**":
-        return "is all that there is; name a file or a directory"
-    return ""
 
 
 def unescape(value: str) -> str:

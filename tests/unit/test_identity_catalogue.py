@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from persist.boot.ini import Problem
-from persist.seal.section import Item, load, wrong_pattern
+from persist.seal.look.pattern import wrong_pattern
+from persist.seal.section import Item, load
 
 from .identity_patterns import CATALOGUE, of_catalogue, regex, sections
 from .identity_samples import SAMPLES

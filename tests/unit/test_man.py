@@ -49,13 +49,19 @@ def test_the_keys_of_the_volume_are_found() -> None:
     assert {"Device", "Fallback"} <= set(settings.VOLUME)
 
 
-@pytest.mark.parametrize("key", sorted(settings.VOLUME))
+@pytest.mark.parametrize("key", sorted({*settings.VOLUME, *settings.SEAL}))
 def test_volume_key_is_described(key: str) -> None:
     assert f"{key}=" in text("persist.conf.5")
 
 
 @pytest.mark.parametrize(
-    "word", [*settings.FALLBACKS, *settings.JOINS, *(f"[{s.upper()}]" for s in settings.SECTIONS)]
+    "word",
+    [
+        *settings.FALLBACKS,
+        *settings.JOINS,
+        *settings.MACHINE_IDS,
+        *(f"[{s.upper()}]" for s in settings.SECTIONS),
+    ],
 )
 def test_configuration_word_is_described(word: str) -> None:
     assert word in text("persist.conf.5")

@@ -30,6 +30,7 @@ ROOMS = (
     "early",
     "verdict",
     "foresee",
+    "seal.look",
     "seal",
     "services",
     "cli",

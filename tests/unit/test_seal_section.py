@@ -178,7 +178,7 @@ def test_nothing_but_files_is_opened(tmp_path: Path) -> None:
     assert found == [] and [p.split(": ")[1].split(".")[0] for p in problems] == [
         "Is not a regular file, ignoring it",
         "Is not a regular file, ignoring it",
-        "Failed to read",
+        "Is not a regular file, ignoring it",
         "Larger than 1 MiB, the file is ignored",
         "Not UTF-8, the file is ignored",
     ]

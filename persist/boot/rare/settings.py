@@ -16,7 +16,8 @@ FALLBACKS = ("auto", "tmpfs", "root", "none", "fail")
 JOINS = ("by-id", "auto", "no")
 FORMATS = ("claimed", "blank")
 KEYS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")  # of Device=, as in fstab(5)
-SECTIONS = ("Volume", "Seal", "Registry")  # the last two have no keys yet
+SECTIONS = ("Volume", "Seal", "Registry")  # the last one has no keys yet
+MACHINE_IDS = ("empty", "uninitialized")
 
 
 def _number(value: str) -> bool:
@@ -127,6 +128,8 @@ VOLUME: "dict[str, Parser]" = {
     "Ephemeral": yes_or_no("ephemeral"),
     "Options": _options,
 }
+# Read by persist/seal alone, and checked here for all who load the file.
+SEAL: "dict[str, Parser]" = {"MachineId": choice("machine_id", MACHINE_IDS)}
 
 
 def take(config: Config, section: Section, problems: list[Problem]) -> None:
@@ -148,7 +151,8 @@ def take(config: Config, section: Section, problems: list[Problem]) -> None:
             )
         )
         return
-    known = tuple(VOLUME) if section.name == "Volume" else ()
+    parsers = VOLUME if section.name == "Volume" else SEAL if section.name == "Seal" else {}
+    known = tuple(parsers)
     for key, value, line in section.settings:
         if key not in known:
             if not key.startswith("X-"):
@@ -156,7 +160,7 @@ def take(config: Config, section: Section, problems: list[Problem]) -> None:
 
                 problems.append(unknown_key(section, key, line, known))
             continue
-        wrong = VOLUME[key](config, value)
+        wrong = parsers[key](config, value)
         config.lines[key] = "%s:%d" % (section.file, line)
         if wrong:
             problems.append(Problem(ERROR, config.lines[key], "%s=%s: %s, ignoring." % (key, value, wrong)))

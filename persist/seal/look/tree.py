@@ -5,6 +5,7 @@ done to the target what we do."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -136,7 +137,12 @@ class Tree:
     def read(self, path: str, limit: int = MOST_BYTES) -> bytes | None:
         """The first bytes of a regular file, links followed inside the tree; None where there is none. Raises
         OSError."""
-        fd = node_in_root(self.top, path)
+        try:
+            fd = node_in_root(self.top, path)
+        except OSError as e:
+            if e.errno != errno.ELOOP:
+                raise
+            fd = None
         if fd is None:
             return None
         try:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persistctl seal: what must not be cloned is wiped from a tree."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from persist.cli import confirm, show
+from persist.errors import PersistError
+
+NOT_SEALED = 3  # the exit status of a run that began to wipe and came to no end
+_CLASSES = ("identity", "secret", "log", "cache", "user")
+
+
+def add(verbs: Any) -> None:
+    """Add the verb to the parser."""
+    sub = verbs.add_parser(
+        "seal",
+        help="make a system image fit to be cloned",
+        description="Wipe what must not be cloned from the system image in DIR, as its [Identity] sections "
+        "say. Exit status 1: nothing was touched; 3: it was begun, and the image is not sealed.",
+    )
+    sub.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    sub.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        choices=_CLASSES,
+        metavar="CLASS",
+        help=f"leave what is of this class ({', '.join(_CLASSES)}); may be repeated",
+    )
+    confirm.option(sub)
+    show.options(sub, root=True)
+    sub.set_defaults(run=run)
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        print(show.safe(line), file=sys.stderr)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make the first pass, and where it finds no error, seal."""
+    from persist.seal import report
+    from persist.seal.engine import Seal, open_tree
+    from persist.seal.way_back import judge, regenerate_list
+    from persist.system.mountinfo import mounts
+
+    if not arguments.root:
+        raise PersistError(
+            "This version seals images, not the running system.",
+            hint="Name the image's directory: --root=DIR.",
+        )
+    show.root_of(arguments)
+    with open_tree(arguments.root) as tree:
+        work = Seal(tree, arguments.keep, mounts(), judge, regenerate_list)
+        result = work.first_pass()
+        wanted = not arguments.dry_run and not result.errors
+        if wanted and confirm.wanted(arguments):
+            lines = [*report.of_plan(result), *result.notes, report.summary(result, dry_run=True)]
+            if not confirm.ask(lines, f"Seal {tree.path}? What is wiped does not come back."):
+                raise PersistError("Nothing was touched.")
+        if wanted:
+            work.seal()
+    if arguments.json:
+        show.print_json(report.document(result, dry_run=arguments.dry_run))
+    else:
+        for line in report.of_plan(result) if arguments.dry_run else ():
+            print(show.safe(line))
+        for name, said in result.said:
+            _say([f"{name}: {line}" for line in said.rstrip("\n").split("\n") if line])
+    _say([f"notice: {note}" for note in result.notes])
+    _say([f"notice: {line}" for line in report.of_traces(result)])
+    _say([f"error: {error}" for error in [*result.errors, *result.failures]])
+    if not arguments.json:
+        print(show.safe(report.summary(result, dry_run=arguments.dry_run)))
+    return 1 if result.errors else NOT_SEALED if result.failures else 0

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Sealing a tree, from the first look to the report: the first pass finds every error before anything is
+touched; then wipe, hooks, a second look, and the report last."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from persist.boot.dropins import DIRECTORIES
+from persist.boot.ini import Problem, parse
+from persist.boot.rare.settings import MACHINE_IDS
+from persist.errors import PersistError
+from persist.record import Record, made
+from persist.seal import hooks, report, wipe
+from persist.seal.first_pass import Planner
+from persist.seal.look import traces
+from persist.seal.look.obstacles import Surroundings
+from persist.seal.look.tree import Tree, content, fragments
+from persist.seal.plan import SECRETS, WRITE, Deed, Judge, Plan, judge_all
+from persist.seal.section import Item, arguments, load_from
+from persist.system.mountinfo import Mount
+
+MakeList = Callable[[Iterable[tuple[Item, Sequence[str]]], bytes], bytes]  # way_back.regenerate_list
+_OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
+_WRITES = {"empty": "", "uninitialized": "uninitialized\n"}  # what [Seal] MachineId= has /etc/machine-id say
+
+
+class Result(Record, frozen=False):
+    """What a run found and did. ``errors`` are of the first pass, nothing is touched then; ``failures`` came
+    after the wipe had begun."""
+
+    root: str
+    machine_id: str = "empty"
+    keep: tuple[str, ...] = ()
+    plan: Plan = made(Plan)
+    traces: list[traces.Trace] = made(list)
+    hooks: list[str] = made(list)
+    errors: list[str] = made(list)
+    notes: list[str] = made(list)
+    failures: list[str] = made(list)
+    said: list[tuple[str, str]] = made(list)  # what programs of the tree printed, by their names
+    touched: bool = False
+    sealed: bool = False
+
+
+def machine_id_of(tree: Tree, problems: list[Problem]) -> str:
+    """[Seal] MachineId= of the tree's persist.conf, the last one that counts (persist.conf(5))."""
+    found = "empty"
+    for bases in (DIRECTORIES[1:], DIRECTORIES[:1]):
+        main = [f for f in fragments(tree, "persist", problems, bases) if f.endswith("/persist.conf")]
+        for path in main + fragments(tree, "persist/persist.conf.d", problems, bases):
+            for section in parse(content(tree, path, problems), path, problems, "[Seal]"):
+                for key, value, line in section.settings if section.name == "Seal" else ():
+                    if key == "MachineId" and value in MACHINE_IDS:
+                        found = value
+                    elif key == "MachineId":
+                        where = f"{path}:{line}"
+                        text = f"MachineId={value}: must be one of {', '.join(MACHINE_IDS)}, ignoring."
+                        problems.append(Problem(3, where, text))
+    return found
+
+
+def open_tree(root: str) -> Tree:
+    """The tree below a directory, locked. Raises PersistError for one that is not to be sealed this way."""
+    if os.geteuid() != 0:
+        raise PersistError("Only root can seal a tree.", hint="Run it as root, with sudo for one.")
+    path = os.path.realpath(root)
+    tree = Tree(path)
+    try:
+        if os.path.samestat(os.fstat(tree.top.fd), os.stat("/")):
+            raise PersistError(
+                f"'{root}' is the root of the running system, which is sealed from a boot of its own. This "
+                "version has none.",
+                hint="Seal a copy of it, or the tree while an image is built.",
+            )
+        if not any(tree.read(name) is not None for name in _OS_RELEASE):
+            raise PersistError(
+                f"'{root}' has no system in it: neither /etc/os-release nor /usr/lib/os-release.",
+                hint="--root= takes the directory that an image is mounted on.",
+            )
+        try:
+            fcntl.flock(tree.top.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PersistError(f"'{root}' is being sealed already, or locked by somebody else.") from None
+    except BaseException:
+        tree.top.close()
+        raise
+    return tree
+
+
+class Seal:
+    """One run over one tree. ``mounts`` are those of this process; ``judge`` and ``make_list`` say what the
+    clone gets back, and how."""
+
+    def __init__(
+        self, tree: Tree, keep: Sequence[str], mounts: Sequence[Mount], judge: Judge, make_list: MakeList
+    ) -> None:
+        self.tree = tree
+        self.around = Surroundings(tree.path, mounts)
+        self.judge = judge
+        self.make_list = make_list
+        self.items: list[Item] = []
+        self.old = traces.Old({})
+        self._before = b""
+        self.result = Result(tree.path, keep=tuple(keep))
+
+    def _planner(self) -> Planner:
+        return Planner(self.tree, self.around, _WRITES[self.result.machine_id])
+
+    def first_pass(self) -> Result:
+        """Look at everything, and change nothing. Raises PersistError, OSError."""
+        result = self.result
+        problems: list[Problem] = []
+        result.machine_id = machine_id_of(self.tree, problems)
+        self.items = load_from(self.tree, problems)
+        result.hooks = hooks.find(self.tree, problems)
+        result.notes += [str(problem) for problem in problems]
+        planner = self._planner()
+        result.plan = planner.make(self.items, result.keep)
+        judge_all(result.plan, self.judge, self.tree.path, result.machine_id)
+        result.errors += result.plan.errors + list(self._wrong_around())
+        result.notes += result.plan.notes
+        unseen = self.around.unseen()
+        if unseen:
+            result.notes.append(
+                f"'{unseen}' is an overlay, and what lies under it cannot be looked at: what is removed from "
+                "the tree may still be there."
+            )
+        for point, mount in self.around.own.items():
+            result.notes.append(
+                f"'/{'/'.join(point)}' is a filesystem of its own, '{mount.source}', sealed too."
+            )
+        self.old = traces.old_ids(self.tree)
+        result.traces = traces.find(self.tree, planner.finder, self.old, result.notes)
+        return result
+
+    def _wrong_around(self) -> Iterable[str]:
+        """What is wrong with the tree as a whole."""
+        if not self.items:
+            yield (
+                "No [Identity] section is in the tree, so nothing would be wiped. The package persist has a "
+                "catalogue: install it there."
+            )
+        elif "identity" not in self.result.keep and self._id_is_forgotten():
+            yield "/etc/machine-id has an id, and no [Identity] section takes it."
+        with self.tree.directory(self.tree.real("/var").parts or ()) as var:
+            if var.read_only():
+                yield f"'{var.name}' is read-only: mount it with 'rw'."
+        there = wipe.store(self.tree, make=False)
+        if there is not None:
+            there.close()
+        for pid, name in _processes(self.tree):
+            yield f"Process {pid} ({name}) runs in the tree, and may write what is wiped. End it."
+
+    def _id_is_forgotten(self) -> bool:
+        """Whether the id that all others are made from stays: T2."""
+        place = self.tree.real("/etc/machine-id", any_owner=True).parts
+        said = (self.tree.read("/etc/machine-id") or b"").strip()
+        taken = any(deed.parts == place for deed in self.result.plan.deeds)
+        return said not in (b"", b"uninitialized") and not taken
+
+    def seal(self) -> Result:
+        """Wipe what the first pass found, run the hooks, look again and write the report. What fails is in
+        ``failures``; raises nothing but what nobody expects."""
+        result = self.result
+        try:
+            self._wipe()
+            self._programs()
+            self._look_again()
+            if not result.failures:
+                document = report.record(result, self.old, self._before)
+                wipe.write_own(self.tree, wipe.REPORT, document)
+                wipe.sync(self.tree, self.around)
+                result.sealed = True
+                wipe.step("sealed")
+        except PersistError as e:
+            result.failures.append(str(e))
+        except OSError as e:
+            result.failures.append(f"{e.filename or self.tree.path}: {e.strerror}.")
+        return result
+
+    def _wipe(self) -> None:
+        plan = self.result.plan
+        self._before = wipe.read_own(self.tree, wipe.REPORT)
+        self.result.touched = True
+        wipe.remove_own(self.tree, wipe.REPORT)
+        wipe.step("unsealed")
+        room = [deed for deed in plan.deeds if deed.item.cls not in SECRETS]
+        rest = [deed for deed in plan.deeds if deed.item.cls in SECRETS]
+        wipe.wipe(self.tree, self._with_content(room))
+        wipe.step("cleared")
+        # Before what it is for is gone: a run that finishes this one's work finds nothing that matches.
+        listed = wipe.read_own(self.tree, wipe.LIST)
+        wanted = self.make_list([(w.item, w.pending) for w in plan.wishes if w.pending], listed)
+        if wanted != listed:
+            wipe.write_own(self.tree, wipe.LIST, wanted)
+        wipe.step("listed")
+        wipe.wipe(self.tree, self._with_content(rest))
+        wipe.sync(self.tree, self.around)
+        wipe.step("wiped")
+
+    def _with_content(self, deeds: Iterable[Deed]) -> Iterable[tuple[Deed, bytes]]:
+        planner = self._planner()
+        return [(d, planner.content(d.item, d.parts) if d.kind == WRITE else b"") for d in deeds]
+
+    def _programs(self) -> None:
+        """Exec= of sections, then the hooks; the first that fails ends it."""
+        runner = hooks.Runner(self.tree)
+        for item in self.result.plan.run():
+            what = f"Exec= of {item.source}"
+            self.result.said.append((what, runner.run(arguments(item.exec), what)))
+        wipe.step("ran")
+        for path in self.result.hooks:
+            self.result.said.append((path, runner.run([path], path)))
+            wipe.step("hook")
+        wipe.step("hooks")
+
+    def _look_again(self) -> None:
+        """Nothing may match any more, whoever brought it back."""
+        self.tree.forget()
+        plan = self._planner().make(self.items, self.result.keep)
+        failures = [
+            f"'{deed.path}' is there again, after it was wiped ({deed.item.source})."
+            for deed in plan.deeds
+            if deed.pending
+        ] + plan.errors
+        if "identity" not in self.result.keep:
+            ids = self.old.words.get("the machine-id", ())
+            for path in traces.MACHINE_ID_FILES:
+                if (self.tree.read(path) or b"").decode("latin-1").strip() in ids:
+                    failures.append(f"{path} still has the old machine-id.")
+        self.result.failures += failures
+        wipe.step("looked")
+
+
+def _processes(tree: Tree) -> list[tuple[int, str]]:
+    """Processes whose root the tree is."""
+    top = os.fstat(tree.top.fd)
+    found = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        try:
+            is_process = name.isascii() and name.isdigit()
+            if is_process and os.path.samestat(os.stat(f"/proc/{name}/root"), top):
+                with open(f"/proc/{name}/comm", encoding="utf-8", errors="replace") as f:
+                    found.append((int(name), f.read().strip()))
+        except OSError:
+            continue  # it has ended
+    return found

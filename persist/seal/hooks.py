@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Programs of the tree that are run in it: the executables of persist/seal.d, and Exec= of a section.
+
+They are root's, as the maintainer scripts of its packages are. What they leave running ends with them, and
+what they mount is seen by them alone, where the kernel lets us.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+
+from persist.boot.ini import WARNING, Problem
+from persist.errors import CommandError, PersistError
+from persist.seal.look.tree import Tree, fragments
+from persist.system.run import run, status
+
+DIRECTORY = "persist/seal.d"
+_TIMEOUT = 900  # seconds for one program
+_LEFT_OVER = (
+    "~",
+    ".bak",
+    ".orig",
+    ".dpkg-old",
+    ".dpkg-new",
+    ".dpkg-dist",
+    ".dpkg-tmp",
+    ".rpmsave",
+    ".rpmnew",
+)
+_NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+
+
+def find(tree: Tree, problems: list[Problem]) -> list[str]:
+    """The hooks in force, in the order of their names."""
+    found = []
+    for path in fragments(tree, DIRECTORY, problems, suffix=""):
+        if tree.masks(path) or path.endswith(_LEFT_OVER):
+            continue
+        parts = tree.real(path, any_owner=True).parts
+        there = None if parts is None else tree.lstat(parts)
+        if there is None or not stat.S_ISREG(there.st_mode):
+            problems.append(Problem(WARNING, path, "Is not a regular file, ignoring it."))
+        elif there.st_size and not there.st_mode & 0o111:
+            problems.append(Problem(WARNING, path, "Is not executable, ignoring it."))
+        elif there.st_size:  # an empty one masks
+            found.append(path)
+    return found
+
+
+class Runner:
+    """Runs programs in one tree."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self._begin: tuple[str, ...] | None = None
+
+    def _inside(self) -> tuple[str, ...]:
+        """What stands before the command: a chroot, in namespaces of its own where that is allowed."""
+        if self._begin is None:
+            own: tuple[str, ...] = ("chroot", self.tree.path)
+            if status(*_NAMESPACES, "true") == 0:
+                there = self.tree.lstat(("proc",))
+                proc = ["--mount-proc=/proc"] if there is not None and stat.S_ISDIR(there.st_mode) else []
+                own = (*_NAMESPACES, f"--root={self.tree.path}", *proc)
+            # systemctl(1) asks /proc/1/root whether it is in a chroot, which says no in such a namespace.
+            self._begin = ("env", "SYSTEMD_OFFLINE=1", *own)
+        return self._begin
+
+    def run(self, argv: Sequence[str], what: str) -> str:
+        """Run a program to its end; what it printed. Raises PersistError where it fails."""
+        try:
+            return run(*self._inside(), *argv, timeout=_TIMEOUT)
+        except CommandError as e:
+            said = e.stderr.strip().split("\n")[-1]
+            why = (
+                f"exit status {e.returncode}" if e.returncode != 124 else f"still running after {_TIMEOUT} s"
+            )
+            raise PersistError(f"{what} failed: {why}{': ' + said if said else ''}") from e

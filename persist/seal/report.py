@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a run says: JSON for programs, the file that stays in the image, and lines for people."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from persist.version import VERSION
+
+if TYPE_CHECKING:
+    from persist.seal.engine import Result
+    from persist.seal.look.traces import Old
+    from persist.seal.plan import Wish
+
+_NAMES = 12  # of one section that are shown to people; JSON has all
+_KEPT = {"report": "only told", "shared": "only told, the clones have it in common", "keep": "kept (--keep)"}
+
+
+def document(result: Result, *, dry_run: bool) -> dict[str, Any]:
+    """All of it, for whoever sealed the tree."""
+    return {
+        "root": result.root,
+        "dry_run": dry_run,
+        "sealed": result.sealed,
+        "touched": result.touched,
+        "machine_id": result.machine_id,
+        "keep": list(result.keep),
+        "items": [
+            {
+                "source": wish.item.source,
+                "class": wish.item.cls,
+                "action": wish.item.action,
+                "reason": wish.item.reason,
+                "patterns": list(wish.item.patterns),
+                "matched": wish.matched,
+                "wiped" if result.touched else "to_wipe": wish.pending,
+                "kept": wish.kept,
+                "found_nothing": wish.stale,
+            }
+            for wish in result.plan.wishes
+        ],
+        "hooks": result.hooks,
+        "traces": [{"path": t.path, "file": t.inside, "what": list(t.what)} for t in result.traces],
+        "errors": result.errors,
+        "failures": result.failures,
+        "notes": result.notes,
+    }
+
+
+def _counts(before: bytes) -> dict[tuple[str, str], int]:
+    """How much of each item earlier runs on this tree have wiped: its own report, which is data like all of
+    the tree."""
+    try:
+        items = json.loads(before)["items"]
+        return {
+            (str(i["source"]), str(i["patterns"])): i["wiped"]
+            for i in items
+            if isinstance(i["wiped"], int) and 0 <= i["wiped"] < 1 << 53
+        }
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}  # none yet, or nothing of ours
+
+
+def record(result: Result, old: Old, before: bytes) -> bytes:
+    """The file in the image: what was sealed, without the ids that it had, and without a time, so that the
+    same tree gives the same bytes. ``before`` is what the file said."""
+    counts = _counts(before)
+    items = []
+    for wish in result.plan.wishes:
+        patterns = list(wish.item.patterns)
+        items.append(
+            {
+                "source": wish.item.source,
+                "class": wish.item.cls,
+                "action": wish.item.action,
+                "patterns": patterns,
+                "wiped": counts.get((wish.item.source, str(patterns)), 0)
+                + (len(wish.pending) if wish.item.action != "run" else 0),
+                "kept": wish.kept if wish.matched else "",
+            }
+        )
+    said = {
+        "version": 1,
+        "persist": VERSION,
+        "machine_id": result.machine_id,
+        "keep": list(result.keep),
+        "items": items,
+        "hooks": result.hooks,
+        "traces": [
+            {"path": old.without(t.path), "file": old.without(t.inside), "what": list(t.what)}
+            for t in result.traces
+        ],
+        "notes": [old.without(note) for note in result.notes],
+        "sealed": True,
+    }
+    return (json.dumps(said, indent=1) + "\n").encode("ascii")
+
+
+def _of_wish(wish: Wish) -> list[str]:
+    names = wish.matched if wish.kept else wish.pending
+    if not names:
+        return []
+    item = wish.item
+    what = _KEPT.get(wish.kept, item.action)
+    lines = [f"{item.source}: {what}, {item.cls}{': ' + item.reason if item.reason else ''}"]
+    lines += [f"    {name}" for name in names[:_NAMES]]
+    if len(names) > _NAMES:
+        lines.append(f"    … and {len(names) - _NAMES} more")
+    return lines
+
+
+def of_plan(result: Result) -> list[str]:
+    """The first pass for people: what would be done, and why."""
+    return [line for wish in result.plan.wishes for line in _of_wish(wish)]
+
+
+def of_traces(result: Result) -> list[str]:
+    """What carries old ids and is not changed."""
+    return [
+        f"{t.path}{f' ({t.inside})' if t.inside else ''} carries {', '.join(t.what)}, and is not changed."
+        for t in result.traces
+    ]
+
+
+def summary(result: Result, *, dry_run: bool) -> str:
+    """The last line."""
+    wiped = sum(len(w.pending) for w in result.plan.wishes if not w.kept and w.item.action != "run")
+    stale = sum(len(w.stale) for w in result.plan.wishes)
+    files = f"{wiped} {'name' if wiped == 1 else 'names'}"
+    if result.errors:
+        return (
+            f"{len(result.errors)} {'error' if len(result.errors) == 1 else 'errors'}: nothing was touched."
+        )
+    if dry_run:
+        return f"{files} would be wiped; {stale} patterns found nothing."
+    if result.failures:
+        return f"{result.root} is not sealed. Mend what is said above, and seal it again: that finishes it."
+    return f"{result.root} is sealed: {files} wiped." if wiped else f"{result.root} is sealed."

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The wipe: each deed of a plan by descriptors, the files of our own in the tree, and the steps at which
+tests cut it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections.abc import Iterable
+
+from persist.errors import PersistError
+from persist.seal.look.obstacles import Surroundings
+from persist.seal.look.tree import Tree
+from persist.seal.plan import EMPTY, REMOVE, TRUNCATE, UNLINK, WRITE, Deed
+from persist.system.run import run
+from persist.system.safepath import Dir
+
+# The steps after which PERSIST_TEST_KILL_AFTER=<step> kills the process, for tests that cut the power; those
+# of single deeds after the first of their kind.
+STEPS = (
+    "unsealed",
+    "cleared",
+    "listed",
+    UNLINK,
+    REMOVE,
+    EMPTY,
+    TRUNCATE,
+    WRITE,
+    "wiped",
+    "ran",
+    "hook",
+    "hooks",
+    "looked",
+    "sealed",
+)
+STORE = ("var", "lib", "persist")
+REPORT = "seal.json"  # what was sealed; there only while the tree is
+LIST = "regenerate"  # what persist-regenerate.service makes on the clone
+_OPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def step(name: str) -> None:
+    """Note that a step is done. With PERSIST_TEST_KILL_AFTER=<name> in the environment the process ends
+    here."""
+    assert name in STEPS, name
+    if os.environ.get("PERSIST_TEST_KILL_AFTER") == name:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _remove(parent: Dir, name: str) -> None:
+    """Remove a file or a tree. rm(1) for the tree: it takes any depth, and enters no mount."""
+    there = parent.lstat(name)
+    if there is None:
+        return
+    if stat.S_ISDIR(there.st_mode):
+        run("rm", "-rf", "--one-file-system", "--", parent.proc(name), pass_fds=[parent.fd], timeout=None)
+    else:
+        os.unlink(name, dir_fd=parent.fd)
+
+
+def _write(parent: Dir, name: str, data: bytes) -> None:
+    """Make this the content of a file that keeps its inode, and with it owner, mode, label and all else."""
+    fd = os.open(name, _OPEN, dir_fd=parent.fd)
+    try:
+        there = os.fstat(fd)
+        if not stat.S_ISREG(there.st_mode) or there.st_nlink > 1:
+            raise PersistError(f"'{parent.path(name)}' is not the file any more that it was.")
+        at = 0
+        while at < len(data):
+            at += os.pwrite(fd, data[at:], at)
+        os.ftruncate(fd, len(data))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def do(tree: Tree, deed: Deed, data: bytes) -> None:
+    """Do one thing to one place; ``data`` is what WRITE leaves. What is gone already is done. Raises OSError,
+    PersistError where something else has come in its place."""
+    with tree.directory(deed.parts[:-1]) as parent:
+        name = deed.parts[-1]
+        there = parent.lstat(name)
+        if there is None:
+            return
+        if stat.S_IFMT(there.st_mode) != stat.S_IFMT(deed.mode):
+            raise PersistError(
+                f"'{deed.path}' has become something else while we looked.",
+                hint="Somebody works in the tree: end that first.",
+            )
+        if deed.kind in (UNLINK, REMOVE):
+            _remove(parent, name)
+        elif deed.kind == EMPTY:
+            with parent.sub(name) as directory:
+                for inner in sorted(os.listdir(directory.fd)):
+                    _remove(directory, inner)
+        else:
+            _write(parent, name, data)
+
+
+def wipe(tree: Tree, deeds: Iterable[tuple[Deed, bytes]]) -> None:
+    """Do all that is pending. Raises as do()."""
+    for deed, data in deeds:
+        if deed.pending:
+            try:
+                do(tree, deed, data)
+            except OSError as e:
+                raise PersistError(f"Failed to {deed.kind} '{deed.path}': {e.strerror}.") from e
+            step(deed.kind)
+
+
+def sync(tree: Tree, around: Surroundings) -> None:
+    """Write out the filesystems of the tree. Raises OSError, also for what was lost on the way."""
+    tree.top.sync_filesystem()
+    for point in around.own:
+        with tree.directory(point) as there:
+            there.sync_filesystem()
+
+
+def store(tree: Tree, *, make: bool) -> Dir | None:
+    """/var/lib/persist of the tree, None where there is none and it is not to be made. Raises PersistError
+    where others than root may write it, OSError."""
+    above = tree.real("/" + "/".join(STORE[:-1])).parts or STORE[:-1]
+
+    def missing(parent: Dir, path: str) -> None:
+        if not make:
+            raise FileNotFoundError(path)
+        os.mkdir(path.rpartition("/")[2], 0o755, dir_fd=parent.fd)
+        parent.sync()
+
+    try:
+        there = tree.top.descend([*above, STORE[-1]], missing)
+    except FileNotFoundError:
+        if make:
+            raise
+        return None
+    try:
+        there.must_be_ours()
+    except PersistError:
+        there.close()
+        raise
+    return there
+
+
+def read_own(tree: Tree, name: str) -> bytes:
+    """What a file of ours in the tree says, b'' where there is none. Raises OSError, PersistError."""
+    there = store(tree, make=False)
+    if there is None:
+        return b""
+    with there:
+        return there.read(name) or b""
+
+
+def write_own(tree: Tree, name: str, data: bytes) -> None:
+    """Write a file of ours: the old one or the new one, whenever it is cut. Raises PersistError."""
+    try:
+        there = store(tree, make=True)
+        assert there is not None
+        with there:
+            temporary = f".{name}.tmp"
+            there.write(temporary, data, 0o644)
+            os.rename(temporary, name, src_dir_fd=there.fd, dst_dir_fd=there.fd)
+            there.sync()
+    except OSError as e:
+        raise PersistError(f"Failed to write '/{'/'.join(STORE)}/{name}': {e.strerror}.") from e
+
+
+def remove_own(tree: Tree, name: str) -> None:
+    """Take a file of ours away. Raises OSError, PersistError."""
+    there = store(tree, make=False)
+    if there is None:
+        return
+    with there:
+        if there.lstat(name) is not None:
+            os.unlink(name, dir_fd=there.fd)
+            there.sync()
