@@ -24,36 +24,34 @@ _ROUNDS = 3  # an adapter, the bus behind it, the disks on that
 _MOMENT = 1.0  # seconds for what a new driver finds; a bus is looked through in the background
 _BUSES = ("pci", "virtio", "scsi", "usb", "mmc", "xen", "vmbus", "platform", "ccw", "vio")
 # By the format of modaliases in the kernel (scripts/mod/file2alias.c).
-_STORAGE = re.compile(
-    "|".join(
-        (
-            r"pci:.*bc01sc.*",  # mass storage: SCSI, IDE, RAID, SATA, SAS, NVMe
-            r"pci:.*bc0Csc04.*",  # Fibre Channel
-            r"pci:v00001AF4d0000(1001|1004|1042|1048)sv.*",  # virtio-blk and virtio-scsi of any class
-            r"virtio:d0000000[28]v.*",  # the same, as devices of virtio
-            r"scsi:t-0x(00|07|0e|14)",  # disks: plain, optical, reduced, zoned; no CD-ROM
-            r"pci:.*bc0Csc03.*",  # USB hosts
-            r"pci:.*bc08sc05.*",  # SD hosts
-            r"acpi:(80860F14|PNP0D40):.*",  # SD and eMMC hosts, as platform devices
-            r"usb:.*ic08isc.*",  # mass storage, and UAS
-            r"mmc:block",
-            r"xen:v(bd|scsi)",
-            # Hyper-V: SCSI, IDE, Fibre Channel, and the PCI bus that has NVMe disks behind it.
-            r"vmbus:(d96361baa104294db60572e2ffb1dc7f|32264132cb86a2449b5c50d1417354f5"
-            r"|4acc9b2f6900f34ab76b6fd0be528cda|1df6c444444400449d52802e27ede19f)",
-            r"of:N(virtio_mmio|virtio|sata|ufs|ufshc|mmc|mmcnr|sdhci|nvme)T.*",
-            r"acpi:LNRO0005:.*",  # virtio-mmio, as a platform device
-            r"platform:virtio-mmio",
-            r"ccw:t(1731|1732|3380|3390|9336|9345|6310).*",  # zfcp, DASD
-            r"vio:T(vscsi|vfc|nvme|block)S.*",
-        )
+_STORAGE = "|".join(
+    (
+        r"pci:.*bc01sc.*",  # mass storage: SCSI, IDE, RAID, SATA, SAS, NVMe
+        r"pci:.*bc0Csc04.*",  # Fibre Channel
+        r"pci:v00001AF4d0000(1001|1004|1042|1048)sv.*",  # virtio-blk and virtio-scsi of any class
+        r"virtio:d0000000[28]v.*",  # the same, as devices of virtio
+        r"scsi:t-0x(00|07|0e|14)",  # disks: plain, optical, reduced, zoned; no CD-ROM
+        r"pci:.*bc0Csc03.*",  # USB hosts
+        r"pci:.*bc08sc05.*",  # SD hosts
+        r"acpi:(80860F14|PNP0D40):.*",  # SD and eMMC hosts, as platform devices
+        r"usb:.*ic08isc.*",  # mass storage, and UAS
+        r"mmc:block",
+        r"xen:v(bd|scsi)",
+        # Hyper-V: SCSI, IDE, Fibre Channel, and the PCI bus that has NVMe disks behind it.
+        r"vmbus:(d96361baa104294db60572e2ffb1dc7f|32264132cb86a2449b5c50d1417354f5"
+        r"|4acc9b2f6900f34ab76b6fd0be528cda|1df6c444444400449d52802e27ede19f)",
+        r"of:N(virtio_mmio|virtio|sata|ufs|ufshc|mmc|mmcnr|sdhci|nvme)T.*",
+        r"acpi:LNRO0005:.*",  # virtio-mmio, as a platform device
+        r"platform:virtio-mmio",
+        r"ccw:t(1731|1732|3380|3390|9336|9345|6310).*",  # zfcp, DASD
+        r"vio:T(vscsi|vfc|nvme|block)S.*",
     )
 )
 
 
 def is_storage(alias: str) -> bool:
     """Whether a modalias is of an adapter for disks, or of a disk. Pure."""
-    return _STORAGE.fullmatch(alias) is not None
+    return re.fullmatch(_STORAGE, alias) is not None
 
 
 def _modaliases(sys: str) -> Iterator[str]:

@@ -23,14 +23,12 @@ from persist.system.safepath import Dir
 
 def flags() -> dict[str, str]:
     """The flags of the boot before: the name of each entry with device and inode of what it was mounted from.
-    They are taken away, for this boot has looked at nothing yet. Raises OSError."""
+    To be asked before stores.clear(). Raises OSError."""
     try:
         names = os.listdir(paths.STORES)
     except FileNotFoundError:
         return {}
-    found = {name: stores.flag(name) for name in names}
-    stores.clear()
-    return found
+    return {name: stores.flag(name) for name in names}
 
 
 def _now(planned: Planned, volume: Dir) -> str:

@@ -15,12 +15,8 @@ from persist.boot.plan import Planned
 from persist.boot.units import TMPFS_OPTIONS
 from persist.entries import stores
 from persist.entries.bind import Places, failure, place, target
-from persist.entries.seeding import request, told
 from persist.errors import PersistError
 from persist.note import DEBUG, WARNING, Say, Status, of
-from persist.seed.request import Roots, image_version
-from persist.seed.seed import seed
-from persist.seed.tree import Progress
 from persist.system import newmount
 from persist.system.run import run
 from persist.system.safepath import Dir
@@ -42,7 +38,6 @@ class InPlace:
     ) -> None:
         self.loaded, self.say, self.status, self.root_writable = loaded, say, status, root_writable
         self.places = Places(loaded, early=True)
-        self.roots = Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))
         self.left: list[str] = []
         self.why = dict(failed or {})  # of those that failed
 
@@ -131,12 +126,22 @@ class InPlace:
                     return False
         if planned.entry.required != "no" and not self.places.persistent:
             return False
-        wanted = request(planned, self.loaded.plan.fstab)
-        for note in told(wanted, seed(wanted, self.roots, Progress(lambda text: self.status(text, 60)))):
-            self.say(note)
+        self._seed_now(planned)
         with Dir.at(paths.VOLUME) as volume:
             stores.note(volume, planned.path, planned.name, planned.entry.method)
         return True
+
+    def _seed_now(self, planned: Planned) -> None:
+        """Raises PersistError and OSError."""
+        from persist.entries.seeding import request, told  # not in a steady boot
+        from persist.seed.request import Roots, image_version
+        from persist.seed.seed import seed
+        from persist.seed.tree import Progress
+
+        roots = Roots(image_version=image_version("/"), mounts=(self.loaded.config.mount,))
+        wanted = request(planned, self.loaded.plan.fstab)
+        for note in told(wanted, seed(wanted, roots, Progress(lambda text: self.status(text, 60)))):
+            self.say(note)
 
     def _hole(self, planned: Planned) -> bool:
         """A path below an entry that shows the image, as its unit does it. Raises PersistError and

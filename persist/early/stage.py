@@ -15,7 +15,7 @@ from persist.boot.units import READ_BY_PID1
 from persist.early import coldplug, firmware, from_before, left, table
 from persist.early.in_place import InPlace
 from persist.early.root import will_be
-from persist.entries import as_seeded, bind, read_only_boot, set_up, stores
+from persist.entries import as_seeded, bind, set_up, stores
 from persist.errors import PersistError
 from persist.note import DEBUG, INFO, WARNING, Note, Say, Status, of
 from persist.record import replace
@@ -28,8 +28,7 @@ from persist.volume.find.decision import Known
 from persist.volume.find.later import words as later_words
 from persist.volume.find.search import what_is_known
 from persist.volume.format import asking
-from persist.volume.format.claims import format_claimed
-from persist.volume.mount import fallback, writable
+from persist.volume.mount import writable
 from persist.volume.outcome import Outcome
 
 _MOUNT = 300.0  # seconds that a mount may take, as each program
@@ -135,6 +134,8 @@ class Stage:
         self.drivers.now()
         if self._later_words(told):
             return False
+        from persist.volume.format.claims import format_claimed  # rare
+
         format_claimed(asking.tagged(), config, told, self.say, self._waiting)
         return True
 
@@ -167,6 +168,8 @@ class Stage:
             set_up.where_it_lies(result)
             takes_writes = writable.takes_writes(result, self.say, fresh=True)
         elif result.kind == "none":
+            from persist.volume.mount import fallback  # rare
+
             why = self._no_memory(told)
             if why is not None:
                 self._say_held(INFO)
@@ -183,6 +186,8 @@ class Stage:
         return True
 
     def _no_memory(self, told: Known) -> table.Left | None:
+        from persist.volume.mount import fallback  # rare
+
         config, result = self.loaded.config, self.result
         policy = fallback.policy(config, result)
         if policy == "root" and result.root_read_only:
@@ -209,6 +214,8 @@ class Stage:
         as_seeded.settle(loaded)
         problems: list[PersistError] = []
         if loaded.plan.read_only and self.result.kind == "tmpfs":
+            from persist.entries import read_only_boot  # rare
+
             problems += read_only_boot.prepare(loaded, lambda text: self.status(text, 60))
         problems += bind.note_stores(loaded)
         for problem in problems:
@@ -224,6 +231,7 @@ class Stage:
 
     def _entries(self) -> None:
         not_there: list[str] = []
+        stores.clear()  # this boot has looked at nothing yet; where the stage leaves all, whoever is next sees them
         if self.before and from_before.take_away(self.loaded, self.before, self.say):
             self.loaded = load("", self.environ, wanted=True)
         if table.may_mount(self.result):

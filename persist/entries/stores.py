@@ -14,13 +14,16 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
-from typing import Any
 
 from persist.boot import paths
 from persist.errors import PersistError
 from persist.seed import marker
 from persist.system.files import write_atomically
 from persist.system.safepath import Dir
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Any
 
 NOT_SEEDED = "was not seeded"
 METHODS = ("overlay", "bind", "symlink")  # those that have a place on the volume

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 from persist.errors import PersistError
 from persist.record import Record, as_dict
 from persist.seed.marker import VERSION, parse
 from persist.seed.tree import Summary
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Any
 
 _COUNTED = ("files", "directories", "others", "bytes")
 

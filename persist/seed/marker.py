@@ -5,7 +5,10 @@ imports."""
 from __future__ import annotations
 
 import json
-from typing import Any
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Any
 
 VERSION = 1
 LIMIT = 1 << 16  # bytes; ours have some hundred

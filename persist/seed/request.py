@@ -8,7 +8,6 @@ import grp
 import os
 import pwd
 import stat
-from typing import Protocol
 
 from persist.boot.paths import IMAGE, LOWER, VOLUME, wrong_source
 from persist.boot.rare.values import number
@@ -17,6 +16,12 @@ from persist.note import Note
 from persist.record import Record, made
 from persist.seed.tree import Summary
 from persist.system.safepath import Dir, node_in_root
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Protocol
+else:
+    Protocol = object
 
 
 class SeedRequest(Protocol):

@@ -19,13 +19,16 @@ import fcntl
 import os
 import stat
 from types import TracebackType
-from typing import Self
 
 from persist.boot.paths import escape, unescape
 from persist.errors import PersistError
 from persist.seed.intent import Intent
 from persist.seed.steps import step
 from persist.system.safepath import Dir, rename_noreplace, split
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class Store:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from persist import log
 from persist.boot.paths import VOLUME
+from persist.early import from_before
 from persist.entries import set_up
 from persist.errors import PersistError
 from persist.services.running import running, say_early
@@ -21,6 +22,7 @@ def _run(result: Outcome) -> int:
     from persist.entries import stores
     from persist.entries.bring_up import bring_up
 
+    before = from_before.flags()
     stores.clear()
     loaded = running()
     config, machine = loaded.config, loaded.facts
@@ -51,6 +53,8 @@ def _run(result: Outcome) -> int:
     if result.kind != "none":
         for note in set_up.beside(loaded, result, log.say, takes_writes=takes_writes):
             log.say(note)
+        if before:  # a soft reboot in which the stage left the volume to us
+            from_before.take_away(loaded, before, log.say)
     for problem in bring_up(loaded, result, log.notify_status):
         log.log_error(problem)
     if config.netdev and result.kind in outcome.REAL:

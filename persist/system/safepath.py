@@ -13,9 +13,12 @@ import os
 import stat
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
 
 from persist.errors import PersistError
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Self
 
 _RENAME_NOREPLACE = 1
 _AT_EMPTY_PATH = 0x1000

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 import pyudev
 
-Found = TypeVar("Found")
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    Found = TypeVar("Found")
 
 
 class BlockDevice:

@@ -8,9 +8,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, TypeVar
 
-Found = TypeVar("Found")
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Any, Protocol, TypeVar
+
+    Found = TypeVar("Found")
+else:
+    Protocol = object
+
 Wait = Callable[[float], object]
 
 _KOBJECT_UEVENT = 15  # linux/netlink.h

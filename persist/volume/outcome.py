@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import time
-from typing import Literal, get_args
 
 from persist.boot import paths
 from persist.boot.paths import MOUNT_ENTRIES, PERSISTENT
@@ -17,7 +16,14 @@ from persist.record import Record, as_dict, made, replace
 from persist.system.files import write_atomically
 from persist.volume.root_kept import Root
 
-Kind = Literal["btrfs", "native", "tmpfs", "root", "none"]
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Kind = Literal["btrfs", "native", "tmpfs", "root", "none"]
+else:
+    Kind = str
+KINDS: tuple[Kind, ...] = ("btrfs", "native", "tmpfs", "root", "none")
 REAL: tuple[Kind, ...] = ("btrfs", "native")  # a volume, and not what stands in for one
 RECORD = paths.RECORD
 BEFORE = (
@@ -123,7 +129,7 @@ def of(found: object) -> Outcome:
                 raise ValueError(f"'{key}' has the wrong type")
             known[key] = found[key]
     result = replace(default, **known)
-    if result.kind not in get_args(Kind):
+    if result.kind not in KINDS:
         raise ValueError("its kind is not known")
     if not all(isinstance(o, dict) and all(isinstance(v, str) for v in o.values()) for o in result.others):
         raise ValueError("'others' has the wrong type")

@@ -49,9 +49,9 @@ _NOT_OURS = (
 )
 _BARE = """set -e
 t=$(cut -d' ' -f1 /proc/uptime)
-printf 'label: gpt\\nsize=384MiB, type=swap\\ntype=linux\\n' | sfdisk -q /dev/vdc
+{ printf 'label: gpt\\nsize=384MiB, type=swap\\ntype=linux\\n' | sfdisk -q /dev/vdc
 mkswap -q /dev/vdc1
-mkfs.btrfs -q --nodiscard /dev/vdc2
+mkfs.btrfs -q --nodiscard /dev/vdc2; } >/dev/null
 echo "$t $(cut -d' ' -f1 /proc/uptime)"
 """
 _SHOW = (
@@ -121,6 +121,8 @@ def main() -> int:
             found["by hand"].append(boots(other))
         one.forget()
         other.forget()
+    for who, each in found.items():
+        print(f"{who}: " + " ".join(f"{total:.1f}/{user:.1f}" for total, user in each) + " s (all/userspace)")
     first, bare = first_boots(args.suite, max(args.times // 2, 1))
     middle = {
         who: tuple(statistics.median(t[part] for t in each) for part in (0, 1)) for who, each in found.items()
@@ -130,8 +132,6 @@ def main() -> int:
         "userspace": middle["ours"][1] / middle["by hand"][1],
         "first boot": statistics.median(first) / (middle["ours"][0] + statistics.median(bare)),
     }
-    for who, each in found.items():
-        print(f"{who}: " + " ".join(f"{total:.1f}/{user:.1f}" for total, user in each) + " s (all/userspace)")
     print(
         "first boots: " + " ".join(f"{t:.1f}" for t in first), "bare: " + " ".join(f"{t:.1f}" for t in bare)
     )

@@ -183,6 +183,26 @@ def test_the_volume_comes(disk: Disk, container: Boot) -> None:
     one.shutdown()
 
 
+def test_the_volume_comes_after_the_stage(disk: Disk, container: Boot) -> None:
+    """As above, but persist-volume.service is the one that finds it: PID 1 has read the /etc in memory by
+    then. It is taken away, so that nobody writes to what is lost, and the verdict says so."""
+    name = str(uuid.uuid4())
+    disk.make_volume(name)
+    nodes = disk.nodes()
+    one = container(files={**FILES, **named(name)}, read_only=True)
+    tool("losetup", "--detach", nodes[0])
+    one.boot(devices=nodes)
+    write(one)
+    tool("losetup", nodes[0], disk.file)
+    one.succeed("systemctl mask --runtime persist-soft-reboot-stage.service")
+    found = begin_anew(one)
+    assert (found["verdict"], codes(found)) == ("degraded", {"not-before-pid1"}), found["reasons"]
+    assert renewed(one) == {"/etc"}
+    assert entries(found)["/var"] == entries(found)["/home"] == "mounted"
+    assert one.execute("cat /etc/written")[0] != 0
+    one.shutdown()
+
+
 def test_degraded(disk: Disk, second: Disk, container: Boot) -> None:
     """One disk of two is away, before and after."""
     name = str(uuid.uuid4())

@@ -343,3 +343,33 @@ def test_services_load_nothing_heavy(module: str) -> None:
     found = set(done.stdout.split())
     assert {f"persist.services.{module}", "systemd._journal", "systemd._daemon"} <= found
     assert not heavy & found
+
+
+def test_the_stage_loads_what_a_steady_boot_needs() -> None:
+    """PID 1 waits for it: loading modules is most of what it takes. Seeding, formatting and what is only for
+    type checkers comes with the boot that needs it."""
+    found = imports(
+        ["-c", f"import sys; sys.path.insert(0, {str(TOP)!r})\nimport persist.services.early"], {}
+    )
+    assert "persist.early.stage" in found
+    rare = (
+        "persist.seed.seed",
+        "persist.seed.copy",
+        "persist.volume.format.claims",
+        "persist.entries.read_only_boot",
+    )
+    heavy = (
+        "site",
+        "typing",
+        "dataclasses",
+        "inspect",
+        "logging",
+        "pathlib",
+        "tempfile",
+        "socket",
+        "hashlib",
+        "uuid",
+    )
+    assert not found & {*rare, *heavy}
+    first = (TOP / "bin/persist-service").read_text().split("\n", 1)[0]
+    assert first == "#!/usr/bin/python3 -IS"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# dracut module: the glue of persist. Nothing else of persist is in the initrd, so neither a preset nor an upgrade needs a new one.
+# dracut module: the glue of persist. Nothing else of persist is in the initrd, so neither a preset nor an upgrade needs a new one;
+# modules for disks and filesystems are loaded from the image's own tree.
 # shellcheck disable=SC2154  # dracut's variables
 
 check() {
@@ -13,11 +14,6 @@ depends() {
     # The unit is ordered after its services.
     echo dracut-systemd
     return 0
-}
-
-installkernel() {
-    # A hostonly initrd has what mounts the root of the machine that builds it, which need be neither of these.
-    hostonly='' instmods btrfs overlay
 }
 
 install() {

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 from persist.system import udevd
 
-Found = TypeVar("Found")
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    Found = TypeVar("Found")
 
 
 def wait_for(look: Callable[[], Found | None], timeout: float) -> Found | None:

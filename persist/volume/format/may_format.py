@@ -7,7 +7,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from typing import Any, Literal
 
 from persist.boot.config import Config
 from persist.errors import CommandError, Refusal
@@ -20,7 +19,14 @@ from persist.volume.ondisk import binding, header, partition_table
 from persist.volume.ondisk.header import Claim, FormatMark
 from persist.volume.ondisk.partition_table import DATA_NAME, MIB, SWAP_NAME
 
-Progress = Literal["blank", "fresh", "begun", "ready", "joined", "complete"]
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    Progress = Literal["blank", "fresh", "begun", "ready", "joined", "complete"]
+else:
+    Progress = str
+
 UNFINISHED = "persist-unfinished"  # label of our filesystem until all is in it
 _TABLES = frozenset(("gpt", "PMBR", "dos"))  # what wipefs(8) calls a GPT, whole or torn
 _GPT_BLOCKS = 33  # header and 128 entries at either end, in blocks of 512 bytes; fewer in larger ones

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from typing import Literal
 
 from persist.errors import Refusal
 from persist.note import DEBUG, Note, Say
@@ -22,7 +21,14 @@ from persist.volume.members.ancestry import IsAncestor, Member, ancestor
 from persist.volume.ondisk import degraded_mark
 from persist.volume.ondisk.degraded_mark import DegradedMark
 
-State = Literal["ok", "missing", "lost", "behind"]
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Literal
+
+    State = Literal["ok", "missing", "lost", "behind"]
+else:
+    State = str
+
 _PAUSE = 0.5  # seconds between two looks at members whose superblocks differ: the kernel may be writing them
 
 

@@ -11,13 +11,19 @@ id. Afterwards the binding (binding.py) takes the place of the mark.
 from __future__ import annotations
 
 import re
-from typing import Literal
 
 from persist.errors import Refusal
 from persist.record import Record
 from persist.system import uuids
 
-Layout = Literal["auto", "single", "raid1"]
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Layout = Literal["auto", "single", "raid1"]
+else:
+    Layout = str
+
 
 LENGTH = 440  # boot code ends here; the PMBR's disk signature and partitions follow
 MARK_OFFSET = 256

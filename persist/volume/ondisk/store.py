@@ -8,11 +8,14 @@ import json
 import os
 import stat
 from contextlib import suppress
-from typing import Any
 
 from persist.boot.paths import VOLUME
 from persist.errors import PersistError
 from persist.system.safepath import Dir
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from typing import Any
 
 NAME = ".persist"
 DIRECTORIES = ("overlay", "seed", "tmp", "migrations")
