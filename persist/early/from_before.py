@@ -9,15 +9,16 @@ nobody can reach any more, and its options in mountinfo are the same: they name 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from persist.boot import paths
 from persist.boot.load import Loaded
 from persist.boot.plan import Planned
 from persist.entries import stores
 from persist.errors import PersistError
-from persist.note import NOTICE, Note, Say
+from persist.note import NOTICE, WARNING, Note, Say
 from persist.system import mountinfo, newmount
+from persist.system.files import write_atomically
 from persist.system.safepath import Dir
 
 
@@ -39,21 +40,41 @@ def _now(planned: Planned, volume: Dir) -> str:
         return ""  # whoever brings the entry into place looks again, and says it
 
 
-def take_away(loaded: Loaded, before: Mapping[str, str], say: Say) -> bool:
-    """Unmount the overlays of entries that have their upper elsewhere than on what is the volume now; whether
-    there was one. ``before``: flags(). One without a flag is left alone. Raises OSError."""
+def elsewhere(loaded: Loaded, before: Mapping[str, str]) -> list[Planned]:
+    """The entries, children first, whose overlay has its upper elsewhere than on what is the volume now.
+    ``before``: flags(); one without a flag is left alone. Raises OSError."""
+    if not before:
+        return []
     at = {m.mount_point: m for m in mountinfo.mounts()}
-    found = False
+    found = []
     with Dir.at(paths.VOLUME) as volume:
         for planned in reversed(loaded.plan.entries):
             mounted = at.get(planned.path)
             upper = f"{paths.STORE}/overlay/{planned.name}/upper"
             if mounted is None or mounted.upper != upper or planned.name not in before:
                 continue
-            if _now(planned, volume) == before[planned.name]:
-                continue
-            newmount.take_away(planned.path)
-            found = True
-            text = f"'{planned.path}' showed the state of the boot before, which is not on this volume."
-            say(Note(NOTICE, text, "EARLY", {"PERSIST_PATH": planned.path}))
+            if _now(planned, volume) != before[planned.name]:
+                found.append(planned)
     return found
+
+
+def take_away(loaded: Loaded, before: Mapping[str, str], say: Say) -> bool:
+    """Unmount the overlays that are elsewhere(); whether there was one. Raises OSError."""
+    found = elsewhere(loaded, before)
+    for planned in found:
+        newmount.take_away(planned.path)
+        text = f"'{planned.path}' showed the state of the boot before, which is not on this volume."
+        say(Note(NOTICE, text, "EARLY", {"PERSIST_PATH": planned.path}))
+    return bool(found)
+
+
+def leave(found: Iterable[Planned], before: Mapping[str, str], say: Say) -> None:
+    """Say of overlays that are elsewhere() that they are: PID 1 has read them, and is not to find another
+    machine-id. Their flags keep what they were mounted from, by which the verdict sees it. Raises OSError."""
+    for planned in found:
+        write_atomically(f"{paths.STORES}/{planned.name}", before[planned.name] + "\n")
+        text = (
+            f"'{planned.path}' shows the state of the boot before, which is not on this volume: what is "
+            "written to it is lost. Restart the machine."
+        )
+        say(Note(WARNING, text, "EARLY", {"PERSIST_PATH": planned.path}))

@@ -231,7 +231,7 @@ class Stage:
 
     def _entries(self) -> None:
         not_there: list[str] = []
-        stores.clear()  # this boot has looked at nothing yet; where the stage leaves all, whoever is next sees them
+        stores.clear()  # not before: where the stage leaves the volume, the service asks what they say
         if self.before and from_before.take_away(self.loaded, self.before, self.say):
             self.loaded = load("", self.environ, wanted=True)
         if table.may_mount(self.result):

@@ -53,10 +53,11 @@ def _run(result: Outcome) -> int:
     if result.kind != "none":
         for note in set_up.beside(loaded, result, log.say, takes_writes=takes_writes):
             log.say(note)
-        if before:  # a soft reboot in which the stage left the volume to us
-            from_before.take_away(loaded, before, log.say)
+    # After a soft reboot in which the stage has left the volume to us.
+    lost = from_before.elsewhere(loaded, before) if result.kind != "none" else []
     for problem in bring_up(loaded, result, log.notify_status):
         log.log_error(problem)
+    from_before.leave(lost, before, log.say)
     if config.netdev and result.kind in outcome.REAL:
         from persist.volume.mount import netdev
 
