@@ -47,7 +47,22 @@ def _problems(root: str, files: list[str]) -> tuple[int, list[Problem]]:
         for file in files
         if not file.endswith(".conf")
     ]
+    said = {problem.where for problem in found}
+    found += [problem for problem in _identities(root, files) if problem.where not in said]
     return len(loaded.plan.entries), [p for p in found if p.level in _WORDS]
+
+
+def _identities(root: str, files: list[str]) -> list[Problem]:
+    """What is wrong with [Identity] sections, of the catalogue too."""
+    from persist.boot.dropins import read
+    from persist.seal.section import load, parse_file
+
+    found: list[Problem] = []
+    for file in files:
+        parse_file(read(file, file, [], "") or b"", file, found, catalogue=False)
+    if not files:
+        load(root, found)
+    return found
 
 
 def _count(number: int, what: str) -> str:

@@ -62,6 +62,16 @@ def machine_id_of(tree: Tree, problems: list[Problem]) -> str:
     return found
 
 
+def _runs(top: os.stat_result) -> bool:
+    """Whether a directory is the root of this system, of which a chroot that we are in is but a part."""
+    if os.path.samestat(top, os.stat("/")):
+        return True
+    try:
+        return os.path.samestat(top, os.stat("/proc/1/root"))
+    except OSError:
+        return False  # no /proc, or the system's root is out of our reach
+
+
 def open_tree(root: str) -> Tree:
     """The tree below a directory, locked. Raises PersistError for one that is not to be sealed this way."""
     if os.geteuid() != 0:
@@ -69,7 +79,7 @@ def open_tree(root: str) -> Tree:
     path = os.path.realpath(root)
     tree = Tree(path)
     try:
-        if os.path.samestat(os.fstat(tree.top.fd), os.stat("/")):
+        if _runs(os.fstat(tree.top.fd)):
             raise PersistError(
                 f"'{root}' is the root of the running system, which is sealed from a boot of its own. This "
                 "version has none.",
@@ -122,6 +132,11 @@ class Seal:
         judge_all(result.plan, self.judge, self.tree.path, result.machine_id)
         result.errors += result.plan.errors + list(self._wrong_around())
         result.notes += result.plan.notes
+        if self.tree.real("/etc/machine-id", any_owner=True).parts is None:
+            result.notes.append(
+                "/etc/machine-id is not there: the first boot of a clone is one for ConditionFirstBoot=, and "
+                "applies the presets of all units. An empty file has neither."
+            )
         unseen = self.around.unseen()
         if unseen:
             result.notes.append(
@@ -170,12 +185,13 @@ class Seal:
             self._programs()
             self._look_again()
             if not result.failures:
+                wipe.sync(self.tree, self.around)  # the report is there when all else is, whenever it is cut
                 document = report.record(result, self.old, self._before)
                 wipe.write_own(self.tree, wipe.REPORT, document)
                 wipe.sync(self.tree, self.around)
                 result.sealed = True
                 wipe.step("sealed")
-        except PersistError as e:
+        except (PersistError, ValueError) as e:
             result.failures.append(str(e))
         except OSError as e:
             result.failures.append(f"{e.filename or self.tree.path}: {e.strerror}.")
@@ -203,7 +219,7 @@ class Seal:
 
     def _with_content(self, deeds: Iterable[Deed]) -> Iterable[tuple[Deed, bytes]]:
         planner = self._planner()
-        return [(d, planner.content(d.item, d.parts) if d.kind == WRITE else b"") for d in deeds]
+        return [(d, planner.content(d.item, d.name) if d.kind == WRITE else b"") for d in deeds]
 
     def _programs(self) -> None:
         """Exec= of sections, then the hooks; the first that fails ends it."""

@@ -13,7 +13,7 @@ from persist.seal.look.tree import Parts, Tree
 from persist.seal.plan import EMPTY, REMOVE, SECRETS, TRUNCATE, UNLINK, WRITE, Deed, Plan, Wish
 from persist.seal.section import KEPT_BY_ALL, Item
 
-MACHINE_ID: Parts = ("etc", "machine-id")
+MACHINE_ID = "/etc/machine-id"
 VENDOR = (
     "usr",
     "bin",
@@ -174,7 +174,7 @@ class Planner:
                 self._misfit(item, found, "no file")
             return  # a pipe or a socket holds nothing that could be emptied
         else:
-            wanted = self.content(item, parts) if kind == WRITE else b""
+            wanted = self.content(item, found.path) if kind == WRITE else b""
             pending = there.st_size != len(wanted) or self.tree.read(path, len(wanted) + 1) != wanted
             if pending and there.st_nlink > 1:
                 self.plan.errors.append(
@@ -184,9 +184,9 @@ class Planner:
                 return
         self._claim(Deed(kind, parts, mode, item, found.path, found.named, pending))
 
-    def content(self, item: Item, parts: Parts) -> bytes:
-        """What Action=write leaves at a place: of the machine-id, what [Seal] says."""
-        text = item.content if parts != MACHINE_ID else self.machine_id
+    def content(self, item: Item, name: str) -> bytes:
+        """What Action=write leaves under a name: of the machine-id, what [Seal] says."""
+        text = item.content if name != MACHINE_ID else self.machine_id
         return text.encode("utf-8", "surrogateescape")
 
     def _misfit(self, item: Item, found: Found, what: str) -> None:

@@ -48,6 +48,17 @@ def document(result: Result, *, dry_run: bool) -> dict[str, Any]:
     }
 
 
+def _traces(before: bytes) -> list[dict[str, Any]]:
+    """What earlier runs found to carry ids that are not known any more."""
+    try:
+        return [
+            {"path": str(t["path"]), "file": str(t["file"]), "what": [str(w) for w in t["what"]]}
+            for t in json.loads(before)["traces"]
+        ]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []  # none yet, or nothing of ours
+
+
 def _counts(before: bytes) -> dict[tuple[str, str], int]:
     """How much of each item earlier runs on this tree have wiped: its own report, which is data like all of
     the tree."""
@@ -80,6 +91,10 @@ def record(result: Result, old: Old, before: bytes) -> bytes:
                 "kept": wish.kept if wish.matched else "",
             }
         )
+    found = [
+        {"path": old.without(t.path), "file": old.without(t.inside), "what": list(t.what)}
+        for t in result.traces
+    ]
     said = {
         "version": 1,
         "persist": VERSION,
@@ -87,10 +102,7 @@ def record(result: Result, old: Old, before: bytes) -> bytes:
         "keep": list(result.keep),
         "items": items,
         "hooks": result.hooks,
-        "traces": [
-            {"path": old.without(t.path), "file": old.without(t.inside), "what": list(t.what)}
-            for t in result.traces
-        ],
+        "traces": found + [trace for trace in _traces(before) if trace not in found],
         "notes": [old.without(note) for note in result.notes],
         "sealed": True,
     }

@@ -182,9 +182,11 @@ def test_the_report_has_no_old_ids(made: MadeUp) -> None:
 def test_a_second_run_is_quiet_and_runs_hooks(made: MadeUp) -> None:
     full(made)
     hook(made, "50-count", "echo run >> /count; echo said")
+    made.put(f"/boot/{ID}/linux")
     first = made.seal()
     assert first.said == [("/usr/lib/persist/seal.d/50-count", "said\n")]
     report = made.text(SEAL_JSON)
+    assert "the machine-id in its name" in report
     second = made.seal()
     assert second.sealed and not any(w.pending for w in second.plan.wishes)
     is_sealed(made)
@@ -270,6 +272,19 @@ def test_what_the_machine_id_says(made: MadeUp, word: str) -> None:
     assert made.text("/etc/machine-id") == ("" if word == "empty" else "uninitialized\n")
     assert stat.S_IMODE(made.at("/etc/machine-id").stat().st_mode) == 0o444
     assert len(result.notes) == (word == "other")
+
+
+def test_a_machine_id_elsewhere(made: MadeUp) -> None:
+    made.at("/etc/machine-id").rename(made.at("/srv-id"))
+    made.link("/etc/machine-id", "../srv-id")
+    made.put("/usr/lib/persist/persist.conf", "[Seal]\nMachineId=uninitialized\n")
+    made.link("/var/lib/dbus/machine-id", "/etc/machine-id")
+    made.section("/var/lib/dbus/machine-id", "remove")
+    assert made.seal().sealed
+    assert made.text("/srv-id") == "uninitialized\n"
+    assert made.has("/var/lib/dbus/machine-id") and made.has("/etc/machine-id")
+    made.at("/etc/machine-id").unlink()
+    assert "/etc/machine-id is not there" in made.seal().notes[0]
 
 
 def test_an_id_that_no_section_takes(made: MadeUp) -> None:

@@ -530,3 +530,22 @@ def test_each_reason_of_the_verdict_is_foreseen_or_cannot_be() -> None:
     )
     assert sorted((set(FORESEEN) | set(NOT_BEFORE)) - every) == [], "nothing gives that reason any more"
     assert not set(FORESEEN) & set(NOT_BEFORE)
+
+
+def test_identity_sections_are_judged(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of the catalogue too, where no entry is; each mistake once."""
+    section = "[Identity]\nPath=%s\nAction=%s\nColour=red\n"
+    machine.registry(
+        "[Path]\nPath=/srv/d\nMethod=bind\n" + section % ("/etc/x", "explode") + section % ("/*", "remove")
+    )
+    (machine.top / "srv/d").mkdir()
+    machine.file("usr/lib/persist/identity.d/c.conf", section % ("relative", "remove"))
+    found = [(p["where"].rpartition("/")[2], p["message"][:14]) for p in machine.verify(capsys)[1]]
+    assert sorted(found) == [
+        ("c.conf:2", "Path=relative:"),
+        ("c.conf:4", "Unknown key 'C"),
+        ("t.conf:11", "Unknown key 'C"),
+        ("t.conf:6", "Action=explode"),
+        ("t.conf:7", "Unknown key 'C"),
+        ("t.conf:9", "Path=/*: '/*' "),
+    ]
