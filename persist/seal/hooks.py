@@ -7,6 +7,7 @@ what they mount is seen by them alone, where the kernel lets us.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Sequence
 
@@ -29,6 +30,23 @@ _LEFT_OVER = (
     ".rpmnew",
 )
 _NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+# What a program expects, seen by it alone: without it, '> /dev/null' would make a file in the image. Where
+# the kernel allows us none of that (a container), it goes without.
+_FURNISH = """
+top=$1 places=$2; shift 2
+for place in $places; do
+    case $place in
+    proc) mount -t proc proc "$top/proc" ;;
+    dev)
+        mount -t tmpfs -o mode=0755,nosuid,noexec tmpfs "$top/dev" || continue
+        for node in null zero full random urandom; do
+            : > "$top/dev/$node" && mount --bind "/dev/$node" "$top/dev/$node"
+        done
+        ;;
+    esac
+done 2>/dev/null
+exec chroot "$top" "$@"
+"""
 
 
 def find(tree: Tree, problems: list[Problem]) -> list[str]:
@@ -53,6 +71,7 @@ class Runner:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
+        self._device = os.fstat(tree.top.fd).st_dev
         self._begin: tuple[str, ...] | None = None
 
     def _inside(self) -> tuple[str, ...]:
@@ -60,12 +79,16 @@ class Runner:
         if self._begin is None:
             own: tuple[str, ...] = ("chroot", self.tree.path)
             if status(*_NAMESPACES, "true") == 0:
-                there = self.tree.lstat(("proc",))
-                proc = ["--mount-proc=/proc"] if there is not None and stat.S_ISDIR(there.st_mode) else []
-                own = (*_NAMESPACES, f"--root={self.tree.path}", *proc)
+                places = [name for name in ("dev", "proc") if self._is_bare(name)]
+                own = (*_NAMESPACES, "sh", "-c", _FURNISH, "sh", self.tree.path, " ".join(places))
             # systemctl(1) asks /proc/1/root whether it is in a chroot, which says no in such a namespace.
             self._begin = ("env", "SYSTEMD_OFFLINE=1", *own)
         return self._begin
+
+    def _is_bare(self, name: str) -> bool:
+        """Whether a directory below the top is one, and nothing is mounted there."""
+        there = self.tree.lstat((name,))
+        return there is not None and stat.S_ISDIR(there.st_mode) and there.st_dev == self._device
 
     def run(self, argv: Sequence[str], what: str) -> str:
         """Run a program to its end; what it printed. Raises PersistError where it fails."""

@@ -384,12 +384,28 @@ def test_a_hook_that_brings_something_back(made: MadeUp) -> None:
 
 
 def test_what_a_hook_leaves_running_ends_with_it(made: MadeUp) -> None:
-    made.at("/proc").mkdir()
-    hook(made, "10-a", "test -e /proc/self/mounts; (sleep 600; echo late > /late) >/dev/null 2>&1 &")
+    for place in ("proc", "dev/x"):
+        made.at(place).mkdir(parents=True)
+    late = "(sleep 600; echo late > /late) >/dev/null 2>&1 &"
+    hook(
+        made, "10-a", f"test -e /proc/self/mounts; test -c /dev/null; test ! -e /dev/x; : > /dev/null; {late}"
+    )
     result = made.seal()
     assert result.failures == []
     assert made.seal().errors == [], "no process is in the tree"
     assert not [m for m in mounts(str(made.root))]
+    assert os.listdir(made.at("/dev")) == ["x"] and os.listdir(made.at("/proc")) == []
+
+
+@pytest.mark.parametrize("place", ["dev", "proc"])
+def test_nothing_is_mounted_behind_a_link(made: MadeUp, place: str, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    if made.has(place):
+        made.at(place).rmdir()
+    made.link(place, str(tmp_path / "outside"))
+    hook(made, "10-a", f"test ! -e /{place}/null; test ! -e /{place}/self")
+    assert made.seal().failures == []
+    assert os.listdir(tmp_path / "outside") == []
 
 
 def test_a_hook_sees_the_tree_and_nothing_else(made: MadeUp) -> None:
