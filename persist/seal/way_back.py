@@ -7,6 +7,7 @@ nobody can log in to see why.
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -22,6 +23,8 @@ OUR_UNIT = "persist-regenerate.service"
 UNINITIALIZED = "uninitialized"  # [Seal] MachineId=: PID 1 takes the next boot for the first one
 _NEEDS_A_WAY_BACK = ("identity", "secret")
 _EDITS = ("run", "write")  # the file stays, with something in it
+# A program that a command hands to another one, such as a shell.
+_PROGRAM = re.compile(r"(?<![\w./-])/(?:usr/)?(?:local/)?s?bin/[\w.+-]+")
 
 
 @lru_cache(maxsize=1)
@@ -93,15 +96,17 @@ def _first_boot_holds(unit: Unit, kind: str, machine_id: str) -> bool:
 
 
 def _why_not_run(line: str, units: Units, image: Image) -> str:
-    """Why persist-regenerate.service does not run a command on a clone."""
+    """Why persist-regenerate.service does not run a command on a clone: it, or a program that it names by its
+    whole path, is not there."""
     if units.find(OUR_UNIT) is None:
         what = "is masked" if units.masked(OUR_UNIT) else "is not installed"
         return f"Regenerate= is run by {OUR_UNIT}, which {what}."
     if not units.is_started(OUR_UNIT):
         return f"Regenerate= is run by {OUR_UNIT}, which nothing starts."
-    program = arguments(line)[0]
-    if not _executable(image, program):
-        return f"{program} of Regenerate= is not there, or no program."
+    words = arguments(line)
+    for program in (words[0], *_PROGRAM.findall(" ".join(words[1:]))):
+        if not _executable(image, program):
+            return f"{program} of Regenerate= is not there, or no program."
     return ""
 
 

@@ -44,7 +44,6 @@ containerd          /var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db /
 corosync            /etc/corosync/authkey                          /etc/corosync/corosync.conf
 cron                /var/spool/cron/crontabs/root                  /etc/crontab
 database-clients    /home/anna/.psql_history                       /home/anna/.pgpass
-dbus                /var/lib/dbus/machine-id                       /var/lib/dbus
 debconf             /var/cache/debconf/passwords.dat               /var/cache/debconf/config.dat
 dhcpcd              /var/lib/dhcpcd/duid                           /etc/dhcpcd.conf
 docker              /var/lib/docker/engine-id                      /var/lib/docker/volumes/metadata.db
@@ -59,6 +58,7 @@ ejabberd            /etc/ejabberd/ejabberd.pem                     /etc/ejabberd
 etcd                /var/lib/etcd/default/member                   /etc/default/etcd
 exim4               /var/log/exim4/mainlog                         /etc/exim4/exim4.conf.template
 exim4               /var/spool/exim4/input/1abcde-000001-2f-H      /var/spool/exim4/db
+fail2ban            /var/log/fail2ban.log.1                        /var/log/fail2ban
 fail2ban            /var/lib/fail2ban/fail2ban.sqlite3             /etc/fail2ban/jail.local
 fprintd             /var/lib/fprint/anna                           /etc/fprintd.conf
 fwupd               /var/lib/fwupd/pki/secret.key                  /etc/pki/fwupd/LVFS-CA.pem
@@ -68,6 +68,7 @@ glusterfs-server    /var/lib/glusterd/glusterd.info                /var/lib/glus
 gnupg               /root/.gnupg/random_seed                       /root/.gnupg/pubring.kbx
 google-guest-agent  /etc/google_instance_id                        /etc/default/instance_configs.cfg
 i2pd                /var/lib/i2pd/router.keys                      /var/lib/i2pd/certificates/reseed/a.crt
+i2pd                /var/log/i2pd/i2pd.log                         /var/log/i2pd
 i2pd                /var/lib/i2pd/irc-keys.dat                     /var/lib/i2pd/netDb/r0/a.dat
 installer           /var/log/installer                             /var/log
 isc-dhcp-client     /var/lib/dhcp/dhclient.eth0.leases             /etc/dhcp/dhclient.conf
@@ -141,6 +142,7 @@ sssd                /var/lib/sss/db/config.ldb                     /etc/sssd/sss
 sssd                /var/log/sssd/sssd.log                         /var/log/sssd
 sudo                /var/lib/sudo/lectured/anna                    /etc/sudoers
 systemd             /etc/machine-id                                /etc/machine-id.note
+systemd             /var/lib/dbus/machine-id                       /var/lib/dbus
 systemd             /var/lib/systemd/random-seed                   /var/lib/systemd/catalog/database
 systemd             /boot/efi/loader/random-seed                   /boot/efi/loader/loader.conf
 systemd             /var/lib/systemd/credential.secret             /etc/credstore.encrypted/a.cred

@@ -4,6 +4,7 @@ own."""
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -45,7 +46,7 @@ SYSPREP = {
     "machine-id": "systemd-1",
     "mail-spool": "base-files-2",
     "net-hostname": "Red Hat's; base-files-4 reports Debian's",
-    "net-hwaddr": "Red Hat's; systemd-13 reports Debian's",
+    "net-hwaddr": "Red Hat's; systemd-14 reports Debian's",
     "net-nmconn": "Red Hat's; network-manager-4 reports it here, for the clones may be meant to use it",
     "pacct-log": "acct-1",
     "package-manager-cache": "apt-2",
@@ -115,6 +116,9 @@ def test_command(name: str) -> None:
         words = shlex.split(ENTRIES[name].get(key, "/x"))
         assert words[0].startswith("/")
         assert words[0] != "/bin/sh" or words[1] == "-c" and len(words) == 3
+        assert words[0] != "/bin/sh" or re.search(r"(^|; |\()/usr/", words[2]), (
+            "seal asks whether it is there"
+        )
         assert words[0] == "/bin/sh" or not set("|<>;&$`") & set("".join(words)), "nobody reads it but exec"
 
 

@@ -322,6 +322,11 @@ def test_commands(root: Path) -> None:
         "/usr/sbin/gone of Regenerate= is not"
     )
     assert "or no program" in why(third, by="", regenerate=f"/{UNITS}/sysinit.target")
+    shell = "/usr/bin/true -c 'umask 077; /usr/sbin/{} >/etc/x/key'"
+    assert why(third, by="", regenerate=shell.format("gone")).startswith(
+        "/usr/sbin/gone of Regenerate= is not"
+    )
+    assert why(third, by="", regenerate=shell.format("../bin/true").replace("/usr/sbin/..", "/usr")) == ""
     # One way is enough, and both are named where none is.
     assert why(third, by="keygen.service", regenerate="/usr/bin/true") == ""
     both = why(third, by="keygen.service", regenerate="/usr/sbin/gone")
