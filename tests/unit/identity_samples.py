@@ -152,7 +152,7 @@ systemd             /var/lib/systemd/coredump                      /usr/lib/sysc
 systemd             /var/lib/systemd/timers/stamp-apt-daily.timer  /var/lib/systemd/timers
 systemd             /var/lib/systemd/rfkill/pci-0000:00:14.0:wlan  /var/lib/systemd/rfkill
 systemd             /var/lib/systemd/linger/anna                   /var/lib/systemd/linger
-systemd             /etc/machine-info                              /etc/os-release
+systemd             /etc/machine-info                              /etc/locale.conf
 systemd             /etc/kernel/entry-token                        /etc/kernel/install.conf
 systemd             /etc/systemd/network/10-lan.link               /etc/systemd/network/10-lan.network
 systemd-timesyncd   /var/lib/systemd/timesync/clock                /etc/systemd/timesyncd.conf
