@@ -48,6 +48,7 @@ debconf             /var/cache/debconf/passwords.dat               /var/cache/de
 dhcpcd              /var/lib/dhcpcd/duid                           /etc/dhcpcd.conf
 docker              /var/lib/docker/engine-id                      /var/lib/docker/volumes/metadata.db
 docker              /var/lib/docker/swarm/state.json               /etc/docker/daemon.json
+dovecot             /var/lib/dovecot/instances                     /var/lib/dovecot/sieve/default.sieve
 dovecot             /etc/dovecot/private/dovecot.key               /etc/dovecot/dovecot.conf
 dpkg                /var/log/dpkg.log.2.gz                         /var/lib/dpkg/status
 dropbear            /etc/dropbear/dropbear_rsa_host_key            /etc/dropbear/run
@@ -61,6 +62,7 @@ exim4               /var/spool/exim4/input/1abcde-000001-2f-H      /var/spool/ex
 fail2ban            /var/log/fail2ban.log.1                        /var/log/fail2ban
 fail2ban            /var/lib/fail2ban/fail2ban.sqlite3             /etc/fail2ban/jail.local
 fprintd             /var/lib/fprint/anna                           /etc/fprintd.conf
+freeipa-client      /etc/ipa/default.conf                          /etc/ipa/nssdb/cert9.db
 fwupd               /var/lib/fwupd/pki/secret.key                  /etc/pki/fwupd/LVFS-CA.pem
 gitlab-runner       /etc/gitlab-runner/.runner_system_id           /etc/gitlab-runner/certs/ca.crt
 gitlab-runner       /etc/gitlab-runner/config.toml                 /etc/gitlab-runner/certs/ca.crt
@@ -70,6 +72,7 @@ google-guest-agent  /etc/google_instance_id                        /etc/default/
 i2pd                /var/lib/i2pd/router.keys                      /var/lib/i2pd/certificates/reseed/a.crt
 i2pd                /var/log/i2pd/i2pd.log                         /var/log/i2pd
 i2pd                /var/lib/i2pd/irc-keys.dat                     /var/lib/i2pd/netDb/r0/a.dat
+initscripts         /var/lib/urandom/random-seed                   /var/lib/urandom
 installer           /var/log/installer                             /var/log
 isc-dhcp-client     /var/lib/dhcp/dhclient.eth0.leases             /etc/dhcp/dhclient.conf
 isc-dhcp-server     /var/lib/dhcp/dhcpd.leases                     /etc/dhcp/dhcpd.conf
