@@ -7,11 +7,12 @@ import stat
 from collections.abc import Sequence
 
 from persist.errors import PersistError
-from persist.seal.look.obstacles import Obstacles, Surroundings
-from persist.seal.look.pattern import Finder, Found
+from persist.seal.look.obstacles import Obstacles, Surroundings, second_names
+from persist.seal.look.pattern import Finder, Found, is_a_packages
 from persist.seal.look.tree import Parts, Tree
-from persist.seal.plan import EMPTY, REMOVE, SECRETS, TRUNCATE, UNLINK, WRITE, Deed, Plan, Wish
-from persist.seal.section import KEPT_BY_ALL, Item
+from persist.seal.plan import EMPTY, REMOVE, SECRETS, TRUNCATE, UNLINK, WRITE, Deed, Plan, Wish, why_kept
+from persist.seal.section import Item
+from persist.seal.wipe import LIST, REPORT, store_place
 
 MACHINE_ID = "/etc/machine-id"
 VENDOR = (
@@ -36,22 +37,14 @@ class Planner:
         self.finder = Finder(tree, frozenset(around.foreign))
         self.plan = Plan()
         self._claims: dict[Parts, Deed] = {}
+        self._store = store_place(tree)
         self._gone: frozenset[Parts] = frozenset()  # directories that go, with all that is in them
         self._links: list[tuple[Deed, Parts]] = []  # a link that is to be removed, and what it leads to
 
     def make(self, items: list[Item], keep: Sequence[str]) -> Plan:
         """The whole plan but for what is asked of the clone (``judge_all()``)."""
         for item in items:
-            kept = (
-                "report"
-                if item.action == "report"
-                else "shared"
-                if item.cls == KEPT_BY_ALL
-                else "keep"
-                if item.cls in keep
-                else ""
-            )
-            wish = Wish(item, kept=kept)
+            wish = Wish(item, kept=why_kept(item, keep))
             self.plan.wishes.append(wish)
             try:
                 self._look(wish)
@@ -98,6 +91,10 @@ class Planner:
 
     def _take(self, item: Item, found: Found) -> Parts:
         """Claim what an item's action is for; the place behind a link that is followed, else the place."""
+        if is_a_packages(found, found.parts):
+            text = f"{item.source}: a link in '{found.of}' leads to '{found.path}', which is a package's."
+            (self.plan.errors if item.cls in SECRETS else self.plan.notes).append(text)
+            return found.parts
         if not stat.S_ISLNK(found.mode):
             self._on(item, found, found.parts, found.mode)
             return found.parts
@@ -135,7 +132,7 @@ class Planner:
         target = "/" + "/".join(parts)
         if there is None or any(parts[: len(point)] == point for point in self.around.foreign):
             self.plan.errors.append(f"{item.source}: the link '{found.path}' leads to '{target}', a mount.")
-        elif not parts or parts[0] in VENDOR and parts[:2] != ("usr", "local"):
+        elif not parts or is_a_packages(found, parts):
             text = f"{item.source}: the link '{found.path}' leads to '{target}', which is a package's."
             (self.plan.notes if removes else self.plan.errors).append(text)
             if removes:
@@ -200,6 +197,14 @@ class Planner:
     def _claim(self, deed: Deed) -> None:
         """One place, one deed: a pattern that says the name before one with a wildcard, removal before what
         leaves something, and else what was read first."""
+        own = self._store
+        if deed.kind in (REMOVE, EMPTY) and own[: len(deed.parts)] == deed.parts:
+            self.plan.errors.append(
+                f"{deed.item.source}: '{deed.path}' is where seal's own files are; name what is in it."
+            )
+            return
+        if deed.parts in ((*own, REPORT), (*own, LIST)):
+            return
         old = self._claims.get(deed.parts)
         if old is None or deed.named and not old.named:
             self._claims[deed.parts] = deed
@@ -264,7 +269,7 @@ class Planner:
 
     def _obstacles(self) -> None:
         obstacles = Obstacles(self.tree, self.around)
-        links: dict[tuple[int, int], list[Deed]] = {}
+        removed: dict[Parts, Item] = {}
         for deed in self.plan.deeds:
             if not deed.pending:
                 continue
@@ -274,20 +279,13 @@ class Planner:
                 wrong = str(e)
             if wrong:
                 self.plan.errors.append(f"'{deed.path}': {wrong}.")
-            there = self.tree.lstat(deed.parts)
-            if (
-                deed.kind == REMOVE
-                and there is not None
-                and stat.S_ISREG(there.st_mode)
-                and there.st_nlink > 1
-            ):
-                links.setdefault((there.st_dev, there.st_ino), []).append(deed)
-        for deeds in links.values():
-            first = self.tree.lstat(deeds[0].parts)
-            if first is not None and first.st_nlink > len(deeds):
-                text = (
-                    f"{deeds[0].item.source}: '{deeds[0].path}' has another name (a hard link), under which "
-                    "its content would stay. 'find -samefile' finds it."
-                )
-                secret = any(d.item.cls in SECRETS for d in deeds)
-                (self.plan.errors if secret else self.plan.notes).append(text)
+            if deed.kind == REMOVE:
+                removed[deed.parts] = deed.item
+        for places in second_names(self.tree, list(removed)):
+            items = [removed[place] for place in places]
+            text = (
+                f"{items[0].source}: '/{'/'.join(places[0])}' has another name (a hard link), under which "
+                "its content would stay. 'find -samefile' finds it."
+            )
+            secret = any(item.cls in SECRETS for item in items)
+            (self.plan.errors if secret else self.plan.notes).append(text)

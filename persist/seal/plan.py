@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from persist.record import Record, made
 from persist.seal.look.tree import Parts
-from persist.seal.section import Item
+from persist.seal.section import KEPT_BY_ALL, Item
 
 SECRETS = ("identity", "secret")  # classes whose content must not be in the image, wherever a link put it
 UNLINK, REMOVE, EMPTY, TRUNCATE, WRITE = "unlink", "remove", "empty-dir", "truncate", "write"
@@ -33,9 +33,16 @@ class Deed(Record):
         return "/" + "/".join(self.parts)
 
 
+def why_kept(item: Item, keep: Sequence[str]) -> str:
+    """Why nothing is done to what an item matches: "report", "shared", "keep" or ''."""
+    if item.action == "report":
+        return "report"
+    return "shared" if item.cls == KEPT_BY_ALL else "keep" if item.cls in keep else ""
+
+
 class Wish(Record, frozen=False):
     """What one item found. ``matched`` are all names, ``pending`` those that something is to be done to;
-    ``kept`` says why nothing is: "report", "shared" or "keep"; ``places`` is where each name leads, and
+    ``kept`` says why nothing is (why_kept()); ``places`` is where each name leads, and
     ``stale`` the patterns that found nothing."""
 
     item: Item

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from persist.errors import PersistError
 from persist.seal.look.obstacles import Surroundings
-from persist.seal.look.tree import Tree
+from persist.seal.look.tree import Parts, Tree
 from persist.seal.plan import EMPTY, REMOVE, TRUNCATE, UNLINK, WRITE, Deed
 from persist.system.run import run
 from persist.system.safepath import Dir
@@ -117,10 +117,14 @@ def sync(tree: Tree, around: Surroundings) -> None:
             there.sync_filesystem()
 
 
+def store_place(tree: Tree) -> Parts:
+    """Where the tree has /var/lib/persist, or would have it."""
+    return (*(tree.real("/" + "/".join(STORE[:-1])).parts or STORE[:-1]), STORE[-1])
+
+
 def store(tree: Tree, *, make: bool) -> Dir | None:
     """/var/lib/persist of the tree, None where there is none and it is not to be made. Raises PersistError
     where others than root may write it, OSError."""
-    above = tree.real("/" + "/".join(STORE[:-1])).parts or STORE[:-1]
 
     def missing(parent: Dir, path: str) -> None:
         if not make:
@@ -129,7 +133,7 @@ def store(tree: Tree, *, make: bool) -> Dir | None:
         parent.sync()
 
     try:
-        there = tree.top.descend([*above, STORE[-1]], missing)
+        there = tree.top.descend(list(store_place(tree)), missing)
     except FileNotFoundError:
         if make:
             raise

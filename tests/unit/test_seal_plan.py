@@ -320,7 +320,7 @@ def test_a_name_that_is_something_else(made: MadeUp, path: str, action: str, wha
     made.section(path, action)
     assert f"'{path}' is {what}" in made.plan().errors[0]
     made.at("/usr/lib/persist/identity.d/t.conf").unlink()
-    made.section("/var/*" if path != "/var/log" else "/var/l*", action)
+    made.section({"/var/log": "/var/lo*", "/var/p": "/var/*", "/var/f": "/var/[f-]"}[path], action)
     assert made.plan().errors == [], "what a wildcard meets is passed over"
 
 
@@ -427,3 +427,43 @@ def test_lower_directories(options: str, names: list[str]) -> None:
     mount = parse(f"1 1 0:1 / /x rw - overlay overlay {options}\n")[0]
     assert lowers(mount) == names
     assert lowers(parse(f"1 1 0:1 / /x rw - ext4 overlay {options}\n")[0]) == []
+
+
+def test_our_own_files_are_nobodys_to_wipe(made: MadeUp) -> None:
+    """The list of what the clone makes is written before what it is for is wiped."""
+    for name in ("regenerate", "seal.json", "known-volume"):
+        made.put(f"/var/lib/persist/{name}")
+    made.section("/var/lib/persist/* /var/lib/**/regenerate", "remove")
+    made.section("/var/lib/persist/**", "truncate", "0")
+    assert made.deeds() == ["remove /var/lib/persist/known-volume"]
+    made.section("/var/lib/persist", "empty-dir")
+    made.section("/var/lib", "remove")
+    assert [e.partition(": ")[2] for e in made.plan().errors] == [
+        "'/var/lib/persist' is where seal's own files are; name what is in it.",
+        "'/var/lib' is where seal's own files are; name what is in it.",
+    ]
+
+
+@pytest.mark.parametrize("cls", ["identity", "cache"])
+def test_a_link_on_the_way_to_a_packages_files(made: MadeUp, cls: str) -> None:
+    made.put("/usr/share/x/key")
+    made.put("/usr/local/lib/key")
+    made.put("/boot/loader/key")
+    made.link("/etc/x", "/usr/share/x")
+    made.link("/etc/l", "../usr/local/lib")
+    made.link("/lib", "usr/lib")
+    made.put("/usr/lib/y/key")
+    made.section("/etc/x/*", "remove", cls=cls)
+    plan = made.plan()
+    said = plan.errors if cls == "identity" else plan.notes
+    assert len(plan.deeds) == 1 and [text.partition(": ")[2] for text in said] == [
+        "a link in '/etc/x/*' leads to '/usr/share/x/key', which is a package's."
+    ]
+    made.at("/usr/lib/persist/identity.d/t.conf").unlink()
+    made.section("/etc/l/* ESP:/loader/key /lib/y/* /usr/share/x/key", "remove", cls=cls)
+    assert made.deeds() == [
+        "remove /boot/loader/key",
+        "remove /usr/lib/y/key",
+        "remove /usr/local/lib/key",
+        "remove /usr/share/x/key",
+    ]

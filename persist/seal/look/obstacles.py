@@ -140,6 +140,18 @@ class Surroundings:
         return self.around, self.around.root.rstrip("/") + rest
 
 
+def second_names(tree: Tree, places: Sequence[Parts]) -> list[list[Parts]]:
+    """Those of some places whose files have still other names (hard links), put together by files."""
+    files: dict[tuple[int, int], list[Parts]] = {}
+    names: dict[tuple[int, int], int] = {}
+    for place in places:
+        there = tree.lstat(place)
+        if there is not None and stat.S_ISREG(there.st_mode) and there.st_nlink > 1:
+            files.setdefault((there.st_dev, there.st_ino), []).append(place)
+            names[there.st_dev, there.st_ino] = there.st_nlink
+    return [found for key, found in files.items() if names[key] > len(found)]
+
+
 class Obstacles:
     """Reasons why one place of a tree cannot be changed, or why changing it would not take it out of the
     image."""

@@ -17,6 +17,7 @@ from persist.seal.look.tree import DEEPEST, Link, Parts, Tree
 
 HOME, ESP = "~/", "ESP:/"  # what a pattern may begin with instead of a slash
 MAGIC = "*?["
+VENDOR = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "boot")  # top directories that are packages'
 ESP_PLACES = ("/efi", "/boot/efi", "/boot")
 _USERS = range(1000, 65534)  # the uids of people (login.defs, UID_MIN), and nobody's is not among them
 _HOME_OF_ROOT = "/root"
@@ -35,6 +36,14 @@ class Found(Record):
     def path(self) -> str:
         """The place as a path of the tree."""
         return "/" + "/".join(self.parts)
+
+
+def is_a_packages(found: Found, parts: Parts) -> bool:
+    """Whether a place is where packages have their files, and the pattern does not say so: a link led
+    there."""
+    first = found.of.split("/")[1] if found.of.startswith("/") else ""
+    ours = parts[:1] == () or parts[0] not in VENDOR or parts[:2] == ("usr", "local")
+    return not (ours or first in VENDOR or found.of.startswith(ESP))
 
 
 class Way(Record):
