@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cache, chroot, recipe
+from . import cache, chroot, recipe, unpacked
 from .progress import note, step
 
 VARIANTS = ("ro", "rw")
@@ -66,7 +66,7 @@ class Request:
         """The key of the final stage."""
         return cache.digest(
             [
-                "image-1",
+                "image-2",
                 self.base_key(),
                 self.variant,
                 recipe.agent_source(),
@@ -117,7 +117,7 @@ def build(
     path = cache.obtain(
         f"image-{suite}-{variant}", key, lambda target: _build_image(request, target), KEEP_IMAGES
     )
-    return Image(suite, variant, key, path / "root.raw", path / "vmlinuz", path / "initrd.img")
+    return Image(suite, variant, key, path / "root.raw", path / "vmlinux", path / "initrd.img")
 
 
 def _build_base(request: Request, target: Path) -> None:
@@ -235,9 +235,8 @@ def _boot_file(tree: Path, prefix: str) -> Path:
 
 
 def _make_filesystem(tree: Path, target: Path, request: Request) -> None:
-    for prefix, name in (("vmlinuz-", "vmlinuz"), ("initrd.img-", "initrd.img")):
-        source = _boot_file(tree, prefix)
-        (target / name).write_bytes(source.read_bytes())
+    (target / "vmlinux").write_bytes(unpacked.kernel(tree, _boot_file(tree, "vmlinuz-").name))
+    (target / "initrd.img").write_bytes(_boot_file(tree, "initrd.img-").read_bytes())
     used = int(chroot.call(["du", "-s", "--block-size=1M", str(tree)], "du").split()[0])
     root = target / "root.raw"
     # The inode tables and the rest of ext4 itself take some 5 %.
