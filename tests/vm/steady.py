@@ -7,6 +7,13 @@ from .journal import INFO, lines, once
 from .system import System
 
 LINES = 12  # of ours in the journal of a steady boot, at most
+IDLE = (
+    "persist-format.service",
+    "persist-volume.service",
+    "persist-seed@etc.service",
+    "persist-seed@var.service",
+    "persist-settle.service",
+)
 
 
 def identity(machine: System) -> tuple[str, ...]:
@@ -23,17 +30,8 @@ def steady(machine: System, *, counted: bool = True) -> None:
     """All was in place before PID 1 started: none of the services that do it has started a process, PID 1 was
     not reloaded, and there is little to say. ``counted``: this kernel has had no other boot, whose words its
     journal would have, too."""
-    for unit in (
-        "persist-format.service",
-        "persist-volume.service",
-        "persist-seed@etc.service",
-        "persist-seed@var.service",
-        "persist-settle.service",
-    ):
-        assert (
-            machine.succeed(f"systemctl show -p ExecMainStartTimestampMonotonic --value {unit}").strip()
-            == "0"
-        ), unit
+    started = machine.succeed(f"systemctl show -p ExecMainStartTimestampMonotonic --value {' '.join(IDLE)}")
+    assert started.split() == ["0"] * len(IDLE), started
     reloaded = "journalctl -b -q -o cat _PID=1 | grep -c '^Reload' || true"
     assert machine.succeed(reloaded).strip() == "0"
     said = once(lines(machine.succeed, INFO))

@@ -168,7 +168,7 @@ def test_emergency_is_seen(plain_image: PlainImage, machine: MachineFactory) -> 
 
 def test_panic_is_seen(plain_image: PlainImage, machine: MachineFactory) -> None:
     """A kernel that panics ends the test, not the patience."""
-    one = machine(plain_image("ro"))
+    one = machine(plain_image("rw"))
     with pytest.raises(MachineError, match="Kernel panic"):
         one.start("rdinit=/nowhere noinitrd root=/dev/nowhere init=/nowhere")
 
