@@ -147,6 +147,12 @@ class Seal:
             result.notes.append(
                 f"'/{'/'.join(point)}' is a filesystem of its own, '{mount.source}', sealed too."
             )
+        for point, mount in self.around.foreign.items():
+            if self.around.hides(point) and point not in planner.finder.met:
+                result.notes.append(
+                    f"'/{'/'.join(point)}' is a mount of '{mount.source}', which is not the image's: what "
+                    "the image has under it was not looked at. No section asks for it."
+                )
         self.old = traces.old_ids(self.tree)
         result.traces = traces.find(self.tree, planner.finder, self.old, result.notes)
         return result

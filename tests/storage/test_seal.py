@@ -544,6 +544,15 @@ def test_memory_over_the_machine_id(made: MadeUp, mounted: Callable[..., Path], 
     assert (tmp_path / "id").read_text() == "transient\n" and made.text("/etc/machine-id") == f"{ID}\n"
 
 
+def test_a_mount_that_nothing_asks_for_is_told(made: MadeUp, mounted: Callable[..., Path]) -> None:
+    mounted(made.at("/srv"), "-t", "tmpfs", "none")
+    mounted(made.at("/proc"), "-t", "proc", "none")
+    result = made.seal(mounts=mounts())
+    assert result.sealed and [note.partition(",")[0] for note in result.notes] == [
+        "'/srv' is a mount of 'none'"
+    ]
+
+
 def test_a_store_that_others_may_write(made: MadeUp, tmp_path: Path) -> None:
     made.at("/var/lib/persist").mkdir(mode=0o777)
     made.at("/var/lib/persist").chmod(0o777)

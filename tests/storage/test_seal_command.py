@@ -112,6 +112,20 @@ def test_what_is_no_image(words: list[str], capsys: pytest.CaptureFixture[str]) 
     assert out == "" and err.startswith("persistctl: ")
 
 
+def test_only_root_seals(made: MadeUp) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            os._exit(10 + seal(made, "--dry-run"))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 11
+    assert made.text("/etc/key") == "secret"
+
+
 def test_names_that_a_terminal_would_obey(made: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     for name in (b"a\nb", b"c\x1b[31m", b"d\xff"):
         with open(os.fsencode(made.at("/var/log")) + b"/" + name, "w", encoding="ascii") as f:
