@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 import pytest
 
 # Fixtures of a module: a machine that tests go back to by a snapshot.
-SHARED = ("pairs", "shared", "first_boot", "waiting")
+SHARED = ("pairs", "shared", "first_boot")
 # The same for tests of several modules.
-SHARED_BY_MODULES = ("booted_once",)
+SHARED_BY_MODULES = ("booted_once", "booted_without")
 # The longest begin, or one worker would be left alone with them at the end: seconds on two idle cores, to be
 # kept roughly true.
 SECONDS = {

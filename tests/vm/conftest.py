@@ -162,3 +162,16 @@ def after_first_boot(request: pytest.FixtureRequest, booted_once: Machine) -> It
     yield booted_once
     if request.node.stash.get(_reports, False):
         booted_once.save_artifacts(request.node.name)
+
+
+@pytest.fixture(scope="session")
+def booted_without() -> Iterator[Machine]:
+    """A machine of Debian 12 that has booted without any disk for a volume, kept as "ready"; claims that are
+    plugged in now are formatted at once."""
+    with Machine(scene.story_image("bookworm"), "booted-without") as machine:
+        machine.expect("VOLUME_MISSING", "FALLBACK", "VERDICT_VOLATILE")
+        machine.start()
+        machine.wait_for_boot()
+        machine.snapshot("ready")
+        machine.judge()
+        yield machine

@@ -147,10 +147,10 @@ class Machine(Storage, System):
         self._boot_id = boot
 
     def wait_for_console(self, text: str, timeout: float = BOOT_SEC) -> None:
-        """Wait until the console says something, from before anybody else in the guest can."""
+        """Wait until the console says something in this start, from before anybody else in the guest can."""
         deadline = time.monotonic() + timeout
         with step(f"{self.name}: waiting for '{text}' on the console"):
-            while text not in self.console_text():
+            while text not in self.qemu.console_text():
                 self.qemu.check()
                 if time.monotonic() > deadline:
                     raise MachineError(f"'{text}' was not said in {timeout:g} s\n{self.qemu.tail()}")
