@@ -171,6 +171,10 @@ class Storage:
         if self._boot_id != kept.boot_id:  # none: it was kept before the agent ran
             raise MachineError(f"snapshot {name}: the agent does not answer as the one that was kept")
 
+    def disk_of(self, snapshot: str, name: str) -> Disk:
+        """The disk of this name, which was plugged in when a snapshot was taken."""
+        return next(one.disk for one in self._snapshots[snapshot].attached if one.disk.name == name)
+
     def _writable_nodes(self) -> tuple[str, ...]:
         return ("vmstate", *(one.node for one in self._attached if not one.read_only))
 
