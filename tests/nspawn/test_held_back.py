@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import uuid
 
-from tests.vm.checks import failed_units, mounted
+from tests.vm.checks import failed_units, mounted, state
 
 from .conftest import Boot
 from .disk import Disk
@@ -32,4 +32,20 @@ def test_nothing_is_mounted_over_a_running_system(disk: Disk, container: Boot) -
     # By that file alone: without it the volume would be found now, and mounted.
     one.succeed("rm /run/persist/booted; systemctl restart persist-volume.service")
     assert "/run/persist/volume" in mounted(one, "btrfs"), booted
+    one.shutdown()
+
+
+def test_enabling_changes_nothing(container: Boot) -> None:
+    """A writable root, no disk, a preset: nothing is in force, and all is where it was."""
+    one = container(files=NOTES)
+    assert one.boot() == "running", failed_units(one)
+    one.succeed("echo mine >>/var/lib/demo-notes/notes.txt; echo mine >/home/mine")
+    one.succeed("systemctl enable persist-setup.target && persistctl preset enable whole-system 2>&1")
+    one.shutdown()
+    assert one.boot() == "running", failed_units(one)
+    found = state(one)
+    assert (found["verdict"], found["volume"]["kind"]) == ("off", "none"), found["reasons"]
+    assert mounted(one, "overlay", "btrfs") == ["/"]
+    assert one.succeed("cat /home/mine") == "mine\n"
+    assert "mine" in one.succeed("cat /var/lib/demo-notes/notes.txt")
     one.shutdown()

@@ -51,19 +51,15 @@ def steady_units(one: Machine) -> None:
     assert "Reloading" not in said and "Mounting var.mount" not in said
 
 
-def off_and_volatile(one: Machine) -> None:
-    """Words on the command line, also quoted."""
-    one.start('"persist=off"')
-    one.wait_for_boot()
-    assert state(one)["verdict"] == "off" and not one.succeed("ls /run/persist").count("volume\n")
-    assert one.execute("systemctl is-active hello.service")[0] != 0
-    one.crash()
+def volatile(one: Machine) -> None:
+    """A word on the command line. test_ordinary.py and tests/storage have persist=off and the quotes."""
     one.expect("VERDICT_VOLATILE", "FALLBACK")
     one.start("persist=volatile")
     one.wait_for_boot()
     found = state(one)
     assert (found["verdict"], codes(found)) == ("volatile", {"volatile"})
     assert entries(found)["/etc"] == "early"
+    assert one.execute("systemctl is-active hello.service")[0] != 0
     one.succeed("touch /etc/x /var/x /home/x")
     one.crash()
 
@@ -94,7 +90,7 @@ def test_dracut(suite: str, machine: MachineFactory) -> None:
     one = machine(found)
     story(one)
     if suite == "trixie":
-        off_and_volatile(one)  # decided in Python, whatever has started it: once is enough
+        volatile(one)  # decided in Python, whatever has started it: once is enough
     else:
         degraded(one)
 
