@@ -30,19 +30,21 @@ SHARED_BY_MODULES = ("booted_once", "booted_without")
 # The longest begin, or one worker would be left alone with them at the end: seconds on two idle cores, to be
 # kept roughly true.
 SECONDS = {
-    "mirror: pairs bookworm": 500,
-    "mirror: pairs trixie": 300,
-    "ordinary: writable_root": 250,
+    "mirror: pairs bookworm": 270,
+    "booted_once": 260,
     "powercut: first_boot": 250,
-    "powercut: waiting": 220,
-    "volumes: a_disk_of_the_cloud": 200,
-    "volumes: which_volume": 200,
-    "story: machine_remembers[bookworm]": 150,
-    "volumes: full_volume": 180,
-    "booted_once": 300,
-    "story: machine_remembers[trixie]": 140,
+    "mirror: pairs trixie": 130,
+    "booted_without": 130,
+    "stage: dracut[trixie]": 130,
+    "stage: dracut[bookworm]": 120,
+    "story: machine_remembers[trixie]": 120,
+    "story: machine_remembers[bookworm]": 110,
+    "ordinary: writable_root": 110,
+    "stage: init": 110,
+    "volumes: full_volume": 110,
+    "volumes: a_disk_of_the_cloud": 110,
 }
-USUAL = 60
+USUAL = 50
 
 
 @dataclass

@@ -40,6 +40,8 @@ ExecStart=/bin/sh -c 'echo started >>/var/lib/demo-notes/starts'
 WantedBy=multi-user.target
 """,
 }
+# What QEMU says of the machine: formatting binds a volume to it.
+DMI = ("-uuid", "4b1d7a52-9f5e-4c55-8d3a-5d9a3c1e7f00")
 # Names that unit files, mount(8) and overlayfs each read in their own way.
 ODD = ("/srv/my-data: 100% odd", "/srv/" + "long" * 52)
 ODD_REGISTRY = {"/usr/lib/persist.d/odd.conf": "".join(f"[Path]\nPath={path}\n" for path in ODD)}

@@ -58,6 +58,11 @@ def test_machine_remembers(release: str, machine: MachineFactory) -> None:
     clean_shutdown(one)
 
 
+def test_first_boot(after_first_boot: Machine) -> None:
+    """What a first boot leaves on the disk, with one processor."""
+    volume_layout(after_first_boot)
+
+
 def volume_layout(machine: Machine) -> None:
     """The disk as issue and design want it, the claim gone, nothing of ours on the state volume but what
     belongs there."""

@@ -18,7 +18,6 @@ from .disks import Disk
 from .machine import Machine
 from .test_mirror import VOLUME, node, wait_for_verdict
 
-DMI = ("-uuid", "4b1d7a52-9f5e-4c55-8d3a-5d9a3c1e7f00")
 BINDING = 256
 
 
@@ -33,21 +32,19 @@ def volatile(machine: Machine, code: str) -> None:
     machine.succeed("touch /etc/x /var/x /home/x")
 
 
-def test_which_volume(machine: MachineFactory, tmp_path: Path) -> None:
+def test_which_volume(after_first_boot: Machine, tmp_path: Path) -> None:
     """Of two filesystems with our label the machine's own one wins by what formatting bound to it; with
     nothing known none is taken; a copy stops both.
 
     One on a stick never counts."""
-    one = machine(scene.story_image("bookworm"), extra=DMI)
-    own = one.add_disk("own", "2G", header=scene.HEADER)
+    one = after_first_boot
+    own = one.disk("state")
     one.attach_disk(scene.stick(tmp_path / "stick.raw"), bus="usb")
-    one.start()
-    found = healthy_boot(one)
-    uuid = found["volume"]["uuid"]
-    disk = node(one, "own")
+    uuid = state(one)["volume"]["uuid"]
+    disk = node(one, "state")
     assert (
         one.succeed(f"dd if={disk} bs=1 skip={BINDING} count=184 status=none | tr -d '\\0'").strip()
-        == f"persist-bound 1 {uuid} dmi={DMI[1]} serial=own"
+        == f"persist-bound 1 {uuid} dmi={scene.DMI[1]} serial=state"
     )
     one.succeed("echo mine >/home/mine")
     stranger = one.add_disk("stranger", "1G")
@@ -72,7 +69,7 @@ def test_which_volume(machine: MachineFactory, tmp_path: Path) -> None:
     volatile(one, "duplicate-label")
     said = records(one, "VOLUME_AMBIGUOUS")
     assert {n for r in said for n in r["PERSIST_DEVICE"].split()} == {
-        f"{node(one, 'own')}2",
+        f"{node(one, 'state')}2",
         f"{node(one, 'stranger')}1",
     }, said
     one.shutdown()
@@ -116,13 +113,15 @@ while not full():
 """
 
 
-def test_full_volume(machine: MachineFactory) -> None:
+def test_full_volume(machine: MachineFactory, tmp_path: Path) -> None:
     """A volume filled to the last byte still boots with all entries writable, by its reserve, and says so;
-    with room again the reserve is back."""
+    with room again the reserve is back. It was made beside a stick that does not count."""
     one = machine(scene.story_image("bookworm"))
     one.add_disk("state", "500M", header=scene.HEADER)
+    one.attach_disk(scene.stick(tmp_path / "stick.raw"), bus="usb")
     one.start()
-    healthy_boot(one)
+    assert healthy_boot(one)["volume"]["device"] == f"{node(one, 'state')}1"  # too small for swap space
+    one.detach_disk("stick")
     size = one.succeed(f"btrfs filesystem show --raw {VOLUME} | awk '$1 == \"devid\" {{print $4}}'")
     one.write_file("/run/fill.py", FILL.encode())
     one.succeed("python3 /run/fill.py", 600)
