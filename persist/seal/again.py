@@ -12,6 +12,7 @@ import json
 from persist.record import Record, as_dict, replace
 
 PATH = "/var/lib/persist/regenerate"
+OUR_UNIT = "persist-regenerate.service"  # works it off
 
 
 class Again(Record):

@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 
 from persist.boot.dropins import DIRECTORIES
-from persist.boot.ini import Problem, parse
+from persist.boot.ini import ERROR, Problem, parse
+from persist.boot.rare.near import Unknown
 from persist.boot.rare.settings import MACHINE_IDS
 from persist.errors import PersistError
 from persist.record import Record, made
@@ -57,8 +58,8 @@ def machine_id_of(tree: Tree, problems: list[Problem]) -> str:
                         found = value
                     elif key == "MachineId":
                         where = f"{path}:{line}"
-                        text = f"MachineId={value}: must be one of {', '.join(MACHINE_IDS)}, ignoring."
-                        problems.append(Problem(3, where, text))
+                        text = f"MachineId={value}: must be one of {', '.join(MACHINE_IDS)}."
+                        problems.append(Problem(ERROR, where, text))
     return found
 
 
@@ -122,11 +123,7 @@ class Seal:
     def first_pass(self) -> Result:
         """Look at everything, and change nothing. Raises PersistError, OSError."""
         result = self.result
-        problems: list[Problem] = []
-        result.machine_id = machine_id_of(self.tree, problems)
-        self.items = load_from(self.tree, problems)
-        result.hooks = hooks.find(self.tree, problems)
-        result.notes += [str(problem) for problem in problems]
+        self._read()
         planner = self._planner()
         result.plan = planner.make(self.items, result.keep)
         judge_all(result.plan, self.judge, self.tree.path, result.machine_id)
@@ -155,7 +152,30 @@ class Seal:
                 )
         self.old = traces.old_ids(self.tree)
         result.traces = traces.find(self.tree, planner.finder, self.old, result.notes)
+        left = [place for wish in result.plan.wishes for place in wish.places.values()]
+        todo = {deed.parts for deed in result.plan.deeds}
+        result.traces += traces.in_links(self.tree, (p for p in left if p not in todo), self.old)
         return result
+
+    def _read(self) -> None:
+        """What the tree says of itself. Unlike at a boot, a mistake ends it: what a section or a hook was for
+        would stay in the image, and each clone would have it."""
+        result = self.result
+        settings: list[Problem] = []
+        sections: list[Problem] = []
+        found: list[Problem] = []
+        result.machine_id = machine_id_of(self.tree, settings)
+        self.items = load_from(self.tree, sections)
+        result.hooks = hooks.find(self.tree, found)
+        for problem in sections:
+            # Of a registry file, what else is in it is for verify.
+            ours = "/identity.d" in problem.where or isinstance(problem, Unknown)
+            if ours or problem.level == ERROR:
+                result.errors.append(f"{problem} What it was to take would stay in the image.")
+            else:
+                result.notes.append(str(problem))
+        result.errors += [str(p) for p in (*settings, *found) if p.level == ERROR]
+        result.notes += [str(p) for p in (*settings, *found) if p.level != ERROR]
 
     def _wrong_around(self) -> Iterable[str]:
         """What is wrong with the tree as a whole."""

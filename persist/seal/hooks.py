@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from persist.boot.ini import WARNING, Problem
+from persist.boot.ini import ERROR, Problem
 from persist.errors import CommandError, PersistError
 from persist.seal.look.tree import Tree, fragments
 from persist.system.run import run, status
@@ -29,6 +29,7 @@ _LEFT_OVER = (
     ".rpmsave",
     ".rpmnew",
 )
+_OUT = f"An empty file of its name in /etc/{DIRECTORY} takes it out."
 _NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 # What a program expects, seen by it alone: without it, '> /dev/null' would make a file in the image. Where
 # the kernel allows us none of that (a container), it goes without.
@@ -58,9 +59,10 @@ def find(tree: Tree, problems: list[Problem]) -> list[str]:
         parts = tree.real(path, any_owner=True).parts
         there = None if parts is None else tree.lstat(parts)
         if there is None or not stat.S_ISREG(there.st_mode):
-            problems.append(Problem(WARNING, path, "Is not a regular file, ignoring it."))
+            problems.append(Problem(ERROR, path, f"Is not a regular file, and would not be run. {_OUT}"))
         elif there.st_size and not there.st_mode & 0o111:
-            problems.append(Problem(WARNING, path, "Is not executable, ignoring it."))
+            text = f"Is not executable, and would not be run: 'chmod +x' makes it a hook. {_OUT}"
+            problems.append(Problem(ERROR, path, text))
         elif there.st_size:  # an empty one masks
             found.append(path)
     return found

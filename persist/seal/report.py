@@ -6,12 +6,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from persist.seal.again import OUR_UNIT
+from persist.seal.section import NOBODY
 from persist.version import VERSION
 
 if TYPE_CHECKING:
     from persist.seal.engine import Result
     from persist.seal.look.traces import Old
     from persist.seal.plan import Wish
+    from persist.seal.section import Item
 
 _NAMES = 12  # of one section that are shown to people; JSON has all
 _KEPT = {"report": "only told", "shared": "only told, the clones have it in common", "keep": "kept (--keep)"}
@@ -32,6 +35,9 @@ def document(result: Result, *, dry_run: bool) -> dict[str, Any]:
                 "class": wish.item.cls,
                 "action": wish.item.action,
                 "reason": wish.item.reason,
+                "exec": wish.item.exec,
+                "regenerated_by": wish.item.regenerated_by,
+                "regenerate": wish.item.regenerate,
                 "patterns": list(wish.item.patterns),
                 "matched": wish.matched,
                 "wiped" if result.touched else "to_wipe": wish.pending,
@@ -119,12 +125,25 @@ def _of_wish(wish: Wish) -> list[str]:
     lines += [f"    {name}" for name in names[:_NAMES]]
     if len(names) > _NAMES:
         lines.append(f"    … and {len(names) - _NAMES} more")
+    if not wish.kept:
+        lines += [f"    runs: {item.exec}"] if item.exec else []
+        lines += [f"    {line}" for line in _back(item)]
     return lines
+
+
+def _back(item: Item) -> list[str]:
+    """Who makes it again on the clone, as far as the section says."""
+    if item.regenerated_by == NOBODY:
+        return ["may be missing: what uses it makes it, or does without"]
+    ways = [item.regenerated_by] if item.regenerated_by else []
+    ways += [f"{OUR_UNIT}, with: {item.regenerate}"] if item.regenerate else []
+    return [f"made again on the clone by {' or '.join(ways)}"] if ways else []
 
 
 def of_plan(result: Result) -> list[str]:
     """The first pass for people: what would be done, and why."""
-    return [line for wish in result.plan.wishes for line in _of_wish(wish)]
+    hooks = [f"{path}: a hook, run in the image" for path in result.hooks]
+    return [line for wish in result.plan.wishes for line in _of_wish(wish)] + hooks
 
 
 def of_traces(result: Result) -> list[str]:

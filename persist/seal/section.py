@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """[Identity]: what must not be in the image of a machine that is cloned, in persist/identity.d/*.conf and in
-persist.d/*.conf. A bad section costs itself."""
+persist.d/*.conf. A bad section is left out, with a problem."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from persist.boot.ini import ERROR, WARNING, Problem, Section, parse
 from persist.boot.paths import is_unit_name
 from persist.boot.rare.keys import ACTIONS, IDENTITY_KEYS
-from persist.boot.rare.near import at_most, did_you_mean, unknown_key
+from persist.boot.rare.near import Unknown, at_most, did_you_mean, unknown_key
 from persist.record import Record, replace
 from persist.seal.look.pattern import wrong_pattern
 from persist.seal.look.tree import Tree, content, fragments
@@ -191,6 +191,9 @@ def parse_file(data: bytes, file: str, problems: list[Problem], *, catalogue: bo
             hint = did_you_mean(section.name, ["Identity"], "[%s]") or " Only [Identity] is known here."
             text = f"Unknown section [{section.name}], ignoring.{hint}"
             problems.append(Problem(WARNING, f"{file}:{section.line}", text))
+        elif not catalogue and did_you_mean(section.name, ["Identity"]):
+            where, text = f"{file}:{section.line}", f"Unknown section [{section.name}], ignoring."
+            problems.append(Unknown(where, text, "", section.name, ["Identity"], "[%s]"))
     at_most(problems, before, file)
     return found
 

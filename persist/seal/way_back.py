@@ -15,11 +15,10 @@ from functools import lru_cache
 from persist.boot.ini import boolean
 from persist.foresee.image import Image
 from persist.seal import again
-from persist.seal.again import Again
+from persist.seal.again import OUR_UNIT, Again
 from persist.seal.section import KEPT_BY_ALL, NOBODY, Item, arguments
 from persist.seal.unit_files import Unit, Units
 
-OUR_UNIT = "persist-regenerate.service"
 UNINITIALIZED = "uninitialized"  # [Seal] MachineId=: PID 1 takes the next boot for the first one
 _NEEDS_A_WAY_BACK = ("identity", "secret")
 _EDITS = ("run", "write")  # the file stays, with something in it

@@ -256,11 +256,67 @@ def test_the_first_pass_changes_nothing(made: MadeUp) -> None:
     assert snapshot(made.root) == before
 
 
-def test_a_bad_section_costs_itself_and_is_told(made: MadeUp) -> None:
-    made.section("/etc/x", "explode")
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        (
+            "persist/identity.d/x.conf",
+            "[Identity]\nPath=/etc/x\nAction=explode\n",
+            ":3: Action=explode: must be",
+        ),
+        (
+            "persist/identity.d/x.conf",
+            "[Identity]\nPath=/etc/x\nActoin=remove\n",
+            ":3: Unknown key 'Actoin='",
+        ),
+        (
+            "persist/identity.d/x.conf",
+            "[Identty]\nPath=/etc/x\nAction=remove\n",
+            ":1: Unknown section [Identty]",
+        ),
+        ("persist/identity.d/x.conf", "Path=/etc/x\n", ":1: Setting 'Path=' outside of a section"),
+        (
+            "persist.d/x.conf",
+            "[Path]\nPath=/srv\n[Identity]\nPath=/etc/x\n",
+            ":3: [Identity] without Action=",
+        ),
+        ("persist.d/x.conf", "[Identty]\nPath=/etc/x\nAction=remove\n", ":1: Unknown section [Identty]"),
+    ],
+)
+def test_a_mistake_in_a_section_keeps_it_from_being_sealed(
+    made: MadeUp, file: str, text: str, said: str
+) -> None:
+    """What the section was for would be in each clone, and nobody reads a notice of a build that went well."""
+    made.put("/etc/x", "secret")
+    made.put(f"/etc/{file}", text)
+    result = made.seal(keep=["identity"])
+    assert result.errors and not result.touched and made.text("/etc/machine-id") == f"{ID}\n"
+    assert result.errors[0].startswith(f"/etc/{file}{said}")
+    assert all(e.endswith(" What it was to take would stay in the image.") for e in result.errors)
+    made.put("/etc/persist/identity.d/x.conf", "")
+    made.put("/etc/persist.d/x.conf", "")
+    assert made.seal().sealed
+
+
+def test_a_mistake_of_the_registry_that_is_not_seals(made: MadeUp) -> None:
+    made.put("/etc/persist.d/x.conf", "Path\n[Path]\nPath=/srv\nnonsense\nColour=red\n[Nonsense]\n")
     result = made.seal()
-    assert result.sealed and len(result.notes) == 1
-    assert result.notes[0].startswith("/usr/lib/persist/identity.d/t.conf:3: Action=explode: must be one of")
+    assert result.sealed and [note.partition(": ")[0] for note in result.notes] == [
+        "/etc/persist.d/x.conf:1",
+        "/etc/persist.d/x.conf:4",
+    ]
+
+
+@pytest.mark.parametrize("action", ["remove", "truncate"])
+def test_a_link_to_nothing_whose_text_has_an_id(made: MadeUp, action: str) -> None:
+    made.link("/etc/lock", f"host-{ID}:1")
+    made.link("/etc/plain", "nowhere")
+    made.section("/etc/lock /etc/plain", action)
+    for result in (made.first_pass(), made.seal()):
+        assert [(t.path, t.what) for t in result.traces] == [
+            ("/etc/lock", ("the machine-id in what it leads to",))
+        ]
+    assert result.sealed and ID not in made.text("/var/lib/persist/seal.json")
 
 
 @pytest.mark.parametrize("word", ["uninitialized", "empty", "other"])
@@ -268,10 +324,14 @@ def test_what_the_machine_id_says(made: MadeUp, word: str) -> None:
     made.put("/usr/lib/persist/persist.conf", "[Seal]\nMachineId=uninitialized\n")
     made.put("/etc/persist/persist.conf.d/x.conf", f"[Seal]\nMachineId={word}\n")
     result = made.seal()
+    if word == "other":
+        assert result.errors == [
+            "/etc/persist/persist.conf.d/x.conf:2: MachineId=other: must be one of empty, uninitialized."
+        ]
+        return
     assert result.sealed
     assert made.text("/etc/machine-id") == ("" if word == "empty" else "uninitialized\n")
     assert stat.S_IMODE(made.at("/etc/machine-id").stat().st_mode) == 0o444
-    assert len(result.notes) == (word == "other")
 
 
 def test_a_machine_id_elsewhere(made: MadeUp) -> None:
@@ -357,11 +417,16 @@ def test_hooks_in_order_and_masks(made: MadeUp) -> None:
     made.link("/etc/persist/seal.d/30-masked", "/dev/null")
     made.put("/run/persist/seal.d/40-empty", "", 0o755)
     result = made.seal()
-    assert result.failures == [] and made.text("/count") == "a\nb\nc\n"
-    assert [note.partition(": ")[2] for note in result.notes] == [
-        "Is not executable, ignoring it.",
-        "Is not a regular file, ignoring it.",
+    assert not result.touched and result.errors == [
+        "/usr/lib/persist/seal.d/70-not: Is not executable, and would not be run: 'chmod +x' makes it a hook. "
+        "An empty file of its name in /etc/persist/seal.d takes it out.",
+        "/usr/lib/persist/seal.d/80-dir: Is not a regular file, and would not be run. "
+        "An empty file of its name in /etc/persist/seal.d takes it out.",
     ]
+    made.put("/etc/persist/seal.d/70-not", "")
+    made.put("/etc/persist/seal.d/80-dir", "")
+    result = made.seal()
+    assert result.failures == result.notes == [] and made.text("/count") == "a\nb\nc\n"
 
 
 def test_a_hook_that_fails(made: MadeUp) -> None:

@@ -35,13 +35,29 @@ def seal(made: MadeUp, *words: str) -> int:
 
 
 def test_dry_run(made: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
+    made.put("/usr/lib/persist/seal.d/10-x", "#!/bin/sh\n", 0o755)
     assert seal(made, "--dry-run") == 0
     assert capsys.readouterr().out == (
         "/usr/lib/persist/identity.d/systemd.conf:1: write, identity\n    /etc/machine-id\n"
+        "    may be missing: what uses it makes it, or does without\n"
         "/usr/lib/persist/identity.d/t.conf:1: remove, identity: It is a key.\n    /etc/key\n"
+        "    may be missing: what uses it makes it, or does without\n"
+        "/usr/lib/persist/seal.d/10-x: a hook, run in the image\n"
         "2 names would be wiped; 1 patterns found nothing.\n"
     )
     assert made.text("/etc/key") == "secret"
+
+
+def test_the_dry_run_says_who_makes_it_again(made: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
+    made.put("/var/log/l", "x")
+    made.section(
+        "/var/log/l", "run", cls="log", more="Exec=/bin/x -y\nRegenerate=/bin/z\nRegeneratedBy=z.service"
+    )
+    assert seal(made, "--dry-run") == 1  # neither is there
+    assert (
+        "    /var/log/l\n    runs: /bin/x -y\n"
+        "    made again on the clone by z.service or persist-regenerate.service, with: /bin/z\n"
+    ) in capsys.readouterr().out
 
 
 def test_seal_and_again(made: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:

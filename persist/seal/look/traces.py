@@ -7,13 +7,14 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
 
 from persist.boot.ini import words
 from persist.errors import PersistError
 from persist.record import Record
 from persist.seal.look.initrd import small_files
 from persist.seal.look.pattern import Finder
-from persist.seal.look.tree import Tree
+from persist.seal.look.tree import Parts, Tree
 from persist.system.safepath import node_in_root
 
 _MOST = 1 << 24  # bytes of a file that are searched
@@ -158,6 +159,20 @@ def find(tree: Tree, finder: Finder, old: Old, notes: list[str]) -> list[Trace]:
                 for inside, what in carried:
                     found.setdefault((place.path, inside), Trace(place.path, tuple(what), inside))
     return [found[key] for key in sorted(found)]
+
+
+def in_links(tree: Tree, places: Iterable[Parts], old: Old) -> list[Trace]:
+    """Links among some places of the tree whose text carries old ids: one that leads to nothing stays, as the
+    place of what will be made again."""
+    found = {}
+    for parts in places:
+        there = tree.lstat(parts)
+        if there is not None and stat.S_ISLNK(there.st_mode):
+            text = tree.text_of_link(parts)
+            what = tuple(f"{each} in what it leads to" for each in old.within(os.fsencode(text)))
+            if what:
+                found[parts] = Trace("/" + "/".join(parts), what)
+    return [found[parts] for parts in sorted(found)]
 
 
 def _in_name(tree: Tree, path: str, old: Old) -> list[tuple[str, list[str]]]:
