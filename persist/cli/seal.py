@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for line in report.of_plan(result) if arguments.dry_run else ():
             print(show.safe(line))
-        for name, said in result.said:
-            _say([f"{name}: {line}" for line in said.rstrip("\n").split("\n") if line])
+    for name, said in result.said:
+        _say([f"{name}: {line}" for line in said.rstrip("\n").split("\n") if line])
     _say([f"notice: {note}" for note in result.notes])
     _say([f"notice: {line}" for line in report.of_traces(result)])
     _say([f"error: {error}" for error in [*result.errors, *result.failures]])

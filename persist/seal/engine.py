@@ -84,7 +84,7 @@ def open_tree(root: str) -> Tree:
             raise PersistError(
                 f"'{root}' is the root of the running system, which is sealed from a boot of its own. This "
                 "version has none.",
-                hint="Seal a copy of it, or the tree while an image is built.",
+                hint="Seal a copy of it, or the tree of an image that is built, from outside of its chroot.",
             )
         if not any(tree.read(name) is not None for name in _OS_RELEASE):
             raise PersistError(
@@ -249,13 +249,13 @@ class Seal:
 
     def _programs(self) -> None:
         """Exec= of sections, then the hooks; the first that fails ends it."""
-        runner = hooks.Runner(self.tree)
+        runner = hooks.Runner(self.tree, self.result.said)
         for item in self.result.plan.run():
             what = f"Exec= of {item.source}"
-            self.result.said.append((what, runner.run(arguments(item.exec), what)))
+            runner.run(arguments(item.exec), what)
         wipe.step("ran")
         for path in self.result.hooks:
-            self.result.said.append((path, runner.run([path], path)))
+            runner.run([path], path)
             wipe.step("hook")
         wipe.step("hooks")
 

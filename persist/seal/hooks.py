@@ -71,8 +71,10 @@ def find(tree: Tree, problems: list[Problem]) -> list[str]:
 class Runner:
     """Runs programs in one tree."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, said: list[tuple[str, str]]) -> None:
+        """``said`` gets what they print, by their names; of one that fails, what stands in stderr."""
         self.tree = tree
+        self.said = said
         self._device = os.fstat(tree.top.fd).st_dev
         self._begin: tuple[str, ...] | None = None
 
@@ -92,12 +94,13 @@ class Runner:
         there = self.tree.lstat((name,))
         return there is not None and stat.S_ISDIR(there.st_mode) and there.st_dev == self._device
 
-    def run(self, argv: Sequence[str], what: str) -> str:
-        """Run a program to its end; what it printed. Raises PersistError where it fails."""
+    def run(self, argv: Sequence[str], what: str) -> None:
+        """Run a program to its end. Raises PersistError where it fails, with the last line that it said."""
         try:
-            return run(*self._inside(), *argv, timeout=_TIMEOUT)
+            self.said.append((what, run(*self._inside(), *argv, timeout=_TIMEOUT)))
         except CommandError as e:
-            said = e.stderr.strip().split("\n")[-1]
+            before, _, said = e.stderr.strip().rpartition("\n")
+            self.said.append((what, before))
             why = (
                 f"exit status {e.returncode}" if e.returncode != 124 else f"still running after {_TIMEOUT} s"
             )

@@ -134,7 +134,7 @@ def _of_wish(wish: Wish) -> list[str]:
 def _back(item: Item) -> list[str]:
     """Who makes it again on the clone, as far as the section says."""
     if item.regenerated_by == NOBODY:
-        return ["may be missing: what uses it makes it, or does without"]
+        return ["what uses it makes it again, or does without"]
     ways = [item.regenerated_by] if item.regenerated_by else []
     ways += [f"{OUR_UNIT}, with: {item.regenerate}"] if item.regenerate else []
     return [f"made again on the clone by {' or '.join(ways)}"] if ways else []

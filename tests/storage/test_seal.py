@@ -286,7 +286,7 @@ def test_the_first_pass_changes_nothing(made: MadeUp) -> None:
 def test_a_mistake_in_a_section_keeps_it_from_being_sealed(
     made: MadeUp, file: str, text: str, said: str
 ) -> None:
-    """What the section was for would be in each clone, and nobody reads a notice of a build that went well."""
+    """What it was for would be in each clone, and nobody reads a notice of a build that went well."""
     made.put("/etc/x", "secret")
     made.put(f"/etc/{file}", text)
     result = made.seal(keep=["identity"])
@@ -418,8 +418,8 @@ def test_hooks_in_order_and_masks(made: MadeUp) -> None:
     made.put("/run/persist/seal.d/40-empty", "", 0o755)
     result = made.seal()
     assert not result.touched and result.errors == [
-        "/usr/lib/persist/seal.d/70-not: Is not executable, and would not be run: 'chmod +x' makes it a hook. "
-        "An empty file of its name in /etc/persist/seal.d takes it out.",
+        "/usr/lib/persist/seal.d/70-not: Is not executable, and would not be run: 'chmod +x' makes it a "
+        "hook. An empty file of its name in /etc/persist/seal.d takes it out.",
         "/usr/lib/persist/seal.d/80-dir: Is not a regular file, and would not be run. "
         "An empty file of its name in /etc/persist/seal.d takes it out.",
     ]
@@ -427,6 +427,14 @@ def test_hooks_in_order_and_masks(made: MadeUp) -> None:
     made.put("/etc/persist/seal.d/80-dir", "")
     result = made.seal()
     assert result.failures == result.notes == [] and made.text("/count") == "a\nb\nc\n"
+
+
+def test_all_that_a_failing_hook_said_is_told(made: MadeUp) -> None:
+    hook(made, "50-x", "echo one >&2; echo two >&2; echo three >&2; exit 4")
+    result = made.seal()
+    name = "/usr/lib/persist/seal.d/50-x"
+    assert result.said == [(name, "one\ntwo")]
+    assert result.failures == [f"{name} failed: exit status 4: three"]
 
 
 def test_a_hook_that_fails(made: MadeUp) -> None:

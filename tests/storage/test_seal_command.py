@@ -39,9 +39,9 @@ def test_dry_run(made: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     assert seal(made, "--dry-run") == 0
     assert capsys.readouterr().out == (
         "/usr/lib/persist/identity.d/systemd.conf:1: write, identity\n    /etc/machine-id\n"
-        "    may be missing: what uses it makes it, or does without\n"
+        "    what uses it makes it again, or does without\n"
         "/usr/lib/persist/identity.d/t.conf:1: remove, identity: It is a key.\n    /etc/key\n"
-        "    may be missing: what uses it makes it, or does without\n"
+        "    what uses it makes it again, or does without\n"
         "/usr/lib/persist/seal.d/10-x: a hook, run in the image\n"
         "2 names would be wiped; 1 patterns found nothing.\n"
     )
