@@ -18,6 +18,7 @@ from .conftest import MachineFactory
 from .disks import Disk
 from .errors import CommandFailed
 from .machine import Machine
+from .steady import identity, steady
 
 KEPT = ("early", "mounted", "image", "tmpfs", "elsewhere")  # Debian 13 mounts /tmp itself
 HEAL_SEC = 240.0
@@ -150,7 +151,7 @@ def pair(request: pytest.FixtureRequest, pairs: Callable[[str], Machine]) -> Mac
 
 
 def once_booted(machine: Machine) -> None:
-    """Two claims, and something written."""
+    """Two claims, one volume, and something written."""
     machine.add_disk("one", "2200M", header=scene.HEADER)
     machine.add_disk("two", "2200M", header=scene.HEADER)
     machine.start()
@@ -159,11 +160,22 @@ def once_booted(machine: Machine) -> None:
 
 
 def twice_booted(machine: Machine) -> None:
-    """And a second boot."""
+    """And a second boot, to which all is there that a person has changed."""
     once_booted(machine)
+    ids = identity(machine)
+    assert len(set(ids)) == 1, ids
+    scene.change_as_a_person_would(machine)
+    before = scene.look(machine)
     clean_shutdown(machine)
     machine.start()
     steady_boot(machine)
+    steady(machine)
+    assert identity(machine) == ids
+    rows = scene.compare(before, scene.look(machine))
+    assert all(good for _, _, good in rows), rows
+    # The user's manager, which would end by itself ten seconds later.
+    machine.succeed("systemctl stop 'user@*.service'")
+    machine.wait_until_succeeds("! findmnt -rno TARGET | grep /run/user/")
 
 
 def first_boot(machine: Machine) -> None:
