@@ -159,12 +159,14 @@ def summary(result: Result, *, dry_run: bool) -> str:
     wiped = sum(len(w.pending) for w in result.plan.wishes if not w.kept and w.item.action != "run")
     stale = sum(len(w.stale) for w in result.plan.wishes)
     files = f"{wiped} {'name' if wiped == 1 else 'names'}"
+    held = sum(len(w.matched) for w in result.plan.wishes if w.kept == "keep")
+    kept = f", {held} kept (--keep)" if held else ""
     if result.errors:
         return (
             f"{len(result.errors)} {'error' if len(result.errors) == 1 else 'errors'}: nothing was touched."
         )
     if dry_run:
-        return f"{files} would be wiped; {stale} patterns found nothing."
+        return f"{files} would be wiped{kept}; {stale} patterns found nothing."
     if result.failures:
         return f"{result.root} is not sealed. Mend what is said above, and seal it again: that finishes it."
-    return f"{result.root} is sealed: {files} wiped." if wiped else f"{result.root} is sealed."
+    return f"{result.root} is sealed: {files} wiped{kept}." if wiped or held else f"{result.root} is sealed."

@@ -311,10 +311,12 @@ def test_a_mistake_of_the_registry_that_is_not_seals(made: MadeUp) -> None:
 def test_a_link_to_nothing_whose_text_has_an_id(made: MadeUp, action: str) -> None:
     made.link("/etc/lock", f"host-{ID}:1")
     made.link("/etc/plain", "nowhere")
-    made.section("/etc/lock /etc/plain", action)
+    made.link("/etc/hostid", "00000000-1111-2222-3333-44444444444A")
+    made.section("/etc/lock /etc/plain /etc/hostid", action)
     for result in (made.first_pass(), made.seal()):
         assert [(t.path, t.what) for t in result.traces] == [
-            ("/etc/lock", ("the machine-id in what it leads to",))
+            ("/etc/hostid", ("something like an id in what it leads to",)),
+            ("/etc/lock", ("the machine-id in what it leads to",)),
         ]
     assert result.sealed and ID not in made.text("/var/lib/persist/seal.json")
 

@@ -71,7 +71,11 @@ def test_seal_and_again(made: MadeUp, capsys: pytest.CaptureFixture[str]) -> Non
 def test_keep(made: MadeUp, capsys: pytest.CaptureFixture[str]) -> None:
     made.put("/var/log/x")
     made.section("/var/log/x", "truncate", cls="log", more="")
+    assert seal(made, "--keep=identity", "--keep=cache", "--dry-run") == 0
+    last = "1 name would be wiped, 2 kept (--keep); 1 patterns found nothing."
+    assert capsys.readouterr().out.split("\n")[-2] == last
     assert seal(made, "--keep=identity", "--keep=cache") == 0
+    assert capsys.readouterr().out == f"{made.root} is sealed: 1 name wiped, 2 kept (--keep).\n"
     assert (
         made.text("/var/log/x") == "" and made.has("/etc/key") and made.text("/etc/machine-id").strip() == ID
     )

@@ -61,6 +61,9 @@ _MAC = re.compile(
     rb"(?:(?<=bootif=01-)|(?<![0-9a-f])(?<![0-9a-f]{2}[:-]))"
     rb"(?:[0-9a-f]{2}[:-]){5}[0-9a-f]{2}(?![0-9a-f])(?![:-][0-9a-f]{2}(?![0-9a-f]))"
 )
+_LIKE_AN_ID = re.compile(
+    r"(?<![0-9a-f])[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}(?![0-9a-f])", re.IGNORECASE
+)
 _NO_MAC = (b"000000000000", b"ffffffffffff")
 
 
@@ -162,14 +165,17 @@ def find(tree: Tree, finder: Finder, old: Old, notes: list[str]) -> list[Trace]:
 
 
 def in_links(tree: Tree, places: Iterable[Parts], old: Old) -> list[Trace]:
-    """Links among some places of the tree whose text carries old ids: one that leads to nothing stays, as the
-    place of what will be made again."""
+    """Links among some places of the tree whose text carries old ids, or is one that nobody knows: one that
+    leads to nothing stays, as the place of what will be made again."""
     found = {}
     for parts in places:
         there = tree.lstat(parts)
         if there is not None and stat.S_ISLNK(there.st_mode):
             text = tree.text_of_link(parts)
-            what = tuple(f"{each} in what it leads to" for each in old.within(os.fsencode(text)))
+            known = old.within(os.fsencode(text))
+            if not known and _LIKE_AN_ID.search(text):
+                known = ["something like an id"]
+            what = tuple(f"{each} in what it leads to" for each in known)
             if what:
                 found[parts] = Trace("/" + "/".join(parts), what)
     return [found[parts] for parts in sorted(found)]
