@@ -373,3 +373,19 @@ def test_the_stage_loads_what_a_steady_boot_needs() -> None:
     assert not found & {*rare, *heavy}
     first = (TOP / "bin/persist-service").read_text().split("\n", 1)[0]
     assert first == "#!/usr/bin/python3 -IS"
+
+
+@pytest.mark.parametrize("step", ["early", "volume", "verify"])
+def test_the_services_find_what_others_have_packaged(step: str) -> None:
+    """Without site, too: the stage of a soft reboot asks udev, which runs then."""
+    begin, end, _ = (TOP / "bin/persist-service").read_text().partition("from persist.services.main")
+    assert end
+    asked = "import persist.system.udev, persist.system.systemd_bus; from systemd import _journal"
+    code = f"import sys; sys.argv = ['persist-service', {step!r}]\n{begin}\n{asked}"
+    done = subprocess.run(
+        [PYTHON, "-IBS", "-c", code],
+        env={"PERSIST_LIBRARY": str(TOP)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
