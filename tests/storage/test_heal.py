@@ -111,8 +111,8 @@ def test_unmounted_within_a_replace(place: Path, make_disk: Make) -> None:
     Path(f"{v.at}/bigger").write_bytes(os.urandom(100 << 20))
     tool("btrfs", "filesystem", "sync", v.at)
     tool("wipefs", "-a", "-f", v.data(v.disks[1]))
-    # A replace heeds it, of the device that it reads or of the one that it replaces, as the kernel has it: some
-    # seconds instead of an instant.
+    # A replace heeds it, of the device that it reads or of the one that it replaces, as the kernel has it:
+    # some seconds instead of an instant.
     for devid in (1, 2):
         Path(f"{btrfs.SYSFS}/{v.uuid}/devinfo/{devid}/scrub_speed_max").write_text("20m", encoding="ascii")
     tool("btrfs", "replace", "start", "-f", "2", v.data(v.disks[1]), v.at)
