@@ -28,7 +28,7 @@ from persist.volume.find.decision import Known
 from persist.volume.find.later import words as later_words
 from persist.volume.find.search import what_is_known
 from persist.volume.format import asking
-from persist.volume.mount import writable
+from persist.volume.mount import fallback, writable
 from persist.volume.outcome import Outcome
 
 _MOUNT = 300.0  # seconds that a mount may take, as each program
@@ -168,8 +168,6 @@ class Stage:
             set_up.where_it_lies(result)
             takes_writes = writable.takes_writes(result, self.say, fresh=True)
         elif result.kind == "none":
-            from persist.volume.mount import fallback  # rare
-
             why = self._no_memory(told)
             if why is not None:
                 self._say_held(INFO)
@@ -186,8 +184,6 @@ class Stage:
         return True
 
     def _no_memory(self, told: Known) -> table.Left | None:
-        from persist.volume.mount import fallback  # rare
-
         config, result = self.loaded.config, self.result
         policy = fallback.policy(config, result)
         if policy == "root" and result.root_read_only:

@@ -11,7 +11,7 @@ amazon-ssm-agent    /var/lib/amazon/ssm/registration               /var/lib/amaz
 apt                 /var/log/apt/history.log                       /var/log/apt
 apt                 /var/cache/apt/archives/less_590-2_amd64.deb   /var/cache/apt/archives/lock
 apt                 /var/cache/apt/pkgcache.bin                    /var/cache/apt/archives
-apt                 /var/lib/apt/lists/deb.debian.org_debian_InRelease /var/lib/apt/lists/lock
+apt                 /var/lib/apt/lists/mirror.example_debian_InRelease /var/lib/apt/lists/lock
 apt                 /var/lib/apt/periodic/update-stamp             /var/lib/apt/extended_states
 at                  /var/spool/cron/atjobs/a0000101b5e3a4          /var/spool/cron/atjobs
 at                  /var/spool/cron/atjobs/.SEQ                    /var/spool/cron/atjobs/.keep
