@@ -16,6 +16,7 @@ ROOMS = (
     "",
     "boot",
     "boot.rare",
+    "boot.seal",
     "system",
     "volume",
     "volume.ondisk",
@@ -35,7 +36,7 @@ ROOMS = (
     "services",
     "cli",
 )
-ONE = {"boot.rare": "boot"}  # they import each other: the one has what the other loads only at need
+ONE = {"boot.rare": "boot", "boot.seal": "boot"}  # they import each other: what is loaded only at need
 MOST = 14  # modules in a room
 LOG = ("verdict", "services", "cli")  # who may import persist.log
 MODULES = {
