@@ -12,6 +12,7 @@ SYSTEMD_DIR ?= $(LIBDIR)/systemd
 UNIT_DIR ?= $(SYSTEMD_DIR)/system
 GENERATOR_DIR ?= $(SYSTEMD_DIR)/system-generators
 CATALOG_DIR ?= $(SYSTEMD_DIR)/catalog
+TMPFILES_DIR ?= $(LIBDIR)/tmpfiles.d
 UDEV_RULES_DIR ?= $(LIBDIR)/udev/rules.d
 INITRAMFS_TOOLS_DIR ?= $(DATADIR)/initramfs-tools
 DRACUT_DIR ?= $(LIBDIR)/dracut
@@ -46,15 +47,17 @@ install-persist:
 	$(INSTALL) -D -m 755 bin/persistctl $(DESTDIR)$(SBINDIR)/persistctl
 	$(INSTALL) -D -m 755 generators/persist-generator $(DESTDIR)$(GENERATOR_DIR)/persist-generator
 	$(INSTALL) -d $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants $(DESTDIR)$(UDEV_RULES_DIR) $(DESTDIR)$(CATALOG_DIR) \
-		$(DESTDIR)$(UNIT_DIR)/sysinit.target.wants $(DESTDIR)$(DATADIR)/persist/presets $(DESTDIR)$(LIBDIR)/persist.d $(DESTDIR)$(LIBDIR)/persist/identity.d
+		$(DESTDIR)$(UNIT_DIR)/sysinit.target.wants $(DESTDIR)$(DATADIR)/persist/presets $(DESTDIR)$(LIBDIR)/persist.d $(DESTDIR)$(LIBDIR)/persist/identity.d $(DESTDIR)$(TMPFILES_DIR)
 	$(INSTALL) -m 644 units/*.service units/*.target units/*.timer units/*.path $(DESTDIR)$(UNIT_DIR)
 	for drop_in in units/*.service.d/*.conf; do $(INSTALL) -D -m 644 "$$drop_in" "$(DESTDIR)$(UNIT_DIR)/$${drop_in#units/}" || exit 1; done
 	ln -sf ../persist-verify.service $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants/persist-verify.service
 	ln -sf ../persist-regenerate.service $(DESTDIR)$(UNIT_DIR)/sysinit.target.wants/persist-regenerate.service
+	ln -sf ../persist-seal-refused.service $(DESTDIR)$(UNIT_DIR)/sysinit.target.wants/persist-seal-refused.service
 	ln -sf ../persist-soft-reboot.service $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants/persist-soft-reboot.service
 	ln -sf ../persist-soft-reboot-stage.service $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants/persist-soft-reboot-stage.service
 	for rules in units/*.rules; do [ ! -e "$$rules" ] || $(INSTALL) -m 644 "$$rules" $(DESTDIR)$(UDEV_RULES_DIR); done
 	$(INSTALL) -m 644 units/persist.catalog $(DESTDIR)$(CATALOG_DIR)
+	$(INSTALL) -m 644 units/tmpfiles.d/persist.conf $(DESTDIR)$(TMPFILES_DIR)
 	$(INSTALL) -m 644 units/presets/*.conf $(DESTDIR)$(DATADIR)/persist/presets
 	$(INSTALL) -m 644 units/identity.d/*.conf $(DESTDIR)$(LIBDIR)/persist/identity.d
 	$(INSTALL) -D -m 644 packaging/cloud-init/90_persist.cfg $(DESTDIR)$(SYSCONFDIR)/cloud/cloud.cfg.d/90_persist.cfg

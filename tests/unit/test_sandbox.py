@@ -16,6 +16,10 @@ TOP = Path(__file__).resolve().parents[2]
 SERVICES = sorted(p.name for p in (TOP / "units").glob("*.service"))
 BARS = {"persist-verify.service": 5.0, "persist-scrub.service": 5.0, "persist-heal.service": 5.5}
 BAR = 6.0  # of the others; 9.6 is a unit without any
+# They run what packages and the operator have, as root, on a machine on which nothing else runs.
+OPEN = {"persist-seal.service", "persist-operator-script.service"}
+# Their work is on a copy of the root's mount, which has a mount namespace of its own.
+OWN_MOUNTS = {"persist-seal-begin.service", "persist-seal-end.service", "persist-seal-refused.service"}
 
 # What makes a mount namespace: what a unit mounts would not be there for the machine, and what it looks at
 # would be a copy. PrivateNetwork= does, from systemd 254 or so on (not 252, and 257; tried): it mounts a /sys
@@ -83,7 +87,7 @@ def settings(root: Path, unit: str) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("unit", SERVICES)
+@pytest.mark.parametrize("unit", sorted(set(SERVICES) - OPEN))
 def test_exposure(unit: str, root: Path) -> None:
     """As systemd-analyze(1) counts it."""
     done = subprocess.run(
@@ -108,7 +112,7 @@ def test_no_unit_has_a_mount_namespace(unit: str, root: Path) -> None:
     assert not [name for name, _ in settings(root, unit) if name in MOUNT_NAMESPACE]
 
 
-@pytest.mark.parametrize("unit", SERVICES)
+@pytest.mark.parametrize("unit", sorted(set(SERVICES) - OPEN))
 def test_what_every_unit_has(unit: str, root: Path) -> None:
     found = dict(settings(root, unit))
     assert {
@@ -124,7 +128,7 @@ def test_what_every_unit_has(unit: str, root: Path) -> None:
         "NoNewPrivileges": "yes",
         "LockPersonality": "yes",
         "RestrictRealtime": "yes",
-        "RestrictNamespaces": "yes",
+        "RestrictNamespaces": "mnt" if unit in OWN_MOUNTS else "yes",
         "SystemCallArchitectures": "native",
     }
     assert set(found["RestrictAddressFamilies"].split()) <= {"AF_UNIX", "AF_NETLINK"}, "no network"
