@@ -20,7 +20,9 @@ class Config:
     comes with the network. ``lines`` is where each key that counts was set.
     """
 
-    machine_id = "empty"  # [Seal] MachineId=
+    machine_id = "empty"  # [Seal] MachineId=, and what the boot that seals has besides
+    seal_allow: tuple[str, ...] = ()
+    seal_timeout: int | None = None  # seconds, None where the units' own hold
 
     def __init__(self) -> None:
         self.device: list[str] = ["auto"]

@@ -8,13 +8,15 @@ import posix as os  # see __init__.py
 import sys
 
 from . import facts, preload
-from .paths import GENERATOR
+from .paths import GENERATOR, SEAL_BEGUN, SEAL_REQUEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .ini import Problem
 
-CRIT, WARNING, DEBUG = 2, 4, 7
+CRIT, ERR, WARNING, NOTICE, DEBUG = 2, 3, 4, 5, 7
 LONGEST_LINE = 600  # the kernel's records end at about a thousand bytes
 MOST_LINES = 50  # a file of garbage must not push everything else out of the kernel's log
 
@@ -54,8 +56,67 @@ def _report(problems: "list[Problem]", to_kmsg: bool) -> None:
         _log(WARNING, "%d more problems, see persistctl verify." % (len(problems) - MOST_LINES), to_kmsg)
 
 
-def _generate(root: str, environ: dict[str, str], directory: str, to_kmsg: bool) -> None:
+def seal_asked(known: facts.Facts, environ: "Mapping[str, str]") -> bool:
+    """Whether anything may ask that this machine be sealed, or has in this boot: seal/decide.py says what of
+    it."""
+    if known.in_initrd or known.container or known.user_scope:
+        return False
+    if "persist.seal" in known.cmdline:
+        return True
+    credentials = environ.get("CREDENTIALS_DIRECTORY")
+    more = (credentials + "/persist.seal",) if credentials else ()
+    for path in (SEAL_REQUEST, SEAL_BEGUN, *more):
+        try:
+            os.lstat(known.root + path)
+            return True
+        except OSError as e:
+            if e.errno not in (2, 20):  # ENOENT, ENOTDIR
+                return True  # nobody can tell, and that is said
+    return False
+
+
+def _seal(known: facts.Facts, environ: dict[str, str], early: str, to_kmsg: bool) -> bool:
+    """Have this boot seal the machine, where that is asked for and is to be; else say why not. Whatever fails
+    leaves an ordinary boot."""
+    preload("seal/__init__", "seal/request", "seal/look", "seal/decide")
+    from .seal.decide import REFUSED, SEAL, decide
+    from .seal.look import look
+
+    answer = decide(look(known, environ))
+    if answer.kind == REFUSED:
+        _log(WARNING, "%s %s" % (answer.sentence, answer.hint), to_kmsg)
+    if answer.kind != SEAL:
+        return False
+    preload("ini", "dropins", "config", "seal/links")
+    from . import config
+    from .seal.links import Links, wanted
+
+    problems: list[Problem] = []
+    units = wanted(known.root, config.load(known.root, problems))
+    _report(problems, to_kmsg)
+    try:
+        Links(early).make(units)
+    except OSError as e:
+        _log(ERR, "Not sealing, though it is asked for: Failed to make %s/%s." % (early, e.strerror), to_kmsg)
+        return False
+    asked = "" if answer.request is None else " (ID %s)" % answer.request.id
+    _log(NOTICE, "This boot seals the machine, and nothing else%s." % asked, to_kmsg)
+    return True
+
+
+def _sealing(known: facts.Facts, environ: dict[str, str], early: str, to_kmsg: bool) -> bool:
+    """_seal(), and a mistake of ours in it is said and makes an ordinary boot."""
+    try:
+        return _seal(known, environ, early, to_kmsg)
+    except Exception as e:  # noqa: BLE001  # as in main()
+        _log(CRIT, "Not sealing, though it is asked for: %s: %s." % (type(e).__name__, e), to_kmsg)
+        return False
+
+
+def _generate(root: str, environ: dict[str, str], directory: str, early: str, to_kmsg: bool) -> None:
     known = facts.gather(root, environ)
+    if seal_asked(known, environ) and _sealing(known, environ, early, to_kmsg):
+        return
     reason = facts.why_nothing(known) or ("" if facts.any_fragments(root) else "the registry has no files")
     if reason:
         _log(DEBUG, "Nothing to do: %s." % reason, to_kmsg)
@@ -90,7 +151,8 @@ def main(argv: list[str]) -> int:
     }
     to_kmsg = len(argv) == 4 and environ.get("SYSTEMD_SCOPE") == "system"
     try:
-        _generate(environ.get("PERSIST_GENERATOR_ROOT", "").rstrip("/"), environ, argv[1], to_kmsg)
+        root = environ.get("PERSIST_GENERATOR_ROOT", "").rstrip("/")
+        _generate(root, environ, argv[1], argv[2] if len(argv) == 4 else argv[1], to_kmsg)
     except Exception as e:  # noqa: BLE001  # whatever it is, the boot goes on and the verdict says what is missing
         _log(
             CRIT,

@@ -15,6 +15,8 @@ another.
     == preset NAME                  units/presets/NAME.conf as /usr/lib/persist.d/NAME.conf
     == cmdline TEXT                 /proc/cmdline
     == env KEY=VALUE                a variable for the generator
+    == seal LINE                    a request to seal, made a minute ago; LINE has more of its fields, in JSON
+    == seal-units                   the units of a boot that seals, as files with one line
 
 PATH, TARGET and the content of ``bytes`` know the escapes \\xNN (a byte), \\n and \\\\, so that no odd file
 name and no binary file is in git.
@@ -22,12 +24,17 @@ name and no binary file is in git.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from persist.boot.paths import SEAL_REQUEST
+from persist.boot.seal.look import UNITS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GENERATOR = REPOSITORY / "generators" / "persist-generator"
@@ -80,6 +87,14 @@ class Case:
             )
         elif kind == "cmdline":
             self.actions.append(("file", b"/proc/cmdline", rest.encode() + b"\n"))
+        elif kind == "seal":
+            fields = {"id": "local-1", "machine_id": "", "uuid": "", "time": int(time.time()) - 60}
+            self.actions.append(
+                ("file", SEAL_REQUEST.encode(), json.dumps(fields | json.loads(rest)).encode())
+            )
+        elif kind == "seal-units":
+            for unit in UNITS:
+                self.actions.append(("file", f"/usr/lib/systemd/system/{unit}".encode(), b"[Unit]\n"))
         elif kind == "env":
             key, _, value = rest.partition("=")
             self.env[key] = value
@@ -126,15 +141,15 @@ def _shown(name: bytes) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
-def dump(directory: Path) -> str:
-    """All that is below a directory as text, sorted."""
+def blocks(directory: Path, prefix: str = "") -> list[str]:
+    """All that is below a directory as text, a block each, with PREFIX before the names."""
     out: list[str] = []
     top = os.fsencode(directory)
     for base, dirs, files in os.walk(top):
         dirs.sort()
         for name in dirs + files:
             at = os.path.join(base, name)
-            shown = _shown(os.path.relpath(at, top))
+            shown = prefix + _shown(os.path.relpath(at, top))
             mode = os.lstat(at).st_mode
             if stat.S_ISLNK(mode):
                 out.append(f"== link {shown} -> {_shown(os.readlink(at))}\n")
@@ -145,9 +160,10 @@ def dump(directory: Path) -> str:
                     content = f.read().decode("utf-8", "backslashreplace")
                 assert content.endswith("\n")
                 out.append(f"== file {shown} {stat.S_IMODE(mode):04o}\n{content}")
-    return "".join(sorted(out))
+    return out
 
 
-def record(status: int, stderr: str, directory: Path) -> str:
-    """The ``expected`` text of one run."""
-    return f"== exit status {status}\n" + ("== standard error\n" + stderr if stderr else "") + dump(directory)
+def record(status: int, stderr: str, found: list[str]) -> str:
+    """The ``expected`` text of one run; FOUND is what it wrote."""
+    said = "== standard error\n" + stderr if stderr else ""
+    return f"== exit status {status}\n" + said + "".join(sorted(found))

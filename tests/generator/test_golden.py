@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.generator.golden import CASES, Case, record, run
+from tests.generator.golden import CASES, Case, blocks, record, run
 
 NAMES = sorted(p.name for p in CASES.iterdir())
 
@@ -27,27 +27,30 @@ def test_case(name: str, tmp_path: Path) -> None:
     root = fresh(tmp_path, "root")
     case.build(root)
 
-    one = fresh(tmp_path, "one")
-    status, stderr = run(root, [one], case.env)
-    got = record(status, stderr.replace(str(one), "OUT"), one)
+    three = [fresh(tmp_path, n) for n in ("normal", "early", "late")]
+    status, stderr = run(root, three, case.env)
+    stderr = stderr.replace(str(three[0]), "OUT").replace(str(three[1]), "OUT")
+    got = record(status, stderr, blocks(three[0]) + blocks(three[1], "early/"))
     expected = CASES / name / "expected"
     if os.environ.get("PERSIST_UPDATE_GOLDEN"):
         expected.write_text(got, encoding="utf-8")
     assert got == expected.read_text(encoding="utf-8")
-
-    again = fresh(tmp_path, "again")
-    status, stderr = run(root, [again], case.env)
-    assert record(status, stderr.replace(str(again), "OUT"), again) == got, (
-        "the same input gives the same bytes"
+    assert not list(three[2].iterdir())
+    assert not blocks(three[1]) or (not blocks(three[0]) and "seal" in name), (
+        "units of entries go into the normal directory, a boot that seals has none"
     )
 
-    three = [fresh(tmp_path, n) for n in ("normal", "early", "late")]
-    status, stderr = run(root, three, case.env)
-    assert record(status, stderr.replace(str(three[0]), "OUT"), three[0]) == got, (
-        "three directories give what one gives"
-    )
-    assert not list(three[1].iterdir()) and not list(three[2].iterdir()), (
-        "all units go into the normal directory"
+    again = [fresh(tmp_path, n + "-again") for n in ("normal", "early", "late")]
+    status, stderr = run(root, again, case.env)
+    stderr = stderr.replace(str(again[0]), "OUT").replace(str(again[1]), "OUT")
+    found = blocks(again[0]) + blocks(again[1], "early/")
+    assert record(status, stderr, found) == got, "the same input gives the same bytes"
+
+    one = fresh(tmp_path, "one")
+    status, stderr = run(root, [one], case.env)
+    both = record(status, stderr.replace(str(one), "OUT"), blocks(one))
+    assert both == record(status, stderr.replace(str(one), "OUT"), blocks(three[0]) + blocks(three[1])), (
+        "one directory gets what three get"
     )
 
 

@@ -389,3 +389,25 @@ def test_what_is_said_of_persist_conf(tmp_path: Path, text: str, said: str) -> N
 def test_each_known_key_is_one_that_is_taken() -> None:
     for key, parse in VOLUME.items():
         assert parse(Config(), "\x07") or key == "MagicHeader", key
+
+
+def test_settings_of_the_boot_that_seals(tmp_path: Path) -> None:
+    at = tmp_path / "etc/persist/persist.conf"
+    at.parent.mkdir(parents=True)
+    for text, allow, seconds, wrong in (
+        ("", (), None, ""),
+        ("Allow=a.service b@.service\nAllow=c-.service", ("a.service", "b@.service", "c-.service"), None, ""),
+        ("Allow=a.service\nAllow=\n", (), None, ""),
+        ("Allow=a.service ssh.socket", (), None, "'ssh.socket' is not the name of a service"),
+        ("Allow=../a.service", (), None, "'../a.service' is not the name of a service"),
+        ("TimeoutSec=90", (), 90, ""),
+        ("TimeoutSec=90s", (), 90, ""),
+        ("TimeoutSec=0", (), None, "must be whole seconds, at most 18000"),
+        ("TimeoutSec=18001", (), None, "must be whole seconds"),
+        ("TimeoutSec=5min", (), None, "must be whole seconds"),
+    ):
+        at.write_text(f"[Seal]\n{text}\n")
+        problems: list[ini.Problem] = []
+        found = load(str(tmp_path), problems)
+        assert (found.seal_allow, found.seal_timeout) == (allow, seconds)
+        assert (len(problems) == 1 and wrong in problems[0].text) if wrong else not problems

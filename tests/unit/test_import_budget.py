@@ -101,6 +101,19 @@ def test_what_is_installed_is_loaded_without_importlib(tmp_path: Path, entries: 
     assert written(out) == written(again) and len(written(out)) > entries > 0 or not entries
 
 
+def test_a_boot_that_seals_is_loaded_without_importlib(tmp_path: Path) -> None:
+    """The only one that loads json; where nobody asks for it, nothing of it is looked for (below)."""
+    root, library = tmp_path / "root", tmp_path / "library"
+    out = machine(root, 0)
+    (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    (root / "run/persist").mkdir(parents=True)
+    (root / "run/persist/seal").write_text("{}")
+    compiled(library, PycInvalidationMode.UNCHECKED_HASH)
+    found = imports([str(GENERATOR), str(out)], {**environment(root), "PERSIST_LIBRARY": str(library)})
+    assert (out / "default.target").is_symlink()
+    assert {name for name in found if name.startswith(("boot", "persist"))} == {"boot"} and "json" in found
+
+
 @pytest.mark.parametrize("mode", [*PycInvalidationMode, None])
 def test_a_source_that_was_changed(tmp_path: Path, mode: PycInvalidationMode | None) -> None:
     """What importlib would look at is looked at; only bytecode that says that its source does not matter is

@@ -3,7 +3,7 @@
 
 from ..config import DEFAULT_HEADER, Config
 from ..ini import ERROR, WARNING, Problem, Section, choice, words, yes_or_no
-from ..paths import unsayable
+from ..paths import is_unit_name, unsayable
 from .values import not_a_name
 
 TYPE_CHECKING = False
@@ -18,6 +18,7 @@ FORMATS = ("claimed", "blank")
 KEYS = ("UUID", "LABEL", "PARTUUID", "PARTLABEL")  # of Device=, as in fstab(5)
 SECTIONS = ("Volume", "Seal", "Registry")  # the last one has no keys yet
 MACHINE_IDS = ("empty", "uninitialized")
+LONGEST_SCRIPT = 18000  # persist-seal-net.target ends all after six hours
 
 
 def _number(value: str) -> bool:
@@ -113,6 +114,23 @@ def _options(config: Config, value: str) -> str:
     return ""
 
 
+def _allow(config: Config, value: str) -> str:
+    units = words(value)
+    for unit in units:
+        if not is_unit_name(unit) or not unit.endswith(".service"):
+            return "'%s' is not the name of a service" % unit
+    config.seal_allow = config.seal_allow + tuple(units) if units else ()
+    return ""
+
+
+def _seal_timeout(config: Config, value: str) -> str:
+    number = value[:-1] if value.endswith("s") else value
+    if not _number(number) or not 0 < int(number) <= LONGEST_SCRIPT:
+        return "must be whole seconds, at most %d" % LONGEST_SCRIPT
+    config.seal_timeout = int(number)
+    return ""
+
+
 # Each takes one setting, and returns what is wrong with it, or an empty string. The defaults are Config's
 # own, the page is persist.conf(5).
 VOLUME: "dict[str, Parser]" = {
@@ -128,8 +146,12 @@ VOLUME: "dict[str, Parser]" = {
     "Ephemeral": yes_or_no("ephemeral"),
     "Options": _options,
 }
-# Read by persist/seal alone, and checked here for all who load the file.
-SEAL: "dict[str, Parser]" = {"MachineId": choice("machine_id", MACHINE_IDS)}
+# Of a boot that seals, and of persistctl seal; checked here for all who load the file.
+SEAL: "dict[str, Parser]" = {
+    "MachineId": choice("machine_id", MACHINE_IDS),
+    "Allow": _allow,
+    "TimeoutSec": _seal_timeout,
+}
 
 
 def take(config: Config, section: Section, problems: list[Problem]) -> None:

@@ -20,7 +20,7 @@ NAMES = {
     CREDENTIAL: "the credential %s" % KEY,
 }
 WAYS_OUT = {
-    LOCAL: "It is taken away; 'persistctl seal' asks anew.",
+    LOCAL: "It is taken away before any service starts, but in emergency mode; 'persistctl seal' asks anew.",
     COMMAND_LINE: "Correct %s= on the kernel command line, or take it away there." % KEY,
     CREDENTIAL: "Correct the credential %s, or take it away, where this machine gets it from." % KEY,
 }
