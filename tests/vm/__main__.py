@@ -5,23 +5,27 @@ costs more than it does.
     python3 -m tests.vm [--jobs N] [-k EXPRESSION] [-m EXPRESSION] [FILE...]
 
 The tests are dealt out in units, each a pytest of its own: those that share a machine are one unit, any other
-test is one by itself.
+test is one by itself. Where PERSIST_TEST_BESIDE names a file, all machines but one wait until nobody has it
+locked: others have the processors until then (tests/layers.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
+
+from tests.processes import BESIDE
 
 # Fixtures of a module: a machine that tests go back to by a snapshot.
 SHARED = ("pairs", "shared", "first_boot")
@@ -134,6 +138,36 @@ def run(unit: Unit) -> None:
     say(f"=== {unit.name}: {'passed' if unit.status == 0 else 'FAILED'} in {unit.seconds:.0f} s")
 
 
+def work(
+    units: deque[Unit],
+    beside: str,
+    run: Callable[[Unit], None] = run,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """One worker: run units until none is left, from when nobody has the file BESIDE locked, if one is
+    named."""
+    while beside and units and _locked(beside):
+        pause(0.5)
+    while units:
+        try:
+            unit = units.popleft()
+        except IndexError:
+            return  # another worker was faster
+        run(unit)
+
+
+def _locked(path: str) -> bool:
+    """Whether somebody has a file locked."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False  # nor is anybody there
+    except BlockingIOError:
+        return True
+    return False
+
+
 def report(units: Sequence[Unit], seconds: float) -> int:
     """What each took, then each module; exit status 0 only if all have passed."""
     modules: dict[str, float] = defaultdict(float)
@@ -177,11 +211,13 @@ def main() -> int:
         return int(status)
     units = deal(collector.items)
     begin = time.monotonic()
+    waiting = deque(units)
+    beside = os.environ.get(BESIDE, "")
     with ThreadPoolExecutor(options.jobs) as pool:
         try:
-            list(pool.map(run, units))
+            list(pool.map(lambda number: work(waiting, beside if number else ""), range(options.jobs)))
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            waiting.clear()
             raise
     return report(units, time.monotonic() - begin)
 
