@@ -4,7 +4,9 @@ nothing is left behind."""
 
 from __future__ import annotations
 
+import errno
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +28,7 @@ from .own_root import own_class
 
 TOP = Path(__file__).resolve().parents[2]
 HEADER = DEFAULT_HEADER.encode()
+PAGE = 4096
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 
 _FORMAT = """
@@ -150,6 +153,20 @@ def udev_sees(disks: Sequence[LoopDisk]) -> None:
             (data / f"b{device.device}").write_text("".join(lines), encoding="utf-8")
 
 
+def _written(fd: int) -> Iterator[tuple[int, int]]:
+    """From where to where a file is no hole."""
+    end = 0
+    while True:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # nothing more
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end
+
+
 class LoopDisk:
     """A disk of so many MiB. ``node`` is /dev/loopN; what is on it stays in the file over ``replug()``."""
 
@@ -191,6 +208,24 @@ class LoopDisk:
         self.unplug()
         self.plug(*options)
         subprocess.run(["partx", "--update", self.node], check=False, capture_output=True)
+
+    def digest(self) -> str:
+        """What tells all its bytes apart from any other: made of those that are not zero, and where they are,
+        for most of a disk has never been written."""
+        if self.node:
+            fd = os.open(self.node, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        found = hashlib.sha256(str(self.file.stat().st_size).encode())
+        with self.file.open("rb", buffering=0) as f:
+            for start, end in _written(f.fileno()):
+                for at in range(start - start % PAGE, end, PAGE):
+                    page = os.pread(f.fileno(), PAGE, at)
+                    if page.strip(b"\0"):
+                        found.update(b"%d:" % at + page)
+        return found.hexdigest()
 
     @property
     def disk(self) -> Disk:

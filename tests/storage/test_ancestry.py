@@ -4,7 +4,6 @@ mounted with the others nor wiped."""
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def bind(v: Volume, disk: LoopDisk) -> None:
 
 
 def contents(disk: LoopDisk) -> str:
-    return hashlib.sha256(Path(disk.file).read_bytes()).hexdigest()
+    return disk.digest()
 
 
 def boot() -> None:

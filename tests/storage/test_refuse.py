@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import subprocess
@@ -25,20 +24,28 @@ from .conftest import Make
 from .rig import HEADER, LoopDisk, tool
 
 
-def digest(disk: LoopDisk) -> str:
-    """All bytes of a disk."""
-    with open(disk.node, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def test_no_byte_goes_unnoticed(make_disk: Make) -> None:
+    """What the tests here ask: also of bytes that are zero again, and of the last one."""
+    disk = make_disk(300)
+    before = disk.digest()
+    seen = {before}
+    for offset in (0, 4095, 4096, 70 * MIB + 1, 300 * MIB - 1):
+        kept = disk.read(offset, 1)
+        disk.write(offset, b"\x01")
+        seen.add(disk.digest())
+        disk.write(offset, kept)
+        assert disk.digest() == before, "zeroes that were written are as those that never were"
+    assert len(seen) == 6
 
 
 def refused(disk: LoopDisk, config: Config | None = None) -> str:
     """The code with which a disk is refused; nothing on it may have changed."""
-    before = digest(disk)
+    before = disk.digest()
     steps: list[str] = []
     with pytest.raises(Refusal) as caught:
         format_disks([disk.disk], config or disk.config(), lambda step, nodes, text: steps.append(step))
     assert steps == []
-    assert digest(disk) == before
+    assert disk.digest() == before
     assert caught.value.message and caught.value.hint
     assert caught.value.fields["PERSIST_REASON"] == caught.value.code
     code: str = caught.value.code
@@ -169,9 +176,9 @@ def test_newline_is_fine(make_disk: Make) -> None:
 def test_no_header(make_disk: Make) -> None:
     for head in (b"", HEADER[:-1], b" " + HEADER):
         disk = make_disk(300, head)
-        before = digest(disk)
+        before = disk.digest()
         assert format_disks([disk.disk], disk.config(), lambda step, nodes, text: None) is None
-        assert digest(disk) == before
+        assert disk.digest() == before
 
 
 def test_too_small(make_disk: Make) -> None:
@@ -323,10 +330,10 @@ def test_claim_a_blank_disk(make_disk: Make) -> None:
 def test_claim_by_force(make_disk: Make, make: Callable[[LoopDisk], None]) -> None:
     disk = make_disk(300, b"")
     make(disk)
-    before = digest(disk)
+    before = disk.digest()
     with pytest.raises(Refusal):
         write_claim(disk.node, disk.config())
-    assert digest(disk) == before
+    assert disk.digest() == before
     write_claim(disk.node, disk.config(), force=True)
     done = disk.format()
     assert done.returncode == 0, done.stderr
