@@ -12,7 +12,7 @@ from persist.errors import PersistError
 from persist.log import safe
 from persist.version import VERSION
 
-VERBS = ("status", "list", "plan", "verify", "preset", "claim", "volume", "seal")
+VERBS = ("status", "list", "plan", "verify", "preset", "claim", "volume", "seal", "image")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -106,10 +106,15 @@ def width(text: str) -> int:
     )
 
 
+def columns() -> int:
+    """The columns of the terminal."""
+    return shutil.get_terminal_size().columns
+
+
 def _room(full: bool) -> int:
     """The columns of the terminal, 0 where nothing is to be cut: standard output is no terminal, or somebody
     wants all of it."""
-    return shutil.get_terminal_size().columns if not full and sys.stdout.isatty() else 0
+    return columns() if not full and sys.stdout.isatty() else 0
 
 
 def cut(text: str, cells: int) -> str:

@@ -33,6 +33,7 @@ ROOMS = (
     "foresee",
     "seal.look",
     "seal",
+    "image",
     "services",
     "cli",
 )
