@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import random
 import shutil
 import tempfile
 import time
@@ -58,11 +59,7 @@ def obtain(kind: str, key: str, build: Callable[[Path], None], keep: int) -> Pat
         return final
     lock = _open_lock(name)
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        if not final.is_dir():
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if not final.is_dir():
-            _build(final, build)
+        _build_or_wait(final, lock, build)
         os.utime(final)
         fcntl.flock(lock, fcntl.LOCK_SH)
     except BaseException:
@@ -74,6 +71,24 @@ def obtain(kind: str, key: str, build: Callable[[Path], None], keep: int) -> Pat
     _held[name] = lock
     _prune(kind, keep)
     return final
+
+
+def _build_or_wait(final: Path, lock: int, build: Callable[[Path], None]) -> None:
+    """Have FINAL there: built by us, or by whoever holds the lock. Who waited for the exclusive lock would
+    wait for the end of the process that was quicker, for that keeps a shared one."""
+    while True:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # waits while somebody builds
+        if final.is_dir():
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # another one is at this very point
+            time.sleep(random.uniform(0.01, 0.1))
+            continue
+        if not final.is_dir():
+            _build(final, build)
+        return
 
 
 def _build(final: Path, build: Callable[[Path], None]) -> None:
