@@ -9,17 +9,19 @@ moment later, and what the administrator has put into /etc/modprobe.d may lie in
 from __future__ import annotations
 
 import os
-import re
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 
 from persist.errors import CommandError
 from persist.note import INFO, Note, Say
-from persist.system.blockdev import attribute
-from persist.system.run import run
+from persist.system.run import run, start
+
+TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
+if TYPE_CHECKING:
+    from threading import Thread
 
 FILESYSTEMS = ("btrfs", "overlay")
+Filesystems = Callable[[Say], None]
 _ROUNDS = 3  # an adapter, the bus behind it, the disks on that
 _MOMENT = 1.0  # seconds for what a new driver finds; a bus is looked through in the background
 _BUSES = ("pci", "virtio", "scsi", "usb", "mmc", "xen", "vmbus", "platform", "ccw", "vio")
@@ -51,11 +53,15 @@ _STORAGE = "|".join(
 
 def is_storage(alias: str) -> bool:
     """Whether a modalias is of an adapter for disks, or of a disk. Pure."""
+    import re
+
     return re.fullmatch(_STORAGE, alias) is not None
 
 
 def _modaliases(sys: str) -> Iterator[str]:
     """Those of all devices that have no driver."""
+    from persist.system.blockdev import attribute
+
     for bus in _BUSES:
         with suppress(OSError):  # the machine has no such bus
             for device in os.listdir(f"{sys}/bus/{bus}/devices"):
@@ -75,12 +81,26 @@ def modprobe(*names: str) -> None:
     run("modprobe", "-a", "-b", "-q", *names, ok=(0, 1))
 
 
-def filesystems(say: Say, load_all: Callable[..., None] = modprobe) -> None:
-    """Load what the filesystems of persist need. Says what failed; a kernel may have them built in."""
+def filesystems(begin: Callable[..., Callable[[], int]] = start) -> Filesystems:
+    """Begin to load what the filesystems of persist need. Returns what waits for it, and says what failed,
+    the first time that it is called; a kernel may have them built in."""
+    argv = ("modprobe", "-a", "-b", "-q", *FILESYSTEMS)
+    wait: list[Callable[[], int]] = []
+    why = ""
     try:
-        load_all(*FILESYSTEMS)
+        wait.append(begin(*argv))
     except CommandError as e:
-        say(Note(INFO, f"Failed to load {' and '.join(FILESYSTEMS)}: {e.message}", "FAILED"))
+        why = e.message
+
+    def end(say: Say) -> None:
+        nonlocal why
+        if wait and (status := wait.pop()()) not in (0, 1):
+            why = f"'{' '.join(argv)}' failed: exit status {status}"
+        if why:
+            say(Note(INFO, f"Failed to load {' and '.join(FILESYSTEMS)}: {why}", "FAILED"))
+        why = ""
+
+    return end
 
 
 class Drivers:
@@ -94,10 +114,12 @@ class Drivers:
         load_all: Callable[..., None] = modprobe,
         moment: float = _MOMENT,
     ) -> None:
+        from threading import Event
+
         self.say, self.sys, self.load_all, self.moment = say, sys, load_all, moment
         self.tried: list[str] = []
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._stopped = Event()
+        self._thread: Thread | None = None
 
     def round(self) -> bool:
         """Load drivers for what has none yet; whether there was anything new. Never raises for a driver:
@@ -121,7 +143,9 @@ class Drivers:
     def while_waiting(self) -> None:
         """From now on until stop(), beside whoever waits: what is on a slow bus comes when it likes."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._go_on, daemon=True)
+            from threading import Thread
+
+            self._thread = Thread(target=self._go_on, daemon=True)
             self._thread.start()
 
     def _go_on(self) -> None:

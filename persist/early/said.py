@@ -7,7 +7,6 @@ ours gives it to the journal, with MESSAGE_ID and fields.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +39,8 @@ class Said:
     def __call__(self, note: Note) -> None:
         if note.priority < DEBUG:
             _write(self._kernel, kernel_line(note))
+        import json  # not while the filesystems' modules are not even asked for
+
         at = {"at": round(self._clock(), 3)}
         _write(self._kept, json.dumps(at | _as_json(note)).encode("ascii") + b"\n")
 
@@ -75,6 +76,8 @@ def taken(kept: str) -> Iterator[Note]:
     A line that is not whole (the stage was killed) ends it with a note of its own. Raises OSError where the
     file cannot be removed.
     """
+    import json
+
     try:
         with open(kept, encoding="ascii", errors="replace") as f:
             text = f.read(1 << 20)

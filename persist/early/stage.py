@@ -39,8 +39,16 @@ SwapOn = Callable[[str], None]
 class Stage:
     """One run of it. ``loaded`` is what the image says, and after /etc is mounted what that says."""
 
-    def __init__(self, environ: Mapping[str, str], say: Say, status: Status, swap_on: SwapOn | None) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        say: Say,
+        status: Status,
+        swap_on: SwapOn | None,
+        filesystems: coldplug.Filesystems | None,
+    ) -> None:
         self.environ, self.say, self.status, self.swap_on = environ, say, status, swap_on
+        self.filesystems = filesystems
         self.loaded: Loaded = load("", environ, wanted=True)
         self.result = Outcome()
         self.root_comes_writable = False
@@ -91,7 +99,7 @@ class Stage:
             self._later(f"{why.message} {why.hint}")
             return
         self.before = from_before.flags()
-        coldplug.filesystems(self.say)
+        (self.filesystems or coldplug.filesystems())(self.say)
         now = root_kept.look()
         root = will_be(loaded.facts, now)
         self.result.on_root(root)
@@ -259,13 +267,19 @@ class Stage:
         return not (self.root_comes_writable and any(stores.flag(p.name) for p in waiting))
 
 
-def run(environ: Mapping[str, str], say: Say, status: Status, swap_on: SwapOn | None = None) -> int:
+def run(
+    environ: Mapping[str, str],
+    say: Say,
+    status: Status,
+    swap_on: SwapOn | None = None,
+    filesystems: coldplug.Filesystems | None = None,
+) -> int:
     """Run the stage; returns an exit status, 1 after the unexpected. Never raises. ``swap_on`` as of
-    set_up.beside()."""
+    set_up.beside(); ``filesystems`` where somebody has begun to load them."""
     stage = None
     try:
         os.makedirs("/run/persist", 0o755, exist_ok=True)
-        stage = Stage(environ, say, status, swap_on)
+        stage = Stage(environ, say, status, swap_on, filesystems)
         stage.run()
         return 0
     except PersistError as e:

@@ -7,15 +7,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 
-from persist.boot import paths
-from persist.early import supervisor, swap_unit
+from persist.boot import facts, paths
+from persist.early import coldplug, supervisor
 from persist.early.enter import entered
 from persist.early.said import Said
-from persist.early.stage import run
 from persist.errors import PersistError
-from persist.note import INFO, WARNING, Note
+from persist.note import INFO, WARNING, Note, Say
 
 # Seconds for what nobody speaks of, and for a mount after what was waited for by request (system/run.py gives
 # each program 300). coreutils' timeout of the glue comes last, after 900.
@@ -25,6 +25,35 @@ _SECONDS, _REST = 120.0, 330.0
 def _end(number: int, frame: object) -> None:
     """timeout(1) of the glue, or a unit that is stopped: what was put into place is taken away."""
     raise SystemExit(128 + number)
+
+
+def _filesystems(environ: Mapping[str, str]) -> coldplug.Filesystems | None:
+    """Have the modules of filesystems loaded while Python loads its own, which takes as long; not where it is
+    plain that no disk is looked at."""
+    if any(os.path.lexists(p) for p in (paths.STAGED, paths.BOOTED)):
+        return None
+    machine = facts.gather("", environ)
+    off = facts.why_nothing(machine) or environ.get("container") or not facts.any_fragments("")
+    return None if off else coldplug.filesystems()
+
+
+def _work(where: str, say: Say, extend: supervisor.Extend) -> int:
+    """Run the stage, in a child."""
+    filesystems = _filesystems(os.environ)
+    # Not before: these are most of our modules.
+    from persist.early import swap_unit
+    from persist.early.stage import run
+
+    def status(text: str, seconds: float = 0) -> None:
+        if seconds and text:
+            say(Note(INFO, text, "EARLY"))
+        extend(seconds + _REST)
+
+    try:
+        return run(os.environ, say, status, swap_unit.leave if where == "chroot" else None, filesystems)
+    finally:
+        if filesystems is not None:
+            filesystems(say)  # where nobody has asked for them
 
 
 def main(where: str) -> int:
@@ -45,15 +74,7 @@ def main(where: str) -> int:
             return 1
         say = Said(paths.SAID)
 
-        def work(extend: supervisor.Extend) -> int:
-            def status(text: str, seconds: float = 0) -> None:
-                if seconds and text:
-                    say(Note(INFO, text, "EARLY"))
-                extend(seconds + _REST)
-
-            return run(os.environ, say, status, swap_unit.leave if where == "chroot" else None)
-
-        ended = supervisor.supervised(work, _SECONDS)
+        ended = supervisor.supervised(lambda extend: _work(where, say, extend), _SECONDS)
         if ended.status == 124:
             left = f" Process {ended.left} could not be ended." if ended.left else ""
             say(Note(WARNING, f"The stage before PID 1 did not end in time.{left}", "FAILED"))

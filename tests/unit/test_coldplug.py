@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from persist.early import coldplug
 from persist.errors import CommandError
 from persist.note import Note
+from persist.system.run import start
 
 # From /sys of real machines, and from the kernel's modules.
 DISKS = [
@@ -172,13 +174,42 @@ def test_no_modprobe_no_sysfs(tmp_path: Path) -> None:
     def missing(*names: str) -> None:
         raise CommandError(["modprobe"], 127, "", reason="not installed")
 
+    def no_modprobe(*argv: str) -> Callable[[], int]:
+        raise CommandError([*argv], 127, "", reason="not installed")
+
     said: list[Note] = []
-    coldplug.filesystems(said.append, missing)
+    coldplug.filesystems(begin=no_modprobe)(said.append)
     coldplug.Drivers(said.append, sys=str(tmp_path / "no"), load_all=missing).now()
     assert len(said) == 1 and "not installed" in said[0].message
 
 
-def test_the_filesystems_of_persist(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, {})
-    coldplug.filesystems(machine.said.append, machine.modprobe)
-    assert machine.asked == [("btrfs", "overlay")] and machine.said == []
+@pytest.mark.parametrize("status", [0, 1, 2, -9])
+def test_the_filesystems_of_persist(status: int) -> None:
+    """Loaded while we go on, waited for once. Built in, or on the blacklist, is no error."""
+    done: list[object] = []
+    said: list[Note] = []
+
+    def begin(*argv: str) -> Callable[[], int]:
+        def wait() -> int:
+            done.append("waited")
+            return status
+
+        done.append(argv)
+        return wait
+
+    end = coldplug.filesystems(begin)
+    assert done == [("modprobe", "-a", "-b", "-q", "btrfs", "overlay")]
+    end(said.append)
+    end(said.append)
+    assert done[1:] == ["waited"]
+    bad = status not in (0, 1)
+    assert [note.message for note in said] == bad * [
+        f"Failed to load btrfs and overlay: 'modprobe -a -b -q btrfs overlay' failed: exit status {status}"
+    ]
+
+
+def test_a_program_that_is_started_and_waited_for() -> None:
+    assert start("false")() == 1
+    assert start("sh", "-c", "echo said; kill -9 $$")() == -9
+    with pytest.raises(CommandError, match="'no-such-program x' failed: not installed"):
+        start("no-such-program", "x")

@@ -361,10 +361,12 @@ def test_services_load_nothing_heavy(module: str) -> None:
 def test_the_stage_loads_what_a_steady_boot_needs() -> None:
     """PID 1 waits for it: loading modules is most of what it takes. Seeding, formatting and what is only for
     type checkers comes with the boot that needs it."""
-    found = imports(
-        ["-c", f"import sys; sys.path.insert(0, {str(TOP)!r})\nimport persist.services.early"], {}
-    )
-    assert "persist.early.stage" in found
+    begin = f"import sys; sys.path.insert(0, {str(TOP)!r})\nimport persist.services.early"
+    # The filesystems' modules are loaded beside all that comes after these.
+    at_once = imports(["-c", begin], {})
+    assert "persist.early.coldplug" in at_once
+    assert not at_once & {"persist.early.stage", "persist.boot.load", "subprocess", "re", "json", "threading"}
+    found = imports(["-c", f"{begin}\nimport persist.early.stage"], {})
     rare = (
         "persist.seed.seed",
         "persist.seed.copy",
