@@ -52,12 +52,12 @@ FORMAT_LOCK = "/run/persist/format.lock"
 FORMATTED = "/run/persist/formatted"
 REFUSED = "/run/persist/refused"
 
-# The boot that seals: who asks, which requests were honoured, which this boot has begun with, and a boot that
-# is past it
+# The boot that seals: who asks, which requests were honoured, which this boot has begun with, one past it
 SEAL_REQUEST = "/etc/persist/seal.request"
 SEAL_DONE = "/etc/persist/seal.done"
 SEAL_BEGUN = "/run/persist/seal"
 ORDINARY = "/run/persist/ordinary"
+SEAL_SEEN = "/run/persist/seal-seen"
 
 # Hierarchies that are the kernel's, the boot loader's or the image's (but for /usr/local).
 _REFUSED = {

@@ -5,7 +5,7 @@ all of that looked at again as /etc says it now, the other entries, the word tha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from persist.boot import paths
@@ -91,7 +91,10 @@ class Stage:
             self.say(Note(WARNING, f"{why.message} {why.hint}", "EARLY", {"PERSIST_REASON": why.code}))
             self._note(why.message)
             return
-        why = table.before_looking(loaded.config, credentials=firmware.credentials())
+        told = firmware.credentials()
+        if self._seals(told):
+            return
+        why = table.before_looking(loaded.config, credentials=[c for c in told if c != firmware.SEAL])
         if why is None and mountinfo.at(VOLUME) is not None:
             self._later(f"Something is mounted at {VOLUME} already.")
             return
@@ -110,6 +113,17 @@ class Stage:
             self.drivers.stop()
         if there:
             self._entries()
+
+    def _seals(self, told: Sequence[str] = ()) -> bool:
+        """Whether this may be a boot that seals, which is to find all as it was. Raises OSError."""
+        if not firmware.seal_asked(self.loaded.facts.cmdline, told):
+            return False
+        from persist.early import sealing  # rare
+
+        who = sealing.noted(self.loaded.facts, self.environ)
+        if who:
+            self._later(f"This may be a boot that seals the machine, as {who} asks for it.")
+        return bool(who)
 
     # -- the volume
 
@@ -243,6 +257,9 @@ class Stage:
                 self._in_place(READ_BY_PID1)
                 # fstab, masks, more of the registry and the master switch may lie in what has come up.
                 self.loaded = load("", self.environ, wanted=True)
+                if self._seals():
+                    outcome.write(self.result)
+                    return
             done = self._in_place()
             not_there = done.left
             too_late = [p.path for p in self.loaded.plan.entries if p.before_pid1 and p.path in not_there]
@@ -265,28 +282,3 @@ class Stage:
         # A seeded bind whose mount point has to be made first, on a root that takes no writes yet.
         waiting = [p for p in self.loaded.plan.entries if p.path in not_there and p.entry.method == "bind"]
         return not (self.root_comes_writable and any(stores.flag(p.name) for p in waiting))
-
-
-def run(
-    environ: Mapping[str, str],
-    say: Say,
-    status: Status,
-    swap_on: SwapOn | None = None,
-    filesystems: coldplug.Filesystems | None = None,
-) -> int:
-    """Run the stage; returns an exit status, 1 after the unexpected. Never raises. ``swap_on`` as of
-    set_up.beside(); ``filesystems`` where somebody has begun to load them."""
-    stage = None
-    try:
-        os.makedirs("/run/persist", 0o755, exist_ok=True)
-        stage = Stage(environ, say, status, swap_on, filesystems)
-        stage.run()
-        return 0
-    except PersistError as e:
-        note = of(e)
-    except Exception as e:  # noqa: BLE001  # whatever it is, it is said, and the boot goes on
-        note = Note(WARNING, f"The stage before PID 1 failed: {type(e).__name__}: {e}.", "FAILED")
-    say(note)
-    if stage is not None:
-        stage.failed(note.message)
-    return 1

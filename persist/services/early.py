@@ -15,7 +15,7 @@ from persist.early import coldplug, supervisor
 from persist.early.enter import entered
 from persist.early.said import Said
 from persist.errors import PersistError
-from persist.note import INFO, WARNING, Note, Say
+from persist.note import INFO, WARNING, Note, Say, of
 
 # Seconds for what nobody speaks of, and for a mount after what was waited for by request (system/run.py gives
 # each program 300). coreutils' timeout of the glue comes last, after 900.
@@ -38,22 +38,34 @@ def _filesystems(environ: Mapping[str, str]) -> coldplug.Filesystems | None:
 
 
 def _work(where: str, say: Say, extend: supervisor.Extend) -> int:
-    """Run the stage, in a child."""
+    """Run the stage, in a child; returns an exit status, 1 after the unexpected. Never raises."""
     filesystems = _filesystems(os.environ)
     # Not before: these are most of our modules.
     from persist.early import swap_unit
-    from persist.early.stage import run
+    from persist.early.stage import Stage
 
     def status(text: str, seconds: float = 0) -> None:
         if seconds and text:
             say(Note(INFO, text, "EARLY"))
         extend(seconds + _REST)
 
+    stage = None
     try:
-        return run(os.environ, say, status, swap_unit.leave if where == "chroot" else None, filesystems)
+        os.makedirs("/run/persist", 0o755, exist_ok=True)
+        stage = Stage(os.environ, say, status, swap_unit.leave if where == "chroot" else None, filesystems)
+        stage.run()
+        return 0
+    except PersistError as e:
+        note = of(e)
+    except Exception as e:  # noqa: BLE001  # whatever it is, it is said, and the boot goes on
+        note = Note(WARNING, f"The stage before PID 1 failed: {type(e).__name__}: {e}.", "FAILED")
     finally:
         if filesystems is not None:
             filesystems(say)  # where nobody has asked for them
+    say(note)
+    if stage is not None:
+        stage.failed(note.message)
+    return 1
 
 
 def main(where: str) -> int:

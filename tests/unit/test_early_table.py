@@ -10,7 +10,7 @@ import pytest
 
 from persist.boot.config import Config
 from persist.boot.load import load
-from persist.early import firmware, table
+from persist.early import firmware, sealing, table
 from persist.volume.find.decision import Found
 from persist.volume.outcome import Outcome
 
@@ -138,3 +138,24 @@ def test_credentials_of_the_firmware(tmp_path: Path) -> None:
     (tmp_path / "firmware/dmi/entries/11-2").mkdir()
     (tmp_path / "firmware/dmi/entries/11-2/raw").write_bytes(b"\x0b")
     assert firmware.credentials(str(tmp_path)) == ["fstab.extra", "persist.volume"]
+
+
+def test_what_the_firmware_and_the_command_line_say(tmp_path: Path) -> None:
+    sys = str(tmp_path)
+    assert sealing.credentials("quiet", sys) == []
+    _smbios(
+        tmp_path, 0, b"io.systemd.credential:persist.seal=a:b=c", b"io.systemd.credential:persist.seal2=x"
+    )
+    _smbios(tmp_path, 1, b"io.systemd.credential.binary:persist.seal=YTp0d28=")
+    _smbios(tmp_path, 2, b"io.systemd.credential.binary:persist.seal=not base64")
+    assert firmware.credentials(sys) == ["persist.seal"]
+    assert sealing.credentials("quiet", sys) == [b"a:b=c", b"a:two", b""]
+    given = tmp_path / "firmware/qemu_fw_cfg/by_name/opt/io.systemd.credentials/persist.seal"
+    given.mkdir(parents=True)
+    assert len(firmware.values("persist.seal", sys)) == 3, "a driver without a file"
+    (given / "raw").write_bytes(b"a:three\n")
+    line = "systemd.set_credential=persist.seal:a:four systemd.set_credential_binary=persist.seal:YTpmaXZl"
+    assert sealing.credentials(line, sys)[3:] == [b"a:three\n", b"a:four", b"a:five"]
+    assert sealing.credentials(f"{line} systemd.import_credentials=no", sys) == []
+    assert len(sealing.credentials(f"{line} systemd.import_credentials=yes", sys)) == 6
+    assert sealing.credentials("systemd.set_credential=persist.sealed:x", sys)[3:] == [b"a:three\n"]
