@@ -68,35 +68,40 @@ def test_each_is_run_once_and_printed_whole(tmp_path: Path, processors: int) -> 
     if processors == 1:
         assert ran[1:] == list(layers.ONE_BY_ONE)
     for layer in ran:
-        assert f"\n=== make {layer}\nbegin {layer} 1\nend {layer}\n=== {layer}: passed in 0 s\n" in said
+        assert f"\n=== make {layer}\nbegin {layer} 1\nend {layer}\n=== {layer}: passed in " in said
     assert status == 0 and re.search(r"\nall 9 layers passed in \d+ s\n$", said)
 
 
 def test_failure_hides_nothing(tmp_path: Path) -> None:
     status, said = run(tmp_path, "case $1 in lint) exit 3;; test-nspawn) kill -9 $$;; esac")
     assert status == 1 and said.endswith("\nFAILED: lint test-nspawn\n")
-    assert "\nlint             FAILED in 0 s\n" in said and "\ntest-vm          passed in 0 s\n" in said
+    assert "\nlint             FAILED in " in said and "\ntest-vm          passed in " in said
 
 
 def test_storage_beside_the_others_and_not_beside_nspawn(tmp_path: Path) -> None:
     """And as long as one of the two runs, the VM layer is told to make do with one machine."""
-    status, said = run(
+    process = started(
         tmp_path,
         """
-        wait() { n=0; until [ -e "$1" ]; do n=$((n + 1)); [ $n -lt 100 ] || exit 1; sleep 0.1; done; }
+        wait() { n=0; until [ -e "$1" ]; do n=$((n + 1)); [ $n -lt 600 ] || exit 1; sleep 0.1; done; }
         busy() { ! flock --nonblock --shared "$PERSIST_TEST_BESIDE" true; }
         case $1 in
-            test-storage) wait vm-begins; touch storage; sleep 0.3; rm storage;;
+            test-storage) touch storage; wait both-were-named; rm storage;;
             test-nspawn) [ ! -e storage ] || exit 1; wait vm-was-told;;
-            test-vm) touch vm-begins; busy || exit 1; touch vm-was-told; n=0
-                while busy; do n=$((n + 1)); [ $n -lt 100 ] || exit 1; sleep 0.1; done; echo both;;
+            test-vm) wait storage; busy || exit 1; wait both-were-named; busy || exit 1; touch vm-was-told; n=0
+                while busy; do n=$((n + 1)); [ $n -lt 600 ] || exit 1; sleep 0.1; done; echo both;;
         esac
         """,
     )
-    assert status == 0, said
-    assert "both" in said
-    # Nobody is left without a word meanwhile.
-    assert re.search(r"^\[\d+ s\] test-storage for \d+ s: .* \| test-vm for \d+ s: $", said, re.MULTILINE)
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        # Nobody is left without a word meanwhile.
+        if re.match(r"\[\d+ s\] test-storage for \d+ s: .*\| test-vm for \d+ s: $", line):
+            (tmp_path / "both-were-named").touch()
+    assert process.wait(60) == 0, said
+    assert "both" in said and (tmp_path / "both-were-named").exists()
 
 
 def test_who_is_orphaned_and_ends_is_gone(tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_who_is_orphaned_and_ends_is_gone(tmp_path: Path) -> None:
         [ "$1" = lint ] || exit 0
         pid=$(sh -c 'sleep 0.2 >/dev/null & echo $!')
         n=0
-        while [ -e /proc/$pid ]; do n=$((n + 1)); [ $n -lt 50 ] || exit 1; sleep 0.1; done
+        while [ -e /proc/$pid ]; do n=$((n + 1)); [ $n -lt 300 ] || exit 1; sleep 0.1; done
         """,
     )
     assert status == 0, said
