@@ -24,7 +24,7 @@ INSTALL ?= install
 BUILD = build
 VENV = $(BUILD)/venv
 VERSION = $(shell sed -n 's/^VERSION = "\(.*\)"/\1/p' persist/version.py)
-DEBS = $(patsubst %,$(BUILD)/%_$(VERSION)_all.deb,persist persist-initramfs-tools persist-dracut)
+DEBS = $(patsubst %,$(BUILD)/%_$(VERSION)_all.deb,persist persist-common persist-image-tools persist-initramfs-tools persist-dracut)
 SOURCES = $(shell find Makefile bin generators packaging persist units -type f -not -name '*.pyc')
 PYTEST = $(PYTHON) -m pytest -p no:cacheprovider
 export PYTHONDONTWRITEBYTECODE = 1
@@ -36,15 +36,22 @@ help: ## show the targets
 
 # Installation
 
-.PHONY: install install-persist install-man install-initramfs-tools install-dracut
-install: install-persist install-man install-initramfs-tools install-dracut ## install below DESTDIR
+.PHONY: install install-common install-image-tools install-persist install-man install-initramfs-tools install-dracut
+install: install-common install-image-tools install-persist install-man install-initramfs-tools install-dracut ## install below DESTDIR
+
+# What both sides use: the machine that keeps its state, and the host that makes images.
+install-common:
+	find persist -path persist/image -prune -o -name '*.py' -print | LC_ALL=C sort | while read -r file; do \
+		$(INSTALL) -D -m 644 "$$file" "$(DESTDIR)$(PRIVATE_DIR)/$$file" || exit 1; done
+	$(INSTALL) -D -m 755 bin/persistctl $(DESTDIR)$(SBINDIR)/persistctl
+
+install-image-tools:
+	$(INSTALL) -d $(DESTDIR)$(PRIVATE_DIR)/persist/image
+	$(INSTALL) -m 644 persist/image/*.py $(DESTDIR)$(PRIVATE_DIR)/persist/image
 
 install-persist:
-	find persist -name '*.py' | LC_ALL=C sort | while read -r file; do \
-		$(INSTALL) -D -m 644 "$$file" "$(DESTDIR)$(PRIVATE_DIR)/$$file" || exit 1; done
 	$(INSTALL) -D -m 755 bin/persist-service $(DESTDIR)$(PRIVATE_DIR)/persist-service
 	$(INSTALL) -m 755 packaging/initrd/persist-stage packaging/initrd/persist-init $(DESTDIR)$(PRIVATE_DIR)
-	$(INSTALL) -D -m 755 bin/persistctl $(DESTDIR)$(SBINDIR)/persistctl
 	$(INSTALL) -D -m 755 generators/persist-generator $(DESTDIR)$(GENERATOR_DIR)/persist-generator
 	$(INSTALL) -d $(DESTDIR)$(UNIT_DIR)/multi-user.target.wants $(DESTDIR)$(UNIT_DIR)/soft-reboot.target.wants $(DESTDIR)$(UDEV_RULES_DIR) $(DESTDIR)$(CATALOG_DIR) \
 		$(DESTDIR)$(UNIT_DIR)/sysinit.target.wants $(DESTDIR)$(DATADIR)/persist/presets $(DESTDIR)$(LIBDIR)/persist.d $(DESTDIR)$(LIBDIR)/persist/identity.d $(DESTDIR)$(TMPFILES_DIR)

@@ -7,12 +7,19 @@ import argparse
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from persist.errors import PersistError
 from persist.log import safe
 from persist.version import VERSION
 
 VERBS = ("status", "list", "plan", "verify", "preset", "claim", "volume", "seal", "image")
+_OF_THIS_MACHINE = (
+    "status",
+    "preset",
+    "claim",
+    "volume",
+)  # nothing to look at where persist is not installed
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,12 +65,26 @@ def _say(*lines: str) -> None:
         _give_up(2)
 
 
+def _check_installed(arguments: argparse.Namespace) -> None:
+    """On a host that only makes images the package persist is not there. Raises PersistError for a verb that
+    is about what it does."""
+    if arguments.verb not in _OF_THIS_MACHINE or vars(arguments).get("root"):
+        return
+    library = Path(__file__).parents[2]
+    if not any((library / name).exists() for name in ("persist-service", "bin/persist-service")):
+        raise PersistError(
+            f"'persistctl {arguments.verb}' is about this machine, which has not the package persist.",
+            hint="Here is only what looks at images (--root=DIR) and what makes them.",
+        )
+
+
 def _run(argv: list[str]) -> int:
     try:
         arguments = parser().parse_args(argv)
     except SystemExit:  # after --help, --version, and what is wrong with a call
         sys.stdout.flush()
         raise
+    _check_installed(arguments)
     status = int(arguments.run(arguments))
     sys.stdout.flush()
     return status

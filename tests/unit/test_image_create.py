@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,48 @@ def test_a_call_that_is_wrong(words: list[str], sentence: str, tmp_path: Path) -
     )
     assert (done.returncode, sentence in done.stderr, done.stdout) == (1, True, ""), done.stderr
     assert sorted(os.listdir(tmp_path)) == ["disk.img", "disk.raw", "there"]
+
+
+def installed(library: Path, *words: str) -> tuple[int, str]:
+    """persistctl with what a package puts into /usr/lib/persist, and without what persist depends on."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); "
+        "sys.modules.update(dict.fromkeys(('dbus_next', 'pyudev', 'systemd'))); "
+        "from persist.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-IBc", script, library, *words], capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_each_package_is_named_where_it_is_missing(tmp_path: Path) -> None:
+    library, disk = tmp_path / "library", tmp_path / "disk.raw"
+    subprocess.run(
+        [
+            "make",
+            "--silent",
+            "-C",
+            TOP,
+            "install-common",
+            f"DESTDIR={tmp_path}",
+            f"PRIVATE_DIR=/{library.name}",
+        ],
+        check=True,
+    )
+    disk.write_bytes(bytes(512))
+    words = ("image", "create", str(disk), str(tmp_path / "no" / "out"))
+    status, said = installed(library, *words)
+    assert status == 1 and "package persist-image-tools" in said, said
+    for verb in (["status"], ["claim", "/dev/none"], ["volume", "show"], ["preset", "list"]):
+        status, said = installed(library, *verb)
+        assert status == 1 and "which has not the package persist" in said, said
+    assert installed(library, "list", f"--root={tmp_path}")[0] == 0
+    shutil.copytree(TOP / "persist/image", library / "persist/image")
+    status, said = installed(library, *words)
+    assert status == 1 and "is not a directory" in said, said
+    (library / "persist-service").touch()
+    assert "has not the package" not in installed(library, "status")[1]
 
 
 @pytest.mark.parametrize("word", ["0", "-1", "x", "inf", "nan"])

@@ -82,8 +82,8 @@ class Request:
 
 
 def fitting(debs: Iterable[Path], initrd: str) -> list[Path]:
-    """Packages without the glue for another tool that makes initrds."""
-    others = tuple(f"persist-{tool}_" for tool in recipe.INITRDS if tool != initrd)
+    """Packages without the glue for another tool that makes initrds, and without what is for the host."""
+    others = ("persist-image-tools_", *(f"persist-{tool}_" for tool in recipe.INITRDS if tool != initrd))
     return [deb for deb in debs if not deb.name.startswith(others)]
 
 

@@ -29,9 +29,10 @@ def check(suite: str) -> None:
             image.unpack_base(image.Request(suite), tree)
         # It leaves out documentation, for the images; here each file that we ship counts.
         (tree / "etc/dpkg/dpkg.cfg.d/99mmdebstrap").unlink()
-        (tree / "packages").mkdir()
+        (tree / "packages/host").mkdir(parents=True)
         for file in (*packages, scene.checkout() / INSIDE):
-            shutil.copy(file, tree / "packages")
+            of_host = file.name.startswith("persist-image-tools_")
+            shutil.copy(file, tree / ("packages/host" if of_host else "packages"))
         with step(f"{suite}: install, use, reinstall, purge"):
             said = chroot.run(tree, "/packages/check-install-inside")
         note("\n".join(line for line in said.splitlines() if line.startswith("check-install-inside:")))
