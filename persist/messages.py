@@ -76,6 +76,12 @@ MESSAGE_IDS: dict[str, str] = {
     # a clone of a sealed machine has made something anew that it must not share
     "REGENERATED": "d2f7de2fdc2057a393d994c98ca82bcb",
     "REGENERATE_FAILED": "be3f2879e9ab59d992dcf9c01c103ffb",  # it could not
+    "SEAL_STEP": "0378747f200c58bfbb36048611f49831",  # progress of a boot that seals the machine
+    "SEAL_SCRIPT": "6e91dc6bfd745835aec9786c901d4772",  # what the operator script prints
+    "SEAL_DONE": "0b9bbae58b555523bae35913cc0f3d23",  # the machine is sealed
+    "SEAL_FAILED": "37bfa8123aa45b5389b75ac3f758a2f7",  # this boot does not seal
+    # a request for sealing was not honoured, and was taken away
+    "SEAL_REFUSED": "afc3f7e85d705318b90ddb4736f1705b",
     "VERDICT_ONLINE": "460c8ac80e69501cadf23135453e0d0b",
     "VERDICT_DEGRADED": "b3ac59fb8e7952699486bbfea3a40a59",
     "VERDICT_VOLATILE": "4d228ee4ff0c58fe85fb339215419d45",

@@ -19,6 +19,7 @@ PRIVATE = "/run/persist/private"
 LOWER = PRIVATE + "/lower"
 IMAGE = PRIVATE + "/image"
 RESCUE = PRIVATE + "/rescue"
+SEALING = PRIVATE + "/seal"  # what the services of a seal boot tell one another
 STORE = VOLUME + "/.persist"
 ROOT_STORE = "/var/lib/persist/root"  # of the root filesystem: where state is kept with Fallback=root
 STAGED = "/run/persist/staged"  # the stage before PID 1 has left nothing to persist-volume.service

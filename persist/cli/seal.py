@@ -44,7 +44,8 @@ def _say(lines: list[str]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make the first pass, and where it finds no error, seal."""
     from persist.seal import report
-    from persist.seal.engine import Seal, open_tree
+    from persist.seal.engine import Seal
+    from persist.seal.opened import open_tree
     from persist.seal.way_back import judge, regenerate_list
     from persist.system.mountinfo import mounts
 

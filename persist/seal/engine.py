@@ -4,9 +4,8 @@ touched; then wipe, hooks, a second look, and the report last."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from persist.boot.dropins import DIRECTORIES
 from persist.boot.ini import ERROR, Problem, parse
@@ -19,12 +18,12 @@ from persist.seal.first_pass import Planner
 from persist.seal.look import traces
 from persist.seal.look.obstacles import Surroundings
 from persist.seal.look.tree import Tree, content, fragments
+from persist.seal.opened import processes
 from persist.seal.plan import SECRETS, WRITE, Deed, Judge, Plan, judge_all
 from persist.seal.section import Item, arguments, load_from
 from persist.system.mountinfo import Mount
 
 MakeList = Callable[[Iterable[tuple[Item, Sequence[str]]], bytes], bytes]  # way_back.regenerate_list
-_OS_RELEASE = ("/etc/os-release", "/usr/lib/os-release")
 _WRITES = {"empty": "", "uninitialized": "uninitialized\n"}  # what [Seal] MachineId= has /etc/machine-id say
 
 
@@ -63,55 +62,26 @@ def machine_id_of(tree: Tree, problems: list[Problem]) -> str:
     return found
 
 
-def _runs(top: os.stat_result) -> bool:
-    """Whether a directory is the root of this system, of which a chroot that we are in is but a part."""
-    if os.path.samestat(top, os.stat("/")):
-        return True
-    try:
-        return os.path.samestat(top, os.stat("/proc/1/root"))
-    except OSError:
-        return False  # no /proc, or the system's root is out of our reach
-
-
-def open_tree(root: str) -> Tree:
-    """The tree below a directory, locked. Raises PersistError for one that is not to be sealed this way."""
-    if os.geteuid() != 0:
-        raise PersistError("Only root can seal a tree.", hint="Run it as root, with sudo for one.")
-    path = os.path.realpath(root)
-    tree = Tree(path)
-    try:
-        if _runs(os.fstat(tree.top.fd)):
-            raise PersistError(
-                f"'{root}' is the root of the running system, which is sealed from a boot of its own. This "
-                "version has none.",
-                hint="Seal a copy of it, or the tree of an image that is built, from outside of its chroot.",
-            )
-        if not any(tree.read(name) is not None for name in _OS_RELEASE):
-            raise PersistError(
-                f"'{root}' has no system in it: neither /etc/os-release nor /usr/lib/os-release.",
-                hint="--root= takes the directory that an image is mounted on.",
-            )
-        try:
-            fcntl.flock(tree.top.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PersistError(f"'{root}' is being sealed already, or locked by somebody else.") from None
-    except BaseException:
-        tree.top.close()
-        raise
-    return tree
-
-
 class Seal:
     """One run over one tree. ``mounts`` are those of this process; ``judge`` and ``make_list`` say what the
-    clone gets back, and how."""
+    clone gets back, and how. ``running``: the tree is the running system's own root, where who else is there
+    is somebody else's to ask."""
 
     def __init__(
-        self, tree: Tree, keep: Sequence[str], mounts: Sequence[Mount], judge: Judge, make_list: MakeList
+        self,
+        tree: Tree,
+        keep: Sequence[str],
+        mounts: Sequence[Mount],
+        judge: Judge,
+        make_list: MakeList,
+        *,
+        running: bool = False,
     ) -> None:
         self.tree = tree
         self.around = Surroundings(tree.path, mounts)
         self.judge = judge
         self.make_list = make_list
+        self.running = running
         self.items: list[Item] = []
         self.old = traces.Old({})
         self._before = b""
@@ -192,7 +162,7 @@ class Seal:
         there = wipe.store(self.tree, make=False)
         if there is not None:
             there.close()
-        for pid, name in _processes(self.tree):
+        for pid, name in () if self.running else processes(self.tree):
             yield f"Process {pid} ({name}) runs in the tree, and may write what is wiped. End it."
 
     def _id_is_forgotten(self) -> bool:
@@ -202,26 +172,53 @@ class Seal:
         taken = any(deed.parts == place for deed in self.result.plan.deeds)
         return said not in (b"", b"uninitialized") and not taken
 
-    def seal(self) -> Result:
-        """Wipe what the first pass found, run the hooks, look again and write the report. What fails is in
-        ``failures``; raises nothing but what nobody expects."""
-        result = self.result
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What goes wrong from now on is a failure, and ends what is done here."""
         try:
+            yield
+        except (PersistError, ValueError) as e:
+            self.result.failures.append(str(e))
+        except OSError as e:
+            self.result.failures.append(f"{e.filename or self.tree.path}: {e.strerror}.")
+
+    def seal(self) -> Result:
+        """wipe(), and the report last."""
+        self.wipe()
+        if not self.result.failures:
+            with self._failing():
+                self.write_report(self.document())
+                self.result.sealed = True
+                wipe.step("sealed")
+        return self.result
+
+    def wipe(self) -> Result:
+        """Wipe what the first pass found, run the hooks and look again. What fails is in ``failures``; raises
+        nothing but what nobody expects."""
+        with self._failing():
             self._wipe()
             self._programs()
             self._look_again()
-            if not result.failures:
-                wipe.sync(self.tree, self.around)  # the report is there when all else is, whenever it is cut
-                document = report.record(result, self.old, self._before)
-                wipe.write_own(self.tree, wipe.REPORT, document)
-                wipe.sync(self.tree, self.around)
-                result.sealed = True
-                wipe.step("sealed")
-        except (PersistError, ValueError) as e:
-            result.failures.append(str(e))
-        except OSError as e:
-            result.failures.append(f"{e.filename or self.tree.path}: {e.strerror}.")
-        return result
+        return self.result
+
+    def document(self) -> bytes:
+        """The report of a wipe that has failed nowhere."""
+        return report.record(self.result, self.old, self._before)
+
+    def write_report(self, document: bytes) -> None:
+        """Write the report that says that the tree is sealed. Raises PersistError, OSError."""
+        wipe.sync(self.tree, self.around)  # the report is there when all else is, whenever it is cut
+        wipe.write_own(self.tree, wipe.REPORT, document)
+        wipe.sync(self.tree, self.around)
+
+    def look_again(self, old: traces.Old) -> Result:
+        """Whether a tree is as another process left it that has wiped it, and knew these ids."""
+        self.old = old
+        with self._failing():
+            self._read()
+            self.result.failures += self.result.errors
+            self._look_again()
+        return self.result
 
     def _wipe(self) -> None:
         plan = self.result.plan
@@ -275,18 +272,3 @@ class Seal:
                     failures.append(f"{path} still has the old machine-id.")
         self.result.failures += failures
         wipe.step("looked")
-
-
-def _processes(tree: Tree) -> list[tuple[int, str]]:
-    """Processes whose root the tree is."""
-    top = os.fstat(tree.top.fd)
-    found = []
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        try:
-            is_process = name.isascii() and name.isdigit()
-            if is_process and os.path.samestat(os.stat(f"/proc/{name}/root"), top):
-                with open(f"/proc/{name}/comm", encoding="utf-8", errors="replace") as f:
-                    found.append((int(name), f.read().strip()))
-        except OSError:
-            continue  # it has ended
-    return found

@@ -90,6 +90,11 @@ def _disk(sys_path: str) -> Disk:
     )
 
 
+def at(sys_path: str) -> Disk:
+    """The device of a directory in sysfs, links followed."""
+    return _disk(os.path.realpath(sys_path))
+
+
 def by_number(number: int) -> Disk:
     """The device with this number (st_rdev). Raises OSError when it is gone."""
     link = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"

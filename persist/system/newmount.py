@@ -31,6 +31,7 @@ _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
 _ATIME = 0x70  # MOUNT_ATTR__ATIME: one value of several bits, of which relatime is 0
 _MS_PRIVATE, _MS_SHARED = 1 << 18, 1 << 20
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_CLONE_NEWNS = 0x20000
 # Options of a mount: what mount_setattr(2) sets and clears for it, and the flag of mount(2) (linux/mount.h).
 _OPTIONS = {
     "nosuid": (_MOUNT_ATTR_NOSUID, 0, 2),
@@ -209,6 +210,19 @@ def overlay(target: int, options: str, of_mount: str = DATA) -> None:
     ):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), "overlay")
+
+
+def apart() -> None:
+    """Give this process mounts of its own, for good: what it mounts nobody else sees, and what others mount
+    it does not. Raises OSError."""
+    if _libc.unshare(_CLONE_NEWNS) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "unshare")
+    top = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        _set(top, _attributes("", propagation=_MS_PRIVATE), "/", recursive=True)
+    finally:
+        os.close(top)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
 }
 
+_MOST_AFTER = 1 << 20  # bytes that are read of what a program has left running when it had ended
+
 
 def run(
     *argv: str | os.PathLike[str],
@@ -163,6 +165,46 @@ def follow(
         raise
     if process.returncode:
         raise CommandError(args, process.returncode, stderr.decode("utf-8", "surrogateescape"))
+
+
+def stream(*argv: str | os.PathLike[str], line: Callable[[str], None], cwd: str = "/") -> int:
+    """Run a program that says what it does as it goes: each line of both its outputs goes to ``line``.
+    Returns its exit status, with a minus the signal that ended it.
+
+    What it leaves running may hold its output open: that is not waited for. Raises CommandError when it
+    cannot be started.
+    """
+    import select
+    import subprocess
+
+    args = [os.fspath(a) for a in argv]
+    try:
+        process = subprocess.Popen(
+            args,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=ENVIRONMENT,
+            cwd=cwd,
+        )
+    except OSError as e:
+        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
+    assert process.stdout is not None
+    with process.stdout as out:
+        left, more = b"", _MOST_AFTER
+        while True:
+            ended = process.poll() is not None
+            ready, _, _ = select.select([out], [], [], 0 if ended else 0.1)
+            data = os.read(out.fileno(), 1 << 16) if ready else b""
+            *lines, left = (left + data).split(b"\n")
+            more -= len(data) if ended else 0
+            if (not ready and ended) or (ready and not data) or more < 0:
+                lines += [left] if left else []
+                left = b""
+            for each in lines:
+                line(each.decode("utf-8", "surrogateescape"))
+            if (not data and (ready or ended)) or more < 0:
+                return process.wait()
 
 
 def status(*argv: str | os.PathLike[str], timeout: float | None = 300, bound: bool = False) -> int:

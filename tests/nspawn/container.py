@@ -39,6 +39,7 @@ OFF_SEC = 60.0
 GRACE_SEC = 15.0
 ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8", "TERM=dumb")
 OURS = "usr/lib/persist-test"
+CREDENTIALS = f"{OURS}/credentials"  # files there are credentials of the system
 
 # PID 1 takes a variable that is empty for "no container" (tried, 252 and 257). Others only see that it is
 # there, or ask systemd-detect-virt.
@@ -50,7 +51,10 @@ mount --bind /run/persist-test-cmdline /proc/cmdline
 ln -s console /dev/kmsg
 {stage}
 rm /dev/kmsg
-exec env -i container= PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM=dumb /usr/lib/systemd/systemd
+given=/usr/lib/persist-test/credentials
+[ ! -d $given ] || credentials=CREDENTIALS_DIRECTORY=$given
+PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 TERM=dumb
+exec env -i container= $credentials "PATH=$PATH" "LANG=$LANG" "TERM=$TERM" /usr/lib/systemd/systemd
 """
 STAGE = "env -u container /usr/lib/persist/persist-service early here"
 # Its uptime is that of the whole machine, which may have been on for longer than OnBootSec= says.
@@ -184,6 +188,16 @@ class Container(System):
         self._ended()
         if status != 0:
             raise MachineError(f"systemd-nspawn ended with status {status}\n{self.tail()}")
+
+    def wait_for_off(self, timeout: float = BOOT_SEC) -> int:
+        """Wait until it has switched itself off; returns the status of systemd-nspawn, 0 for a power-off."""
+        assert self._process is not None
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise MachineError(f"{self.name} did not power off in {timeout:g} s\n{self.tail()}") from error
+        self._ended()
+        return status
 
     def crash(self) -> None:
         """Kill all of it at once."""

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from persist.errors import PersistError
-from persist.seal.engine import Seal, open_tree
+from persist.seal.engine import Seal
+from persist.seal.opened import open_tree
 from persist.seal.wipe import STEPS
 from persist.system.mountinfo import mounts
 from tests.unit.seal_tree import ID, MadeUp, as_lines, no_way_back

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from persist.seal import again
-from persist.seal.engine import Result, Seal, open_tree
+from persist.seal.engine import Result, Seal
+from persist.seal.opened import open_tree
 from persist.seal.way_back import judge, regenerate_list
 from persist.system.mountinfo import mounts
 from tests.unit.identity_patterns import CATALOGUE, regex, sections

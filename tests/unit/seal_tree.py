@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from persist.seal.engine import Result, Seal, open_tree
+from persist.seal.engine import Result, Seal
 from persist.seal.first_pass import Planner
 from persist.seal.look.obstacles import Surroundings
 from persist.seal.look.tree import Tree
+from persist.seal.opened import open_tree
 from persist.seal.plan import SECRETS, Plan
 from persist.seal.section import Item, load_from
 from persist.system.mountinfo import Mount

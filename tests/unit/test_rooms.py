@@ -33,6 +33,7 @@ ROOMS = (
     "foresee",
     "seal.look",
     "seal",
+    "seal.boot",
     "image",
     "services",
     "cli",

@@ -19,7 +19,7 @@ BAR = 6.0  # of the others; 9.6 is a unit without any
 # They run what packages and the operator have, as root, on a machine on which nothing else runs.
 OPEN = {"persist-seal.service", "persist-operator-script.service"}
 # Their work is on a copy of the root's mount, which has a mount namespace of its own.
-OWN_MOUNTS = {"persist-seal-begin.service", "persist-seal-end.service", "persist-seal-refused.service"}
+OWN_MOUNTS = {f"persist-seal-{name}.service" for name in ("begin", "end", "off", "refused")}
 
 # What makes a mount namespace: what a unit mounts would not be there for the machine, and what it looks at
 # would be a copy. PrivateNetwork= does, from systemd 254 or so on (not 252, and 257; tried): it mounts a /sys

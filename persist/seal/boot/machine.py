@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A machine that is to be sealed, or that asks whether it could be: its tree opened, and what is wrong with
+it beside what the first pass over a tree finds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from persist.boot import facts
+from persist.boot.facts import Facts
+from persist.boot.registry import Registry
+from persist.seal.boot import disks, unmounted
+from persist.seal.boot.tree import Copy
+from persist.seal.engine import Result, Seal
+from persist.seal.look.pattern import homes
+from persist.seal.opened import open_tree
+from persist.seal.plan import why_kept
+from persist.seal.way_back import judge, regenerate_list
+from persist.system import mountinfo
+from persist.system.run import run, status
+
+_SHOWN = "Id,Where,What,Type,Options,ActiveState,LoadState"
+
+
+def known() -> Facts:
+    """What the machine's fstab and directories of units say. Raises OSError."""
+    found = facts.gather("", os.environ)
+    facts.gather_paths(found, Registry(), os.environ)
+    return found
+
+
+def known_mounts(machine: Facts) -> list[unmounted.Known]:
+    """All mounts that the service manager knows, or would know when asked. Raises CommandError."""
+    names = {*machine.shipped, *(line.unit() for line in machine.lines if line.where not in ("", "/"))}
+    text = run("systemctl", "show", f"--property={_SHOWN}", "--", "*.mount", *sorted(names))
+    return list({mount.unit: mount for mount in unmounted.parse(text)}.values())
+
+
+def settle(machine: Facts) -> None:
+    """Wait until udev is done, until mounts that nothing waits for have come or not (nofail), and touch what
+    is mounted when it is touched. Raises CommandError."""
+    status("udevadm", "settle")
+    jobs = run("systemctl", "list-jobs", "--no-legend", "--plain", "--full")
+    mounts = [words[1] for line in jobs.split("\n") if len(words := line.split()) > 3]
+    for unit in mounts:
+        if unit.endswith(".mount"):
+            status("systemctl", "start", "--", unit, timeout=None)  # waits for the job that is there
+    text = run("systemctl", "show", "--property=Where,ActiveState", "--", "*.automount")
+    network = {mount.where for mount in known_mounts(machine) if mount.network}
+    for block in text.split("\n\n"):
+        fields = dict(line.partition("=")[::2] for line in block.split("\n") if "=" in line)
+        where = fields.get("Where", "")
+        if fields.get("ActiveState") == "active" and where and where not in network:
+            status("ls", where, timeout=None)  # does not come: it is then one that is not mounted
+
+
+class Work:
+    """The tree of a machine, opened, and the run over it."""
+
+    def __init__(self, copy: Copy, keep: Sequence[str], seal: Seal, machine: Facts) -> None:
+        self.copy = copy
+        self.keep = keep
+        self.seal = seal
+        self.machine = machine
+        self.swap: list[disks.Swap] = []
+
+    def first_pass(self, before: Sequence[str] = ()) -> Result:
+        """The first pass over the tree, with what is wrong with the machine; ``before`` are errors that are
+        known. Raises OSError, PersistError."""
+        result = self.seal.first_pass()
+        patterns = [
+            pattern for item in self.seal.items if not why_kept(item, self.keep) for pattern in item.patterns
+        ]
+        there = [m.mount_point for m in mountinfo.mounts()]
+        errors, notes = unmounted.judge(known_mounts(self.machine), there, patterns, homes(self.seal.tree))
+        on = disks.captured(self.copy.mounts)
+        self.swap, wrong = disks.swap_space(self.machine.lines, on, self.copy.path)
+        for node in disks.volumes_on(on):
+            wrong.append(
+                f"The state volume on {node} is on a disk of the image, which would carry it along. Move it "
+                "to a disk of its own."
+            )
+        result.errors[:0] = [*before, *self.copy.errors, *errors, *wrong]
+        result.notes += notes
+        return result
+
+    def empty_swap(self) -> None:
+        """Make the swap space of fstab anew. Raises CommandError."""
+        for swap in self.swap:
+            disks.make_swap(swap)
+
+    def trim(self) -> list[str]:
+        """Give back the blocks of what was wiped; a warning for each place where they stay."""
+        return disks.trim([m.mount_point for m in self.copy.mounts], self.copy.path)
+
+
+@contextmanager
+def opened(copy: Copy, keep: Sequence[str]) -> Iterator[Work]:
+    """The work on a machine's tree. Raises PersistError, OSError."""
+    with open_tree(copy.path, running=True) as tree:
+        seal = Seal(tree, keep, copy.mounts, judge, regenerate_list, running=True)
+        yield Work(copy, keep, seal, known())

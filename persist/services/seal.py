@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persist-seal.service: first pass and wipe; persist-operator-script.service: the script of a request from
+outside. What both say is on the console, in the journal, and on the hypervisor's port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from persist import log
+from persist.boot.seal.request import LOCAL
+from persist.errors import PersistError
+from persist.seal import report
+from persist.seal.boot import asked, kept, script, tree, who
+from persist.seal.boot.kept import Kept
+from persist.seal.boot.machine import known, opened, settle
+from persist.seal.boot.voice import Voice
+from persist.seal.engine import Result
+
+
+def say(voice: Voice, text: str, priority: int = log.INFO) -> None:
+    """One line of what goes on, to the journal and the console."""
+    log.log(priority, text, "SEAL_STEP")
+    voice.on_console(text)
+
+
+def _fail(voice: Voice, notes: Kept, errors: Iterable[str]) -> int:
+    """Say why nothing is sealed; persist-seal-off.service says it last."""
+    every = list(errors)
+    for error in every:
+        log.log(log.ERR, error, "SEAL_FAILED")
+        voice.on_console(error)
+    notes.failed(every)
+    return 1
+
+
+def tried(what: Callable[[Voice, Kept], list[str]]) -> int:
+    """Do one service's work, which returns why it failed, if it did; whatever goes wrong is said. Returns the
+    exit status."""
+    voice, notes = Voice(), Kept()
+    try:
+        errors = what(voice, notes)
+    except PersistError as e:
+        errors = [str(e)]
+    except OSError as e:
+        errors = [f"{e.filename or 'The kernel'}: {e.strerror}."]
+    except Exception as e:  # noqa: BLE001  # whatever it is, the machine is not left half sealed in silence
+        errors = [f"Unexpected: {type(e).__name__}: {e}. Please report this."]
+    return _fail(voice, notes, errors) if errors else 0
+
+
+def _tell(voice: Voice, result: Result) -> None:
+    for name, said in result.said:
+        for line in said.rstrip("\n").split("\n") if said else ():
+            say(voice, f"{name}: {line}")
+    for note in [*result.notes, *report.of_traces(result)]:
+        say(voice, note, log.NOTICE)
+
+
+def _wipe(voice: Voice, notes: Kept) -> list[str]:
+    voice.on_port("running")
+    request = asked.begun()
+    if request.include_volume:
+        return ["This version leaves the state volume alone: it cannot be asked to seal it, too."]
+    settle(known())
+    copy = tree.make(writable=True, whole=True)
+    with opened(copy, request.keep) as work:
+        result = work.first_pass(who.look())
+        if result.errors:
+            _tell(voice, result)
+            return [*result.errors, "Nothing was touched."]
+        say(voice, f"Wiping what must not be cloned, request {request.id}.", log.NOTICE)
+        work.seal.wipe()
+        _tell(voice, result)
+        if result.failures:
+            return [*result.failures, "The wipe was begun and is not complete."]
+        work.empty_swap()
+        notes.wiped(work.seal.document(), work.seal.old)
+    return []
+
+
+def seal_main() -> int:
+    """Run as persist-seal.service: nothing is touched where the first pass finds an error."""
+    return tried(_wipe)
+
+
+def _script(voice: Voice, notes: Kept) -> list[str]:
+    if not notes.marked(kept.WIPED):
+        return ["The operator script is not run: nothing was wiped."]
+    if asked.begun().source == LOCAL:
+        return ["The operator script is not run: the request was made in the machine itself."]
+    if script.confidential():
+        return ["The operator script is not run: the host of a confidential virtual machine is not believed."]
+    text = script.read()
+    if text is None:
+        return []
+    lines: list[str] = []
+
+    def line(said: str) -> None:
+        lines.append(said)
+        log.log(log.INFO, said, "SEAL_SCRIPT")
+        voice.on_console(said)
+        voice.on_port(f"output: {said}")
+        # Also should it never end: the newest of it.
+        notes.script("\n".join(lines)[-script.MOST_OUTPUT :])
+
+    status = script.execute(text, line)
+    script.end_what_is_left()
+    notes.script("\n".join(lines)[-script.MOST_OUTPUT :])
+    if status:
+        how = f"exit status {status}" if status > 0 else f"signal {-status}"
+        return [f"The operator script failed: {how}."]
+    return []
+
+
+def script_main() -> int:
+    """Run as persist-operator-script.service."""
+    return tried(_script)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persist-seal-begin.service: the request is used up before anything is done for it.
+persist-seal-refused.service: a local request that an ordinary boot finds is taken away, and said."""
+
+from __future__ import annotations
+
+import os
+
+from persist import log
+from persist.boot.paths import SEAL_REQUEST
+from persist.boot.seal.request import NAMES
+from persist.errors import PersistError
+from persist.seal.boot import asked, consume, tree
+from persist.seal.boot.kept import Kept
+from persist.seal.boot.voice import Voice
+from persist.services.seal import say, tried
+from persist.system import mountinfo
+
+
+def _roots(*, writable: bool) -> list[str]:
+    """Where /etc is: the private copy of the root, and what is mounted over the image's, if anything. Raises
+    OSError, PersistError."""
+    over = mountinfo.at("/etc")
+    lost = tree.memory("/etc") if over is not None else ""
+    if lost:
+        raise PersistError(f"What is written to /etc is lost: it is {lost}. The ID cannot be noted.")
+    copy = tree.make(writable=writable, whole=False)
+    return [*(["/"] if over is not None else []), copy.path]
+
+
+def _begin(voice: Voice, notes: Kept) -> list[str]:
+    request = asked.honoured(asked.ask(os.environ))
+    # In this order: what the generator answers may not change when the request is gone.
+    asked.begin(request)
+    consume.step("flagged")
+    consume.consume(request.id, _roots(writable=True))
+    say(voice, f"This boot seals the machine, as {NAMES[request.source]} asks, ID {request.id}.", log.NOTICE)
+    return []
+
+
+def begin_main() -> int:
+    """Run as persist-seal-begin.service. Where the request cannot be used up, nothing is wiped."""
+    return tried(_begin)
+
+
+def _refuse() -> None:
+    answer = asked.ask(os.environ)
+    roots = _roots(writable=False)
+    consume.take_away(roots)
+    why = answer.sentence or "this boot is an ordinary one, whatever it asks for."
+    log.log(
+        log.WARNING,
+        f"{SEAL_REQUEST} was taken away, and nothing was wiped: {why} 'persistctl seal' asks anew.",
+        "SEAL_REFUSED",
+        PERSIST_PATH=SEAL_REQUEST,
+        PERSIST_REASON=answer.code or "ordinary",
+    )
+
+
+def refused_main() -> int:
+    """Run as persist-seal-refused.service, which an ordinary boot starts where there is a local request."""
+    try:
+        _refuse()
+    except (PersistError, OSError) as e:
+        log.log(
+            log.ERR,
+            f"{SEAL_REQUEST} could not be taken away, and may seal this machine at its next boot: {e} "
+            "Remove it.",
+            "SEAL_REFUSED",
+            PERSIST_PATH=SEAL_REQUEST,
+            PERSIST_REASON="not-taken-away",
+        )
+        return 1
+    return 0
