@@ -88,7 +88,8 @@ def test_storage_beside_the_others_and_not_beside_nspawn(tmp_path: Path) -> None
         case $1 in
             test-storage) touch storage; wait both-were-named; rm storage;;
             test-nspawn) [ ! -e storage ] || exit 1; wait vm-was-told;;
-            test-vm) wait storage; busy || exit 1; wait both-were-named; busy || exit 1; touch vm-was-told; n=0
+            test-vm)
+                wait storage; busy || exit 1; wait both-were-named; busy || exit 1; touch vm-was-told; n=0
                 while busy; do n=$((n + 1)); [ $n -lt 600 ] || exit 1; sleep 0.1; done; echo both;;
         esac
         """,
