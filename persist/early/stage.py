@@ -12,7 +12,7 @@ from persist.boot import paths
 from persist.boot.load import Loaded, load
 from persist.boot.paths import VOLUME
 from persist.boot.units import READ_BY_PID1
-from persist.early import coldplug, firmware, from_before, left, table
+from persist.early import coldplug, firmware, from_before, left, no_settle, table
 from persist.early.in_place import InPlace
 from persist.early.root import will_be
 from persist.entries import as_seeded, bind, set_up, stores
@@ -269,6 +269,7 @@ class Stage:
         outcome.write(self.result)
         if self._nothing_left(not_there):
             write_atomically(paths.STAGED, "")
+            no_settle.mask()  # after that: whoever has something to do waits for udev
 
     def _nothing_left(self, not_there: list[str]) -> bool:
         """Whether persist-volume.service could do nothing that was not done; it says what is only said."""

@@ -68,11 +68,12 @@ def note_known(result: Outcome) -> Note | None:
 
 def make_room(result: Outcome, say: Say, path: str = VOLUME) -> None:
     """A volume that is full gets its reserve before anything is mounted from it. What fails is said."""
-    from persist.entries import reopen
     from persist.volume.space import reserve
 
     try:
         if reserve.is_full(path):
+            from persist.entries import reopen
+
             # An overlay on a full volume comes up read-only, and says so nowhere but in the kernel's log.
             say(reserve.make_room(result.uuid, path))
             for note in reopen.reopened():

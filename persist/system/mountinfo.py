@@ -5,6 +5,7 @@ read it too."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from persist.record import Record
 
@@ -68,9 +69,9 @@ def unescape(text: str) -> str:
     return re.sub(_OCTAL, lambda m: chr(int(m.group(1), 8)), text) if "\\" in text else text
 
 
-def parse(text: str) -> list[Mount]:
+def parse(text: str, wanted: Callable[[str], bool] = lambda point: True) -> list[Mount]:
     """All mounts in the order of the kernel: of two on the same place, the later one is on top. Lines it
-    cannot read are left out."""
+    cannot read are left out. ``wanted``: of which mount points; the rest costs next to nothing."""
     found = []
     for line in text.split("\n"):  # names may have what else Unicode takes for the end of a line
         fields = line.split(" ")
@@ -81,12 +82,15 @@ def parse(text: str) -> list[Mount]:
             numbers = int(mount_id), int(parent_id)
         except ValueError:
             continue  # a form that proc_pid_mountinfo(5) does not know yet
+        point = unescape(point)
+        if not wanted(point):
+            continue
         found.append(
             Mount(
                 *numbers,
                 device,
                 unescape(root),
-                unescape(point),
+                point,
                 options,
                 fstype,
                 unescape(source),
@@ -96,19 +100,19 @@ def parse(text: str) -> list[Mount]:
     return found
 
 
+def _of_this_process() -> str:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as f:
+        return f.read()
+
+
 def mounts(root: str = "/") -> list[Mount]:
     """The mounts of this process below a directory, with their full paths. Raises OSError where /proc is not
     mounted."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as f:
-        every = parse(f.read())
     top = root.rstrip("/") + "/"
-    return [m for m in every if (m.mount_point.rstrip("/") + "/").startswith(top)]
+    return parse(_of_this_process(), lambda point: (point.rstrip("/") + "/").startswith(top))
 
 
 def at(path: str) -> Mount | None:
     """The uppermost mount on exactly this path, or None. Raises OSError where /proc is not mounted."""
-    found = None
-    for mount in mounts(path):
-        if mount.mount_point == path:
-            found = mount
-    return found
+    found = parse(_of_this_process(), lambda point: point == path)
+    return found[-1] if found else None

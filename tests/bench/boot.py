@@ -15,6 +15,7 @@ import argparse
 import shutil
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.vm import image, scene
@@ -44,6 +45,7 @@ manual_add_modules btrfs overlay
 """
 _HOOKS = "/usr/share/initramfs-tools"
 _NOT_OURS = (
+    "systemctl enable demo-notes.service",  # the same services in both
     f"rm {_HOOKS}/hooks/persist {_HOOKS}/scripts/init-bottom/persist",
     f"chmod 755 {_HOOKS}/hooks/by-hand {_HOOKS}/scripts/init-bottom/by-hand",
 )
@@ -67,10 +69,15 @@ def times(machine: Machine) -> tuple[float, float]:
     return end, end - begin
 
 
-def peer(suite: str) -> image.Image:
-    """The same image, with persist installed and not enabled."""
+def peer(suite: str, more: Mapping[str, str] | None = None) -> image.Image:
+    """The same image, with persist installed and not enabled; ``more`` files."""
     scripts = {f"{_HOOKS}/scripts/init-bottom/by-hand": _BY_HAND, f"{_HOOKS}/hooks/by-hand": _HOOK}
-    return image.build(suite, [*scene.packages(), scene.notes_package()], customize=_NOT_OURS, files=scripts)
+    return image.build(
+        suite,
+        [*scene.packages(), scene.notes_package()],
+        customize=_NOT_OURS,
+        files={**scripts, **(more or {})},
+    )
 
 
 def boots(machine: Machine) -> tuple[float, float]:

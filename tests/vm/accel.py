@@ -28,6 +28,8 @@ def arguments(accel: str) -> list[str]:
     """The QEMU options of an accelerator."""
     if accel == "kvm":
         return ["-accel", "kvm", "-cpu", "host"]
+    if accel == "icount":  # the guest's clock goes by its instructions, 4 ns each (tests/bench)
+        return ["-accel", "tcg,thread=single", "-icount", "shift=2,sleep=on", "-cpu", TCG_CPU]
     return ["-accel", "tcg,thread=multi", "-cpu", TCG_CPU]
 
 

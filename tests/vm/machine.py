@@ -65,6 +65,7 @@ class Machine(Storage, System):
         command_line: str = "",
         credentials: Mapping[str, str] | None = None,
         extra: Sequence[str] = (),
+        accelerator: str = "",
     ) -> None:
         self.image = image
         self.name = name
@@ -73,7 +74,7 @@ class Machine(Storage, System):
         self._settings = Settings(
             image.kernel,
             image.initrd,
-            accel.choose(image.kernel),
+            accelerator or accel.choose(image.kernel),
             command_line,
             memory_mib,
             cpus,

@@ -41,7 +41,8 @@ Attribute = Callable[[str, str], str]
 def _name(name: str) -> str:
     for prefix, what in _NAMES:
         # md0 and md_d0 and md127p1, but not a disk driver that only begins alike.
-        if re.fullmatch(re.escape(prefix) + r"[_d]*\d.*", name):
+        # The prefix by itself first: to compile a pattern takes longer than all the rest, and PID 1 waits.
+        if name.startswith(prefix) and re.fullmatch(re.escape(prefix) + r"[_d]*\d.*", name):
             return what
     return ""
 

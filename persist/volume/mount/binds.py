@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 
 from persist.boot.paths import IMAGE, LOWER, VOLUME
+from persist.errors import PersistError
 from persist.system import mountinfo, newmount
-from persist.system.run import run
 from persist.volume.mount.private import private
 
 
@@ -45,7 +45,10 @@ def bind_public(path: str) -> str:
     real = os.path.realpath(path)
     at = mountinfo.at(real)
     if at is None:
-        run("mount", "--bind", VOLUME, real)  # with the flags of what it is bound from
+        try:
+            newmount.bind(VOLUME, real)  # with the flags of what it is bound from
+        except OSError as e:
+            raise PersistError(f"Failed to bind {VOLUME}: {e.strerror}.") from e
         return ""
     volume = mountinfo.at(VOLUME)
     if volume is not None and (at.device, at.root) == (volume.device, volume.root):

@@ -71,6 +71,8 @@ class DegradedMark(Record):
 
 def parse(data: bytes) -> DegradedMark | None:
     """The mark in a sector, None where there is none that can be understood."""
+    if not data.startswith(b"persist-degraded "):
+        return None  # no mark at all, as nearly always: no pattern is compiled for it
     found = re.fullmatch(_FORM, data[:LENGTH])
     if found is None:
         return None
