@@ -71,6 +71,15 @@ def test_the_program_knows_of_masks(plain: MadeUpRoot) -> None:
     assert plain.said("persist-service") is not None
 
 
+@pytest.mark.parametrize("way", ["etc", "etc/systemd", "etc/systemd/system"])
+def test_a_directory_that_is_an_absolute_link(system: MadeUpRoot, way: str) -> None:
+    """It leads elsewhere in an initrd; whoever runs in the root looks again."""
+    (system.root / way).rename(system.root / "elsewhere")
+    (system.root / way).symlink_to("/elsewhere")
+    system.stage(str(system.root))
+    assert system.said("persist-service") is not None
+
+
 @pytest.mark.parametrize("what", ["nothing", "unit", "file", "elsewhere"])
 def test_not_enabled(plain: MadeUpRoot, what: str) -> None:
     units = plain.root / "etc/systemd/system"
