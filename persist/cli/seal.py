@@ -7,6 +7,7 @@ import argparse
 import sys
 from typing import Any
 
+from persist.boot.seal.request import THEN
 from persist.cli import confirm, show
 from persist.errors import PersistError
 
@@ -18,9 +19,10 @@ def add(verbs: Any) -> None:
     """Add the verb to the parser."""
     sub = verbs.add_parser(
         "seal",
-        help="make a system image fit to be cloned",
-        description="Wipe what must not be cloned from the system image in DIR, as its [Identity] sections "
-        "say. Exit status 1: nothing was touched; 3: it was begun, and the image is not sealed.",
+        help="make this machine, or a system image, fit to be cloned",
+        description="Wipe what must not be cloned, as the [Identity] sections say: from the system image in "
+        "DIR, or without --root from this machine, which restarts for it, runs nothing else, and is switched "
+        "off. Exit status 1: nothing was touched; 3: it was begun, and the image is not sealed.",
     )
     sub.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     sub.add_argument(
@@ -31,6 +33,13 @@ def add(verbs: Any) -> None:
         metavar="CLASS",
         help=f"leave what is of this class ({', '.join(_CLASSES)}); may be repeated",
     )
+    sub.add_argument(
+        "--then",
+        default=THEN[0],
+        choices=THEN,
+        help="what this machine does when it is sealed (default: %(default)s)",
+    )
+    sub.add_argument("--include-volume", action="store_true", help="seal the state volume, too")
     confirm.option(sub)
     show.options(sub, root=True)
     sub.set_defaults(run=run)
@@ -43,17 +52,18 @@ def _say(lines: list[str]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the first pass, and where it finds no error, seal."""
+    if not arguments.root:
+        from persist.cli import seal_here
+
+        return seal_here.run(arguments)
+    if arguments.then != THEN[0] or arguments.include_volume:
+        raise PersistError("--then and --include-volume are for a machine that seals itself, not for --root.")
     from persist.seal import report
     from persist.seal.engine import Seal
     from persist.seal.opened import open_tree
     from persist.seal.way_back import judge, regenerate_list
     from persist.system.mountinfo import mounts
 
-    if not arguments.root:
-        raise PersistError(
-            "This version seals images, not the running system.",
-            hint="Name the image's directory: --root=DIR.",
-        )
     show.root_of(arguments)
     with open_tree(arguments.root) as tree:
         work = Seal(tree, arguments.keep, mounts(), judge, regenerate_list)

@@ -157,7 +157,7 @@ class Seal:
         elif "identity" not in self.result.keep and self._id_is_forgotten():
             yield "/etc/machine-id has an id, and no [Identity] section takes it."
         with self.tree.directory(self.tree.real("/var").parts or ()) as var:
-            if var.read_only():
+            if not self.tree.looking and var.read_only():
                 yield f"'{var.name}' is read-only: mount it with 'rw'."
         there = wipe.store(self.tree, make=False)
         if there is not None:

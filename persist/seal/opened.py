@@ -22,16 +22,16 @@ def _runs(top: os.stat_result) -> bool:
         return False  # no /proc, or the system's root is out of our reach
 
 
-def open_tree(root: str, *, running: bool = False) -> Tree:
+def open_tree(root: str, *, running: bool = False, looking: bool = False) -> Tree:
     """The tree below a directory, locked. Raises PersistError for one that is not to be sealed this way.
 
     ``running``: it is the running system's own root, without what is mounted on it: of the seal boot, or of
-    a first look that changes nothing.
+    a first look that changes nothing (``looking``).
     """
     if os.geteuid() != 0:
         raise PersistError("Only root can seal a tree.", hint="Run it as root, with sudo for one.")
     path = os.path.realpath(root)
-    tree = Tree(path)
+    tree = Tree(path, looking=looking)
     try:
         if not running and _runs(os.fstat(tree.top.fd)):
             raise PersistError(

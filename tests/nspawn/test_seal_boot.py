@@ -7,18 +7,17 @@ from __future__ import annotations
 import json
 import stat
 import time
-from pathlib import Path
 
 import pytest
 
-from persist.boot.seal.request import Request, digits, serialise
+from persist.boot.seal.request import Request, serialise
 from tests.vm.checks import failed_units, records
 
 from .conftest import Boot
 from .container import CREDENTIALS, Container
 
 ID = "0123456789abcdef0123456789abcdef"
-UUID = Path("/sys/class/dmi/id/product_uuid")  # of this machine, which a container sees as its own
+REBOOT = 133  # of systemd-nspawn, when the container has rebooted
 NODE = """[Unit]
 Description=Makes itself a name when it is first started
 [Service]
@@ -85,13 +84,18 @@ def not_sealed(one: Container, why: str) -> None:
 def test_a_local_request(container: Boot) -> None:
     """Wiped, told, switched off, and no service has ever run; the next boot is an ordinary one of a machine
     that has yet to become somebody."""
-    uuid = digits(UUID.read_text(encoding="ascii")) if UUID.exists() else ""
-    asked = Request("local-1", machine_id=ID, uuid=uuid, time=int(time.time()))
-    one = container(files={**PROTOTYPE, "/etc/persist/seal.request": serialise(asked)})
+    one = container(files={**PROTOTYPE, "/var/lib/node-id": "the prototype's\n"})
+    assert one.boot() == "running", failed_units(one)
+    one.succeed("persistctl seal --dry-run")
+    assert "Nobody is there to type" in one.fail("persistctl seal 2>&1")
+    assert "not there yet" in one.fail("persistctl seal --yes --include-volume 2>&1")
+    assert not there(one, "/etc/persist/seal.request")
+    one.succeed("rm /var/lib/node-id; systemd-run persistctl seal --yes")
+    assert one.wait_for_off() == REBOOT, one.tail()
     seal(one)
     assert "This machine is sealed." in one.console_text(), one.tail()
-    assert report(one)["sealed"] is True and report(one)["request"] == "local-1"
-    assert text(one, "/etc/persist/seal.done") == "local-1\n"
+    assert report(one)["sealed"] is True
+    assert text(one, "/etc/persist/seal.done") == f"{report(one)['request']}\n"
     assert not there(one, "/etc/persist/seal.request")
     assert text(one, "/etc/machine-id") == ""
     assert [name for name in (*GONE, "var/lib/node-id") if there(one, name)] == []

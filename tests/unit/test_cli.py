@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from persist.boot.seal.request import Request, parse
+from persist.cli import seal_here
 from persist.cli.main import main
 from persist.cli.show import safe
+from persist.errors import PersistError
 
 PRESETS = Path(__file__).parents[2] / "units" / "presets"
 
@@ -274,3 +277,31 @@ def test_wrong_call() -> None:
     with pytest.raises(SystemExit) as e:
         main(["nonsense"])
     assert e.value.code == 2
+
+
+def test_a_machine_that_does_not_reboot_is_not_asked_later(tmp_path: Path) -> None:
+    """The request is there while the machine goes down, and gone where it does not."""
+    (tmp_path / "etc").mkdir()
+    left = tmp_path / "etc/persist/seal.request"
+    seen: list[str] = []
+
+    def reboot() -> None:
+        seen.append(parse(left.read_bytes()).id)
+        assert left.stat().st_mode & 0o777 == 0o600
+
+    waited: list[float] = []
+    with pytest.raises(PersistError, match="still runs 90 s after"):
+        seal_here.ask(Request("id", time=1), root=str(tmp_path), reboot=reboot, sleep=waited.append)
+    assert seen == ["id"] and waited == [90] and not left.exists()
+
+    def fails() -> None:
+        raise PersistError("no bus")
+
+    with pytest.raises(PersistError, match="no bus"):
+        seal_here.ask(Request("id", time=1), root=str(tmp_path), reboot=fails, sleep=waited.append)
+    assert not left.exists()
+
+
+def test_seal_of_an_image_has_no_end_of_its_own(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["seal", "--root", str(image), "--then", "reboot"]) == 1
+    assert "not for --root" in capsys.readouterr().err

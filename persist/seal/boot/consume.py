@@ -29,7 +29,8 @@ def step(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _made(parent: Dir, path: str) -> None:
+def made(parent: Dir, path: str) -> None:
+    """Make a directory that is missing, for Dir.descend(). Raises OSError."""
     os.mkdir(path.rpartition("/")[2], 0o755, dir_fd=parent.fd)
     parent.sync()
 
@@ -66,7 +67,7 @@ def consume(request_id: str, roots: Sequence[str]) -> None:
     try:
         for root in roots:
             with Dir.at(root) as top:
-                there = top.descend(_BELOW, _made)
+                there = top.descend(_BELOW, made)
                 opened.append(there)
                 there.must_be_ours()
         for there in opened:

@@ -97,8 +97,9 @@ class Work:
 
 
 @contextmanager
-def opened(copy: Copy, keep: Sequence[str]) -> Iterator[Work]:
-    """The work on a machine's tree. Raises PersistError, OSError."""
-    with open_tree(copy.path, running=True) as tree:
+def opened(copy: Copy, keep: Sequence[str], *, looking: bool = False) -> Iterator[Work]:
+    """The work on a machine's tree; ``looking``: nothing of it is done, and the machine runs. Raises
+    PersistError, OSError."""
+    with open_tree(copy.path, running=True, looking=looking) as tree:
         seal = Seal(tree, keep, copy.mounts, judge, regenerate_list, running=True)
         yield Work(copy, keep, seal, known())

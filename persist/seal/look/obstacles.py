@@ -173,7 +173,7 @@ class Obstacles:
         parent = parts[:-1]
         with self.tree.directory(parent) as directory:
             if parent not in self._read_only:
-                self._read_only[parent] = directory.read_only()
+                self._read_only[parent] = not self.tree.looking and directory.read_only()
             if self._read_only[parent]:
                 return "its filesystem is read-only: mount it with 'rw'"
             mark = attribute(directory, parts[-1])

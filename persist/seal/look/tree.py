@@ -34,8 +34,10 @@ class Link(Record):
 class Tree:
     """A directory that a system lies in, held open; a context manager."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, looking: bool = False) -> None:
+        """``looking``: nothing is ever to be changed, and so it may be read-only."""
         self.path = path
+        self.looking = looking
         self.top = Dir.at(path)
         self._names: dict[Parts, dict[str, os.stat_result]] = {}
 
