@@ -34,18 +34,18 @@ SHARED_BY_MODULES = ("booted_once", "booted_without")
 # The longest begin, or one worker would be left alone with them at the end: seconds on two idle cores, to be
 # kept roughly true.
 SECONDS = {
-    "mirror: pairs bookworm": 270,
-    "booted_once": 260,
-    "powercut: first_boot": 250,
-    "mirror: pairs trixie": 130,
-    "booted_without": 130,
-    "stage: dracut[trixie]": 130,
-    "stage: dracut[bookworm]": 120,
-    "story: machine_remembers": 120,
-    "ordinary: writable_root": 110,
-    "stage: init": 110,
-    "volumes: full_volume": 110,
-    "volumes: a_disk_of_the_cloud": 110,
+    "mirror: pairs bookworm": 390,
+    "booted_once": 370,
+    "powercut: first_boot": 300,
+    "stage: dracut[bookworm]": 220,
+    "stage: dracut[trixie]": 220,
+    "mirror: pairs trixie": 170,
+    "ordinary: writable_root": 170,
+    "story: machine_remembers": 170,
+    "booted_without": 150,
+    "volumes: full_volume": 150,
+    "volumes: a_disk_of_the_cloud": 140,
+    "stage: init": 120,
 }
 USUAL = 50
 

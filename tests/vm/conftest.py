@@ -147,7 +147,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[MachineFactory]:
 def booted_once() -> Iterator[Machine]:
     """A machine of Debian 12 with a volume on its disk "state" of 2 GiB, kept as "booted" at the end of its
     first boot."""
-    with Machine(scene.story_image("bookworm"), "booted-once", extra=scene.DMI) as one:
+    with Machine(scene.story_image("bookworm"), "booted-once", extra=scene.DMI, buses=("usb",)) as one:
         one.add_disk("state", "2G", header=scene.HEADER)
         one.start()
         healthy_boot(one)

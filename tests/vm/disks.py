@@ -15,6 +15,12 @@ Bus = Literal["virtio", "scsi", "usb"]
 # The PCI slots of i440fx: fixed ones for the machine's own devices, the rest for disks.
 SLOT_SERIAL, SLOT_RNG, SLOT_USB, SLOT_SCSI, SLOT_ROOT, SLOT_NET = 2, 3, 4, 5, 6, 7
 SLOTS_DISKS = range(8, 32)
+# What a bus needs beside the machine's own. Only where it is asked for: in software emulation a controller
+# costs each boot a second, with the modules that are loaded for it.
+CONTROLLERS: dict[Bus, str] = {
+    "usb": f"qemu-xhci,id=usb,addr={SLOT_USB:#x}",
+    "scsi": f"virtio-scsi-pci,id=scsi,addr={SLOT_SCSI:#x}",
+}
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Request:
         """The key of the final stage."""
         return cache.digest(
             [
-                "image-2",
+                "image-3",
                 self.base_key(),
                 self.variant,
                 recipe.agent_source(),
@@ -220,11 +220,17 @@ def install(tree: Path, debs: Sequence[Path]) -> None:
 
 
 def _finish(tree: Path, variant: str) -> None:
-    """What every image has, whatever was installed: fstab, an empty machine-id, no identity."""
+    """What every image has, whatever was installed: fstab, an empty machine-id, no identity. And what the
+    first boot would build anew is up to date, such as the linker's cache; in the containers' trees it is
+    not."""
     _write(tree, "etc/fstab", f"/dev/vda / ext4 {variant} 0 1\n")
     _write(tree, "etc/machine-id", "")
     for path in (*tree.glob("etc/ssh/ssh_host_*"), tree / "var/lib/dbus/machine-id"):
         path.unlink(missing_ok=True)
+    newest = (tree / "usr").stat().st_mtime_ns
+    for name in ("etc/.updated", "var/.updated"):
+        _write(tree, name, "")
+        os.utime(tree / name, ns=(newest, newest))
 
 
 def _boot_file(tree: Path, prefix: str) -> Path:

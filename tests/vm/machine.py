@@ -26,7 +26,7 @@ from typing import ClassVar, Self
 from . import accel, disks
 from .agent import Result
 from .cache import WorkDir
-from .disks import Attachment, Disk
+from .disks import Attachment, Bus, Disk
 from .errors import EmergencyMode, MachineError
 from .image import Image
 from .journal import Gate, lines, on_console
@@ -66,6 +66,7 @@ class Machine(Storage, System):
         credentials: Mapping[str, str] | None = None,
         extra: Sequence[str] = (),
         accelerator: str = "",
+        buses: Sequence[Bus] = (),
     ) -> None:
         self.image = image
         self.name = name
@@ -80,6 +81,7 @@ class Machine(Storage, System):
             cpus,
             dict(credentials or {}),
             tuple(extra),
+            tuple(buses),
         )
         root = Disk("root", image.root, "raw")
         if image.variant == "rw":

@@ -73,10 +73,12 @@ ABSENT = (
             "drivers/usb/serial",
             "drivers/platform",
             # Loaded at each boot for what QEMU has and nobody here uses.
+            "arch/x86/crypto",
             "arch/x86/events",
             "arch/x86/kvm",
             "drivers/ata",
             "drivers/char/tpm",
+            "drivers/cpufreq",
             "drivers/crypto",
             "drivers/edac",
             "drivers/i2c",
@@ -95,18 +97,23 @@ ABSENT = (
             "net/netfilter",
         )
     ),
+    *(f"{lib}/modules/*/kernel/drivers/block/floppy.ko*" for lib in ("/lib", "/usr/lib")),
 )
 
-VIRTIO = ("virtio_console", "virtio_blk", "virtio_pci", "virtio_scsi")
+VIRTIO = ("virtio_console", "virtio_blk", "virtio_pci")
 # MODULES=most makes the initrd in 20 s and more, and no machine here needs any of the rest.
-EARLY_MODULES = (*VIRTIO, "ext4", "sd_mod", "usb_storage", "uas", "xhci_pci")
+EARLY_MODULES = (*VIRTIO, "ext4")
+# In the initrd, and loaded where there is what they are for.
+AT_HAND = ("virtio_scsi", "sd_mod", "usb_storage", "uas", "xhci_pci")
 
 # Written before the first package that would build an initrd is installed.
 INITRD_CONFIG = {
     "usr/share/initramfs-tools/conf.d/persist-test": "MODULES=list\nCOMPRESS=zstd\n",
     "usr/share/initramfs-tools/modules.d/persist-test": "".join(f"{module}\n" for module in EARLY_MODULES),
+    "usr/share/initramfs-tools/hooks/persist-test": '#!/bin/sh\n[ "$1" != prereqs ] || exit 0\n'
+    f". /usr/share/initramfs-tools/hook-functions\nmanual_add_modules {' '.join(AT_HAND)}\n",
     "usr/lib/dracut/dracut.conf.d/90-persist-test.conf": 'hostonly="no"\nadd_drivers+=" '
-    + " ".join(VIRTIO)
+    + " ".join((*VIRTIO, "virtio_scsi"))
     + ' "\n',
 }
 

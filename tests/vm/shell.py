@@ -39,7 +39,7 @@ def step(machine: Machine, line: str) -> None:
 
 def work(suite: str, claimed: int, append: str) -> None:
     """Boot, and do what is read. Raises BuildError, MachineError and CommandFailed."""
-    with Machine(scene.story_image(suite), "shell") as machine:
+    with Machine(scene.story_image(suite), "shell", buses=("usb", "scsi")) as machine:
         for number in range(1, claimed + 1):
             machine.add_disk(f"state{number}", "2G", header=scene.HEADER)
         machine.start(append)

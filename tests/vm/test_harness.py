@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The harness tests itself, on images without any package of ours.
+"""The harness tests itself.
 
 What every other test would be wrong without (answers, time-outs, restores, a QEMU that dies, a panic) runs in
-``make test``; what costs boots of its own, or what the tests of persist use anyway, is marked ``harness`` and
-runs in ``make test-harness``, which is for changes in tests/vm/.
+``make test``, on a machine that is there anyway. What costs boots of its own, or what the tests of persist
+use anyway, is marked ``harness``; it runs in ``make test-harness``, which is for changes in tests/vm/, and on
+images without any package of ours.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from . import scene
 from .errors import CommandFailed, EmergencyMode, MachineError
 from .image import Image
 from .journal import UnexpectedLines
@@ -26,7 +28,7 @@ MachineFactory = Callable[..., Machine]
 @pytest.fixture(scope="module")
 def shared(plain_image: PlainImage) -> Iterator[Machine]:
     """One writable machine, booted once and kept as the snapshot "booted"."""
-    with Machine(plain_image("rw"), "harness") as machine:
+    with Machine(plain_image("rw"), "harness", buses=("usb", "scsi")) as machine:
         machine.start()
         machine.wait_for_boot()
         machine.snapshot("booted")
@@ -40,18 +42,19 @@ def booted(shared: Machine) -> Machine:
     return shared
 
 
-def test_exit_status_and_streams(booted: Machine) -> None:
+def test_exit_status_and_streams(after_first_boot: Machine) -> None:
     """Status, output and errors arrive as they were."""
-    assert booted.succeed("echo one; echo two >&2") == "one\n"
-    assert booted.execute("echo out; exit 7") == (7, "out\n")
-    result = booted.run("cat; echo err >&2", data=b"\0\n\xff" * 1000)
+    one = after_first_boot
+    assert one.succeed("echo one; echo two >&2") == "one\n"
+    assert one.execute("echo out; exit 7") == (7, "out\n")
+    result = one.run("cat; echo err >&2", data=b"\0\n\xff" * 1000)
     assert (result.status, result.stdout, result.stderr) == (0, b"\0\n\xff" * 1000, b"err\n")
-    assert "no such" in booted.fail("ls /nowhere 2>&1").lower()
+    assert "no such" in one.fail("ls /nowhere 2>&1").lower()
     with pytest.raises(CommandFailed, match="status 1"):
-        booted.succeed("false")
+        one.succeed("false")
     with pytest.raises(CommandFailed, match="succeeded"):
-        booted.fail("true")
-    assert booted.execute("kill -9 $$")[0] == -9
+        one.fail("true")
+    assert one.execute("kill -9 $$")[0] == -9
 
 
 @pytest.mark.harness
@@ -62,38 +65,41 @@ def test_large_output(booted: Machine) -> None:
     assert booted.read_file("/run/data") == data
 
 
-def test_timeout(booted: Machine) -> None:
+def test_timeout(after_first_boot: Machine) -> None:
     """A command that does not end is killed, with its children, and the agent goes on."""
+    one = after_first_boot
     with pytest.raises(CommandFailed, match="not done in 1 s"):
-        booted.succeed("sleep 1000 & sleep 1001", timeout=1)
-    assert booted.execute("echo on; sleep 1002", timeout=1) == (124, "on\n")
-    booted.wait_until_succeeds("! pgrep -x sleep")
-    assert booted.succeed("sleep 1000 & echo background") == "background\n"
+        one.succeed("sleep 1000 & sleep 1001", timeout=1)
+    assert one.execute("echo on; sleep 1002", timeout=1) == (124, "on\n")
+    one.wait_until_succeeds("! pgrep -x sleep")
+    assert one.succeed("sleep 1000 & echo background") == "background\n"
 
 
-def test_units(booted: Machine) -> None:
+def test_units(after_first_boot: Machine) -> None:
     """wait_for_unit waits for what comes, and gives up at once on what will not."""
-    booted.wait_for_unit("ssh.service")
-    booted.succeed("systemd-run --no-block --unit slow -p Type=oneshot -p RemainAfterExit=yes sleep 1")
-    booted.wait_for_unit("slow.service")
-    booted.execute("systemd-run --unit bad -p Type=oneshot false")
+    one = after_first_boot
+    one.wait_for_unit("ssh.service")
+    one.succeed("systemd-run --no-block --unit slow -p Type=oneshot -p RemainAfterExit=yes sleep 1")
+    one.wait_for_unit("slow.service")
+    one.execute("systemd-run --unit bad -p Type=oneshot false")
     with pytest.raises(CommandFailed, match="bad.service is failed"):
-        booted.wait_for_unit("bad.service")
+        one.wait_for_unit("bad.service")
     with pytest.raises(CommandFailed, match="is inactive"):
-        booted.wait_for_unit("rescue.target")
+        one.wait_for_unit("rescue.target")
 
 
-def test_restore(booted: Machine) -> None:
+def test_restore(after_first_boot: Machine) -> None:
     """Memory, disk and clock go back together, and a machine that is off can be restored too."""
+    one = after_first_boot
     uptime = "cut -d' ' -f1 /proc/uptime"
-    before = float(booted.succeed(uptime))
-    booted.succeed("touch /run/later /later && sync; sleep 20")
-    booted.restore("booted")
-    assert float(booted.succeed(uptime)) < before + 15
-    booted.fail("test -e /run/later -o -e /later")
-    booted.crash()
-    booted.restore("booted")
-    booted.fail("test -e /run/later")
+    before = float(one.succeed(uptime))
+    one.succeed("touch /run/later /home/later && sync; sleep 10")
+    one.restore("booted")
+    assert float(one.succeed(uptime)) < before + 10
+    one.fail("test -e /run/later -o -e /home/later")
+    one.crash()
+    one.restore("booted")
+    one.fail("test -e /run/later")
 
 
 @pytest.mark.harness
@@ -123,15 +129,16 @@ def test_snapshot_with_other_disks(booted: Machine) -> None:
     assert booted.succeed("head -c 5 /dev/disk/by-id/virtio-extra") == "first"
 
 
-def test_qemu_death_is_an_error(booted: Machine) -> None:
+def test_qemu_death_is_an_error(after_first_boot: Machine) -> None:
     """A QEMU that ends by itself is never a success, whatever was being waited for."""
-    os.kill(booted.qemu.process.pid, signal.SIGKILL)
+    one = after_first_boot
+    os.kill(one.qemu.process.pid, signal.SIGKILL)
     with pytest.raises(MachineError):
-        booted.succeed("true")
-    booted.restore("booted")
-    os.kill(booted.qemu.process.pid, signal.SIGKILL)
+        one.succeed("true")
+    one.restore("booted")
+    os.kill(one.qemu.process.pid, signal.SIGKILL)
     with pytest.raises(MachineError):
-        booted.shutdown(timeout=20)
+        one.shutdown(timeout=20)
 
 
 @pytest.mark.harness
@@ -166,30 +173,31 @@ def test_emergency_is_seen(plain_image: PlainImage, machine: MachineFactory) -> 
     assert one.succeed("systemctl is-active emergency.target") == "active\n"
 
 
-def test_panic_is_seen(plain_image: PlainImage, machine: MachineFactory) -> None:
+def test_panic_is_seen(machine: MachineFactory) -> None:
     """A kernel that panics ends the test, not the patience."""
-    one = machine(plain_image("rw"))
+    one = machine(scene.story_image("bookworm"))
     with pytest.raises(MachineError, match="Kernel panic"):
         one.start("rdinit=/nowhere noinitrd root=/dev/nowhere init=/nowhere")
 
 
-def test_journal_gate(booted: Machine) -> None:
+def test_journal_gate(after_first_boot: Machine) -> None:
     """A warning of ours that is not expected fails the test, as does one that is and never comes."""
-    booted.succeed(
+    one = after_first_boot
+    one.succeed(
         "echo 'no good' | systemd-cat -t persist -p warning; echo fine | systemd-cat -t persist -p notice"
     )
     with pytest.raises(UnexpectedLines, match="not expected: <4> persist .*: no good$"):
-        booted.judge()
-    booted.judge()  # what was said once is not said again
-    booted.succeed(
+        one.judge()
+    one.judge()  # what was said once is not said again
+    one.succeed(
         "echo '<3>persist-early: error: /etc does not mount' >/dev/kmsg; "
         "systemd-run --wait -u persist-x false || true"
     )
-    booted.expect("does not mount", "persist-x.service: Failed", "HEAL_DONE")
+    one.expect("does not mount", "persist-x.service: Failed", "HEAL_DONE")
     with pytest.raises(UnexpectedLines, match="warning and above:\nexpected, and never said: HEAL_DONE$"):
-        booted.judge()
-    os.kill(booted.qemu.process.pid, signal.SIGKILL)
-    with booted.console_log.open("a") as console:
+        one.judge()
+    os.kill(one.qemu.process.pid, signal.SIGKILL)
+    with one.console_log.open("a") as console:
         console.write(
             "[  1.0] persist-early: /home mounted\n[  1.0] persist-early: error: /etc does not mount\n"
         )
@@ -197,4 +205,4 @@ def test_journal_gate(booted: Machine) -> None:
         UnexpectedLines,
         match="warning and above:\nnot expected: <4> console: persist-early: error: /etc does not mount$",
     ):
-        booted.judge()
+        one.judge()

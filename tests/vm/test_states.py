@@ -39,7 +39,7 @@ def test_no_disk(booted_without: Machine) -> None:
 def test_disks_that_are_refused(machine: MachineFactory, tmp_path: Path) -> None:
     """Claims that are too small, read-only, partitioned, before a filesystem or data, on USB, and a volume on
     USB: none is touched, each is said."""
-    one = machine(scene.story_image("bookworm"))
+    one = machine(scene.story_image("bookworm"), buses=("usb",))
     refused = {
         "small": one.add_disk("small", "64M", header=scene.HEADER),
         "locked": one.add_disk("locked", "1G", header=scene.HEADER, read_only=True),

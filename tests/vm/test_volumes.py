@@ -116,7 +116,7 @@ while not full():
 def test_full_volume(machine: MachineFactory, tmp_path: Path) -> None:
     """A volume filled to the last byte still boots with all entries writable, by its reserve, and says so;
     with room again the reserve is back. It was made beside a stick that does not count."""
-    one = machine(scene.story_image("bookworm"))
+    one = machine(scene.story_image("bookworm"), buses=("usb",))
     one.add_disk("state", "500M", header=scene.HEADER)
     one.attach_disk(scene.stick(tmp_path / "stick.raw"), bus="usb")
     one.start()
@@ -280,7 +280,8 @@ def test_a_disk_of_the_cloud(machine: MachineFactory, tmp_path: Path) -> None:
             "rw",
             files={**EPHEMERAL, **NVME, **scene.QUICK},
             customize=("mkdir -p /mnt/state && systemctl enable persist-setup.target demo-notes.service",),
-        )
+        ),
+        buses=("usb",),
     )
     raw = tmp_path / "ephemeral.raw"
     with raw.open("wb") as f:
