@@ -162,7 +162,7 @@ def make(wish: Wish, *, json: bool = False) -> int:
         made = create(wish, progress, progress.tail)
     except _Stopped as e:
         progress.clear()
-        print("persistctl: interrupted, nothing was made", file=sys.stderr)
+        print("persistctl: interrupted", file=sys.stderr)
         return 128 + e.number
     except GuestError as e:
         progress.clear()

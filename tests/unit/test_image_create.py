@@ -18,6 +18,7 @@ from persist.errors import PersistError
 from persist.image.control import GREETING_ANSWER, Events, Lines
 from persist.image.waits import BOOT, DONE, STOP, WORK, GuestError, Waits
 from persist.image.work import PREFIX, Work, sweep
+from persist.system import run
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -156,6 +157,24 @@ def _is(fd: int, work: Work) -> bool:
 def test_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(PersistError, match="Nothing can be written to"):
         Work(tmp_path / "not there")
+
+
+def test_a_child_whose_parent_is_already_gone_ends() -> None:
+    """SIGKILL between fork and prctl(2): no signal would ever come."""
+    bind = run._bound()
+    between = os.fork()
+    if between == 0:
+        late = os.fork()  # its parent is not the process that bind was made in
+        if late == 0:
+            bind()
+            os._exit(0)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(late, 0)[1]))
+    assert os.waitstatus_to_exitcode(os.waitpid(between, 0)[1]) == 126
+    child = os.fork()
+    if child == 0:
+        bind()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize(
