@@ -56,6 +56,13 @@ def test_targets() -> None:
         assert re.search(rf"^{layer}:", makefile, re.MULTILINE), layer
 
 
+def test_what_runs_beside_storage_has_no_loop_device() -> None:
+    """But for the one that is used before (test-parts)."""
+    found = re.compile(r"-o loop\b|\blosetup\b|\bLoopDisk\b")
+    files = [*(TOP / "tests/vm").rglob("*.py"), TOP / "packaging/check-install-inside"]
+    assert [file.name for file in files if found.search(file.read_text())] == ["scene.py"]
+
+
 @pytest.mark.parametrize("processors", [1, 2])
 def test_each_is_run_once_and_printed_whole(tmp_path: Path, processors: int) -> None:
     status, said = run(
