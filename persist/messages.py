@@ -80,8 +80,10 @@ MESSAGE_IDS: dict[str, str] = {
     "SEAL_SCRIPT": "6e91dc6bfd745835aec9786c901d4772",  # what the operator script prints
     "SEAL_DONE": "0b9bbae58b555523bae35913cc0f3d23",  # the machine is sealed
     "SEAL_FAILED": "37bfa8123aa45b5389b75ac3f758a2f7",  # this boot does not seal
-    # a request for sealing was not honoured, and was taken away
+    # it was asked that this machine be sealed, and that was refused: the boot is an ordinary one
     "SEAL_REFUSED": "afc3f7e85d705318b90ddb4736f1705b",
+    # a request to seal this machine was used up, and the machine is not sealed
+    "SEAL_BEGUN": "0dc2c7e140a2575aa1f8a06fb2769a8d",
     "VERDICT_ONLINE": "460c8ac80e69501cadf23135453e0d0b",
     "VERDICT_DEGRADED": "b3ac59fb8e7952699486bbfea3a40a59",
     "VERDICT_VOLATILE": "4d228ee4ff0c58fe85fb339215419d45",

@@ -56,7 +56,7 @@ def _report(problems: "list[Problem]", to_kmsg: bool) -> None:
         _log(WARNING, "%d more problems, see persistctl verify." % (len(problems) - MOST_LINES), to_kmsg)
 
 
-def _seal_asked(known: facts.Facts, environ: "Mapping[str, str]") -> bool:
+def seal_asked(known: facts.Facts, environ: "Mapping[str, str]") -> bool:
     """Whether anything may ask that this machine be sealed, or has in this boot: seal/decide.py says what of
     it."""
     if known.in_initrd or known.container or known.user_scope:
@@ -115,7 +115,7 @@ def _sealing(known: facts.Facts, environ: dict[str, str], early: str, to_kmsg: b
 
 def _generate(root: str, environ: dict[str, str], directory: str, early: str, to_kmsg: bool) -> None:
     known = facts.gather(root, environ)
-    if _seal_asked(known, environ) and _sealing(known, environ, early, to_kmsg):
+    if seal_asked(known, environ) and _sealing(known, environ, early, to_kmsg):
         return
     reason = facts.why_nothing(known) or ("" if facts.any_fragments(root) else "the registry has no files")
     if reason:

@@ -58,8 +58,8 @@ SEAL_REQUEST = "/etc/persist/seal.request"
 SEAL_DONE = "/etc/persist/seal.done"
 SEAL_BEGUN = "/run/persist/seal"
 ORDINARY = "/run/persist/ordinary"
+SEAL_REFUSED = "/run/persist/seal-refused"
 SEAL_SEEN = "/run/persist/seal-seen"
-
 # Hierarchies that are the kernel's, the boot loader's or the image's (but for /usr/local).
 _REFUSED = {
     "/usr": "image",

@@ -135,6 +135,8 @@ NOT_BEFORE: dict[str, str] = {
             "space-low",
             "metadata-low",
             "reserve-used",
+            "seal-begun",
+            "seal-refused",
         ),
         _RUNS,
     ),

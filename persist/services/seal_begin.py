@@ -4,17 +4,20 @@ persist-seal-refused.service: a local request that an ordinary boot finds is tak
 
 from __future__ import annotations
 
+import json
 import os
 
 from persist import log
-from persist.boot.paths import SEAL_REQUEST
-from persist.boot.seal.request import NAMES
+from persist.boot.paths import SEAL_REFUSED, SEAL_REQUEST
+from persist.boot.seal.decide import SEAL
+from persist.boot.seal.request import LOCAL, NAMES
 from persist.errors import PersistError
 from persist.seal.boot import asked, consume, tree
 from persist.seal.boot.kept import Kept
 from persist.seal.boot.voice import Voice
 from persist.services.seal import say, tried
 from persist.system import mountinfo
+from persist.system.files import write_atomically
 
 
 def _roots(*, writable: bool) -> list[str]:
@@ -45,15 +48,21 @@ def begin_main() -> int:
 
 def _refuse() -> None:
     answer = asked.ask(os.environ)
+    code = "links" if answer.kind == SEAL else answer.code or "ordinary"
+    told = {"source": LOCAL, "code": code, "sentence": answer.sentence, "hint": answer.hint}
+    if not answer.sentence:
+        told["sentence"] = f"Not sealing, though {SEAL_REQUEST} asks for it: see 'journalctl -b -k'."
+    write_atomically(SEAL_REFUSED, json.dumps(told) + "\n")  # for the verdict
     roots = _roots(writable=False)
-    consume.take_away(roots)
+    # Of two that do not agree neither is honoured later: the other one must not become valid by this.
+    consume.take_away(roots, [r.id for r in answer.requests] if code == "two" else [])
     why = answer.sentence or "this boot is an ordinary one, whatever it asks for."
     log.log(
         log.WARNING,
         f"{SEAL_REQUEST} was taken away, and nothing was wiped: {why} 'persistctl seal' asks anew.",
         "SEAL_REFUSED",
         PERSIST_PATH=SEAL_REQUEST,
-        PERSIST_REASON=answer.code or "ordinary",
+        PERSIST_REASON=code,
     )
 
 

@@ -11,6 +11,7 @@ from persist.entries import as_seeded
 from persist.errors import PersistError
 from persist.system.run import run
 from persist.verdict import judge as v
+from persist.verdict import sealing
 from persist.volume.outcome import Outcome
 
 
@@ -50,6 +51,11 @@ def current() -> tuple[v.Verdict, Loaded]:
     settled = as_seeded.settle(loaded)
     volume, look = v.read_volume(), v.Look()
     found = v.judge(loaded, volume, look, _health(volume, look))
+    told = sealing.look_back(loaded.facts, sealing.environment())
+    found.reasons += told.reasons
+    found.notices += told.notices
+    if told.reasons and found.verdict == v.ONLINE:
+        found.verdict = v.DEGRADED
     found.notices += [
         v.Reason(
             "method",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from persist.boot.load import Loaded
 from persist.log import safe
@@ -26,6 +27,8 @@ _OWN = {
     "space-low": "SPACE_LOW",
     "metadata-low": "SPACE_LOW",
     "not-before-pid1": "ENTRY_NOT_IN_TIME",
+    "seal-refused": "SEAL_REFUSED",
+    "seal-begun": "SEAL_BEGUN",
 }
 _REASONS = _OWN | {
     "member-missing": "MEMBER_MISSING",
@@ -36,6 +39,7 @@ _REASONS = _OWN | {
     "heal-failed": "HEAL_FAILED",
     "entry-failed": "ENTRY_FAILED",
 }
+_NOTICES = {"method": "ENTRY_ADOPTED", "seal-refused": "SEAL_REFUSED"}
 _PRIORITIES = {v.ONLINE: NOTICE, v.DEGRADED: WARNING, v.VOLATILE: ERR, v.OFF: NOTICE}
 
 
@@ -56,13 +60,15 @@ def summary(found: v.Verdict) -> str:
     return f"Persistent state is off: {first}"
 
 
-def notices(found: v.Verdict, console: str) -> list[Note]:
+def notices(found: v.Verdict, console: str, texts: Sequence[str] = NOTICES) -> list[Note]:
     """Show the verdict in the texts before and after login, which are taken away again when all is well, and
     on ``console``, where that is not ''. Returns what could not be done."""
     notes = []
-    line = safe(summary(found) + " See 'persistctl status'.") + "\n"
-    loud = found.verdict in (v.DEGRADED, v.VOLATILE)
-    for path in NOTICES:
+    seal = next((r.message for r in found.reasons if r.code.startswith("seal-")), "")
+    loud = found.verdict in (v.DEGRADED, v.VOLATILE) or bool(seal)
+    text = seal if found.verdict == v.OFF else summary(found)
+    line = safe(text + " See 'persistctl status'.") + "\n"
+    for path in texts:
         try:
             if loud:
                 # agetty takes backslashes in an issue file for escapes.
@@ -100,7 +106,7 @@ def records(found: v.Verdict, loaded: Loaded | None) -> list[Note]:
     notes = _of_registry(loaded) if loaded is not None else []
     for notice in found.notices:
         source = next((e.source for e in found.entries if e.path == notice.path), "")
-        name = "ENTRY_ADOPTED" if notice.code == "method" else "ENTRY_ELSEWHERE"
+        name = _NOTICES.get(notice.code, "ENTRY_ELSEWHERE")
         notes.append(
             Note(NOTICE, notice.message, name, {"PERSIST_PATH": notice.path, "PERSIST_SOURCE": source})
         )

@@ -50,7 +50,6 @@ def test_each_is_used_by_two() -> None:
             "MEMBERS_GONE",
             "REFUSED",
             "LEFT",
-            "SEAL_SEEN",
         }  # one module is both
         assert len(users) >= (1 if name in alone else 2), f"{name} is used by {[str(p) for p in users]} alone"
 

@@ -238,6 +238,20 @@ def test_consume_cut(tmp_path: Path, step: str) -> None:
     }[step]
 
 
+def test_taken_away_unused(tmp_path: Path) -> None:
+    """Of two that did not agree neither is honoured later, and nobody has begun with one of them."""
+    directory = etc(tmp_path)
+    (directory / "seal.done").write_text("zero\none\n")
+    roots = [str(tmp_path), str(tmp_path / "nothing")]
+    (tmp_path / "nothing").mkdir()
+    consume.take_away(roots, ["one", "two"])
+    assert [p.name for p in directory.iterdir()] == ["seal.done"]
+    assert (directory / "seal.done").read_text() == "zero\none\ntwo refused\n"
+    consume.take_away(roots, ["two"])
+    consume.consume("two", [str(tmp_path)])
+    assert (directory / "seal.done").read_text() == "zero\none\ntwo refused\n", "once and for all"
+
+
 def test_consume_where_it_cannot_be(tmp_path: Path) -> None:
     """A link or somebody else's directory: nothing is taken away, and it raises."""
     directory = etc(tmp_path / "a")

@@ -146,7 +146,8 @@ def look(known: "Facts", environ: "Mapping[str, str]") -> Seen:
     seen.uuid = digits(content(root + "/sys/class/dmi/id/product_uuid").decode("ascii", "replace"))
     seen.local, seen.local_wrong = _read(root + SEAL_REQUEST)
     done, seen.done_wrong = _read(root + SEAL_DONE)
-    seen.done = set((done or b"").decode("ascii", "replace").split("\n"))
+    # A word behind an ID says that it was refused, or seen to; neither is honoured again.
+    seen.done = {line.partition(" ")[0] for line in (done or b"").decode("ascii", "replace").split("\n")}
     credentials = environ.get("CREDENTIALS_DIRECTORY")
     if credentials and there(root + credentials + "/" + KEY):
         seen.credential = content(root + credentials + "/" + KEY)

@@ -35,17 +35,18 @@ def made(parent: Dir, path: str) -> None:
     parent.sync()
 
 
-def _note(there: Dir, request_id: str) -> None:
-    """Add an ID to seal.done: the old file or the new one, whenever it is cut. Raises OSError,
-    PersistError."""
+def _note(there: Dir, request_id: str, word: str = "") -> None:
+    """Add an ID to seal.done: the old file or the new one, whenever it is cut. With a ``word`` behind it, it
+    is honoured no more, and nobody has begun with it. Raises OSError, PersistError."""
     before = there.read(_DONE, _MOST + 1) or b""
     if len(before) > _MOST:
         raise PersistError(f"'{there.path(_DONE)}' is larger than 1 MiB.")
-    if request_id.encode("ascii") in before.split(b"\n"):
+    if request_id.encode("ascii") in [line.partition(b" ")[0] for line in before.split(b"\n")]:
         return
+    line = f"{request_id} {word}".rstrip().encode("ascii")
     lines = before if not before or before.endswith(b"\n") else before + b"\n"
     temporary = f".{_DONE}.tmp"
-    there.write(temporary, lines + request_id.encode("ascii") + b"\n", 0o644)
+    there.write(temporary, lines + line + b"\n", 0o644)
     os.rename(temporary, _DONE, src_dir_fd=there.fd, dst_dir_fd=there.fd)
     there.sync()
 
@@ -81,12 +82,15 @@ def consume(request_id: str, roots: Sequence[str]) -> None:
             there.close()
 
 
-def take_away(roots: Sequence[str]) -> None:
-    """Take the local request away, unused. Raises PersistError, OSError."""
+def take_away(roots: Sequence[str], never: Sequence[str] = ()) -> None:
+    """Take the local request away, unused; the IDs of ``never`` are honoured no more. Raises PersistError,
+    OSError."""
     for root in roots:
         with Dir.at(root) as top:
             try:
                 with top.descend(_BELOW) as there:
+                    for request_id in never:
+                        _note(there, request_id, "refused")
                     _take(there)
             except FileNotFoundError:
                 continue
