@@ -157,7 +157,10 @@ def test_requests_that_are_refused(container: Boot) -> None:
     other = Request("r-2", machine_id="f" * 31 + "e", time=int(time.time()))
     one = container(files={**PROTOTYPE, "/etc/persist/seal.request": serialise(other)})
     assert one.boot() == "running", failed_units(one)
-    assert [r["PERSIST_REASON"] for r in records(one, "SEAL_REFUSED")] == ["another-machine"]
+    said = {r["PERSIST_REASON"]: r["MESSAGE"] for r in records(one, "SEAL_REFUSED")}
+    assert set(said) == {"another-machine", "seal-refused"}, "by who took it away, and by the verdict"
+    assert "it was made on a machine with another machine-id" in said["seal-refused"]
+    assert "another machine-id" in one.succeed("cat /run/motd.d/persist"), "although nothing is kept here"
     assert not there(one, "/etc/persist/seal.request") and there(one, GONE[0])
     assert not there(one, "/etc/persist/seal.done")
     one.shutdown()
@@ -193,4 +196,21 @@ def test_a_cut_before_the_wipe(container: Boot) -> None:
     assert one.boot(ASKED) == "running", failed_units(one)
     assert there(one, GONE[0]) and there(one, "/var/lib/node-id")
     assert not there(one, "/var/lib/persist/seal.json")
+    [said] = records(one, "SEAL_BEGUN")
+    assert "(ID r-1), and is not: It was cut" in said["MESSAGE"]
+    one.succeed("sed -i 's/r-1/r-1 kept/' /etc/persist/seal.done")
     one.shutdown()
+    assert one.boot(ASKED) == "running", failed_units(one)
+    assert records(one, "SEAL_BEGUN") == [] and len(records(one, "SEAL_REFUSED")) == 1
+    one.shutdown()
+
+
+def test_two_requests_that_do_not_agree(container: Boot) -> None:
+    """Neither is honoured, nor is the other one when the local one has been taken away."""
+    local = Request("r-2", machine_id=ID, time=int(time.time()))
+    one = container(files={**PROTOTYPE, "/etc/persist/seal.request": serialise(local)})
+    for _ in range(2):
+        assert one.boot(ASKED) == "running", failed_units(one)
+        one.shutdown()
+        assert text(one, "/etc/persist/seal.done") == "r-2 refused\nr-1 refused\n"
+    assert there(one, GONE[0]) and not there(one, "/etc/persist/seal.request")
