@@ -140,6 +140,21 @@ def test_words_that_leave_the_target_alone(other: str) -> None:
     assert decide(seen(cmdline=f"{word()} {other}")).kind == SEAL
 
 
+def test_another_boot_is_asked_for_where_no_generator_looks(tmp_path: Path) -> None:
+    """PID 1 takes the words of that variable as those of the command line."""
+    known = machine(tmp_path)
+    assert look.look(known, {}).efi == ""
+    at = tmp_path / look.EFI[1:]
+    at.parent.mkdir(parents=True)
+    at.write_bytes(b"\7\0\0\0" + "quiet systemd.unit=rescue.target\0".encode("utf-16-le"))
+    found = look.look(known, {})
+    assert found.efi == "quiet systemd.unit=rescue.target"
+    found.cmdline = word()
+    assert "in the EFI variable SystemdOptions" in refused(decide(found), "another-boot")
+    at.write_bytes(b"\7")
+    assert look.look(known, {}).efi == ""
+
+
 def test_switched_off() -> None:
     refused(decide(seen(cmdline="persist=off", local=local())), "persist-off")
     assert decide(seen(cmdline="persist=ro", local=local())).kind == SEAL

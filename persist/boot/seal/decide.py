@@ -104,9 +104,13 @@ def _whole_boot(seen: "Seen") -> "tuple[str, str]":
     """What of this boot refuses every request: the code and why, or two empty strings."""
     if "persist=off" in words(seen.cmdline):
         return "persist-off", "persist=off is on the kernel command line"
-    word = other_boot(seen.cmdline)
-    if word:
-        return "another-boot", "'%s' on the kernel command line asks for another boot" % word
+    for text, where in (
+        (seen.cmdline, "on the kernel command line"),
+        (seen.efi, "in the EFI variable SystemdOptions"),
+    ):
+        word = other_boot(text)
+        if word:
+            return "another-boot", "'%s' %s asks for another boot" % (word, where)
     if seen.update:
         return "system-update", "%s is there, and asks for a boot that updates the system" % seen.update
     if seen.units:

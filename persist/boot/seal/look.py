@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _NOT_THERE = (2, 20)  # ENOENT, ENOTDIR
 _S_IFMT, _S_IFREG, _S_IFDIR = 0o170000, 0o100000, 0o040000
 _LONGEST = 1 << 20
+# Words that PID 1 takes as those of the command line, and no generator is told of (bootctl(1)).
+EFI = "/sys/firmware/efi/efivars/SystemdOptions-8cf2644b-4b0b-428f-9387-6d876050dc67"
 UPDATES = ("/system-update", "/etc/system-update")
 TARGET = "persist-seal.target"
 UNITS = (
@@ -40,6 +42,7 @@ class Seen:
 
     def __init__(self) -> None:
         self.cmdline = ""
+        self.efi = ""
         self.in_initrd = False
         self.container = ""
         self.user_scope = False
@@ -136,6 +139,7 @@ def look(known: "Facts", environ: "Mapping[str, str]") -> Seen:
     root = known.root
     seen = Seen()
     seen.cmdline = known.cmdline
+    seen.efi = content(root + EFI)[4:].decode("utf-16-le", "replace").strip("\0")  # behind its attributes
     seen.in_initrd, seen.container, seen.user_scope = known.in_initrd, known.container, known.user_scope
     if there(root + SEAL_BEGUN):
         seen.begun = content(root + SEAL_BEGUN)
