@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from persist.boot.ini import words
 from persist.errors import CommandError
 from persist.seal.boot.script import MOST_OUTPUT
 from persist.seal.look.traces import Old
@@ -56,7 +57,7 @@ def why_not() -> list[str]:
     """Why this boot did not seal, by the units of it that failed."""
     try:
         names = run("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--full")
-        failed = [line.split()[0] for line in names.split("\n") if line.strip()]
+        failed = [words(line)[0] for line in names.split("\n") if words(line)]
         every = sorted({*UNITS, *failed, "local-fs.target"})
         found = parse_units(run("systemctl", "show", f"--property={_SHOWN}", "--", *every))
     except CommandError as e:

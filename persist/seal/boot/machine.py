@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from persist.boot import facts
 from persist.boot.facts import Facts
+from persist.boot.ini import words
 from persist.boot.registry import Registry
 from persist.seal.boot import disks, unmounted
 from persist.seal.boot.tree import Copy
@@ -43,7 +44,7 @@ def settle(machine: Facts) -> None:
     is mounted when it is touched. Raises CommandError."""
     status("udevadm", "settle")
     jobs = run("systemctl", "list-jobs", "--no-legend", "--plain", "--full")
-    mounts = [words[1] for line in jobs.split("\n") if len(words := line.split()) > 3]
+    mounts = [job[1] for line in jobs.split("\n") if len(job := words(line)) > 3]
     for unit in mounts:
         if unit.endswith(".mount"):
             status("systemctl", "start", "--", unit, timeout=None)  # waits for the job that is there

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from persist.boot.ini import words
 from persist.record import Record
 from persist.system.run import run
 
@@ -100,7 +101,7 @@ def process_at(directory: str, pid: int) -> Process | None:
             first = f.read(1)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = after.split()
+    fields = words(after)
     if fields[0] in ("Z", "X"):
         return None
     kernel = bool(int(fields[6]) & _KERNEL_THREAD)
@@ -121,7 +122,8 @@ def parse_started(text: str, since: int) -> list[str]:
     for block in text.split("\n\n"):
         fields = dict(line.partition("=")[::2] for line in block.split("\n") if "=" in line)
         left = fields.get("InactiveExitTimestampMonotonic", "0")
-        if fields.get("Id", "").endswith(_SERVICE) and left.isdigit() and int(left) > since:
+        when = int(left) if left.isascii() and left.isdigit() else 0
+        if fields.get("Id", "").endswith(_SERVICE) and when > since:
             found.append(fields["Id"])
     return found
 
@@ -130,7 +132,7 @@ def started() -> list[str]:
     """The services that this boot has started so far. Raises CommandError."""
     when = run("systemctl", "show", "--property=UserspaceTimestampMonotonic", "--value").strip()
     text = run("systemctl", "show", f"--property={_SHOWN}", "--all", "*" + _SERVICE)
-    return parse_started(text, int(when) if when.isdigit() else 0)
+    return parse_started(text, int(when) if when.isascii() and when.isdigit() else 0)
 
 
 def look() -> list[str]:
