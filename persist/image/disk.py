@@ -10,11 +10,16 @@ from pathlib import Path
 from persist.image.guest import Show
 from persist.system import run
 
+CLUSTER = 4096
+
 
 def lay_over(source: str, form: str, overlay: Path) -> None:
     """A qcow2 file that takes all writes, over SOURCE, which is of the format ``form`` and is not asked.
     Raises CommandError."""
-    run.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", form, overlay)
+    # Only a whole cluster is discarded (tried, 7.2). In those of 64 KiB, the default, a deleted key would
+    # stay beside its neighbours; a filesystem's blocks have 4 KiB.
+    size = f"cluster_size={CLUSTER}"
+    run.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", size, "-b", source, "-F", form, overlay)
 
 
 def flatten(overlay: Path, whole: Path, show: Show) -> None:

@@ -223,18 +223,19 @@ def test_a_source_that_was_changed(tmp_path: Path) -> None:
 
 
 def test_what_was_discarded_is_not_in_the_image(tmp_path: Path) -> None:
-    """A deleted key: the guest's fstrim tells the disk, and its bytes are not taken over from SOURCE."""
+    """A deleted key of one block: the guest's fstrim tells the disk, and its bytes are not taken over from
+    SOURCE, and its neighbours' are."""
     source, overlay, whole = tmp_path / "source.raw", tmp_path / "overlay", tmp_path / "whole.qcow2"
-    key, stays = os.urandom(1 << 16), os.urandom(1 << 16)
-    source.write_bytes(key + stays)
+    before, key, after = os.urandom(8192), os.urandom(4096), os.urandom(1 << 17)
+    source.write_bytes(before + key + after)
     disk.lay_over(str(source), "raw", overlay)
     subprocess.run(
-        ["qemu-io", "-f", "qcow2", "-d", "unmap", "-c", "discard 0 64k", overlay],
+        ["qemu-io", "-f", "qcow2", "-d", "unmap", "-c", "discard 8k 4k", overlay],
         check=True,
         stdout=subprocess.DEVNULL,
     )
     disk.flatten(overlay, whole, lambda text, stays: None)
-    assert raw(whole) == bytes(1 << 16) + stays
+    assert raw(whole) == before + bytes(4096) + after
 
 
 def test_a_raw_disk_is_never_asked_for_its_format(tmp_path: Path) -> None:
@@ -293,8 +294,8 @@ def _full(kib: int, guest: Sector, size: int, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("kib", "size", "sentence"),
     [
-        (64, 1 << 20, "No space left on device"),  # the overlay
-        (260, 1 << 20, "cannot write to its disk: no space is left on the host's filesystem"),
+        (12, 1 << 20, "No space left on device"),  # the overlay
+        (20, 1 << 20, "cannot write to its disk: no space is left on the host's filesystem"),
         (2048, 8 << 20, "No space left on device"),  # the image
     ],
 )
