@@ -185,6 +185,23 @@ def test_a_service_of_somebody_elses(container: Boot) -> None:
     assert text(two, "/etc/persist/seal.done") == "r-1\n"
 
 
+def test_a_missing_disk(container: Boot) -> None:
+    """No shell, no wipe of half of the disks, and the line of fstab is named; one that may be missing ends it
+    only where it may hold what is to be wiped."""
+    line = "/dev/missing {} ext4 {} 0 0\n"
+    one = container(files={**PROTOTYPE, "/etc/fstab": "none /srv nosuchfs defaults 0 0\n"})
+    seal(one, ASKED)
+    not_sealed(one, "srv.mount failed")
+    assert there(one, GONE[0]) and not there(one, "/var/lib/node-id")
+    two = container(files={**PROTOTYPE, "/etc/fstab": line.format("/var/log", "nofail")})
+    seal(two, ASKED)
+    not_sealed(two, "'/var/log' (/dev/missing, /etc/fstab:1) is not mounted")
+    assert there(two, GONE[0])
+    three = container(files={**PROTOTYPE, "/etc/fstab": line.format("/srv", "noauto")})
+    seal(three, ASKED)
+    assert report(three)["sealed"] is True
+
+
 def test_a_cut_before_the_wipe(container: Boot) -> None:
     """The request is used up: the next boot is an ordinary one, and nothing was wiped."""
     slow = {"/etc/systemd/system/persist-seal.service.d/slow.conf": "[Service]\nExecStartPre=sleep 600\n"}

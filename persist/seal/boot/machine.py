@@ -33,10 +33,15 @@ def known() -> Facts:
 
 
 def known_mounts(machine: Facts) -> list[unmounted.Known]:
-    """All mounts that the service manager knows, or would know when asked. Raises CommandError."""
+    """All mounts that the service manager knows, or would know when asked; and lines of fstab of which it has
+    made none, as it does where nothing tells it of devices. Raises CommandError."""
     names = {*machine.shipped, *(line.unit() for line in machine.lines if line.where not in ("", "/"))}
     text = run("systemctl", "show", f"--property={_SHOWN}", "--", "*.mount", *sorted(names))
-    return list({mount.unit: mount for mount in unmounted.parse(text)}.values())
+    found = {mount.where: mount for mount in unmounted.parse(text)}
+    for line in machine.lines:
+        if line.where not in ("", "/") and line.where not in found and line.fstype != "swap":
+            found[line.where] = unmounted.Known(line.source, line.where, line.what, line.fstype, line.options)
+    return list(found.values())
 
 
 def settle(machine: Facts) -> None:
