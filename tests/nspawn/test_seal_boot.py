@@ -7,16 +7,18 @@ from __future__ import annotations
 import json
 import stat
 import time
+from pathlib import Path
 
 import pytest
 
-from persist.boot.seal.request import Request, serialise
+from persist.boot.seal.request import Request, digits, serialise
 from tests.vm.checks import failed_units, records
 
 from .conftest import Boot
 from .container import CREDENTIALS, Container
 
 ID = "0123456789abcdef0123456789abcdef"
+UUID = Path("/sys/class/dmi/id/product_uuid")  # of this machine, which a container sees as its own
 REBOOT = 133  # of systemd-nspawn, when the container has rebooted
 NODE = """[Unit]
 Description=Makes itself a name when it is first started
@@ -107,6 +109,24 @@ def test_a_local_request(container: Boot) -> None:
     one.shutdown()
 
 
+def test_what_it_does_when_it_is_sealed(container: Boot) -> None:
+    """It may start again at once, as a machine that has yet to become somebody; where it is not sealed it is
+    switched off."""
+    uuid = digits(UUID.read_text(encoding="ascii")) if UUID.exists() else ""
+    asked = Request("again", machine_id=ID, uuid=uuid, time=int(time.time()), then="reboot")
+    one = container(files={**PROTOTYPE, "/etc/persist/seal.request": serialise(asked)})
+    one.start()
+    assert one.wait_for_off() == REBOOT, one.tail()
+    assert report(one)["request"] == "again"
+    broken = {
+        "/etc/fstab": "none /srv nosuchfs defaults 0 0\n",
+        "/etc/persist/seal.request": serialise(asked),
+    }
+    two = container(files={**PROTOTYPE, **broken})
+    seal(two)
+    not_sealed(two, "srv.mount failed")
+
+
 def test_asked_from_outside(container: Boot) -> None:
     """With a script, whose output is in the report; the same ID at the next boot is ordinary."""
     asked = script(f"echo hello from {ID}; id -u; touch /srv/made; pwd")
@@ -128,10 +148,12 @@ def test_asked_from_outside(container: Boot) -> None:
     [
         ("echo before; exit 3", "The operator script failed: exit status 3."),
         ("systemctl reboot; systemctl kexec; exit 4", "The operator script failed: exit status 4."),
+        ("systemctl poweroff; sleep 600", "persist-operator-script.service"),
+        ("kill -9 -1; sleep 600", "persist-operator-script.service failed (signal)."),
         ("sleep 600", "persist-operator-script.service failed (timeout)."),
         ("echo made >/etc/ssh/ssh_host_rsa_key", "is there again, after it was wiped"),
     ],
-    ids=["fails", "reboots", "hangs", "brings-a-key-back"],
+    ids=["fails", "reboots", "powers-off", "kills-all", "hangs", "brings-a-key-back"],
 )
 def test_a_script_that(container: Boot, body: str, why: str) -> None:
     """Whatever a script does, the machine is switched off, not said to be sealed, and no service has run."""
