@@ -157,8 +157,8 @@ $(VENV)/.done: packaging/lint-requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r packaging/lint-requirements.txt
 	@touch $@
 
-bench: deb ## the generator beside systemd-fstab-generator, formatting beside a bare script, sealing beside find, boots beside a hand-written initrd (as root)
-	@status=0; for bench in tests/bench/run.py tests/bench/claim.py tests/bench/seal.py "-m tests.bench.boot"; do $(PYTHON) $$bench || status=1; done; exit $$status
+bench: deb ## the generator beside systemd-fstab-generator, formatting beside a bare script, sealing beside find, boots beside a hand-written initrd and an ordinary boot (as root)
+	@status=0; for bench in tests/bench/run.py tests/bench/claim.py tests/bench/seal.py "-m tests.bench.boot" "-m tests.bench.instructions" "-m tests.bench.seal_boot"; do $(PYTHON) $$bench || status=1; done; exit $$status
 
 demo: ## build everything, boot it, change it, reboot it and show what survived (as root)
 	packaging/install-deps build vm
