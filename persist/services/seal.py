@@ -93,19 +93,18 @@ def _script(voice: Voice, notes: Kept) -> list[str]:
     text = script.read()
     if text is None:
         return []
-    lines: list[str] = []
+    newest: list[str] = []  # one text, of what is kept: a script may say a lot
 
     def line(said: str) -> None:
-        lines.append(said)
+        newest[:] = ["\n".join([*newest, said])[-script.MOST_OUTPUT :]]
         log.log(log.INFO, said, "SEAL_SCRIPT")
         voice.on_console(said)
         voice.on_port(f"output: {said}")
-        # Also should it never end: the newest of it.
-        notes.script("\n".join(lines)[-script.MOST_OUTPUT :])
+        notes.script(newest[0])  # also should it never end
 
     status = script.execute(text, line)
     script.end_what_is_left()
-    notes.script("\n".join(lines)[-script.MOST_OUTPUT :])
+    notes.script("".join(newest))
     if status:
         how = f"exit status {status}" if status > 0 else f"signal {-status}"
         return [f"The operator script failed: {how}."]
