@@ -174,6 +174,26 @@ def test_a_script_that_leaves_something(container: Boot) -> None:
     assert report(two)["sealed"] is True and there(two, "/srv/made")
 
 
+def test_a_script_that_is_not_run(container: Boot) -> None:
+    """The host hands one to a machine that was asked inside, or that does not believe its host: that is said,
+    and the machine is sealed all the same."""
+    handed = {f"{CREDENTIALS}/persist.operator-script": "#!/bin/sh\ntouch /srv/made\n"}
+    uuid = digits(UUID.read_text(encoding="ascii")) if UUID.exists() else ""
+    asked = Request("inside", machine_id=ID, uuid=uuid, time=int(time.time()))
+    one = container(files={**PROTOTYPE, **handed, "/etc/persist/seal.request": serialise(asked)})
+    seal(one)
+    assert "The operator script is not run: the request was made in the machine" in one.console_text()
+    cvm = {"usr/bin/systemd-detect-virt": '#!/bin/sh\n[ "$*" = "--quiet --cvm" ]\n'}
+    two = container(files={**PROTOTYPE, **handed, **cvm})
+    seal(two, ASKED)
+    assert "The operator script is not run: the host of a confidential virtual" in two.console_text()
+    for each, name in ((one, "inside"), (two, "r-1")):
+        assert "This machine is sealed." in each.console_text(), each.tail()
+        said = report(each)
+        assert (said["sealed"], said["request"]) == (True, name) and "operator_script" not in said
+        assert not there(each, "/srv/made")
+
+
 def test_requests_that_are_refused(container: Boot) -> None:
     """An ordinary boot, and a local request is gone, with a word."""
     other = Request("r-2", machine_id="f" * 31 + "e", time=int(time.time()))
