@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from persist.errors import CommandError
 
@@ -18,17 +18,6 @@ ENVIRONMENT = {
 }
 
 _MOST_AFTER = 1 << 20  # bytes that are read of what a program has left running when it had ended
-
-
-@contextmanager
-def _started(args: list[str]) -> Iterator[None]:
-    """Around what starts a program: raises CommandError for the OSError of that."""
-    try:
-        yield
-    except FileNotFoundError as e:
-        raise CommandError(args, 127, "", reason="not installed") from e
-    except OSError as e:
-        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
 
 
 def run(
@@ -49,18 +38,21 @@ def run(
 
     args = [os.fspath(a) for a in argv]
     try:
-        with _started(args):
-            done = subprocess.run(
-                args,
-                input=None if stdin is None else stdin.encode("utf-8", "surrogateescape"),
-                stdin=subprocess.DEVNULL if stdin is None else None,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                timeout=timeout,
-                env=ENVIRONMENT,
-                check=False,
-                pass_fds=pass_fds,
-            )
+        done = subprocess.run(
+            args,
+            input=None if stdin is None else stdin.encode("utf-8", "surrogateescape"),
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=timeout,
+            env=ENVIRONMENT,
+            check=False,
+            pass_fds=pass_fds,
+        )
+    except FileNotFoundError as e:
+        raise CommandError(args, 127, "", reason="not installed") from e
+    except OSError as e:
+        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
     except subprocess.TimeoutExpired as e:
         raise CommandError(args, 124, "", reason=f"timed out after {timeout:.0f} s") from e
     if done.returncode not in ok:
@@ -95,7 +87,7 @@ class Child:
         import subprocess
 
         args = [os.fspath(a) for a in argv]
-        with _started(args):
+        try:
             self._process = subprocess.Popen(
                 args,
                 stdin=subprocess.DEVNULL,
@@ -106,6 +98,10 @@ class Child:
                 start_new_session=True,
                 preexec_fn=_bound(),  # noqa: PLW1509  # none of us has threads where it is used
             )
+        except FileNotFoundError as e:
+            raise CommandError(args, 127, "", reason="not installed") from e
+        except OSError as e:
+            raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
 
     def status(self) -> int | None:
         """Its exit status, None while it runs."""
@@ -138,7 +134,7 @@ def follow(
     import subprocess
 
     args = [os.fspath(a) for a in argv]
-    with _started(args):
+    try:
         process = subprocess.Popen(
             args,
             stdin=subprocess.DEVNULL,
@@ -148,6 +144,10 @@ def follow(
             pass_fds=pass_fds,
             preexec_fn=_bound() if bound else None,  # noqa: PLW1509
         )
+    except FileNotFoundError as e:
+        raise CommandError(args, 127, "", reason="not installed") from e
+    except OSError as e:
+        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
     try:
         while True:
             try:
@@ -214,17 +214,20 @@ def status(*argv: str | os.PathLike[str], timeout: float | None = 300, bound: bo
 
     args = [os.fspath(a) for a in argv]
     try:
-        with _started(args):
-            return subprocess.run(
-                args,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=timeout,
-                env=ENVIRONMENT,
-                check=False,
-                preexec_fn=_bound() if bound else None,  # noqa: PLW1509
-            ).returncode
+        return subprocess.run(
+            args,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=timeout,
+            env=ENVIRONMENT,
+            check=False,
+            preexec_fn=_bound() if bound else None,  # noqa: PLW1509
+        ).returncode
+    except FileNotFoundError as e:
+        raise CommandError(args, 127, "", reason="not installed") from e
+    except OSError as e:
+        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
     except subprocess.TimeoutExpired as e:
         raise CommandError(args, 124, "", reason=f"timed out after {timeout:.0f} s") from e
 
@@ -233,7 +236,7 @@ def start(*argv: str) -> Callable[[], int]:
     """Start a program that says nothing, and go on. Returns what waits for it and has its exit status, less
     than 0 for a signal; it has to be called once. Raises CommandError when it cannot be started."""
     args, null = list(argv), os.devnull
-    with _started(args):
+    try:
         pid = os.posix_spawn(
             _found(args[0]),
             args,
@@ -244,6 +247,10 @@ def start(*argv: str) -> Callable[[], int]:
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
         )
+    except FileNotFoundError as e:
+        raise CommandError(args, 127, "", reason="not installed") from e
+    except OSError as e:
+        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
     return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

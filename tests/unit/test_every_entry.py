@@ -20,7 +20,7 @@ from persist.verdict import judge as v
 from persist.verdict.look import Fragment
 from persist.volume.outcome import Outcome
 
-from .verdict_scene import (
+from .test_verdict import (
     BTRFS,
     IMAGE_MOUNT,
     ROOT,
@@ -31,8 +31,11 @@ from .verdict_scene import (
     codes,
     hole,
     overlay,
+    scene,
     states,
 )
+
+__all__ = ["scene"]
 
 STATES = {
     "mounted",
@@ -52,11 +55,6 @@ STATES = {
 }
 IN_PLACE = {"mounted", "early", "linked", "image", "tmpfs", "root", "stale"}
 ASKED = [ROOT, VOLUME_MOUNT, IMAGE_MOUNT]
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
-    return Scene(tmp_path)
 
 
 def disk(path: str, number: int, *, parent: int = 1, options: str = "rw,relatime") -> Mount:

@@ -57,11 +57,10 @@ def test_strangers() -> None:
 
 def test_what_was_started() -> None:
     """One that has ended leaves no process; what the initrd's service manager ran was before this one."""
-    text = "\n\n".join(
-        f"Id={name}\nInactiveExitTimestampMonotonic={when}"
-        for name, when in (("a.service", 700), ("b.service", 0), ("c.service", 100), ("d.mount", 900))
-    )
-    assert who.parse_started(text + "\n", 500) == ["a.service"]
+    assert who.since([("a.service", 700), ("b.service", 0), ("c.service", 100)], 500) == ["a.service"]
+    for units, when in (([("a.service", None)], 500), ([("a.service", 700)], None)):
+        with pytest.raises(PersistError, match=r"whether a\.service was started"):
+            who.since(units, when)
 
 
 def test_a_process_of_proc(tmp_path: Path) -> None:
@@ -186,14 +185,6 @@ def test_what_is_not_mounted() -> None:
 )
 def test_where_a_pattern_may_find_something(where: str, pattern: str, holds: bool) -> None:
     assert unmounted.may_hold(where, pattern, ["/root"]) is holds
-
-
-def test_units_as_systemctl_shows_them() -> None:
-    text = (
-        "Id=var.mount\nWhere=/var\nWhat=/dev/vda2\nType=ext4\nOptions=rw\nActiveState=active\nLoadState=loaded"
-        "\n\nId=x.mount\nWhere=\nActiveState=inactive\nLoadState=not-found\n"
-    )
-    assert unmounted.parse(text) == [Known("var.mount", "/var", "/dev/vda2", "ext4", "rw", True)]
 
 
 # -- a request is used up

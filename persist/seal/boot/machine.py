@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 from persist.boot import facts
 from persist.boot.facts import Facts
-from persist.boot.ini import words
 from persist.boot.registry import Registry
 from persist.seal.boot import disks, unmounted
+from persist.seal.boot.manager import Manager
 from persist.seal.boot.tree import Copy
 from persist.seal.engine import Result, Seal
 from persist.seal.look.pattern import homes
@@ -20,9 +20,17 @@ from persist.seal.opened import open_tree
 from persist.seal.plan import why_kept
 from persist.seal.way_back import judge, regenerate_list
 from persist.system import mountinfo
-from persist.system.run import run, status
+from persist.system.run import status
 
-_SHOWN = "Id,Where,What,Type,Options,ActiveState,LoadState"
+# Of a mount unit: the interface and the name of each property.
+_SHOWN = (
+    ("Unit", "LoadState"),
+    ("Unit", "ActiveState"),
+    ("Mount", "Where"),
+    ("Mount", "What"),
+    ("Mount", "Type"),
+    ("Mount", "Options"),
+)
 
 
 def known() -> Facts:
@@ -32,12 +40,29 @@ def known() -> Facts:
     return found
 
 
+def of_manager(manager: Manager, names: Sequence[str]) -> list[unmounted.Known]:
+    """All mounts that a service manager knows, or would know when asked for these units. Raises OSError,
+    PersistError."""
+    units = {u.name: u.path for u in manager.listed(".mount")}
+    missing = [name for name in names if name not in units]
+    units.update((name, path) for name, path in zip(missing, manager.loaded(missing), strict=True) if path)
+    asked = [(path, kind, key) for path in units.values() for kind, key in _SHOWN]
+    answers = iter(manager.properties(asked))
+    found = []
+    for name in units:
+        load, active, where, what, fstype, options = [str(next(answers) or "") for _ in _SHOWN]
+        if load == "loaded" and where:
+            here = active in ("active", "reloading")
+            found.append(unmounted.Known(name, where, what, fstype, options, here))
+    return found
+
+
 def known_mounts(machine: Facts) -> list[unmounted.Known]:
     """All mounts that the service manager knows, or would know when asked; and lines of fstab of which it has
-    made none, as it does where nothing tells it of devices. Raises CommandError."""
+    made none, as it does where nothing tells it of devices. Raises OSError, PersistError."""
     names = {*machine.shipped, *(line.unit() for line in machine.lines if line.where not in ("", "/"))}
-    text = run("systemctl", "show", f"--property={_SHOWN}", "--", "*.mount", *sorted(names))
-    found = {mount.where: mount for mount in unmounted.parse(text)}
+    with Manager() as manager:
+        found = {mount.where: mount for mount in of_manager(manager, sorted(names))}
     for line in machine.lines:
         if line.where not in ("", "/") and line.where not in found and line.fstype != "swap":
             found[line.where] = unmounted.Known(line.source, line.where, line.what, line.fstype, line.options)
@@ -46,20 +71,19 @@ def known_mounts(machine: Facts) -> list[unmounted.Known]:
 
 def settle(machine: Facts) -> None:
     """Wait until udev is done, until mounts that nothing waits for have come or not (nofail), and touch what
-    is mounted when it is touched. Raises CommandError."""
+    is mounted when it is touched. Raises OSError, PersistError."""
     status("udevadm", "settle")
-    jobs = run("systemctl", "list-jobs", "--no-legend", "--plain", "--full")
-    mounts = [job[1] for line in jobs.split("\n") if len(job := words(line)) > 3]
+    with Manager() as manager:
+        mounts = [unit for unit in manager.jobs() if unit.endswith(".mount")]
+        touched = [u.path for u in manager.listed(".automount") if u.active == "active"]
+        places = manager.properties([(path, "Automount", "Where") for path in touched])
     for unit in mounts:
-        if unit.endswith(".mount"):
-            status("systemctl", "start", "--", unit, timeout=None)  # waits for the job that is there
-    text = run("systemctl", "show", "--property=Where,ActiveState", "--", "*.automount")
-    network = {mount.where for mount in known_mounts(machine) if mount.network}
-    for block in text.split("\n\n"):
-        fields = dict(line.partition("=")[::2] for line in block.split("\n") if "=" in line)
-        where = fields.get("Where", "")
-        if fields.get("ActiveState") == "active" and where and where not in network:
-            status("ls", where, timeout=None)  # does not come: it is then one that is not mounted
+        status("systemctl", "start", "--", unit, timeout=None)  # waits for the job that is there
+    if places:
+        network = {mount.where for mount in known_mounts(machine) if mount.network}
+        for where in places:
+            if where and where not in network:
+                status("ls", str(where), timeout=None)  # does not come: it is then one that is not mounted
 
 
 class Work:

@@ -19,7 +19,7 @@ NETWORK = frozenset(
 
 
 class Known(Record):
-    """One mount that the service manager knows: what ``systemctl show`` says of its unit."""
+    """One mount that the service manager knows: what it says of its unit."""
 
     unit: str
     where: str
@@ -37,21 +37,6 @@ class Known(Record):
     def bind(self) -> bool:
         """Whether it shows a directory that is somewhere else already."""
         return bool({"bind", "rbind"} & set(self.options.split(",")))
-
-
-def parse(text: str) -> list[Known]:
-    """What 'systemctl show' prints of mount units, in blocks; of units that are not there it prints them,
-    too."""
-    found = []
-    for block in text.split("\n\n"):
-        fields = dict(line.partition("=")[::2] for line in block.split("\n") if "=" in line)
-        if fields.get("LoadState") == "loaded" and fields.get("Where"):
-            name, where, what, fstype, options = [
-                fields.get(key, "") for key in ("Id", "Where", "What", "Type", "Options")
-            ]
-            active = fields.get("ActiveState") in ("active", "reloading")
-            found.append(Known(name, where, what, fstype, options, active))
-    return found
 
 
 def may_hold(where: str, pattern: str, homes: Sequence[str]) -> bool:

@@ -12,14 +12,14 @@ import os
 from collections.abc import Iterable
 
 from persist.boot.ini import words
+from persist.errors import PersistError
 from persist.record import Record
-from persist.system.run import run
+from persist.seal.boot.manager import Manager
 
 EARLY = "/run/systemd/generator.early"
 DROP_IN = "50-persist-seal.conf"
 _SERVICE = ".service"
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD (linux/sched.h), in the ninth field of /proc/PID/stat
-_SHOWN = "Id,InactiveExitTimestampMonotonic"
 
 
 class Process(Record):
@@ -114,27 +114,31 @@ def processes(proc: str = "/proc") -> list[Process]:
     return [found for pid in pids if (found := process_at(f"{proc}/{pid}", pid)) is not None]
 
 
-def parse_started(text: str, since: int) -> list[str]:
-    """The services that were started, by what 'systemctl show' prints of them: one that has ended leaves no
-    process, but it has left the state "inactive" once. What the initrd's service manager has started before
-    SINCE was no service of this system."""
+def since(units: Iterable[tuple[str, object]], when: object) -> list[str]:
+    """The services that were started, by when each has left the state "inactive" last: one that has ended
+    leaves no process, but it has done that. What the initrd's service manager has started before ``when`` was
+    no service of this system. Pure; raises PersistError for what is no time."""
     found = []
-    for block in text.split("\n\n"):
-        fields = dict(line.partition("=")[::2] for line in block.split("\n") if "=" in line)
-        left = fields.get("InactiveExitTimestampMonotonic", "0")
-        when = int(left) if left.isascii() and left.isdigit() else 0
-        if fields.get("Id", "").endswith(_SERVICE) and when > since:
-            found.append(fields["Id"])
+    for name, left in units:
+        if not isinstance(left, int) or not isinstance(when, int):
+            raise PersistError(f"The service manager does not say whether {name} was started.")
+        if left > when:
+            found.append(name)
     return found
 
 
-def started() -> list[str]:
-    """The services that this boot has started so far. Raises CommandError."""
-    when = run("systemctl", "show", "--property=UserspaceTimestampMonotonic", "--value").strip()
-    text = run("systemctl", "show", f"--property={_SHOWN}", "--all", "*" + _SERVICE)
-    return parse_started(text, int(when) if when.isascii() and when.isdigit() else 0)
+def started(fence: Iterable[str] = ()) -> list[str]:
+    """The services that this boot has started so far, but for those that may run. Raises OSError,
+    PersistError."""
+    allowed = sorted(fence)
+    with Manager() as manager:
+        units = [u for u in manager.listed(_SERVICE) if not may_run(u.name, allowed)]
+        times = manager.properties([(u.path, "Unit", "InactiveExitTimestampMonotonic") for u in units])
+        when = manager.of_manager("UserspaceTimestampMonotonic")
+    return since(zip((u.name for u in units), times, strict=True), when)
 
 
 def look() -> list[str]:
-    """strangers() on this machine. Raises OSError, CommandError."""
-    return strangers(processes(), started(), fence())
+    """strangers() on this machine. Raises OSError, PersistError."""
+    allowed = fence()
+    return strangers(processes(), started(allowed), allowed)
