@@ -14,10 +14,10 @@ from functools import lru_cache
 
 from persist.boot.ini import boolean
 from persist.foresee.image import Image
+from persist.foresee.unit_files import Unit, Units
 from persist.seal import again
 from persist.seal.again import OUR_UNIT, Again
 from persist.seal.section import KEPT_BY_ALL, NOBODY, Item, arguments
-from persist.seal.unit_files import Unit, Units
 
 UNINITIALIZED = "uninitialized"  # [Seal] MachineId=: PID 1 takes the next boot for the first one
 _NEEDS_A_WAY_BACK = ("identity", "secret")
