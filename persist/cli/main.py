@@ -13,7 +13,7 @@ from persist.errors import PersistError
 from persist.log import safe
 from persist.version import VERSION
 
-VERBS = ("status", "list", "plan", "verify", "preset", "claim", "volume", "seal", "image")
+VERBS = ("status", "list", "plan", "verify", "register", "preset", "claim", "volume", "seal", "image")
 _OF_THIS_MACHINE = (
     "status",
     "preset",

@@ -10,8 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from persist.cli import show
-from persist.cli.preset_files import disable, enable, enabled, left_out, link_of, shipped, without_file
 from persist.errors import PersistError
+from persist.register.presets import disable, enable, enabled, left_out, link_of, shipped, without_file
 
 if TYPE_CHECKING:
     from persist.boot.load import Loaded

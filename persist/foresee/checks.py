@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from persist.boot import paths
 from persist.boot.ini import ERROR, NOTICE, WARNING, Problem
 from persist.boot.load import Loaded
-from persist.foresee import entries, no_effect, others_mounts, privileges
+from persist.foresee import entries, no_effect, others_mounts, privileges, unit_directories
 from persist.foresee.image import Image
 from persist.foresee.overlay_limits import below_overlays
 from persist.foresee.switch import why_off
@@ -148,6 +148,7 @@ _MORE: tuple[Check, ...] = (
     named_like_files,
     lines_that_stop_the_boot,
     units_that_do_not_wait,
+    unit_directories.check,
     # What nobody sees: it does nothing.
     privileges.without_effect,
     no_effect.settings,
@@ -171,6 +172,7 @@ def judge_files(loaded: Loaded, image: Image) -> list[Problem]:
         *_registry(loaded, image),
         *entries.check(loaded, image),
         *named_like_files(loaded, image),
+        *unit_directories.check(loaded, image),
         *privileges.without_effect(loaded, image),
         *no_effect.entries(loaded, image),
     ]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from persist.boot.facts import UNIT_DIRECTORIES
 from persist.boot.ini import Problem, parse, words
+from persist.boot.paths import is_unit_name
 from persist.foresee.image import Image
 
 _PULLED_BY = ("Wants", "Requires", "BindsTo", "Upholds")
@@ -88,6 +89,10 @@ class Units:
                 self._places.setdefault(name, []).append(directory)
         self._known: dict[str, Unit | None] = {}
         self._started: set[str] = set()
+
+    def names(self) -> list[str]:
+        """The names of all units that have a file, templates and aliases among them."""
+        return sorted(name for name in self._places if is_unit_name(name))
 
     def real_name(self, name: str) -> str:
         """The unit that a name stands for, behind its aliases; '/dev/null' for one that is masked."""

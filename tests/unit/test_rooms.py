@@ -31,6 +31,7 @@ ROOMS = (
     "early",
     "verdict",
     "foresee",
+    "register",
     "seal.look",
     "seal",
     "seal.boot",

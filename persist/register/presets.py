@@ -6,8 +6,8 @@ from __future__ import annotations
 import os
 
 from persist.boot.ini import words
-from persist.cli import show
 from persist.errors import PersistError
+from persist.register.wish import quoted
 from persist.system.files import write_atomically
 
 SHIPPED = "/usr/share/persist/presets"
@@ -75,30 +75,23 @@ def _not_declared(name: str, path: str, every: dict[str, str]) -> PersistError:
     """What to say of a path that a preset has no entry for."""
     from persist.boot.paths import above
 
-    shown = show.safe(path)
     if path[:1] != "/":
         return PersistError(
-            f"--without={shown} is not an absolute path.", hint=f"The preset '{name}' has {' '.join(every)}."
+            f"--without={path} is not an absolute path.", hint=f"The preset '{name}' has {' '.join(every)}."
         )
     if any(word[:1] == "/" for word in words(path.replace(",", " "))[1:]):
         return PersistError(
-            f"--without={shown} looks like a list, and takes one path.",
+            f"--without={path} looks like a list, and takes one path.",
             hint="Say --without= once for each path.",
         )
     over = above(path, every)
     if every.get(over) in ("overlay", "bind"):
         return PersistError(
-            f"'{shown}' has no entry of its own in the preset '{name}', {over} keeps it.",
-            hint=f"To leave it to the image, write Path={shown} and Method=image into a [Path] section of a "
+            f"'{path}' has no entry of its own in the preset '{name}', {over} keeps it.",
+            hint=f"To leave it to the image, write Path={path} and Method=image into a [Path] section of a "
             f"file in {REGISTRY}.",
         )
-    return PersistError(f"The preset '{name}' does not keep '{shown}'.", hint=f"It has {' '.join(every)}.")
-
-
-def quoted(path: str) -> str:
-    """A path as value of Path=, between quotes that leave nothing of it to be taken for anything else
-    (persist.d(5))."""
-    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return PersistError(f"The preset '{name}' does not keep '{path}'.", hint=f"It has {' '.join(every)}.")
 
 
 def enabled(root: str, name: str) -> bool:
@@ -110,9 +103,7 @@ def _known(root: str, names: list[str]) -> None:
     have = shipped(root)
     for name in names:
         if name not in have:
-            raise PersistError(
-                f"There is no preset '{show.safe(name)}'.", hint=f"Known: {', '.join(have) or 'none'}."
-            )
+            raise PersistError(f"There is no preset '{name}'.", hint=f"Known: {', '.join(have) or 'none'}.")
 
 
 def enable(root: str, names: list[str], without: list[str]) -> None:

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""persistctl register, unregister: paths that an image keeps, one by one, where no package says so."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from persist.cli import show
+from persist.errors import PersistError
+
+_KEYS = ("type", "user", "group", "mode")
+
+
+def add(verbs: Any) -> None:
+    """Add both verbs to the parser."""
+    sub = verbs.add_parser(
+        "register",
+        help="have an image keep paths",
+        description="Write a registry file for each PATH into /usr/lib/persist.d, while an image is built. "
+        "All of them can be kept, or none is written.",
+    )
+    sub.add_argument("paths", nargs="+", metavar="PATH", help="an absolute path, which need not be there")
+    how = sub.add_mutually_exclusive_group()
+    how.add_argument(
+        "--method",
+        choices=("bind", "overlay", "symlink"),
+        default="bind",
+        help="how it is kept (default: bind, which leaves it to packages where it is)",
+    )
+    how.add_argument(
+        "--leave-symlink",
+        dest="method",
+        action="store_const",
+        const="symlink",
+        help="the same as --method=symlink",
+    )
+    for key, takes, text in (
+        ("type", "directory|file", "what is made where the image has nothing"),
+        ("user", "USER", "owner of the path"),
+        ("group", "GROUP", "group of the path"),
+        ("mode", "MODE", "octal mode of the path"),
+    ):
+        sub.add_argument(f"--{key}", default="", metavar=takes, help=text)
+    sub.add_argument(
+        "--services",
+        action="append",
+        default=[],
+        metavar="UNIT",
+        help="a unit that waits for the path; may be repeated, or be several with blanks or commas between",
+    )
+    show.options(sub, root=True)
+    sub.set_defaults(run=run)
+    sub = verbs.add_parser(
+        "unregister",
+        help="take back what register wrote",
+        description="Take the registry file of each PATH away. What the volume keeps stays there.",
+    )
+    sub.add_argument("paths", nargs="+", metavar="PATH", help="a path as it was registered")
+    show.options(sub, root=True)
+    sub.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the files, or take them away, and say which."""
+    try:
+        changed, notes = (_register if arguments.verb == "register" else _unregister)(arguments)
+    except PermissionError as e:
+        raise PersistError(
+            f"Only root can {arguments.verb} paths ({e.filename}: {e.strerror}).",
+            hint="Run it as root, with sudo for one.",
+        ) from None
+    except OSError as e:
+        raise PersistError(
+            f"Failed to {arguments.verb} '{arguments.paths[0]}': {e}.",
+            hint="This is for images that are built. Where /usr is read-only, write into /etc/persist.d.",
+        ) from e
+    if arguments.json:
+        show.print_json({"action": arguments.verb, "files": changed, "notes": notes})
+        return 0
+    for file in changed:
+        print(show.safe(file))
+    for note in notes:
+        print(show.safe(note), file=sys.stderr)
+    return 0
+
+
+def _register(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    from persist.foresee.image import Image
+    from persist.register.check import judge
+    from persist.register.files import write
+    from persist.register.wish import Wish
+
+    keys = {key: getattr(arguments, key) for key in _KEYS}
+    services = tuple(" ".join(arguments.services).replace(",", " ").split())
+    image = Image(show.root_of(arguments))
+    plan = judge([Wish(path, arguments.method, services=services, **keys) for path in arguments.paths], image)
+    return write(plan, image), plan.notes
+
+
+def _unregister(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    from persist.foresee.image import Image
+    from persist.register.files import remove
+
+    paths = [path.rstrip("/") or "/" for path in arguments.paths]
+    return remove(paths, Image(show.root_of(arguments))), []

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Whether paths that somebody wants kept can be, beside what an image has and registers already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from persist.boot.entry import Entry
+from persist.boot.facts import gather, gather_paths
+from persist.boot.load import Loaded
+from persist.boot.paths import VOLUME, forbidden, wrong_path
+from persist.boot.plan import plan
+from persist.errors import PersistError
+from persist.foresee.image import Image
+from persist.foresee.unit_directories import Owner, owners, private, wrong
+from persist.foresee.unit_files import Units
+from persist.record import replace
+from persist.register.wish import Wish, read_back
+
+
+class Plan:
+    """What is to be written: ``wishes``, some of them for another place than was asked for, and ``notes`` on
+    that."""
+
+    def __init__(self) -> None:
+        self.wishes: list[Wish] = []
+        self.notes: list[str] = []
+
+
+def judge(asked: Sequence[Wish], image: Image) -> Plan:
+    """What becomes of wishes. Raises PersistError for the first one that cannot be fulfilled."""
+    known, mount = owners(Units(image)), _load(image).config.mount
+    found = Plan()
+    for wish in asked:
+        found.wishes.append(_placed(_normal(wish), image, known, mount, found.notes))
+    _beside_the_registry(found, image, known)
+    return found
+
+
+def _normal(wish: Wish) -> Wish:
+    """A wish without a slash at the end of its path. Raises PersistError for what is no path of an entry."""
+    path = wish.path[:-1] if wish.path[-1:] == "/" and wish.path.strip("/") else wish.path
+    what = wrong_path(path)
+    if what:
+        raise PersistError(f"'{wish.path}' {what}.")
+    return replace(wish, path=path)
+
+
+def _placed(wish: Wish, image: Image, known: dict[str, Owner], mount: str, notes: list[str]) -> Wish:
+    """A wish at the place where it works. Raises PersistError where there is none."""
+    what = forbidden(wish.path, mount)
+    if what:
+        raise PersistError(f"'{wish.path}' cannot be kept: {what}.")
+    owner = known.get(wish.path)
+    if owner is not None and owner.dynamic and wish.method in ("bind", "overlay"):
+        place = private(wish.path)
+        notes.append(f"'{wish.path}' is registered as '{place}', where {owner.unit} has it (DynamicUser=).")
+        wish = replace(wish, path=place)
+    what = wrong(wish.path, wish.method, known)
+    if what:
+        raise PersistError(what)
+    target = image.target(wish.path)
+    if target and not (wish.method == "symlink" and target in (VOLUME + wish.path, mount + wish.path)):
+        raise PersistError(
+            f"'{wish.path}' is a symbolic link to '{target}', which is not ours.",
+            hint="Register the path that it leads to, or take the link out of the image.",
+        )
+    return wish
+
+
+def _load(image: Image) -> Loaded:
+    """What is registered in an image, as if it were switched on, whatever the command line of this boot
+    says."""
+    facts = gather(image.root, {"SYSTEMD_PROC_CMDLINE": ""})
+    facts.enabled = True
+    return Loaded(image.root, facts, {}, wanted=True)
+
+
+def _name(entry: Entry) -> str:
+    return entry.file.rpartition("/")[2]
+
+
+def _beside_the_registry(found: Plan, image: Image, known: dict[str, Owner]) -> None:
+    """Plan the machine with the new entries among those that it has. Raises PersistError where one would be
+    refused then."""
+    loaded = _load(image)
+    entries = {entry.path: entry for entry in loaded.registry.entries}
+    ours: list[Entry] = []
+    for wish in found.wishes:
+        entry = read_back(wish)
+        first = entries.get(entry.path)
+        if first is not None and _name(first) < _name(entry):
+            found.notes.append(f"{first.source} declares {entry.path} as well, and sorts first: that counts.")
+            continue
+        entries[entry.path] = entry
+        ours.append(entry)
+    loaded.registry.entries = sorted(entries.values(), key=lambda e: e.path + "/")
+    gather_paths(loaded.facts, loaded.registry, {})
+    planned = plan(loaded.config, loaded.registry, loaded.facts)
+    for each in planned.entries:
+        what = wrong(each.path, each.entry.method, known) if each.entry in ours else ""
+        if what:  # behind a link above it
+            raise PersistError(what)
+    for outside in planned.outside:
+        if outside.entry in ours:
+            if outside.state == "refused":
+                raise PersistError(f"'{outside.entry.path}' cannot be kept: {outside.why}.")
+            found.notes.append(outside.text)
