@@ -178,7 +178,7 @@ REFUSED = {
     "dynamic user": (["--leave-symlink", "/var/lib/dyn"], "Use Method=bind for /var/lib/private/dyn."),
     "what it is in truth": (
         ["--leave-symlink", "/var/cache/private/dyn"],
-        "/var/cache/private/dyn is CacheDirectory= of dyn.service, which does not start where that is a link.",
+        "/var/cache/private/dyn is CacheDirectory= of dyn.service, which does not start where that is",
     ),
     **{name: ([f"/etc/{name}"], "Keep /etc, with Method=overlay.") for name in ("passwd", "group", "shadow")},
     "gshadow": (["--leave-symlink", "/etc/gshadow"], "Keep /etc, with Method=overlay."),
