@@ -280,7 +280,34 @@ def test_two_that_do_not_agree() -> None:
     sentence = refused(answer, "two")
     assert "ID one" in sentence and "ID two" in sentence
     assert [r.id for r in answer.requests] == ["one", "two"], "none of them counts at a later boot"
-    refused(decide(seen(credential=f"{ID}:x".encode(), cmdline=word())), "two")
+    assert answer.hint.startswith("None of them counts from now on.")
+
+
+def test_two_from_outside_that_do_not_agree() -> None:
+    """Nothing is noted of them: who takes one away has said which one is meant, and is told so."""
+    answer = decide(seen(credential=f"{ID}:x".encode(), cmdline=word()))
+    refused(answer, "two")
+    assert answer.hint.startswith("Take one of them away: the next boot then honours the other")
+    assert decide(seen(credential=f"{ID}:x".encode())).kind == decide(seen(cmdline=word())).kind == SEAL
+
+
+def test_one_that_was_honoured_is_not_in_the_way() -> None:
+    """It comes back at each boot, and was seen to. One that is refused for another reason is in the way."""
+    stale = word(name="two")
+    answer = decide(seen(local=local(), cmdline=stale, done={"two"}))
+    assert (answer.kind, answer.source, answer.request and answer.request.id) == (SEAL, LOCAL, "one")
+    answer = decide(seen(credential=f"{ID}:new".encode(), cmdline=stale, local=local(), done={"one", "two"}))
+    assert (answer.kind, answer.source, answer.request and answer.request.id) == (SEAL, CREDENTIAL, "new")
+    of_the_prototype = word(OTHER, "two")
+    assert decide(seen(local=local(), cmdline=of_the_prototype, done={"two"})).kind == SEAL
+    refused(decide(seen(local=local(), cmdline=of_the_prototype, done={"three"})), "another-machine")
+    refused(decide(seen(local=local(), cmdline=stale + " single", done={"two"})), "another-boot")
+    refused(decide(seen(local=local(time=1), cmdline=stale, done={"two"})), "too-old")
+    refused(decide(seen(local=local(), cmdline=stale, done={"one", "two"})), "done")
+    twice = f"{stale} {word(name='three')}"
+    refused(decide(seen(local=local(), cmdline=twice, done={"two", "three"})), "malformed")
+    nobody_knows = {"done": {"two"}, "done_wrong": "is not root's own"}
+    refused(decide(seen(local=local(), cmdline=stale, **nobody_knows)), "done-unreadable")
 
 
 def test_two_that_agree() -> None:

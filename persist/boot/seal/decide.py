@@ -32,6 +32,12 @@ _OTHER_BOOT_KEYS = (
     "systemd.mask=",
     "systemd.wants=",
 )
+# Of two that do not agree. The local one is taken away by us, and must not make the other one valid by that;
+# of two from outside somebody takes one away, and has decided by that.
+_HINTS_OF_TWO = (
+    "Take one of them away: the next boot then honours the other one.",
+    "None of them counts from now on. Ask once, with an ID that is new.",
+)
 
 
 class Answer:
@@ -172,6 +178,14 @@ def _begun(data: bytes) -> Answer:
     return Answer(SEAL, request, request.source)
 
 
+def _that_count(seen: "Seen", requests: "list[Request]") -> "list[Request]":
+    """Those that are not over with, where there are any: what was honoured and comes back at each boot says
+    nothing against what is asked now."""
+    if seen.done_wrong:
+        return requests
+    return [request for request in requests if request.id not in seen.done] or requests
+
+
 def _decide(seen: "Seen", requests: "list[Request]", wrong: "list[tuple[str, str]]") -> Answer:
     code, why = _whole_boot(seen)
     if code:
@@ -180,6 +194,7 @@ def _decide(seen: "Seen", requests: "list[Request]", wrong: "list[tuple[str, str
             if requests
             else _refused(wrong[0][0], None, code, why)
         )
+    requests = _that_count(seen, requests)
     for request in requests:
         code, why = _why_not(seen, request)
         if code:
@@ -191,7 +206,7 @@ def _decide(seen: "Seen", requests: "list[Request]", wrong: "list[tuple[str, str
         answer = Answer(REFUSED, None, requests[0].source)
         answer.code = "two"
         answer.sentence = "Not sealing, though it is asked for: %s do not agree." % named
-        answer.hint = "None of them counts from now on. Ask once, with an ID that is new."
+        answer.hint = _HINTS_OF_TWO[requests[0].source == LOCAL]
         return answer
     for request in requests:
         if request.source == CREDENTIAL and seen.confidential:
