@@ -4,48 +4,18 @@ outside. What both say is on the console, in the journal, and on the hypervisor'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from typing import Any
 
 from persist import log
 from persist.boot.seal.request import LOCAL, Request
-from persist.errors import PersistError
-from persist.seal import report
-from persist.seal.boot import asked, kept, script, tree, who
+from persist.seal import report, wipe
+from persist.seal.boot import asked, ended, kept, script, tree, who
 from persist.seal.boot.kept import Kept
-from persist.seal.boot.machine import known, opened, settle
+from persist.seal.boot.machine import Work, known, opened, settle
 from persist.seal.boot.voice import Voice
 from persist.seal.engine import Result
-
-
-def say(voice: Voice, text: str, priority: int = log.INFO) -> None:
-    """One line of what goes on, to the journal and the console."""
-    log.log(priority, text, "SEAL_STEP")
-    voice.on_console(text)
-
-
-def _fail(voice: Voice, notes: Kept, errors: Iterable[str]) -> int:
-    """Say why nothing is sealed; persist-seal-off.service says it last."""
-    every = list(errors)
-    for error in every:
-        log.log(log.ERR, error, "SEAL_FAILED")
-        voice.on_console(error)
-    notes.failed(every)
-    return 1
-
-
-def tried(what: Callable[[Voice, Kept], list[str]]) -> int:
-    """Do one service's work, which returns why it failed, if it did; whatever goes wrong is said. Returns the
-    exit status."""
-    voice, notes = Voice(), Kept()
-    try:
-        errors = what(voice, notes)
-    except PersistError as e:
-        errors = [str(e)]
-    except OSError as e:
-        errors = [f"{e.filename or 'The kernel'}: {e.strerror}."]
-    except Exception as e:  # noqa: BLE001  # whatever it is, the machine is not left half sealed in silence
-        errors = [f"Unexpected: {type(e).__name__}: {e}. Please report this."]
-    return _fail(voice, notes, errors) if errors else 0
+from persist.services.seal_begin import say, tried
 
 
 def _tell(voice: Voice, result: Result) -> None:
@@ -74,7 +44,26 @@ def _wipe(voice: Voice, notes: Kept) -> list[str]:
         if result.failures:
             return [*result.failures, "The wipe was begun and is not complete."]
         work.empty_swap()
-        notes.wiped(work.seal.document(), work.seal.old)
+        document = json.loads(work.seal.document())
+        if script.handed():
+            notes.wiped(document, work.seal.old)
+            return []
+        # Nothing comes between, and all was looked at again: no second process, no second look at the tree.
+        return finish(voice, notes, work, document)
+
+
+def finish(voice: Voice, notes: Kept, work: Work, document: dict[str, Any]) -> list[str]:
+    """The end of a tree that was looked at again: who is here, trim, and "sealed" last. Returns what keeps it
+    from being sealed. Raises OSError, PersistError."""
+    strangers = who.look()
+    if strangers:
+        return strangers
+    for warning in work.trim():
+        say(voice, warning, log.WARNING)
+    wipe.remove_own(work.seal.tree, ended.FAILED)
+    output, request = notes.script_output(), asked.begun()
+    work.seal.write_report(ended.document(document, request.id, output, work.seal.old))
+    notes.sealed(request.then)
     return []
 
 
@@ -87,7 +76,7 @@ def _whose(request: Request) -> str:
     """Why the host's script is none of this request's, or ''."""
     if request.source == LOCAL:
         return "the request was made in the machine itself"
-    return "the host of a confidential virtual machine is not believed" if script.confidential() else ""
+    return "the host of a confidential virtual machine is not believed" if asked.confidential() else ""
 
 
 def _script(voice: Voice, notes: Kept) -> list[str]:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """persist-seal-begin.service: the request is used up before anything is done for it.
-persist-seal-refused.service: a local request that an ordinary boot finds is taken away, and said."""
+persist-seal-refused.service: a local request that an ordinary boot finds is taken away, and said.
+
+What all services of a seal boot say lies here, for this is the one that loads least."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterable
 
 from persist import log
 from persist.boot.paths import SEAL_REFUSED, SEAL_REQUEST
@@ -15,9 +18,39 @@ from persist.errors import PersistError
 from persist.seal.boot import asked, consume, tree
 from persist.seal.boot.kept import Kept
 from persist.seal.boot.voice import Voice
-from persist.services.seal import say, tried
 from persist.system import mountinfo
 from persist.system.files import write_atomically
+
+
+def say(voice: Voice, text: str, priority: int = log.INFO) -> None:
+    """One line of what goes on, to the journal and the console."""
+    log.log(priority, text, "SEAL_STEP")
+    voice.on_console(text)
+
+
+def _fail(voice: Voice, notes: Kept, errors: Iterable[str]) -> int:
+    """Say why nothing is sealed; persist-seal-off.service says it last."""
+    every = list(errors)
+    for error in every:
+        log.log(log.ERR, error, "SEAL_FAILED")
+        voice.on_console(error)
+    notes.failed(every)
+    return 1
+
+
+def tried(what: Callable[[Voice, Kept], list[str]]) -> int:
+    """Do one service's work, which returns why it failed, if it did; whatever goes wrong is said. Returns the
+    exit status."""
+    voice, notes = Voice(), Kept()
+    try:
+        errors = what(voice, notes)
+    except PersistError as e:
+        errors = [str(e)]
+    except OSError as e:
+        errors = [f"{e.filename or 'The kernel'}: {e.strerror}."]
+    except Exception as e:  # noqa: BLE001  # whatever it is, the machine is not left half sealed in silence
+        errors = [f"Unexpected: {type(e).__name__}: {e}. Please report this."]
+    return _fail(voice, notes, errors) if errors else 0
 
 
 def _roots(*, writable: bool) -> list[str]:

@@ -9,48 +9,46 @@ import time
 from collections.abc import Callable, Mapping
 
 from persist import log
-from persist.boot import config
 from persist.errors import CommandError, PersistError
-from persist.seal import wipe
-from persist.seal.boot import asked, ended, kept, tree, who
+from persist.seal.boot import kept
 from persist.seal.boot.kept import Kept
-from persist.seal.boot.machine import opened
 from persist.seal.boot.voice import Voice
-from persist.services.seal import say, tried
-from persist.system.run import run
+
+# What is only needed where there is work left, or nothing was sealed, is loaded there: what the other units
+# have to say is said by a process of its own, and most of what it does is to start.
 
 _LOOK_SEC = 30  # for a console is read by people
 _REBOOTS = ("reboot", "halt")
 
 
 def _end(voice: Voice, notes: Kept) -> list[str]:
+    from persist.seal.boot import asked, tree
+    from persist.seal.boot.machine import opened
+    from persist.services.seal import finish
+
     request = asked.begun()
     if not notes.marked(kept.WIPED):
         return ["Nothing was wiped, so there is nothing to end."]
-    strangers = who.look()
     copy = tree.make(writable=True, whole=True)
     with opened(copy, request.keep) as work:
-        old = notes.old()
-        result = work.seal.look_again(old)
-        errors = [*strangers, *copy.errors, *result.failures]
-        if errors:
-            return errors
-        for warning in work.trim():
-            say(voice, warning, log.WARNING)
-        wipe.remove_own(work.seal.tree, ended.FAILED)
-        document = ended.document(notes.report(), request.id, notes.script_output(), old)
-        work.seal.write_report(document)
-    notes.mark(kept.SEALED)
-    return []
+        result = work.seal.look_again(notes.old())
+        errors = [*copy.errors, *result.failures]
+        return errors or finish(voice, notes, work, notes.report())
 
 
 def end_main() -> int:
     """Run as persist-seal-end.service."""
+    from persist.services.seal_begin import tried
+
     return tried(_end)
 
 
 def _note_failure(request_id: str, reasons: list[str]) -> None:
     """Leave the reasons for the next boot, in the image. Raises PersistError, OSError."""
+    from persist.seal import wipe
+    from persist.seal.boot import ended, tree
+    from persist.seal.boot.machine import opened
+
     copy = tree.make(writable=True, whole=True)
     with opened(copy, ()) as work:
         wipe.write_own(work.seal.tree, ended.FAILED, ended.failure(request_id, reasons))
@@ -59,6 +57,8 @@ def _note_failure(request_id: str, reasons: list[str]) -> None:
 
 def _not_sealed(voice: Voice, notes: Kept) -> str:
     """Say why; returns the first reason."""
+    from persist.seal.boot import asked, ended
+
     reasons = notes.errors() or ended.why_not()
     try:
         name = asked.begun().id
@@ -83,6 +83,8 @@ def _not_sealed(voice: Voice, notes: Kept) -> str:
 
 def _go(how: str, sleep: Callable[[float], None]) -> None:
     """Another end than the power-off of the unit: forced, as that one is, and needs no target."""
+    from persist.system.run import run
+
     try:
         run("systemctl", "--force", how)
     except CommandError as e:
@@ -102,10 +104,12 @@ def off(environ: Mapping[str, str], sleep: Callable[[float], None] = time.sleep)
         log.log(log.NOTICE, "This machine is sealed.", "SEAL_DONE")
         voice.on_console("This machine is sealed.")
         voice.on_port("success")
-        then = asked.begun().then
+        then = notes.then()
         if then in _REBOOTS and not stopping:
             _go(then, sleep)
         return 0
+    from persist.boot import config
+
     reason = _not_sealed(voice, notes)
     notes.mark(kept.SAID)
     seconds = 0 if stopping else min(_LOOK_SEC, config.load("", []).seal_timeout or _LOOK_SEC)

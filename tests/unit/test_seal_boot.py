@@ -311,10 +311,12 @@ def test_what_services_leave_one_another(tmp_path: Path) -> None:
     kept.failed(["a"])
     kept.failed(["b"])
     old = Old({"the host name": ("web-1",)})
-    kept.wiped(b'{"sealed": true}', old)
+    kept.wiped({"sealed": True}, old)
     kept.script("out")
     assert kept.errors() == ["a", "b"] and kept.old() == old and kept.report() == {"sealed": True}
     assert kept.marked(WIPED) and not kept.marked(SEALED) and kept.script_output() == "out"
+    kept.sealed("reboot")
+    assert kept.marked(SEALED) and kept.then() == "reboot"
     assert (tmp_path / "seal").stat().st_mode & 0o777 == 0o700
 
 

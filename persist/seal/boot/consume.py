@@ -8,7 +8,6 @@ ordinary machine that says so.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Sequence
 
 from persist.boot.paths import SEAL_DONE, SEAL_REQUEST
@@ -26,6 +25,8 @@ def step(name: str) -> None:
     """Note that a step is done."""
     assert name in STEPS, name
     if os.environ.get("PERSIST_TEST_KILL_AFTER") == name:
+        import signal
+
         os.kill(os.getpid(), signal.SIGKILL)
 
 

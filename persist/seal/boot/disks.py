@@ -16,6 +16,7 @@ from persist.system.mountinfo import Mount
 from persist.system.run import run
 from persist.volume.ondisk.partition_table import DATA_NAME
 
+_TRIM_SEC = 1500.0  # some disks take their time to discard
 _SWAP = ("swap", "swsuspend")  # TYPE= of blkid(8); the latter holds an image of the memory
 
 
@@ -129,7 +130,7 @@ def trim(points: Sequence[str], top: str) -> list[str]:
     said = []
     for point in points:
         try:
-            run("fstrim", point, timeout=None)
+            run("fstrim", point, timeout=_TRIM_SEC)
         except CommandError as e:
             shown = point.removeprefix(top) or "/"
             why = e.stderr.strip().rpartition(": ")[2] or e.message

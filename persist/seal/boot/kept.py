@@ -4,14 +4,17 @@ were wiped are among it."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
-from typing import Any
 
 from persist.boot.paths import SEALING
-from persist.seal.look.traces import Old
 from persist.system.files import write_atomically
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from persist.seal.look.traces import Old
 
 WIPED = "wiped"  # the wipe has ended well: asserted by the units that come after it
 SEALED = "sealed"
@@ -29,11 +32,15 @@ class Kept:
         return f"{self.directory}/{name}"
 
     def _write(self, name: str, value: object) -> None:
+        import json  # with re(3) a fifth of what the last unit loads, which needs none of it
+
         os.makedirs(self.directory, 0o700, exist_ok=True)
         os.chmod(self.directory, 0o700)
         write_atomically(self._path(name), json.dumps(value))
 
     def _read(self, name: str, default: Any) -> Any:
+        import json
+
         try:
             with open(self._path(name), encoding="utf-8") as f:
                 return json.load(f)
@@ -48,14 +55,25 @@ class Kept:
         """Whether it is."""
         return os.path.exists(self._path(name))
 
-    def wiped(self, report: bytes, old: Old) -> None:
+    def sealed(self, then: str) -> None:
+        """Note that the machine is sealed, and what it does then. Raises OSError."""
+        self._write(SEALED, then)
+
+    def then(self) -> str:
+        """What a sealed machine does. Raises OSError."""
+        with open(self._path(SEALED), encoding="utf-8") as f:
+            return f.read().strip().strip('"')
+
+    def wiped(self, report: dict[str, Any], old: Old) -> None:
         """What persist-seal.service has come to. Raises OSError."""
         self._write(_OLD, {kind: list(names) for kind, names in old.words.items()})
-        self._write(_REPORT, json.loads(report))
+        self._write(_REPORT, report)
         self.mark(WIPED)
 
     def old(self) -> Old:
         """The ids that were there. Raises OSError, ValueError."""
+        from persist.seal.look.traces import Old  # with all that looks into initrds
+
         return Old({str(kind): tuple(names) for kind, names in self._read(_OLD, {}).items()})
 
     def report(self) -> dict[str, Any]:

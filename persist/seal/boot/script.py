@@ -7,15 +7,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from persist.boot.paths import SEALING
-from persist.errors import CommandError, PersistError
+from persist.errors import PersistError
 from persist.seal.boot import who
-from persist.system.run import run, status, stream
+from persist.system.run import run, stream
 
 CREDENTIAL = "/run/credentials/@system/persist.operator-script"
+ENCRYPTED = "/run/credentials/@encrypted/persist.operator-script"
 PLACE = SEALING + "/script"
 SERVICE = "persist-operator-script.service"
 _TRIES = 100  # a tenth of a second each
@@ -23,13 +24,10 @@ LONGEST = 512 << 10  # bytes of a script
 MOST_OUTPUT = 64 << 10  # characters of what it says that stay in the report
 
 
-def confidential() -> bool:
-    """Whether systemd says that this is a confidential virtual machine, whose host is not believed; an older
-    one cannot tell (before 254)."""
-    try:
-        return status("systemd-detect-virt", "--quiet", "--cvm") == 0
-    except CommandError:
-        return False
+def handed(paths: Sequence[str] = (CREDENTIAL, ENCRYPTED)) -> bool:
+    """Whether the host has handed a script, also where it is not to be believed: what ConditionCredential= of
+    its unit asks (systemd.unit(5))."""
+    return any(os.path.lexists(path) for path in paths)
 
 
 def read(path: str = CREDENTIAL) -> bytes | None:
