@@ -33,6 +33,9 @@ def made(make: Callable[[], Value]) -> Value:
     return _Made(make)  # type: ignore[return-value]
 
 
+_MISSING = object()
+
+
 @dataclass_transform(frozen_default=True)
 class Record:
     """Fields by position or name, compared by value; unless ``frozen=False`` they cannot be set, and the
@@ -40,35 +43,36 @@ class Record:
 
     _names: tuple[str, ...] = ()
     _defaults: dict[str, object] = {}  # noqa: RUF012  # each subclass gets its own
+    _begin: dict[str, object] = {}  # noqa: RUF012  # all fields, with what they are unless somebody says it
+    _look: tuple[str, ...] = ()  # those that have to be said, and those that are made
 
     def __init_subclass__(cls, frozen: bool = True) -> None:
         own = [name for name in cls.__dict__.get("__annotations__", {}) if not name.startswith("_")]
         cls._names = (*cls._names, *(name for name in own if name not in cls._names))
         cls._defaults = cls._defaults | {name: cls.__dict__[name] for name in own if name in cls.__dict__}
+        cls._begin = {name: cls._defaults.get(name, _MISSING) for name in cls._names}
+        cls._look = tuple(n for n, v in cls._begin.items() if v is _MISSING or isinstance(v, _Made))
         if not frozen:
             cls.__setattr__ = object.__setattr__  # type: ignore[assignment,method-assign]
             cls.__hash__ = None  # type: ignore[assignment]
 
     def __init__(self, *values: Any, **named: Any) -> None:
         cls = type(self)
-        given = dict(zip(cls._names, values, strict=False))
-        if (
-            len(values) > len(cls._names)
-            or named.keys() & given.keys()
-            or not named.keys() <= set(cls._names)
-        ):
-            raise TypeError(f"{cls.__name__}() takes each of {', '.join(cls._names)} once")
-        given.update(named)
-        for name in cls._names:
-            if name in given:
-                value = given[name]
-            elif name in cls._defaults:
-                value = cls._defaults[name]
-                if isinstance(value, _Made):
-                    value = value.make()
-            else:
+        names, found = cls._names, cls._begin.copy()  # in the order of the class, whatever the call's is
+        found.update(zip(names, values, strict=False))
+        wrong = len(values) > len(names)
+        if named:
+            wrong |= not named.keys() <= found.keys() or any(name in named for name in names[: len(values)])
+            found.update(named)
+        if wrong:
+            raise TypeError(f"{cls.__name__}() takes each of {', '.join(names)} once")
+        for name in cls._look:
+            value = found[name]
+            if value is _MISSING:
                 raise TypeError(f"{cls.__name__}() is missing {name}")
-            self.__dict__[name] = value
+            if type(value) is _Made:
+                found[name] = value.make()
+        self.__dict__.update(found)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__}.{name} cannot be set")

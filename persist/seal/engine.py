@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from persist.boot.dropins import DIRECTORIES
 from persist.boot.ini import ERROR, Problem, parse
@@ -187,7 +188,7 @@ class Seal:
         self.wipe()
         if not self.result.failures:
             with self._failing():
-                self.write_report(self.document())
+                self.write_report(report.text(self.said()))
                 self.result.sealed = True
                 wipe.step("sealed")
         return self.result
@@ -201,7 +202,7 @@ class Seal:
             self._look_again()
         return self.result
 
-    def document(self) -> bytes:
+    def said(self) -> dict[str, Any]:
         """The report of a wipe that has failed nowhere."""
         return report.record(self.result, self.old, self._before)
 

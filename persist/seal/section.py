@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from typing import Any
 
-from persist.boot.ini import ERROR, WARNING, Problem, Section, parse
+from persist.boot.ini import ERROR, WARNING, Problem, Section, parse, words
 from persist.boot.paths import is_unit_name
 from persist.boot.rare.keys import ACTIONS, IDENTITY_KEYS
 from persist.boot.rare.near import Unknown, at_most, did_you_mean, unknown_key
-from persist.record import Record, replace
+from persist.record import Record
 from persist.seal.look.pattern import wrong_pattern
 from persist.seal.look.tree import Tree, content, fragments
 
@@ -19,6 +20,10 @@ CLASSES = ("identity", "secret", "log", "cache", "user", "shared")
 KEPT_BY_ALL = "shared"  # what the clones have in common: told, and never wiped
 NOBODY = "none"  # RegeneratedBy= of what may simply be absent
 ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
+
+
+Found = dict[str, Any]  # the fields of an item, as far as its section was read
+Take = Callable[[Found, str], None]
 
 
 class Item(Record):
@@ -49,6 +54,8 @@ def arguments(command: str) -> list[str]:
 def split_patterns(value: str) -> list[str]:
     r"""The words of a Path=: blanks between them; in double quotes a word may have blanks, and ``\\`` and
     ``\"``. Raises ValueError."""
+    if '"' not in value:
+        return words(value)
     found: list[str] = []
     at = 0
     while at < len(value):
@@ -91,48 +98,48 @@ def unescape(value: str) -> str:
     return out
 
 
-def _path(item: Item, value: str) -> Item:
-    found = split_patterns(value)
-    for pattern in found:
+def _path(found: Found, value: str) -> None:
+    patterns = split_patterns(value)
+    for pattern in patterns:
         wrong = wrong_pattern(pattern)
         if wrong:
             raise ValueError(f"'{pattern}' {wrong}")
-    return replace(item, patterns=(*item.patterns, *found))
+    found["patterns"] = (*found["patterns"], *patterns)
 
 
-def _choice(field: str, words: tuple[str, ...]) -> Callable[[Item, str], Item]:
-    def take(item: Item, value: str) -> Item:
+def _choice(field: str, words: tuple[str, ...]) -> Take:
+    def take(found: Found, value: str) -> None:
         if value not in words:
             raise ValueError(f"must be one of {', '.join(words)}")
-        return replace(item, **{field: value})
+        found[field] = value
 
     return take
 
 
-def _command(field: str) -> Callable[[Item, str], Item]:
-    def take(item: Item, value: str) -> Item:
+def _command(field: str) -> Take:
+    def take(found: Found, value: str) -> None:
         arguments(value)
-        return replace(item, **{field: value})
+        found[field] = value
 
     return take
 
 
-def _content(item: Item, value: str) -> Item:
-    return replace(item, content=unescape(value))
+def _content(found: Found, value: str) -> None:
+    found["content"] = unescape(value)
 
 
-def _unit(item: Item, value: str) -> Item:
+def _unit(found: Found, value: str) -> None:
     if value != NOBODY and not is_unit_name(value):
         raise ValueError(f"must be the full name of a unit, such as foo.service, or {NOBODY}")
-    return replace(item, regenerated_by=value)
+    found["regenerated_by"] = value
 
 
-def _reason(item: Item, value: str) -> Item:
-    return replace(item, reason=value)
+def _reason(found: Found, value: str) -> None:
+    found["reason"] = value
 
 
 # Each takes one setting, or raises ValueError with what is wrong. The page is persist.d(5).
-KEYS: dict[str, Callable[[Item, str], Item]] = {
+KEYS: dict[str, Take] = {
     "Path": _path,
     "Action": _choice("action", ACTIONS),
     "Class": _choice("cls", CLASSES),
@@ -159,7 +166,8 @@ def _lacks(item: Item, keys: set[str]) -> str:
 
 def read(section: Section, problems: list[Problem]) -> Item | None:
     """The item of an [Identity] section, None with a problem where it has none."""
-    item = Item((), "", source=f"{section.file}:{section.line}")
+    source = f"{section.file}:{section.line}"
+    found: Found = {"patterns": (), "action": "", "source": source}
     good = True
     for key, value, line in section.settings:
         where = f"{section.file}:{line}"
@@ -168,13 +176,14 @@ def read(section: Section, problems: list[Problem]) -> Item | None:
                 problems.append(unknown_key(section, key, line, IDENTITY_KEYS))
             continue
         try:
-            item = KEYS[key](item, value)
+            KEYS[key](found, value)
         except ValueError as e:
             problems.append(Problem(ERROR, where, f"{key}={value}: {e}, the section is ignored."))
             good = False
+    item = Item(**found)
     wrong = _lacks(item, {key for key, _, _ in section.settings}) if good else ""
     if wrong:
-        problems.append(Problem(ERROR, item.source, f"{wrong}, the section is ignored."))
+        problems.append(Problem(ERROR, source, f"{wrong}, the section is ignored."))
     return item if good and not wrong else None
 
 

@@ -4,7 +4,6 @@ outside. What both say is on the console, in the journal, and on the hypervisor'
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from persist import log
@@ -44,7 +43,7 @@ def _wipe(voice: Voice, notes: Kept) -> list[str]:
         if result.failures:
             return [*result.failures, "The wipe was begun and is not complete."]
         work.empty_swap()
-        document = json.loads(work.seal.document())
+        document = work.seal.said()
         if script.handed():
             notes.wiped(document, work.seal.old)
             return []

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from persist.errors import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO
 
 # subprocess(3) is loaded by those that need it: with what it loads itself it takes a tenth of the time that
 # the stage before PID 1 takes to start, and start() comes first.
@@ -260,3 +264,29 @@ def _found(name: str) -> str:
         if os.access(path := f"{directory}/{name}", os.X_OK):
             return path
     raise FileNotFoundError(name)
+
+
+@contextmanager
+def unpacking(*argv: str, stdin: int) -> Iterator[IO[bytes]]:
+    """What a program makes of an open file, as it makes it. Who does not read to the end ends the program.
+    Raises CommandError when it cannot be started, or has failed at its end."""
+    import subprocess
+
+    args = list(argv)
+    try:
+        process = subprocess.Popen(
+            args, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+        )
+    except OSError as e:
+        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
+    assert process.stdout is not None
+    try:
+        with process.stdout as out:
+            yield out
+            ended = not out.read(1)
+        status = process.wait() if ended else 0
+    finally:
+        process.kill()
+        process.wait()
+    if status:
+        raise CommandError(args, status, "")

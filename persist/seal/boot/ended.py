@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from persist.boot.ini import words
 from persist.errors import CommandError
 from persist.seal.boot.script import MOST_OUTPUT
 from persist.seal.look.traces import Old
+from persist.seal.report import text
 from persist.system.run import run
 
 FAILED = "seal-failed"  # in /var/lib/persist: the ID, and a line for each reason
@@ -30,7 +30,7 @@ def document(report: dict[str, Any], request_id: str, output: str | None, old: O
     said = {**report, "request": request_id}
     if output is not None:
         said["operator_script"] = {"output": old.without(output[-MOST_OUTPUT:])}
-    return (json.dumps(said, indent=1) + "\n").encode("ascii")
+    return text(said)
 
 
 def failure(request_id: str, reasons: Sequence[str]) -> bytes:

@@ -4,19 +4,14 @@ read from end to end, and what it says of its own size is not believed."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import os
 import shutil
-import tempfile
-import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 from persist.errors import PersistError
-from persist.system.run import run
+from persist.system.run import unpacking
 
 _MAGIC = (b"070701", b"070702")  # cpio, "newc", without and with a checksum
 _HEADER = 110
@@ -24,12 +19,11 @@ _TRAILER = b"TRAILER!!!"
 _SMALL = 1 << 16  # bytes of a file that is looked into; what holds an id is smaller
 _MOST = 1 << 31  # bytes that are read of one archive
 _PIECE = 1 << 20
-# Compressed by what: the first bytes, and the command that unpacks a file into another one where Python
-# cannot.
+# Compressed by what: the first bytes, and the program that unpacks it where Python cannot.
 _TOOLS = {
-    b"\x28\xb5\x2f\xfd": ("zstd", "-dqf", "-o"),
-    b"\x02\x21\x4c\x18": ("lz4", "-dqf"),
-    b"\x04\x22\x4d\x18": ("lz4", "-dqf"),
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x02\x21\x4c\x18": "lz4",
+    b"\x04\x22\x4d\x18": "lz4",
 }
 
 
@@ -83,9 +77,26 @@ def _archive(reader: _Reader, header: bytes) -> Iterator[tuple[str, bytes]]:
         header = reader.take(_HEADER)
 
 
-def _members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+class _From:
+    """A file whose first bytes were read already, for what unpacks it."""
+
+    def __init__(self, begin: bytes, file: BinaryIO) -> None:
+        self._begin = begin
+        self._file = file
+
+    def read(self, size: int = -1) -> bytes:
+        """As a file does it."""
+        if self._begin:
+            size = size if size >= 0 else len(self._begin)
+            begin, self._begin = self._begin[:size], self._begin[size:]
+            return begin
+        return self._file.read(size)
+
+
+def _members(file: BinaryIO, *, top: bool = True) -> Iterator[tuple[str, bytes]]:
     """The small files of archives that follow one another, with zeros between; what is compressed within is
-    read as well. Raises ValueError, EOFError, PersistError, OSError, and what the decompressors raise."""
+    read as well, once. Raises ValueError, EOFError, PersistError, OSError, and what the decompressors
+    raise."""
     reader = _Reader(file)
     while True:
         begin = reader.file.read(4)
@@ -98,37 +109,45 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
             yield from _archive(reader, begin + reader.take(_HEADER - 4))
             reader.align()
             continue
-        with ExitStack() as stack:
-            yield from _members(_unpacked(begin, file, stack))
+        if not top:
+            raise ValueError("compressed in what is compressed")
+        with _unpacked(begin, file) as inner:
+            yield from _members(inner, top=False)
         return
 
 
-def _unpacked(begin: bytes, file: BinaryIO, stack: ExitStack) -> BinaryIO:
-    """A file with what a compressed rest of another one says; its first four bytes were read. Raises
-    ValueError where nobody here knows how it is compressed."""
-    work = stack.enter_context(tempfile.TemporaryDirectory(prefix="persist-seal-"))
-    packed, plain = f"{work}/packed", f"{work}/plain"
-    tool = _TOOLS.get(begin)
-    opener = (
-        gzip.open
-        if begin[:2] == b"\x1f\x8b"
-        else lzma.open
-        if begin[:4] == b"\xfd7zX" or begin[:3] == b"\x5d\0\0"
-        else bz2.open
-        if begin[:3] == b"BZh"
-        else None
-    )
-    if opener is None and (tool is None or not shutil.which(tool[0])):
-        raise ValueError("compressed in a way that is not known here" + (f" ({tool[0]})" if tool else ""))
-    with open(packed, "wb") as f:
-        f.write(begin)
-        shutil.copyfileobj(file, f)
-    if opener is not None:
-        return cast(BinaryIO, stack.enter_context(opener(packed, "rb")))
-    assert tool is not None
-    words = [*tool, plain, packed] if tool[-1] == "-o" else [*tool, packed, plain]
-    run("prlimit", f"--fsize={_MOST}", *words)
-    return stack.enter_context(open(plain, "rb"))
+@contextmanager
+def _unpacked(begin: bytes, file: BinaryIO) -> Iterator[BinaryIO]:
+    """What a compressed rest of a file says; its first four bytes were read. Nothing of it is written
+    anywhere. Raises ValueError where nobody here knows how it is compressed."""
+    tool = _TOOLS.get(begin, "")
+    if tool and shutil.which(tool):
+        os.lseek(file.fileno(), file.tell() - len(begin), os.SEEK_SET)
+        with unpacking(tool, "-dqc", stdin=file.fileno()) as found:
+            yield cast(BinaryIO, found)
+        return
+    rest = cast(BinaryIO, _From(begin, file))
+    if begin[:2] == b"\x1f\x8b":
+        import gzip
+        import zlib
+
+        try:
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=rest, mode="rb"))
+        except zlib.error as e:
+            raise ValueError(str(e)) from e
+    elif begin[:4] == b"\xfd7zX" or begin[:3] == b"\x5d\0\0":
+        import lzma
+
+        try:
+            yield cast(BinaryIO, lzma.LZMAFile(rest))  # noqa: SIM115  # it closes nothing of ours
+        except lzma.LZMAError as e:
+            raise ValueError(str(e)) from e
+    elif begin[:3] == b"BZh":
+        import bz2
+
+        yield cast(BinaryIO, bz2.BZ2File(rest))  # noqa: SIM115
+    else:
+        raise ValueError("compressed in a way that is not known here" + (f" ({tool})" if tool else ""))
 
 
 def small_files(fd: int) -> Iterator[tuple[str, bytes]]:
@@ -139,5 +158,5 @@ def small_files(fd: int) -> Iterator[tuple[str, bytes]]:
             yield from _members(file)
         except EOFError:
             raise ValueError("it ends too early") from None
-        except (OSError, PersistError, zlib.error, lzma.LZMAError) as e:
+        except (OSError, PersistError) as e:
             raise ValueError(str(e)) from e

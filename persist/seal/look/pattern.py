@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import translate
 from functools import lru_cache
 
@@ -54,12 +54,17 @@ class Way(Record):
 
 
 @lru_cache(maxsize=1024)
-def _regex(part: str) -> re.Pattern[str]:
-    return re.compile(translate(part))
+def _matches(part: str) -> Callable[[str], object]:
+    """What tells whether a name matches one component of a pattern. Most have one star and nothing else: no
+    regular expression is made for these."""
+    head, star, tail = part.partition("*")
+    if star and not _is_magic(head) and not _is_magic(tail):
+        return lambda n: len(n) >= len(head) + len(tail) and n.startswith(head) and n.endswith(tail)
+    return re.compile(translate(part)).match
 
 
 def _is_magic(part: str) -> bool:
-    return any(c in part for c in MAGIC)
+    return "*" in part or "?" in part or "[" in part  # MAGIC, and asked at each step
 
 
 def homes(tree: Tree) -> list[str]:
@@ -160,8 +165,8 @@ class Finder:
             there = self.tree.lstat((*at, head))
             names = {} if there is None else {head: there}
         else:
-            wanted = _regex(head)
-            names = {n: st for n, st in self.tree.entries(at).items() if wanted.match(n)}
+            matches = _matches(head)
+            names = {n: st for n, st in self.tree.entries(at).items() if matches(n)}
         for name, st in names.items():
             place = (*at, name)
             if not rest:
@@ -207,7 +212,7 @@ class Finder:
         return link.parts if there is not None and stat.S_ISDIR(there.st_mode) else None
 
     def _is_barred(self, place: Parts) -> bool:
-        for length in range(1, len(place) + 1):
+        for length in range(1, len(place) + 1) if self.barred else ():
             if place[:length] in self.barred:
                 self.met.add(place[:length])
                 return True

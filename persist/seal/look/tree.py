@@ -17,6 +17,7 @@ from persist.system.safepath import Dir, node_in_root
 
 MOST_BYTES = 1 << 20  # of a file of configuration
 DEEPEST = 200  # directories in one another: more is an attack on whoever walks through them
+_MOST_OPEN = 100  # directories that are kept open
 MOST_LINKS = 40  # as the kernel has it (MAXSYMLINKS)
 
 Parts = tuple[str, ...]  # the components of a path below the tree's top, none of them a link
@@ -40,16 +41,36 @@ class Tree:
         self.looking = looking
         self.top = Dir.at(path)
         self._names: dict[Parts, dict[str, os.stat_result]] = {}
+        self._seen: dict[Parts, os.stat_result | None] = {}
+        self._real: dict[str, Link] = {}
+        self._open: dict[Parts, Dir] = {}
 
     def __enter__(self) -> Tree:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.forget()
         self.top.close()
 
     def forget(self) -> None:
         """What was seen may have changed: look anew."""
         self._names.clear()
+        self._seen.clear()
+        self._real.clear()
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _above(self, parts: Parts) -> Dir:
+        """A directory that was opened to look into it, and stays open: patterns share most of their way.
+        Raises as Dir.sub()."""
+        if not parts:
+            return self.top
+        if parts not in self._open:
+            found = self._above(parts[:-1]).sub(parts[-1])
+            if len(self._open) >= _MOST_OPEN:
+                self._open.pop(next(iter(self._open))).close()
+            self._open[parts] = found
+        return self._open[parts]
 
     def directory(self, parts: Sequence[str]) -> Dir:
         """Open a directory. Raises as Dir.sub()."""
@@ -66,16 +87,18 @@ class Tree:
         return self._names[parts]
 
     def lstat(self, parts: Parts) -> os.stat_result | None:
-        """What is at a place, its parents being no links; None where nothing is. The top is what it is."""
+        """What is at a place, its parents being no links; None where nothing is. The top is what it is.
+        Looked at once."""
         if not parts:
             return os.fstat(self.top.fd)
         if parts[:-1] in self._names:
             return self._names[parts[:-1]].get(parts[-1])
-        try:
-            with self.directory(parts[:-1]) as parent:
-                return parent.lstat(parts[-1])
-        except FileNotFoundError:
-            return None
+        if parts not in self._seen:
+            try:
+                self._seen[parts] = self._above(parts[:-1]).lstat(parts[-1])
+            except FileNotFoundError:
+                self._seen[parts] = None
+        return self._seen[parts]
 
     def text_of_link(self, parts: Parts) -> str:
         """What a link says. Raises OSError."""
@@ -87,7 +110,12 @@ class Tree:
 
         ``any_owner``: also through links of those who do not own what they lead to, for what is only read.
         """
-        return self._follow((), [p for p in path.split("/") if p not in ("", ".")], any_owner)
+        parts = [p for p in path.split("/") if p not in ("", ".")]
+        if not any_owner:
+            return self._follow((), parts, any_owner)
+        if path not in self._real:
+            self._real[path] = self._follow((), parts, any_owner)
+        return self._real[path]
 
     def behind(self, parts: Parts) -> Link:
         """The place that a link leads to."""
