@@ -44,6 +44,7 @@ install-common:
 	find persist -path persist/image -prune -o -name '*.py' -print | LC_ALL=C sort | while read -r file; do \
 		$(INSTALL) -D -m 644 "$$file" "$(DESTDIR)$(PRIVATE_DIR)/$$file" || exit 1; done
 	$(INSTALL) -D -m 755 bin/persistctl $(DESTDIR)$(SBINDIR)/persistctl
+	$(INSTALL) -m 755 bin/register-state-path $(DESTDIR)$(SBINDIR)/register-state-path
 
 install-image-tools:
 	$(INSTALL) -d $(DESTDIR)$(PRIVATE_DIR)/persist/image

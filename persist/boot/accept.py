@@ -157,12 +157,12 @@ def _outside(
         if len(over) > len(parent):
             return "ignored", "%s above it is not kept (%s)" % (over, gone[over])
     method = accepted[parent].entry.method if parent else ""
+    if method in ("bind", "symlink") and entry.method in ("bind", "symlink"):
+        return "ignored", "%s above it keeps it already" % parent
     if method == "symlink":
         return "refused", "%s above it is kept by a symbolic link" % parent
     if method == "image":
         return "refused", "%s above it is left to the image" % parent
-    if method == "bind" and entry.method in ("bind", "symlink"):
-        return "ignored", "%s above it keeps it already" % parent
     if entry.method == "image":
         wrong = _hole(planned, facts, method)
         if wrong:

@@ -15,6 +15,10 @@ from persist.boot.plan import Planned
 from persist.foresee.image import Image
 from persist.foresee.made_units import is_made
 
+# Where 'persistctl register --finalise' moves the content of links to; TripleO's use-ephemeral had the other.
+FACTORY = "/usr/share/factory"
+USE_EPHEMERAL = "/var/lib/use-ephemeral"
+
 
 def _kept_above(planned: Planned, loaded: Loaded) -> bool:
     """Whether a path that the image has not can be made on the volume, through an entry above it."""
@@ -25,6 +29,23 @@ def _kept_above(planned: Planned, loaded: Loaded) -> bool:
 def _shown(planned: Planned) -> str:
     entry = planned.entry
     return entry.path if planned.path == entry.path else f"{entry.path} ({planned.path})"
+
+
+def _no_link_there(planned: Planned, kind: str, image: Image) -> tuple[int, str]:
+    """What a symlink entry finds in place of its link."""
+    entry, path, shown = planned.entry, planned.path, _shown(planned)
+    if entry.seed_from in (FACTORY + path, USE_EPHEMERAL + path) and image.has(entry.seed_from):
+        return (
+            ERROR,
+            f"{shown} is a {kind} and not a link to the volume, though its content was moved to "
+            f"{entry.seed_from}: something, a package for one, has put it there since. Run 'persistctl "
+            f"register {image.option()}--finalise'.",
+        )
+    return _no_link(
+        f"{shown} is a {kind}",
+        f"Move the {kind} away first, and make the link: {_ln(path, image)}.",
+        image,
+    )
 
 
 def _place(planned: Planned, loaded: Loaded, image: Image) -> tuple[int, str]:
@@ -38,11 +59,7 @@ def _place(planned: Planned, loaded: Loaded, image: Image) -> tuple[int, str]:
         if kind == "symbolic link":
             return _link(planned, loaded, image)
         if kind:
-            return _no_link(
-                f"{shown} is a {kind}",
-                f"Move the {kind} away first, and make the link: {_ln(path, image)}.",
-                image,
-            )
+            return _no_link_there(planned, kind, image)
     wanted = "directory" if entry.method == "overlay" else entry.type
     if (
         kind

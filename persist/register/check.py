@@ -9,7 +9,7 @@ from persist.boot.entry import Entry
 from persist.boot.facts import gather, gather_paths
 from persist.boot.load import Loaded
 from persist.boot.paths import VOLUME, forbidden, wrong_path
-from persist.boot.plan import plan
+from persist.boot.plan import Planned, plan
 from persist.errors import PersistError
 from persist.foresee.image import Image
 from persist.foresee.unit_directories import Owner, owners, private, wrong
@@ -20,20 +20,22 @@ from persist.register.wish import Wish, read_back
 
 class Plan:
     """What is to be written: ``wishes``, some of them for another place than was asked for, and ``notes`` on
-    that."""
+    that. ``entries``: all that the image keeps with them, ``mount``: where its volume will be."""
 
-    def __init__(self) -> None:
+    def __init__(self, mount: str) -> None:
+        self.mount = mount
         self.wishes: list[Wish] = []
         self.notes: list[str] = []
+        self.entries: list[Planned] = []
 
 
 def judge(asked: Sequence[Wish], image: Image) -> Plan:
     """What becomes of wishes. Raises PersistError for the first one that cannot be fulfilled."""
-    known, mount = owners(Units(image)), _load(image).config.mount
-    found = Plan()
+    known, loaded = owners(Units(image)), _load(image)
+    found = Plan(loaded.config.mount)
     for wish in asked:
-        found.wishes.append(_placed(_normal(wish), image, known, mount, found.notes))
-    _beside_the_registry(found, image, known)
+        found.wishes.append(_placed(_normal(wish), image, known, found))
+    _beside_the_registry(found, loaded, known)
     return found
 
 
@@ -46,21 +48,23 @@ def _normal(wish: Wish) -> Wish:
     return replace(wish, path=path)
 
 
-def _placed(wish: Wish, image: Image, known: dict[str, Owner], mount: str, notes: list[str]) -> Wish:
+def _placed(wish: Wish, image: Image, known: dict[str, Owner], found: Plan) -> Wish:
     """A wish at the place where it works. Raises PersistError where there is none."""
-    what = forbidden(wish.path, mount)
+    what = forbidden(wish.path, found.mount)
     if what:
         raise PersistError(f"'{wish.path}' cannot be kept: {what}.")
     owner = known.get(wish.path)
     if owner is not None and owner.dynamic and wish.method in ("bind", "overlay"):
         place = private(wish.path)
-        notes.append(f"'{wish.path}' is registered as '{place}', where {owner.unit} has it (DynamicUser=).")
+        found.notes.append(
+            f"'{wish.path}' is registered as '{place}', where {owner.unit} has it (DynamicUser=)."
+        )
         wish = replace(wish, path=place)
     what = wrong(wish.path, wish.method, known)
     if what:
         raise PersistError(what)
     target = image.target(wish.path)
-    if target and not (wish.method == "symlink" and target in (VOLUME + wish.path, mount + wish.path)):
+    if target and not (wish.method == "symlink" and target in (VOLUME + wish.path, found.mount + wish.path)):
         raise PersistError(
             f"'{wish.path}' is a symbolic link to '{target}', which is not ours.",
             hint="Register the path that it leads to, or take the link out of the image.",
@@ -80,10 +84,9 @@ def _name(entry: Entry) -> str:
     return entry.file.rpartition("/")[2]
 
 
-def _beside_the_registry(found: Plan, image: Image, known: dict[str, Owner]) -> None:
+def _beside_the_registry(found: Plan, loaded: Loaded, known: dict[str, Owner]) -> None:
     """Plan the machine with the new entries among those that it has. Raises PersistError where one would be
     refused then."""
-    loaded = _load(image)
     entries = {entry.path: entry for entry in loaded.registry.entries}
     ours: list[Entry] = []
     for wish in found.wishes:
@@ -97,6 +100,7 @@ def _beside_the_registry(found: Plan, image: Image, known: dict[str, Owner]) -> 
     loaded.registry.entries = sorted(entries.values(), key=lambda e: e.path + "/")
     gather_paths(loaded.facts, loaded.registry, {})
     planned = plan(loaded.config, loaded.registry, loaded.facts)
+    found.entries = planned.entries
     for each in planned.entries:
         what = wrong(each.path, each.entry.method, known) if each.entry in ours else ""
         if what:  # behind a link above it

@@ -55,6 +55,12 @@ def _ours(directory: Dir, wish: Wish) -> bool:
     return data is not None
 
 
+def seed_from(wish: Wish, image: Image) -> str:
+    """SeedFrom= of a path, where register wrote its file."""
+    entries = load(image.root, []).entries
+    return next((e.seed_from for e in entries if e.path == wish.path and e.file == wish.file), "")
+
+
 def _write(directory: Dir, wish: Wish) -> bool:
     data = wish.text.encode("utf-8", "surrogateescape")
     name = _base(wish)

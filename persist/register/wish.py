@@ -24,6 +24,7 @@ class Wish(Record):
     group: str = ""
     mode: str = ""
     services: tuple[str, ...] = ()
+    seed_from: str = ""
 
     @property
     def file(self) -> str:
@@ -41,6 +42,7 @@ class Wish(Record):
             ("Group", self.group),
             ("Mode", self.mode),
             ("Services", " ".join(self.services)),
+            ("SeedFrom", quoted(self.seed_from) if self.seed_from else ""),
         ):
             if value:
                 lines.append(f"{key}={value}")
@@ -63,8 +65,20 @@ def read_back(wish: Wish) -> Entry:
         said = said.replace(f", the entry for {wish.path} is ignored", "")
         raise PersistError(f"'{wish.path}' cannot be registered: {said}")
     entry = registry.entries[0]
-    asked = (wish.path, wish.method, wish.type, wish.user, wish.group, wish.mode, wish.services)
-    found = (entry.path, entry.method, entry.type, entry.user, entry.group, entry.mode, tuple(entry.services))
-    if found != asked:
-        raise PersistError(f"'{wish.path}' cannot be registered: a registry file cannot say {asked!r}.")
+    if of(entry) != wish:
+        raise PersistError(f"'{wish.path}' cannot be registered: a registry file cannot say {wish!r}.")
     return entry
+
+
+def of(entry: Entry) -> Wish:
+    """What would have made an entry."""
+    return Wish(
+        entry.path,
+        entry.method,
+        entry.type,
+        entry.user,
+        entry.group,
+        entry.mode,
+        tuple(entry.services),
+        entry.seed_from,
+    )

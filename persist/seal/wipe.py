@@ -5,10 +5,10 @@ tests cut it."""
 from __future__ import annotations
 
 import os
-import signal
 import stat
 from collections.abc import Iterable
 
+from persist import cut
 from persist.errors import PersistError
 from persist.seal.look.obstacles import Surroundings
 from persist.seal.look.tree import Parts, Tree
@@ -41,11 +41,9 @@ _OPEN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def step(name: str) -> None:
-    """Note that a step is done. With PERSIST_TEST_KILL_AFTER=<name> in the environment the process ends
-    here."""
+    """Note that a step is done (persist/cut.py)."""
     assert name in STEPS, name
-    if os.environ.get("PERSIST_TEST_KILL_AFTER") == name:
-        os.kill(os.getpid(), signal.SIGKILL)
+    cut.after(name)
 
 
 def _remove(parent: Dir, name: str) -> None:

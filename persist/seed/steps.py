@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
+from persist import cut
 
-# The steps after which PERSIST_TEST_KILL_AFTER=<step> kills the process, for tests that cut the power.
 STEPS = (
     "store",
     "work",
@@ -25,8 +23,6 @@ STEPS = (
 
 
 def step(name: str) -> None:
-    """Note that a step is done. With PERSIST_TEST_KILL_AFTER=<name> in the environment the process ends
-    here."""
+    """Note that a step is done (persist/cut.py)."""
     assert name in STEPS, name
-    if os.environ.get("PERSIST_TEST_KILL_AFTER") == name:
-        os.kill(os.getpid(), signal.SIGKILL)
+    cut.after(name)

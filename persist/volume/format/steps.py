@@ -18,6 +18,7 @@ import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from persist.cut import KILL
 from persist.errors import PersistError
 from persist.record import Record
 from persist.system import blockdev, btrfs, newmount, superblock
@@ -31,7 +32,6 @@ from persist.volume.ondisk.partition_table import DATA_NAME, SWAP_NAME
 
 STEPS = ("mark", "partition", "mkfs", "subvolumes", "label", "erase")
 TOOLS = ("sfdisk", "partx", "mkswap", "mkfs.btrfs", "wipefs", "blkid")
-KILL = "PERSIST_TEST_KILL_AFTER"
 _SUBVOL_CREATE = 0x5000940E  # linux/btrfs.h; struct btrfs_ioctl_vol_args
 _SET_LABEL = 0x41009432  # the same; 256 bytes
 

@@ -10,10 +10,9 @@ removal or a conversion begins again with what is left of it, and everything els
 from __future__ import annotations
 
 import errno
-import os
-import signal
 from contextlib import ExitStack
 
+from persist import cut
 from persist.boot.config import Config
 from persist.errors import CommandError, PersistError
 from persist.note import NOTICE, Note, Say
@@ -34,11 +33,6 @@ _FULL = (
     "Remove what is not needed, then 'systemctl start persist-heal.service'. Until then there is no second "
     "copy."
 )
-
-
-def _killed_after(step: str) -> None:
-    if os.environ.get("PERSIST_TEST_KILL_AFTER") == step:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Healer:
@@ -66,7 +60,7 @@ class Healer:
         """Make a partition one that the kernel takes. It has its mark before it is a member, or a stop in
         between makes it one that nothing proves an ancestor. Raises PersistError and OSError."""
         wipe.erase(node, self.uuid, lambda member: in_kernel.split(member, state.devices))
-        _killed_after("wipe")
+        cut.after("wipe")
         head = in_kernel.head(state.devices)
         if head is not None:
             degraded_mark.write([node], head)
@@ -140,7 +134,7 @@ class Healer:
             )
         btrfs.sync(self.path)  # from now on its superblock says which device it is
         in_kernel.level(in_kernel.glance(self.path))
-        _killed_after("copy")
+        cut.after("copy")
         in_kernel.begin_whole(self.path)
         self._shrink(step.node)
         udevd.trigger(step.node)
@@ -153,7 +147,7 @@ class Healer:
             btrfs.add_device(self.path, step.node)
         if len(state.devices) == 1:
             in_kernel.begin(self.path)  # a copy of the one may get a second disk of its own elsewhere
-        _killed_after("device")
+        cut.after("device")
         if step.devid:
             # From now on the record counts the new one and not the one that is gone: that is what has the
             # next step drop it.
@@ -225,7 +219,7 @@ class Healer:
             )
         self.status(step.kind, step.text)
         self._do(step, self._state, self._joiners)
-        _killed_after(step.kind)
+        cut.after(step.kind)
         self._last = step
 
     def heal(self) -> int:
