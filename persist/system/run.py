@@ -24,6 +24,17 @@ ENVIRONMENT = {
 _MOST_AFTER = 1 << 20  # bytes that are read of what a program has left running when it had ended
 
 
+@contextmanager
+def _started(args: list[str]) -> Iterator[None]:
+    """Around what starts a program: raises CommandError for the OSError of that."""
+    try:
+        yield
+    except FileNotFoundError as e:
+        raise CommandError(args, 127, "", reason="not installed") from e
+    except OSError as e:
+        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
+
+
 def run(
     *argv: str | os.PathLike[str],
     ok: Sequence[int] = (0,),
@@ -42,21 +53,18 @@ def run(
 
     args = [os.fspath(a) for a in argv]
     try:
-        done = subprocess.run(
-            args,
-            input=None if stdin is None else stdin.encode("utf-8", "surrogateescape"),
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=timeout,
-            env=ENVIRONMENT,
-            check=False,
-            pass_fds=pass_fds,
-        )
-    except FileNotFoundError as e:
-        raise CommandError(args, 127, "", reason="not installed") from e
-    except OSError as e:
-        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
+        with _started(args):
+            done = subprocess.run(
+                args,
+                input=None if stdin is None else stdin.encode("utf-8", "surrogateescape"),
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                timeout=timeout,
+                env=ENVIRONMENT,
+                check=False,
+                pass_fds=pass_fds,
+            )
     except subprocess.TimeoutExpired as e:
         raise CommandError(args, 124, "", reason=f"timed out after {timeout:.0f} s") from e
     if done.returncode not in ok:
@@ -91,7 +99,7 @@ class Child:
         import subprocess
 
         args = [os.fspath(a) for a in argv]
-        try:
+        with _started(args):
             self._process = subprocess.Popen(
                 args,
                 stdin=subprocess.DEVNULL,
@@ -102,10 +110,6 @@ class Child:
                 start_new_session=True,
                 preexec_fn=_bound(),  # noqa: PLW1509  # none of us has threads where it is used
             )
-        except FileNotFoundError as e:
-            raise CommandError(args, 127, "", reason="not installed") from e
-        except OSError as e:
-            raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
 
     def status(self) -> int | None:
         """Its exit status, None while it runs."""
@@ -138,7 +142,7 @@ def follow(
     import subprocess
 
     args = [os.fspath(a) for a in argv]
-    try:
+    with _started(args):
         process = subprocess.Popen(
             args,
             stdin=subprocess.DEVNULL,
@@ -148,10 +152,6 @@ def follow(
             pass_fds=pass_fds,
             preexec_fn=_bound() if bound else None,  # noqa: PLW1509
         )
-    except FileNotFoundError as e:
-        raise CommandError(args, 127, "", reason="not installed") from e
-    except OSError as e:
-        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
     try:
         while True:
             try:
@@ -218,20 +218,17 @@ def status(*argv: str | os.PathLike[str], timeout: float | None = 300, bound: bo
 
     args = [os.fspath(a) for a in argv]
     try:
-        return subprocess.run(
-            args,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=timeout,
-            env=ENVIRONMENT,
-            check=False,
-            preexec_fn=_bound() if bound else None,  # noqa: PLW1509
-        ).returncode
-    except FileNotFoundError as e:
-        raise CommandError(args, 127, "", reason="not installed") from e
-    except OSError as e:
-        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
+        with _started(args):
+            return subprocess.run(
+                args,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=timeout,
+                env=ENVIRONMENT,
+                check=False,
+                preexec_fn=_bound() if bound else None,  # noqa: PLW1509
+            ).returncode
     except subprocess.TimeoutExpired as e:
         raise CommandError(args, 124, "", reason=f"timed out after {timeout:.0f} s") from e
 
@@ -240,7 +237,7 @@ def start(*argv: str) -> Callable[[], int]:
     """Start a program that says nothing, and go on. Returns what waits for it and has its exit status, less
     than 0 for a signal; it has to be called once. Raises CommandError when it cannot be started."""
     args, null = list(argv), os.devnull
-    try:
+    with _started(args):
         pid = os.posix_spawn(
             _found(args[0]),
             args,
@@ -251,10 +248,6 @@ def start(*argv: str) -> Callable[[], int]:
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
         )
-    except FileNotFoundError as e:
-        raise CommandError(args, 127, "", reason="not installed") from e
-    except OSError as e:
-        raise CommandError(args, 126, "", reason=e.strerror or str(e)) from e
     return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

@@ -20,7 +20,7 @@ from persist.verdict import judge as v
 from persist.verdict.look import Fragment
 from persist.volume.outcome import Outcome
 
-from .test_verdict import (
+from .verdict_scene import (
     BTRFS,
     IMAGE_MOUNT,
     ROOT,
@@ -31,11 +31,8 @@ from .test_verdict import (
     codes,
     hole,
     overlay,
-    scene,
     states,
 )
-
-__all__ = ["scene"]
 
 STATES = {
     "mounted",
@@ -55,6 +52,11 @@ STATES = {
 }
 IN_PLACE = {"mounted", "early", "linked", "image", "tmpfs", "root", "stale"}
 ASKED = [ROOT, VOLUME_MOUNT, IMAGE_MOUNT]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
 
 
 def disk(path: str, number: int, *, parent: int = 1, options: str = "rw,relatime") -> Mount:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Entries that PID 1 reads and that were not mounted before it, with all that lies below: their states, the
-reasons, and hints that can help. test_verdict.py has the machinery."""
+reasons, and hints that can help. verdict_scene.py has the machinery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from persist.verdict import judge as v
 from persist.verdict.not_before_pid1 import missing
 from persist.volume.outcome import Outcome
 
-from .test_verdict import BTRFS, ROOT, VOLUME_MOUNT, FakeLook, Scene, codes, overlay, states
+from .verdict_scene import BTRFS, ROOT, VOLUME_MOUNT, FakeLook, Scene, codes, overlay, states
 
 HOOK, DRACUT = "/usr/share/initramfs-tools/hooks/persist", "/usr/lib/dracut/modules.d/90persist"
 _DONE = "and restart the machine; if that was done already, see 'journalctl -k -b -t persist-early'."
