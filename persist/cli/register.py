@@ -8,6 +8,7 @@ import argparse
 import sys
 from typing import Any
 
+from persist.boot.ini import words
 from persist.cli import show
 from persist.errors import PersistError
 
@@ -124,7 +125,7 @@ def _register(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
             "There is no path to register.", hint="Name one or more, or use --finalise for the last step."
         )
     keys = {key: getattr(arguments, key) for key in _KEYS}
-    services = tuple(" ".join(arguments.services).replace(",", " ").split())
+    services = tuple(words(" ".join(arguments.services).replace(",", " ")))
     image = Image(show.root_of(arguments))
     plan = judge([Wish(path, arguments.method, services=services, **keys) for path in arguments.paths], image)
     return write(plan, image), plan.notes

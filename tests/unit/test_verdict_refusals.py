@@ -40,7 +40,7 @@ def test_refused_entries(scene: Scene) -> None:
             "/srv|overlay\n/srv/a/b|image\n/home/x|image",
             {"/srv": "mounted", "/srv/a/b": "image", "/home/x": "refused"},
         ),
-        ("/opt/l|symlink\n/opt/l/a|bind", {"/opt/l": "linked", "/opt/l/a": "refused"}),
+        ("/opt/l|symlink\n/opt/l/a|overlay", {"/opt/l": "linked", "/opt/l/a": "refused"}),
         (
             "/srv|overlay\n/srv/a|image\n/srv/a/b|overlay",
             {"/srv": "mounted", "/srv/a": "image", "/srv/a/b": "refused"},
@@ -63,6 +63,14 @@ def test_what_is_kept_already_costs_nothing(scene: Scene) -> None:
     scene.registry("/srv|bind\n/srv/a|bind")
     found = scene.judge(FakeLook([*SOMETHING, bind("/srv", 30)]))
     assert found.verdict == v.ONLINE and states(found) == {"/srv": "mounted", "/srv/a": "ignored"}
+    scene.registry("/opt/l|symlink\n/opt/l/a|bind\n/opt/l/b|symlink", "links")
+    look = FakeLook([*SOMETHING, bind("/srv", 30)], links={"/opt/l": VOLUME + "/opt/l"})
+    found = scene.judge(look)
+    assert found.verdict == v.ONLINE
+    assert {p: s for p, s in states(found).items() if p.startswith("/opt/l/")} == {
+        "/opt/l/a": "ignored",
+        "/opt/l/b": "ignored",
+    }
 
 
 def test_bad_files(scene: Scene) -> None:
