@@ -35,7 +35,7 @@ _OUTSIDE = (
 )
 
 
-def _made(keep: Sequence[str], then: str) -> Request:
+def _made(keep: Sequence[str], then: str, *, include_volume: bool) -> Request:
     """A request of this machine, with an ID that nobody has used."""
     seen = look(facts.gather("", os.environ), {})
     return Request(
@@ -45,6 +45,7 @@ def _made(keep: Sequence[str], then: str) -> Request:
         time=int(time.time()),
         keep=tuple(keep),
         then=then,
+        include_volume=include_volume,
     )
 
 
@@ -81,10 +82,10 @@ def _refuse_this_machine() -> None:
         )
 
 
-def first_pass(keep: Sequence[str]) -> Result:
+def first_pass(keep: Sequence[str], *, include_volume: bool = False) -> Result:
     """The first pass over this machine's own tree, while it runs. Raises PersistError, OSError."""
     copy = tree.make(writable=False, whole=True)
-    with opened(copy, keep, looking=True) as work:
+    with opened(copy, keep, looking=True, include_volume=include_volume) as work:
         return work.first_pass()
 
 
@@ -145,17 +146,12 @@ def ask(
 
 def run(arguments: argparse.Namespace) -> int:
     """Look, ask, leave the request, reboot."""
-    if arguments.include_volume:
-        raise PersistError(
-            "This version leaves the state volume alone: --include-volume is not there yet.",
-            hint="A volume on a disk of its own is not in the image; its disk is not to be copied.",
-        )
     if os.geteuid() != 0:
         raise PersistError("Only root can seal a machine.", hint="Run it as root, with sudo for one.")
     _refuse_this_machine()
-    request = _made(arguments.keep, arguments.then)
+    request = _made(arguments.keep, arguments.then, include_volume=arguments.include_volume)
     _refuse_what_the_boot_would(request)
-    result = first_pass(arguments.keep)
+    result = first_pass(arguments.keep, include_volume=arguments.include_volume)
     if arguments.json:
         show.print_json(report.document(result, dry_run=True))
     elif arguments.dry_run:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 from persist.errors import PersistError
 from persist.seal.look.obstacles import Obstacles, Surroundings, second_names
-from persist.seal.look.pattern import Finder, Found, is_a_packages
+from persist.seal.look.pattern import Finder, Found, Place, is_a_packages
 from persist.seal.look.tree import Parts, Tree
 from persist.seal.plan import EMPTY, REMOVE, SECRETS, TRUNCATE, UNLINK, WRITE, Deed, Plan, Wish, why_kept
 from persist.seal.section import Item
 from persist.seal.wipe import LIST, REPORT, store_place
 
 MACHINE_ID = "/etc/machine-id"
+Also = Sequence[Sequence[Place]]  # for each item places beside those of its patterns
 VENDOR = (
     "usr",
     "bin",
@@ -41,13 +42,14 @@ class Planner:
         self._gone: frozenset[Parts] = frozenset()  # directories that go, with all that is in them
         self._links: list[tuple[Deed, Parts]] = []  # a link that is to be removed, and what it leads to
 
-    def make(self, items: list[Item], keep: Sequence[str]) -> Plan:
-        """The whole plan but for what is asked of the clone (``judge_all()``)."""
-        for item in items:
+    def make(self, items: Sequence[Item], keep: Sequence[str], also: Also = ()) -> Plan:
+        """The whole plan but for what is asked of the clone (``judge_all()``). ``also``: where each item
+        is to be looked for beside its patterns, for all items or none."""
+        for number, item in enumerate(items):
             wish = Wish(item, kept=why_kept(item, keep))
             self.plan.wishes.append(wish)
             try:
-                self._look(wish)
+                self._look(wish, also[number] if also else ())
             except (OSError, PersistError) as e:
                 self.plan.errors.append(f"{item.source}: {e}")
         self._settle_links()
@@ -62,7 +64,7 @@ class Planner:
                 )
         return self.plan
 
-    def _look(self, wish: Wish) -> None:
+    def _look(self, wish: Wish, also: Sequence[Place]) -> None:
         item = wish.item
         for pattern in item.patterns:
             found = self.finder.find(pattern)
@@ -70,11 +72,16 @@ class Planner:
                 self._stopped(item, way.path, way.why)
             if not found:
                 wish.stale.append(pattern)
-            for each in found:
-                if each.path not in wish.matched:
-                    wish.matched.append(each.path)
-                if not wish.kept and item.action != "run":
-                    wish.places[each.path] = self._take(item, each)
+            self._found(wish, found)
+        for place in also:
+            self._found(wish, [each for each in self.finder.at(place) if each.path not in wish.matched])
+
+    def _found(self, wish: Wish, found: Sequence[Found]) -> None:
+        for each in found:
+            if each.path not in wish.matched:
+                wish.matched.append(each.path)
+            if not wish.kept and wish.item.action != "run":
+                wish.places[each.path] = self._take(wish.item, each)
 
     def _stopped(self, item: Item, path: str, why: str) -> None:
         """A link that is not followed, and what that means for what lies behind it."""

@@ -46,8 +46,9 @@ def step(name: str) -> None:
     cut.after(name)
 
 
-def _remove(parent: Dir, name: str) -> None:
-    """Remove a file or a tree. rm(1) for the tree: it takes any depth, and enters no mount."""
+def remove(parent: Dir, name: str) -> None:
+    """Remove a file or a tree. rm(1) for the tree: it takes any depth, and enters no mount. Raises OSError,
+    CommandError."""
     there = parent.lstat(name)
     if there is None:
         return
@@ -87,11 +88,11 @@ def do(tree: Tree, deed: Deed, data: bytes) -> None:
                 hint="Somebody works in the tree: end that first.",
             )
         if deed.kind in (UNLINK, REMOVE):
-            _remove(parent, name)
+            remove(parent, name)
         elif deed.kind == EMPTY:
             with parent.sub(name) as directory:
                 for inner in sorted(os.listdir(directory.fd)):
-                    _remove(directory, inner)
+                    remove(directory, inner)
         else:
             _write(parent, name, data)
 

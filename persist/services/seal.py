@@ -28,11 +28,9 @@ def _tell(voice: Voice, result: Result) -> None:
 def _wipe(voice: Voice, notes: Kept) -> list[str]:
     voice.on_port("running")
     request = asked.begun()
-    if request.include_volume:
-        return ["This version leaves the state volume alone: it cannot be asked to seal it, too."]
     settle(known())
     copy = tree.make(writable=True, whole=True)
-    with opened(copy, request.keep) as work:
+    with opened(copy, request.keep, include_volume=request.include_volume) as work:
         result = work.first_pass(who.look())
         if result.errors:
             _tell(voice, result)
@@ -44,7 +42,9 @@ def _wipe(voice: Voice, notes: Kept) -> list[str]:
             return [*result.failures, "The wipe was begun and is not complete."]
         work.empty_swap()
         document = work.seal.said()
-        if script.handed():
+        work.empty_volume()
+        if script.handed() or request.include_volume:
+            # The volume is given back its blocks as it is when it was just mounted (persist/seal/volume).
             notes.wiped(document, work.seal.old)
             return []
         # Nothing comes between, and all was looked at again: no second process, no second look at the tree.

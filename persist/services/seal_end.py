@@ -30,9 +30,9 @@ def _end(voice: Voice, notes: Kept) -> list[str]:
     if not notes.marked(kept.WIPED):
         return ["Nothing was wiped, so there is nothing to end."]
     copy = tree.make(writable=True, whole=True)
-    with opened(copy, request.keep) as work:
+    with opened(copy, request.keep, include_volume=request.include_volume, wiped=True) as work:
         result = work.seal.look_again(notes.old())
-        errors = [*copy.errors, *result.failures]
+        errors = [*copy.errors, *result.failures, *work.left()]
         return errors or finish(voice, notes, work, notes.report())
 
 

@@ -90,7 +90,7 @@ def test_a_local_request(container: Boot) -> None:
     assert one.boot() == "running", failed_units(one)
     one.succeed("persistctl seal --dry-run")
     assert "Nobody is there to type" in one.fail("persistctl seal 2>&1")
-    assert "not there yet" in one.fail("persistctl seal --yes --include-volume 2>&1")
+    assert "No state volume was found" in one.fail("persistctl seal --yes --include-volume 2>&1")
     assert not there(one, "/etc/persist/seal.request")
     one.succeed("rm /var/lib/node-id; systemd-run persistctl seal --yes")
     assert one.wait_for_off() == REBOOT, one.tail()

@@ -34,6 +34,7 @@ ROOMS = (
     "register",
     "seal.look",
     "seal",
+    "seal.volume",
     "seal.boot",
     "image",
     "services",

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from persist.boot import facts
 from persist.boot.facts import Facts
@@ -19,8 +20,11 @@ from persist.seal.look.pattern import homes
 from persist.seal.opened import open_tree
 from persist.seal.plan import why_kept
 from persist.seal.way_back import judge, regenerate_list
-from persist.system import mountinfo
+from persist.system import blockdev, mountinfo
 from persist.system.run import status
+
+if TYPE_CHECKING:
+    from persist.seal.volume.included import Included
 
 # Of a mount unit: the interface and the name of each property.
 _SHOWN = (
@@ -87,13 +91,16 @@ def settle(machine: Facts) -> None:
 
 
 class Work:
-    """The tree of a machine, opened, and the run over it."""
+    """The tree of a machine, opened, and the run over it; with its state volume, where that is sealed too."""
 
-    def __init__(self, copy: Copy, keep: Sequence[str], seal: Seal, machine: Facts) -> None:
+    def __init__(
+        self, copy: Copy, keep: Sequence[str], seal: Seal, machine: Facts, included: Included | None
+    ) -> None:
         self.copy = copy
         self.keep = keep
         self.seal = seal
         self.machine = machine
+        self.included = included
         self.swap: list[disks.Swap] = []
 
     def first_pass(self, before: Sequence[str] = ()) -> Result:
@@ -105,13 +112,19 @@ class Work:
         ]
         there = [m.mount_point for m in mountinfo.mounts()]
         errors, notes = unmounted.judge(known_mounts(self.machine), there, patterns, homes(self.seal.tree))
-        on = disks.captured(self.copy.mounts)
+        volume = () if self.included is None else self.included.volume.nodes
+        on = disks.captured(self.copy.mounts).union(*map(disks.whole_disks, volume))
         self.swap, wrong = disks.swap_space(self.machine.lines, on, self.copy.path)
+        known = [blockdev.number_of(node) for node in volume]
         for node in disks.volumes_on(on):
-            wrong.append(
-                f"The state volume on {node} is on a disk of the image, which would carry it along. Move it "
-                "to a disk of its own."
-            )
+            if blockdev.number_of(node) not in known:
+                wrong.append(
+                    f"The state volume on {node} is on a disk of the image, which would carry it along. Move "
+                    "it to a disk of its own, or have it sealed, too: --include-volume."
+                )
+        if self.included is not None:
+            wrong += self.included.wrong()
+            notes += self.included.notes
         result.errors[:0] = [*before, *self.copy.errors, *errors, *wrong]
         result.notes += notes
         return result
@@ -121,15 +134,41 @@ class Work:
         for swap in self.swap:
             disks.make_swap(swap)
 
+    def empty_volume(self) -> None:
+        """Take away what the state volume has beside files. Raises PersistError, OSError."""
+        if self.included is not None:
+            self.included.empty(lambda node, uuid, label: disks.make_swap(disks.Swap(node, uuid, label)))
+
+    def left(self) -> list[str]:
+        """What is there that should have gone, of what the first pass over a tree does not find. Raises
+        CommandError, OSError."""
+        return [] if self.included is None else self.included.left()
+
     def trim(self) -> list[str]:
         """Give back the blocks of what was wiped; a warning for each place where they stay."""
-        return disks.trim([m.mount_point for m in self.copy.mounts], self.copy.path)
+        stay = () if self.included is None else self.included.stay
+        return [*disks.trim([m.mount_point for m in self.copy.mounts], self.copy.path), *stay]
 
 
 @contextmanager
-def opened(copy: Copy, keep: Sequence[str], *, looking: bool = False) -> Iterator[Work]:
-    """The work on a machine's tree; ``looking``: nothing of it is done, and the machine runs. Raises
-    PersistError, OSError."""
-    with open_tree(copy.path, running=True, looking=looking) as tree:
-        seal = Seal(tree, keep, copy.mounts, judge, regenerate_list, running=True)
-        yield Work(copy, keep, seal, known())
+def opened(
+    copy: Copy,
+    keep: Sequence[str],
+    *,
+    looking: bool = False,
+    include_volume: bool = False,
+    wiped: bool = False,
+) -> Iterator[Work]:
+    """The work on a machine's tree; ``looking``: nothing of it is done, and the machine runs; ``wiped``: all
+    of it is done. Raises PersistError, OSError."""
+    machine = known()
+    with ExitStack() as stack:
+        tree = stack.enter_context(open_tree(copy.path, running=True, looking=looking))
+        volume = None
+        if include_volume:
+            from persist.seal.volume import included
+
+            volume = stack.enter_context(included.opened(copy.path, machine, looking=looking, trim=wiped))
+        beside = None if volume is None else volume.beside
+        seal = Seal(tree, keep, copy.mounts, judge, regenerate_list, running=True, beside=beside)
+        yield Work(copy, keep, seal, machine, volume)

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from persist.boot.paths import RUNNING
 from persist.seal.look.tree import DEEPEST, Parts, Tree
@@ -94,6 +94,26 @@ class Surroundings:
         """Whether what is mounted at a place of ``foreign`` can hide something of the image: not where every
         chroot has mounts."""
         return "/" + parts[0] not in RUNNING
+
+    def notes(self, met: Collection[Parts]) -> list[str]:
+        """What is worth a word: filesystems that are sealed too, and what is not looked at; ``met`` are
+        places of ``foreign`` of which there is an error."""
+        found = []
+        unseen = self.unseen()
+        if unseen:
+            found.append(
+                f"'{unseen}' is an overlay, and what lies under it cannot be looked at: what is removed from "
+                "the tree may still be there."
+            )
+        for point, mount in self.own.items():
+            found.append(f"'/{'/'.join(point)}' is a filesystem of its own, '{mount.source}', sealed too.")
+        for point, mount in self.foreign.items():
+            if self.hides(point) and point not in met:
+                found.append(
+                    f"'/{'/'.join(point)}' is a mount of '{mount.source}', which is not the image's: what "
+                    "the image has under it was not looked at. No section asks for it."
+                )
+        return found
 
     def inside(self, parts: Parts) -> list[str]:
         """The mount points at or below a place."""

@@ -38,6 +38,15 @@ class Found(Record):
         return "/" + "/".join(self.parts)
 
 
+class Place(Record):
+    """A place that a pattern has led to in another tree of the same machine; ``inside``: what is in it, and
+    not the directory itself. ``named`` as in Found."""
+
+    parts: Parts
+    named: bool
+    inside: bool = False
+
+
 def is_a_packages(found: Found, parts: Parts) -> bool:
     """Whether a place is where packages have their files, and the pattern does not say so: a link led
     there."""
@@ -127,6 +136,10 @@ class Finder:
         self._homes: list[str] | None = None
         self._esp: list[str] | None = None
 
+    def at_home(self, places: list[str]) -> None:
+        """These are the homes, whatever passwd the tree has."""
+        self._homes = places
+
     def _starts(self, pattern: str) -> list[str]:
         if pattern.startswith(HOME):
             if self._homes is None:
@@ -137,6 +150,22 @@ class Finder:
                 self._esp = system_partitions(self.tree)
             return [place + "/" + pattern[len(ESP) :] for place in self._esp]
         return [pattern]
+
+    def at(self, place: Place) -> list[Found]:
+        """What this tree has at a place, of which no parent is a link. Raises OSError."""
+        of = "/" + "/".join(place.parts)
+        if any(not self._is_directory(place.parts[:n]) for n in range(1, len(place.parts) + place.inside)):
+            return []
+        if place.inside:
+            names = {(*place.parts, name): st for name, st in self.tree.entries(place.parts).items()}
+            return [Found(parts, st.st_mode, False, of) for parts, st in names.items()]
+        there = self.tree.lstat(place.parts)
+        barred = self._is_barred(place.parts)
+        return [] if there is None or barred else [Found(place.parts, there.st_mode, place.named, of)]
+
+    def _is_directory(self, parts: Parts) -> bool:
+        there = None if self._is_barred(parts) else self.tree.lstat(parts)
+        return there is not None and stat.S_ISDIR(there.st_mode)
 
     def find(self, pattern: str) -> list[Found]:
         """All that a pattern finds, each once, in order. Raises PersistError for directories that are nested

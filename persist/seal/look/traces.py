@@ -113,19 +113,22 @@ def _lines(tree: Tree, path: str) -> list[str]:
     return [line.strip() for line in text.split("\n") if line.strip() and not line.startswith("#")]
 
 
-def old_ids(tree: Tree) -> Old:
-    """The ids of a tree, as its own files have them."""
-    ids = [line for path in MACHINE_ID_FILES for line in _lines(tree, path)[:1]]
+def old_ids(*trees: Tree) -> Old:
+    """The ids of a machine, as the files of its trees have them."""
+    ids = [line for tree in trees for path in MACHINE_ID_FILES for line in _lines(tree, path)[:1]]
     ids = [i for i in ids if re.fullmatch(r"[0-9a-f]{32}", i)]
     dashed = [f"{i[:8]}-{i[8:12]}-{i[12:16]}-{i[16:20]}-{i[20:]}" for i in ids]
-    hosts = [word for line in _lines(tree, "/etc/hostname")[:1] for word in words(line)[:1]]
+    named = [line for tree in trees for line in _lines(tree, "/etc/hostname")[:1]]
+    hosts = [word for line in named for word in words(line)[:1]]
     hosts += [name.partition(".")[0] for name in hosts]
     iscsi = [
         line.partition("=")[2].strip()
+        for tree in trees
         for line in _lines(tree, "/etc/iscsi/initiatorname.iscsi")
         if line.startswith("InitiatorName=")
     ]
-    nvme = [line for path in ("/etc/nvme/hostnqn", "/etc/nvme/hostid") for line in _lines(tree, path)[:1]]
+    files = ("/etc/nvme/hostnqn", "/etc/nvme/hostid")
+    nvme = [line for tree in trees for path in files for line in _lines(tree, path)[:1]]
     return Old(
         {
             kind: tuple(dict.fromkeys(names))
