@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Machines that seal themselves and their state volume: what is on the disk afterwards, and that the next
-boot is that of a clone which has its volume. tests/storage/test_seal_volume.py has what else may lie on one."""
+boot is that of a clone which has its volume. tests/storage/test_seal_volume.py has what else may be there."""
 
 from __future__ import annotations
 

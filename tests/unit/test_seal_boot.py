@@ -130,6 +130,17 @@ def test_what_cannot_be_put_in(line: str, said: str) -> None:
     assert len(errors) == 1 and said in errors[0]
 
 
+def test_a_hole_in_an_entry() -> None:
+    """It shows a directory of the image, whatever the root is: in the tree that is there already."""
+    text = """\
+21 1 0:28 / / rw - overlay overlay rw,lowerdir=/a,upperdir=/b
+22 21 0:41 / /var rw - overlay overlay rw,lowerdir=/run/persist/private/lower/var,upperdir=/u
+23 22 0:28 /var/cache/apt /var/cache/apt rw - overlay overlay rw,lowerdir=/a,upperdir=/b
+"""
+    found = sort(parse(text))
+    assert found.inside == [] and found.errors == []
+
+
 def test_a_mount_that_is_covered_is_not_seen() -> None:
     """What is mounted now on a place, not what was; a /var from before another /var has gone out of sight."""
     again = MOUNTINFO + "50 24 254:8 / /var rw - ext4 /dev/vda8 rw\n"

@@ -71,16 +71,17 @@ def sort(every: Sequence[Mount]) -> Sorted:
             continue
         if mount.fstype in NO_FILES or _is_ours(mount, every):
             continue
+        whole = (*((root,) if root is not None else ()), *(m for m in seen if _is_whole(m)))
         if _is_whole(mount) and mount.source.startswith("/dev/"):
             found.inside.append(mount)
+        elif not _is_whole(mount) and any(m.device == mount.device for m in whole):
+            continue  # it shows a directory that is somewhere else already
         elif mount.fstype == "overlay" or not mount.source.startswith("/dev/"):
             found.errors.append(
                 f"'{point}' is a mount of '{mount.source}' ({mount.fstype}), which is no filesystem on a "
                 "disk that could be sealed."
             )
-        elif root is None or not any(
-            m.device == mount.device for m in (root, *[m for m in seen if _is_whole(m)])
-        ):
+        else:
             found.errors.append(
                 f"'{point}' is a directory of the filesystem on {mount.source}, which is mounted nowhere as "
                 "a whole, and so is sealed nowhere."
