@@ -150,7 +150,7 @@ class Beside:
         self.view = self._show(False)
 
     def _drop(self) -> None:
-        self.view.top.close()
+        self.view.__exit__()
         newmount.take_away(self.view.path)
 
     def sync(self) -> None:

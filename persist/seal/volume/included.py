@@ -60,4 +60,4 @@ def opened(image: str, machine: Facts, *, looking: bool, trim: bool = False) -> 
         yield Included(volume, beside, tuple(notes), looking, tuple(stay))
     finally:
         for tree in (beside.view, *(layer.tree for layer in found)):
-            tree.top.close()
+            tree.__exit__()
