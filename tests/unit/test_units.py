@@ -274,6 +274,7 @@ def test_what_a_steady_boot_skips_is_skipped_without_a_word(unit: Path) -> None:
         "persist-heal.service",
         "persist-scrub.service",
         "persist-operator-script.service",
+        "persist-seal-end.service",
     )
     assert ("LogLevelMax=notice" in lines) == skipped
 
