@@ -54,10 +54,11 @@ def parse(text: str) -> list[Subvolume]:
         words = head.split(" ")
         fields = dict(zip(words[::2], words[1::2], strict=False)) if words[:1] == ["ID"] else {}
         ids = dict(zip(words, words[1:], strict=False))
-        if not fields.get("ID", "").isdigit() or "uuid" not in ids or not path:
+        number = fields.get("ID", "")
+        if not (number.isascii() and number.isdigit()) or "uuid" not in ids or not path:
             raise PersistError(f"The subvolumes of the state volume cannot be told apart: '{line}'.")
         parent = ids.get("parent_uuid", "-")
-        found.append(Subvolume(int(fields["ID"]), ids["uuid"], "" if parent == "-" else parent, path))
+        found.append(Subvolume(int(number), ids["uuid"], "" if parent == "-" else parent, path))
     return found
 
 
