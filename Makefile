@@ -44,13 +44,13 @@ install-common:
 	find persist -path persist/image -prune -o -name '*.py' -print | LC_ALL=C sort | while read -r file; do \
 		$(INSTALL) -D -m 644 "$$file" "$(DESTDIR)$(PRIVATE_DIR)/$$file" || exit 1; done
 	$(INSTALL) -D -m 755 bin/persistctl $(DESTDIR)$(SBINDIR)/persistctl
-	$(INSTALL) -m 755 bin/register-state-path $(DESTDIR)$(SBINDIR)/register-state-path
 
 install-image-tools:
 	$(INSTALL) -d $(DESTDIR)$(PRIVATE_DIR)/persist/image
 	$(INSTALL) -m 644 persist/image/*.py $(DESTDIR)$(PRIVATE_DIR)/persist/image
 
 install-persist:
+	$(INSTALL) -D -m 755 bin/register-state-path $(DESTDIR)$(SBINDIR)/register-state-path
 	$(INSTALL) -D -m 755 bin/persist-service $(DESTDIR)$(PRIVATE_DIR)/persist-service
 	$(INSTALL) -m 755 packaging/initrd/persist-stage packaging/initrd/persist-init $(DESTDIR)$(PRIVATE_DIR)
 	$(INSTALL) -D -m 755 generators/persist-generator $(DESTDIR)$(GENERATOR_DIR)/persist-generator
