@@ -8,9 +8,9 @@ Each step looks at what is there, so a run that was cut is finished by the next.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 
+from persist import cut
 from persist.errors import PersistError
 from persist.record import Record
 from persist.seal.volume.where import Volume
@@ -23,7 +23,6 @@ from persist.volume.ondisk import binding, partition_table, store
 from persist.volume.ondisk.binding import Binding
 from persist.volume.ondisk.header import MARK_OFFSET
 
-# The steps after which PERSIST_TEST_KILL_AFTER=<step> kills the process, for tests that cut the power.
 STEPS = ("snapshots", "left-over", "serials", "unbound", "volume-swap")
 _STATE, _, _SNAPSHOTS = SUBVOLUMES
 _SWAP = ("", "swap", "swsuspend")  # TYPE= of blkid(8): nothing where a run was cut while it made it anew
@@ -31,8 +30,7 @@ _SWAP = ("", "swap", "swsuspend")  # TYPE= of blkid(8): nothing where a run was 
 
 def _step(name: str) -> None:
     assert name in STEPS, name
-    if os.environ.get("PERSIST_TEST_KILL_AFTER") == name:
-        os.kill(os.getpid(), signal.SIGKILL)
+    cut.after(name)
 
 
 class Subvolume(Record):
