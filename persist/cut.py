@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 KILL = "PERSIST_TEST_KILL_AFTER"
 
@@ -13,4 +12,6 @@ def after(step: str) -> None:
     """Note that a step is done. With PERSIST_TEST_KILL_AFTER=<step> in the environment the process ends
     here."""
     if os.environ.get(KILL) == step:
+        import signal  # a thousand names, which only a test needs
+
         os.kill(os.getpid(), signal.SIGKILL)

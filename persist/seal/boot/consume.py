@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from persist import cut
 from persist.boot.paths import SEAL_DONE, SEAL_REQUEST
 from persist.errors import PersistError
 from persist.system.safepath import Dir
 
-# The steps after which PERSIST_TEST_KILL_AFTER=<step> kills the process, for tests that cut the power.
 STEPS = ("flagged", "noted", "taken")
 _DONE, _REQUEST = (path.rpartition("/")[2] for path in (SEAL_DONE, SEAL_REQUEST))
 _BELOW = SEAL_DONE.rpartition("/")[0].strip("/").split("/")  # etc/persist
@@ -24,10 +24,7 @@ _MOST = 1 << 20  # bytes of seal.done that are read
 def step(name: str) -> None:
     """Note that a step is done."""
     assert name in STEPS, name
-    if os.environ.get("PERSIST_TEST_KILL_AFTER") == name:
-        import signal
-
-        os.kill(os.getpid(), signal.SIGKILL)
+    cut.after(name)
 
 
 def made(parent: Dir, path: str) -> None:
