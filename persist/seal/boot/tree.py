@@ -43,7 +43,7 @@ def _make_writable(path: str, shown: str) -> None:
     machine's own mount stays as it is. Raises PersistError for a device that is write-protected."""
     if not os.statvfs(path).f_flag & os.ST_RDONLY:
         return
-    # Without the options that it has: an overlay takes none of them again from a newer mount(8) (tried, 2.41).
+    # Without its options: an overlay takes none of them again from a newer mount(8) (tried, 2.41).
     run("mount", "--options-mode", "ignore", "-o", "remount,rw", path)
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         raise PersistError(f"'{shown}' is on a filesystem {_READ_ONLY}.")
