@@ -89,6 +89,8 @@ class Units:
                 self._places.setdefault(name, []).append(directory)
         self._known: dict[str, Unit | None] = {}
         self._started: set[str] = set()
+        self._todo = list(reversed(_ROOTS))
+        self._outside = False  # whether what is no unit was asked, too
 
     def names(self) -> list[str]:
         """The names of all units that have a file, templates and aliases among them."""
@@ -216,17 +218,23 @@ class Units:
     def is_started(self, name: str) -> bool:
         """Whether an ordinary boot starts a unit, or somebody who is there does when he needs it: it is
         behind a socket, a timer, a path, a bus name or a device."""
-        self._started = self._started or self._reached()
-        return bool({self.real_name(name), _template(name)} & self._started)
+        wanted = {self.real_name(name), _template(name)}
+        while not wanted & self._started and self._goes_on():
+            pass
+        return bool(wanted & self._started)
 
-    def _reached(self) -> set[str]:
-        found: set[str] = set()
-        # A template is enough where an instance is asked for by what only a device knows.
-        todo = [*_ROOTS, *(re.sub(r"@[^.]*[$%][^.]*\.", "@.", name) for name in self._from_outside())]
-        while todo:
-            name = self.real_name(todo.pop())
-            unit = self.find(name) if name and name not in found else None
-            if unit is not None:
-                found.add(name)
-                todo += self._pulls(unit)
-        return found
+    def _goes_on(self) -> bool:
+        """Look at one unit more that is started, the targets of a boot before what others start; whether
+        there was one. Most questions are answered long before all have been looked at."""
+        if not self._todo and not self._outside:
+            self._outside = True
+            # A template is enough where an instance is asked for by what only a device knows.
+            self._todo += [re.sub(r"@[^.]*[$%][^.]*\.", "@.", name) for name in self._from_outside()]
+        if not self._todo:
+            return False
+        name = self.real_name(self._todo.pop())
+        unit = self.find(name) if name and name not in self._started else None
+        if unit is not None:
+            self._started.add(name)
+            self._todo += self._pulls(unit)
+        return True

@@ -43,7 +43,8 @@ class Item(Record):
 
 def arguments(command: str) -> list[str]:
     """The words of a command line, quoted as for sh(1), which does not read it. Raises ValueError."""
-    found = shlex.split(command)
+    quoted = any(character in command for character in "\"'\\")
+    found = shlex.split(command) if quoted else words(command)
     if not found or not found[0]:
         raise ValueError("names no program")
     if "/" in found[0] and not found[0].startswith("/"):

@@ -129,18 +129,23 @@ def test_units_and_their_properties(tmp_path: Path) -> None:
             row = ["var.mount", "", "loaded", "active", "mounted", "", "/u/var", 0, "", "/"]
             return Message.new_method_return(asked, "a(ssssssouso)", [[row]])
         if asked.member == "LoadUnit":
-            if asked.body == ["x.mount"]:
-                return Message.new_method_return(asked, "o", ["/u/x"])
+            if asked.body[0] in ("x.mount", "gone.mount"):
+                return Message.new_method_return(asked, "o", [f"/u/{asked.body[0][:-6]}"])
             return Message.new_error(asked, "org.freedesktop.DBus.Error.InvalidArgs", "no name")
         if asked.path == "/u/x":
+            said_of_x = {"Id": "x.mount", "LoadState": "loaded", "ActiveState": "inactive", "Where": "/x"}
+            return Message.new_method_return(asked, "v", [Variant("s", said_of_x.get(asked.body[1], ""))])
+        if asked.path == "/u/gone":
+            assert asked.body[1] in ("Id", "LoadState", "ActiveState"), "nothing more is asked of it"
             return Message.new_method_return(asked, "v", [Variant("s", "not-found")])
         name = asked.body[1]
         return Message.new_method_return(asked, "v", [Variant("s", said.get(name, "/var"))])
 
     with served(tmp_path, serve) as path, Manager(path) as one:
         assert one.listed(".mount") == [Listed("var.mount", "loaded", "active", "/u/var")]
-        assert machine.of_manager(one, ["var.mount", "x.mount", "bad"]) == [
-            Known("var.mount", "/var", "/dev/vda2", "ext4", "rw", True)
+        assert machine.of_manager(one, ["var.mount", "bad", "x.mount", "gone.mount"]) == [
+            Known("var.mount", "/var", "/dev/vda2", "ext4", "rw", True),
+            Known("x.mount", "/x", "", ""),
         ]
 
 

@@ -26,15 +26,9 @@ from persist.system.run import status
 if TYPE_CHECKING:
     from persist.seal.volume.included import Included
 
-# Of a mount unit: the interface and the name of each property.
-_SHOWN = (
-    ("Unit", "LoadState"),
-    ("Unit", "ActiveState"),
-    ("Mount", "Where"),
-    ("Mount", "What"),
-    ("Mount", "Type"),
-    ("Mount", "Options"),
-)
+# Properties of a unit, and of one that is a mount.
+_STATE = ("Id", "LoadState", "ActiveState")
+_SHOWN = ("Where", "What", "Type", "Options")
 
 
 def known() -> Facts:
@@ -47,15 +41,20 @@ def known() -> Facts:
 def of_manager(manager: Manager, names: Sequence[str]) -> list[unmounted.Known]:
     """All mounts that a service manager knows, or would know when asked for these units. Raises OSError,
     PersistError."""
-    units = {u.name: u.path for u in manager.listed(".mount")}
+    units = {u.name: (u.load, u.active, u.path) for u in manager.listed(".mount")}
     missing = [name for name in names if name not in units]
-    units.update((name, path) for name, path in zip(missing, manager.loaded(missing), strict=True) if path)
-    asked = [(path, kind, key) for path in units.values() for kind, key in _SHOWN]
+    paths = [path for path in manager.loaded(missing) if path]
+    states = manager.properties([(path, "Unit", key) for path in paths for key in _STATE])
+    for number, path in enumerate(paths):
+        name, load, active = map(str, states[3 * number : 3 * number + 3])
+        units[name] = (load, active, path)
+    there = {name: (active, path) for name, (load, active, path) in units.items() if load == "loaded"}
+    asked = [(path, "Mount", key) for _, path in there.values() for key in _SHOWN]
     answers = iter(manager.properties(asked))
     found = []
-    for name in units:
-        load, active, where, what, fstype, options = [str(next(answers) or "") for _ in _SHOWN]
-        if load == "loaded" and where:
+    for name, (active, _) in there.items():
+        where, what, fstype, options = [str(next(answers) or "") for _ in _SHOWN]
+        if where:
             here = active in ("active", "reloading")
             found.append(unmounted.Known(name, where, what, fstype, options, here))
     return found
