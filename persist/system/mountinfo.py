@@ -34,6 +34,15 @@ class Mount(Record):
         return "ro" in self.options.split(",") or "ro" in self.super_options.split(",")
 
     @property
+    def place(self) -> tuple[str, str]:
+        """Device, and what of the filesystem is mounted, without a slash at its end. Of nfs the kernel shows
+        ``/`` for the latter and has the path in the source (nfs_show_path(), nfs_show_devname())."""
+        root = self.root
+        if self.fstype in ("nfs", "nfs4"):
+            root = "/" + self.source.partition("]:/" if self.source[:1] == "[" else ":/")[2]
+        return self.device, root.rstrip("/")
+
+    @property
     def upper(self) -> str:
         r"""The upperdir of an overlay as a path, '' where there is none.
 

@@ -73,17 +73,15 @@ def _ours(planned: Planned, at: Mount, volume: Mount | None, look: Look) -> bool
         return at.upper == f"{paths.STORE}/overlay/{planned.name}/upper"
     if planned.entry.method == "image":
         image = look.mount(paths.IMAGE)
-        return image is None or (at.device, at.root) == (image.device, image.root.rstrip("/") + planned.path)
-    return volume is not None and (at.device, at.root) == _source(planned, volume, look)
+        return image is None or at.place == (image.device, image.place[1] + planned.path)
+    return volume is not None and at.place == _source(planned, volume, look)
 
 
 def _source(planned: Planned, volume: Mount, look: Look) -> tuple[str, str]:
     """Device and root of a bind entry's mount. With persist=ro the path has a mount of its own on the volume
     (entries/read_only_boot.py)."""
     own = look.mount(paths.VOLUME + planned.path)
-    return (
-        (own.device, own.root) if own is not None else (volume.device, volume.root.rstrip("/") + planned.path)
-    )
+    return own.place if own is not None else (volume.device, volume.place[1] + planned.path)
 
 
 def _stale(planned: Planned, at: Mount | None, look: Look) -> bool:

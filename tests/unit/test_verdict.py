@@ -340,6 +340,29 @@ def test_holes(scene: Scene, case: str) -> None:
     assert (found.entries[1].state, found.entries[1].reason) == ("failed" if expected else "image", expected)
 
 
+@pytest.mark.parametrize("server", ["10.9.0.1:/srv/root", "[fe80::1]:/", "host:/a:/b/"])
+def test_a_hole_of_an_image_on_nfs(scene: Scene, server: str) -> None:
+    """Line for line as Linux 6.1 shows them: the root is always /, and the path is in the source."""
+    scene.registry("/var|overlay\n/var/x|image\n/var/y|image")
+    nfs = replace(IMAGE_MOUNT, device="0:24", root="/", fstype="nfs", source=server)
+    below = server.rstrip("/")
+    holes = [
+        replace(nfs, mount_id=n, parent_id=30, mount_point=at, source=f"{below}{of}/")
+        for n, at, of in ((32, "/var/x", "/var/x"), (33, "/var/y", "/var/z"))
+    ]
+    look = FakeLook(
+        [
+            replace(ROOT, device="0:24", fstype="nfs", source=server),
+            VOLUME_MOUNT,
+            nfs,
+            overlay("/var", 30),
+            *holes,
+        ],
+        there=[p + at for p in ("", IMAGE) for at in ("/var/x", "/var/y")],
+    )
+    assert states(scene.judge(look)) == {"/var": "mounted", "/var/x": "image", "/var/y": "failed"}
+
+
 def test_hole_without_the_image_at_hand(scene: Scene) -> None:
     scene.registry("/var|overlay\n/var/x|image")
     found = scene.judge(FakeLook([ROOT, VOLUME_MOUNT, overlay("/var", 30)], there=("/var/x",)))
