@@ -46,6 +46,9 @@ SECONDS = {
     "volumes: full_volume": 150,
     "volumes: a_disk_of_the_cloud": 140,
     "stage: init": 120,
+    "seal_boot: two_clones[bookworm]": 200,
+    "seal_boot: two_clones[trixie]": 190,
+    "seal_boot: power_cuts": 150,
 }
 USUAL = 50
 
