@@ -9,12 +9,28 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
+from persist.boot.paths import above
 from persist.cli import show
 from persist.errors import PersistError
-from persist.register.presets import disable, enable, enabled, left_out, link_of, shipped, without_file
+from persist.register.presets import (
+    LINK,
+    REGISTRY,
+    about,
+    disable,
+    enable,
+    enabled,
+    left_out,
+    link_of,
+    paths,
+    shipped,
+    without_file,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from persist.boot.load import Loaded
+    from persist.boot.plan import Planned
 
 
 def add(verbs: Any) -> None:
@@ -46,22 +62,49 @@ def add(verbs: Any) -> None:
 
 
 def _list(root: str, as_json: bool) -> int:
-    rows = [(n, enabled(root, n), left_out(root, n)) for n in shipped(root)]
+    from persist.foresee.image import Image
+
+    image = Image(root)
+    kept = {planned.path: planned for planned in _load(root).plan.entries}
+    rows = []
+    for name in shipped(root):
+        head = about(root, name)
+        has = [program for program in head.programs if image.has(program)]
+        rows.append((name, enabled(root, name), left_out(root, name), head.description, has))
     if as_json:
-        show.print_json([{"name": n, "enabled": on, "without": without} for n, on, without in rows])
-    else:
-        show.table(
-            ("PRESET", "STATE"),
+        show.print_json(
             [
-                (
-                    n,
-                    ("enabled" if on else "disabled")
-                    + (f", without {' '.join(without)}" if on and without else ""),
-                )
-                for n, on, without in rows
-            ],
+                {"name": n, "enabled": on, "without": without, "description": text, "programs": has}
+                for n, on, without, text, has in rows
+            ]
         )
+        return 0
+    show.table(
+        ("PRESET", "STATE", "DESCRIPTION"),
+        [
+            (
+                n,
+                ("enabled" if on else "disabled")
+                + (f", without {' '.join(without)}" if on and without else ""),
+                text,
+            )
+            for n, on, without, text, _ in rows
+        ],
+    )
+    for name, on, _, _, has in rows:
+        lacking = [path for path in paths(root, name) if not _kept(path, kept)] if has and not on else []
+        if lacking:
+            print(
+                f"The image has {has[0]}, and nothing keeps {' '.join(lacking)}: the preset {name} does.",
+                file=sys.stderr,
+            )
     return 0
+
+
+def _kept(path: str, kept: Mapping[str, Planned]) -> bool:
+    """Whether an entry, or the one above it, keeps a path."""
+    at = path if path in kept else above(path, kept)
+    return at != "" and kept[at].entry.method in ("overlay", "bind", "symlink")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.action == "enable":
             enable(root, arguments.names, arguments.without)
-            notes = _along(root) + _missing(root)
+            notes = _twice(root, arguments.names) + _along(root) + _missing(root)
         else:
             disable(root, arguments.names)
     except PermissionError as e:
@@ -106,6 +149,25 @@ def _along(root: str) -> list[str]:
     ]
     enable(root, [name for name, _ in more], [])
     return [f"The preset {name} is enabled, too: {why}" for name, why in more]
+
+
+def _twice(root: str, names: list[str]) -> list[str]:
+    """What these presets keep that something else keeps already, each with a sentence."""
+    loaded = _load(root)
+    files = [f"{REGISTRY}/{LINK.format(name)}" for name in names]
+    found = []
+    for planned in loaded.plan.entries:
+        if planned.entry.file in files and planned.parent and planned.entry.method != "image":
+            found.append(
+                f"{planned.entry.path} has a place of its own now; {planned.parent} above it is kept, too."
+            )
+    for entry, first in loaded.registry.ignored:
+        if entry.file in files:
+            found.append(f"{entry.path} is kept already, as {first.source} says: that counts.")
+    for outside in loaded.plan.outside:
+        if outside.entry.file in files and outside.state == "ignored":
+            found.append(f"{outside.entry.path} has no place of its own: {outside.why}.")
+    return found
 
 
 def _chosen(root: str, name: str) -> bool:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The files of presets: what persist ships, the links that enable them, and what --without leaves out."""
+"""The files of presets: what persist ships and what for, the links that enable them, and what --without
+leaves out."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import os
 
 from persist.boot.ini import words
 from persist.errors import PersistError
+from persist.record import Record
 from persist.register.wish import quoted
 from persist.system.files import write_atomically
 
@@ -26,6 +28,26 @@ def shipped(root: str) -> list[str]:
         return []
 
 
+class About(Record):
+    """What the head of a preset says: for whom it is, and the programs by which an image is known to have
+    that."""
+
+    description: str = ""
+    programs: tuple[str, ...] = ()
+
+
+def about(root: str, name: str) -> About:
+    """What a preset is for. Raises OSError."""
+    found = {}
+    with open(f"{root}{SHIPPED}/{name}.conf", encoding="utf-8", errors="surrogateescape") as f:
+        for line in f:
+            if not line.startswith("#"):
+                break
+            key, _, value = line[1:].strip().partition(": ")
+            found[key] = value
+    return About(found.get("Description", ""), tuple(words(found.get("Program", ""))))
+
+
 def link_of(root: str, name: str) -> str:
     """The link that enables a preset."""
     return f"{root}{REGISTRY}/{LINK.format(name)}"
@@ -42,6 +64,12 @@ def _declared(root: str, file: str) -> dict[str, str]:
     from persist.boot.registry import load
 
     return {e.path: e.method for e in load(root, [], [file]).entries} if os.path.exists(file) else {}
+
+
+def paths(root: str, name: str) -> list[str]:
+    """The paths that a preset keeps."""
+    kept = _declared(root, f"{root}{SHIPPED}/{name}.conf").items()
+    return [path for path, method in kept if method in ("overlay", "bind", "symlink")]
 
 
 def left_out(root: str, name: str) -> list[str]:
