@@ -5,6 +5,7 @@ so."""
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -85,16 +86,19 @@ def _add_others(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the verb says, and say what was changed."""
+    from persist.register.files import alone
+
     finalise = vars(arguments).get("finalise", False)
     work = _finalise if finalise else _WORK[arguments.verb]
     try:
-        changed, notes = work(arguments)
-    except PermissionError as e:
-        raise PersistError(
-            f"Only root can change the registry of an image ({e.filename}: {e.strerror}).",
-            hint="Run it as root, with sudo for one.",
-        ) from None
+        with alone(show.root_of(arguments)):
+            changed, notes = work(arguments)
     except OSError as e:
+        if isinstance(e, PermissionError) and os.geteuid():
+            raise PersistError(
+                f"Only root can change the registry of an image ({e.filename}: {e.strerror}).",
+                hint="Run it as root, with sudo for one.",
+            ) from None
         raise PersistError(
             f"Failed to {arguments.verb}: {e}.",
             hint="This is for images that are built. Where /usr is read-only, write into /etc/persist.d.",

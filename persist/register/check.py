@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from persist.boot.entry import Entry
 from persist.boot.facts import gather, gather_paths
 from persist.boot.load import Loaded
-from persist.boot.paths import VOLUME, forbidden, wrong_path
+from persist.boot.paths import DIRECTORIES, VOLUME, forbidden, wrong_path
 from persist.boot.plan import Planned, plan
 from persist.errors import PersistError
 from persist.foresee.image import Image
@@ -34,8 +34,9 @@ def judge(asked: Sequence[Wish], image: Image) -> Plan:
     known, loaded = owners(Units(image)), _load(image)
     found = Plan(loaded.config.mount)
     for wish in asked:
-        found.wishes.append(_placed(_normal(wish), image, known, found))
-    _beside_the_registry(found, loaded, known)
+        placed = _placed(_normal(wish), image, known, found)
+        found.wishes.append(replace(placed, seed_from=_seed_from(placed, loaded, image)))
+    _beside_the_registry(found, loaded, known, image)
     return found
 
 
@@ -80,11 +81,30 @@ def _load(image: Image) -> Loaded:
     return Loaded(image.root, facts, {}, wanted=True)
 
 
+def _seed_from(wish: Wish, loaded: Loaded, image: Image) -> str:
+    """Where 'register --finalise' has moved the content of a path to, which stays in its file as long as
+    something is there."""
+    for entry in loaded.registry.entries:
+        if entry.path == wish.path and entry.file == wish.file and image.has(entry.seed_from or "/"):
+            return entry.seed_from
+    return ""
+
+
 def _name(entry: Entry) -> str:
     return entry.file.rpartition("/")[2]
 
 
-def _beside_the_registry(found: Plan, loaded: Loaded, known: dict[str, Owner]) -> None:
+def _masked(wish: Wish, image: Image) -> str:
+    """The file that stands in place of the one of a wish, of the same name in a higher directory; '' where
+    there is none."""
+    name = wish.file.rpartition("/")[2]
+    for top in DIRECTORIES:
+        if top != "/usr/lib" and image.lstat(f"{image.behind(top + '/persist.d')}/{name}") is not None:
+            return f"{top}/persist.d/{name}"
+    return ""
+
+
+def _beside_the_registry(found: Plan, loaded: Loaded, known: dict[str, Owner], image: Image) -> None:
     """Plan the machine with the new entries among those that it has. Raises PersistError where one would be
     refused then."""
     entries = {entry.path: entry for entry in loaded.registry.entries}
@@ -94,6 +114,10 @@ def _beside_the_registry(found: Plan, loaded: Loaded, known: dict[str, Owner]) -
         first = entries.get(entry.path)
         if first is not None and _name(first) < _name(entry):
             found.notes.append(f"{first.source} declares {entry.path} as well, and sorts first: that counts.")
+            continue
+        masked = _masked(wish, image)
+        if masked:
+            found.notes.append(f"{masked} stands in place of {entry.file}: that counts, whatever it says.")
             continue
         entries[entry.path] = entry
         ours.append(entry)

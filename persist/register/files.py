@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from persist.boot.registry import load
 from persist.errors import PersistError
@@ -27,6 +30,22 @@ def _directory(image: Image, *, make: bool) -> Dir | None:
         return Dir.at(path)
     except FileNotFoundError:
         return None
+
+
+@contextmanager
+def alone(root: str) -> Iterator[None]:
+    """Wait for other calls that change what an image registers, and let others wait. Raises OSError."""
+    fd = os.open(root or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as e:
+            # NFS has locks for what is open for writing only, which no directory is (flock(2)).
+            if e.errno not in (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+        yield
+    finally:
+        os.close(fd)
 
 
 def write(plan: Plan, image: Image) -> list[str]:
@@ -53,12 +72,6 @@ def _ours(directory: Dir, wish: Wish) -> bool:
             hint="Look at what it says, and give it another name, or take it away.",
         )
     return data is not None
-
-
-def seed_from(wish: Wish, image: Image) -> str:
-    """SeedFrom= of a path, where register wrote its file."""
-    entries = load(image.root, []).entries
-    return next((e.seed_from for e in entries if e.path == wish.path and e.file == wish.file), "")
 
 
 def _write(directory: Dir, wish: Wish) -> bool:

@@ -19,10 +19,9 @@ from persist.boot.paths import VOLUME
 from persist.errors import PersistError
 from persist.foresee.entries import FACTORY, USE_EPHEMERAL
 from persist.foresee.image import Image
-from persist.record import replace
 from persist.register import files, tripleo
 from persist.register.check import Plan, judge
-from persist.register.places import DONE, MEND, MOVE, Move, look
+from persist.register.places import DONE, MEND, MOVE, Move, check_apart, look
 from persist.register.wish import of
 from persist.system.run import run
 
@@ -36,9 +35,9 @@ def finalise(image: Image) -> tuple[list[str], list[str]]:
         raise PersistError(
             "This machine runs with a state volume.", hint="An image is finished while it is built."
         )
-    listed = [replace(wish, seed_from=files.seed_from(wish, image)) for wish in tripleo.read(image)]
-    plan = judge(listed, image)
-    moves = _moves(plan, {wish.path for wish in listed}, image)
+    plan = judge(tripleo.read(image), image)
+    moves = _moves(plan, {wish.path for wish in plan.wishes}, image)
+    check_apart(moves)
     plan.wishes = [move.wish for move in moves if move.place]
     written = files.write(plan, image)
     _step("recorded")
@@ -76,7 +75,7 @@ def _moves(plan: Plan, listed: set[str], image: Image) -> list[Move]:
 
 def _do(move: Move, image: Image) -> None:
     """Do for one path what is left to do. Raises OSError, CommandError."""
-    path, place = image.top + move.path, image.top + move.place
+    path, place = image.top + move.path, image.top + move.at
     if move.todo == MOVE:
         os.makedirs(os.path.dirname(place), 0o755, exist_ok=True)
         _rename(path, place)

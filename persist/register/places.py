@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 
-from persist.boot.paths import VOLUME
+from persist.boot.paths import VOLUME, parents
 from persist.errors import PersistError
 from persist.foresee.image import Image
 from persist.record import Record, replace
@@ -19,7 +20,8 @@ DONE, LEAVE, MOVE, MEND = "done", "leave", "move", "mend"
 
 
 class Move(Record):
-    """The content of ``path`` (without aliases) goes to ``place``, the ``SeedFrom=`` of its entry.
+    """The content of ``path`` (without aliases) goes to ``place``, the ``SeedFrom=`` of its entry; ``at`` is
+    that place behind the links of the image.
 
     ``link``: where the link leads that is left there; '' for an empty mount point, with owner and mode of the
     content. ``todo`` is one of the words above. Without a place only the link is made.
@@ -28,6 +30,7 @@ class Move(Record):
     wish: Wish
     path: str
     place: str
+    at: str
     link: str
     todo: str
 
@@ -35,7 +38,8 @@ class Move(Record):
 def look(wish: Wish, path: str, place: str, link: str, image: Image) -> Move:
     """What has to be done for one path, and its wish as it is to be registered. Raises PersistError where
     nothing can be."""
-    here, there = image.lstat(path), image.lstat(place) if place else None
+    at = image.behind(os.path.dirname(place)).rstrip("/") + "/" + os.path.basename(place) if place else ""
+    here, there = image.lstat(path), image.lstat(at) if at else None
     if here is None:
         todo = LEAVE if link or there is not None else DONE
     elif stat.S_ISLNK(here.st_mode):
@@ -47,8 +51,10 @@ def look(wish: Wish, path: str, place: str, link: str, image: Image) -> Move:
             )
     elif there is None:
         todo = MOVE
+    elif not link and empty(image, path, here):  # the mount point, whoever took its registry file away since
+        todo = DONE
     elif wish.seed_from == place:  # so it was moved before
-        todo = MEND if link or not empty(image, path, here) else DONE
+        todo = MEND
     else:
         raise PersistError(
             f"The content of '{path}' goes to '{place}', and something is there already.",
@@ -57,9 +63,10 @@ def look(wish: Wish, path: str, place: str, link: str, image: Image) -> Move:
     if here is not None and todo in (MOVE, MEND):
         _check_kinds(path, here, there)
         _check_mounts(path, image)
+        _check_parents(path, at, image)
     if there is not None or todo == MOVE:
         wish = replace(wish, seed_from=place)
-    return Move(wish, path, place, link, todo)
+    return Move(wish, path, place, at, link, todo)
 
 
 def empty(image: Image, path: str, here: os.stat_result) -> bool:
@@ -75,6 +82,30 @@ def _check_kinds(path: str, here: os.stat_result, there: os.stat_result | None) 
         raise PersistError(
             f"'{path}' is another kind of file than what was moved away from it.",
             hint="Look at both, and take one away.",
+        )
+
+
+def check_apart(moves: Sequence[Move]) -> None:
+    """Raise PersistError where content would go to a place that is moved itself, or lies behind a link or a
+    mount then."""
+    for move in (each for each in moves if each.place):
+        for other in moves:
+            if (move.place + "/").startswith(other.path + "/") or (move.at + "/").startswith(
+                other.path + "/"
+            ):
+                raise PersistError(
+                    f"The content of '{move.path}' would go to '{move.place}', which is in '{other.path}', "
+                    "and nothing of that stays in the image.",
+                    hint=f"Keep paths below '{other.path}' one by one instead.",
+                )
+
+
+def _check_parents(path: str, at: str, image: Image) -> None:
+    above = next((each for each in parents(at) if image.lstat(each) is not None), "")
+    if above and image.kind(above) != "directory":
+        raise PersistError(
+            f"The content of '{path}' goes to '{at}', and '{above}' is a {image.kind(above)}.",
+            hint="Move it away after looking at it.",
         )
 
 

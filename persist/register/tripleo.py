@@ -9,7 +9,9 @@ here it has none.
 from __future__ import annotations
 
 import os
+import stat
 
+from persist.boot.paths import wrong_path
 from persist.errors import PersistError
 from persist.foresee.entries import USE_EPHEMERAL
 from persist.foresee.image import Image
@@ -17,19 +19,24 @@ from persist.register.wish import Wish
 from persist.system.files import write_atomically
 
 LIST = USE_EPHEMERAL + "/stateful-paths"
+LONGEST = 1 << 20  # Image.lines() reads no more
 
 
 def read(image: Image) -> list[Wish]:
     """The paths of the list, each once; none where there is no list. Raises PersistError for a line that is
     no path, with file and line."""
     found: dict[str, Wish] = {}
+    there = image.lstat(image.behind(LIST))
+    if there is not None and not (stat.S_ISREG(there.st_mode) and there.st_size < LONGEST):
+        raise PersistError(f"'{LIST}' is not a text file of less than 1 MiB.", hint="Look at what it is.")
     for number, line in image.lines(LIST):
         path, _, flag = line.rstrip("\r").rpartition(";") if ";" in line else (line.rstrip("\r"), "", "")
         if not path:
             continue
-        if path[0] != "/":
-            raise PersistError(f"{LIST}:{number}: '{path}' is not absolute.", hint="Correct the list.")
-        path = path.rstrip("/") or "/"
+        path = path.rstrip("/") or path[:1]
+        wrong = wrong_path(path)
+        if wrong:
+            raise PersistError(f"{LIST}:{number}: '{path}' {wrong}.", hint="Correct the list.")
         wish = Wish(path, "symlink" if flag.strip() else "bind")
         # Twice, once with a flag: whoever asked for the link has its path in some program.
         found[path] = wish if path not in found or wish.method == "symlink" else found[path]
@@ -41,6 +48,7 @@ def add(wish: Wish, image: Image) -> bool:
     OSError."""
     if ";" in wish.path:
         raise PersistError(f"'{wish.path}' has a semicolon, which the list cannot say.")
+    wish = Wish(wish.path, wish.method)
     before = {each.path: each for each in read(image)}
     now = {**before, wish.path: wish}
     if before.get(wish.path) == wish:

@@ -22,9 +22,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="owners of files need 
 LIST = "var/lib/use-ephemeral/stateful-paths"
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    top = tmp_path / "image"
+def image(top: Path) -> Path:
+    """An image in which persist is switched on."""
     put(top, "usr/lib/systemd/system/persist-setup.target", "[Unit]\n")
     put(top, "usr/lib/systemd/system/local-fs.target", "[Unit]\n")
     wants = top / "etc/systemd/system/local-fs.target.wants"
@@ -32,6 +31,11 @@ def root(tmp_path: Path) -> Path:
     (wants / "persist-setup.target").symlink_to("/usr/lib/systemd/system/persist-setup.target")
     (top / "mnt/state").mkdir(parents=True)
     return top
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return image(tmp_path / "image")
 
 
 def put(top: Path, name: str, text: str, mode: int = 0o644, owner: int = 0) -> None:
