@@ -15,6 +15,7 @@ from persist.errors import PersistError
 from persist.register.presets import (
     LINK,
     REGISTRY,
+    WITHOUT,
     about,
     disable,
     enable,
@@ -155,6 +156,7 @@ def _twice(root: str, names: list[str]) -> list[str]:
     """What these presets keep that something else keeps already, each with a sentence."""
     loaded = _load(root)
     files = [f"{REGISTRY}/{LINK.format(name)}" for name in names]
+    left_out_by = [f"{REGISTRY}/{WITHOUT.format(name)}" for name in names]
     found = []
     for planned in loaded.plan.entries:
         if planned.entry.file in files and planned.parent and planned.entry.method != "image":
@@ -162,7 +164,10 @@ def _twice(root: str, names: list[str]) -> list[str]:
                 f"{planned.entry.path} has a place of its own now; {planned.parent} above it is kept, too."
             )
     for entry, first in loaded.registry.ignored:
-        if entry.file in files:
+        if entry.file in files and first.method == "none":
+            if first.file not in left_out_by:
+                found.append(f"{entry.path} is not kept, as {first.source} takes it out: that counts.")
+        elif entry.file in files:
             found.append(f"{entry.path} is kept already, as {first.source} says: that counts.")
     for outside in loaded.plan.outside:
         if outside.entry.file in files and outside.state == "ignored":

@@ -140,7 +140,7 @@ def _unregister(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     from persist.register.files import remove
 
     paths = [path.rstrip("/") or "/" for path in arguments.paths]
-    return remove(paths, Image(show.root_of(arguments))), []
+    return remove(paths, Image(show.root_of(arguments)))
 
 
 def _finalise(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:

@@ -77,6 +77,12 @@ class Image:
         be."""
         return real_path(self.top, path, self._known) or "/"
 
+    def place(self, path: str) -> str:
+        """A path with the links above it followed, as lstat() wants it, and none at it. Raises OSError as
+        behind() does."""
+        above, _, name = path.rpartition("/")
+        return f"{self.behind(above or '/').rstrip('/')}/{name}"
+
     def target(self, path: str) -> str:
         """Where the symbolic link at a path leads, '' for anything else."""
         try:

@@ -64,8 +64,15 @@ def _placed(wish: Wish, image: Image, known: dict[str, Owner], found: Plan) -> W
     what = wrong(wish.path, wish.method, known)
     if what:
         raise PersistError(what)
-    target = image.target(wish.path)
-    if target and not (wish.method == "symlink" and target in (VOLUME + wish.path, found.mount + wish.path)):
+    place = image.place(wish.path)
+    target = image.target(place)
+    ours = target in [top + each for top in (VOLUME, found.mount) for each in (wish.path, place)]
+    if ours and wish.method != "symlink":
+        raise PersistError(
+            f"'{wish.path}' is a link to the volume, and Method={wish.method} needs what was there before.",
+            hint="Register it with --leave-symlink, or put its content back first.",
+        )
+    if target and not ours:
         raise PersistError(
             f"'{wish.path}' is a symbolic link to '{target}', which is not ours.",
             hint="Register the path that it leads to, or take the link out of the image.",

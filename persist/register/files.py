@@ -34,7 +34,19 @@ def _directory(image: Image, *, make: bool) -> Dir | None:
 
 @contextmanager
 def alone(root: str) -> Iterator[None]:
-    """Wait for other calls that change what an image registers, and let others wait. Raises OSError."""
+    """Wait for other calls that change what an image registers, and let others wait. Directories that are
+    made are open to all meanwhile, whatever the caller's umask: users and services go through them. Raises
+    OSError."""
+    before = os.umask(0o022)
+    try:
+        with _locked(root):
+            yield
+    finally:
+        os.umask(before)
+
+
+@contextmanager
+def _locked(root: str) -> Iterator[None]:
     fd = os.open(root or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -85,18 +97,28 @@ def _write(directory: Dir, wish: Wish) -> bool:
     return True
 
 
-def remove(paths: Sequence[str], image: Image) -> list[str]:
-    """Take the files of paths away; returns their names. Raises PersistError, before any is taken away, for a
+def remove(paths: Sequence[str], image: Image) -> tuple[list[str], list[str]]:
+    """Take the files of paths away; returns their names, and notes on what 'register --finalise' has left.
+    Raises PersistError, before any is taken away, for a
     path that has none, and OSError."""
     directory = _directory(image, make=False)
     if directory is None:
         raise _not_registered(paths[0], image)
     with directory:
         found = [_registered(directory, path, image) for path in dict.fromkeys(paths)]
+        notes = _moved({wish.file for wish in found}, image)
         for wish in found:
             os.unlink(_base(wish), dir_fd=directory.fd)
         directory.sync()
-    return [wish.file for wish in found]
+    return [wish.file for wish in found], notes
+
+
+def _moved(names: set[str], image: Image) -> list[str]:
+    return [
+        f"The content of '{e.path}' is still in '{e.seed_from}'; nothing brings it back."
+        for e in load(image.root, []).entries
+        if e.file in names and e.seed_from and image.has(e.seed_from)
+    ]
 
 
 def _registered(directory: Dir, path: str, image: Image) -> Wish:

@@ -15,7 +15,7 @@ import shutil
 import stat
 
 from persist import cut
-from persist.boot.paths import VOLUME
+from persist.boot.paths import VOLUME, above
 from persist.errors import PersistError
 from persist.foresee.entries import FACTORY, USE_EPHEMERAL
 from persist.foresee.image import Image
@@ -52,9 +52,15 @@ def _step(name: str) -> None:
 
 
 def _moves(plan: Plan, listed: set[str], image: Image) -> list[Move]:
-    found = []
+    found = list[Move]()
     for planned in plan.entries:
         entry, path = planned.entry, planned.path
+        over = above(path, {each.path for each in found})
+        if over and entry.method in ("overlay", "image"):
+            raise PersistError(
+                f"The content of '{over}' cannot be moved: {entry.source} shows '{path}' from the image.",
+                hint=f"Take '{over}' off {tripleo.LIST}, and register it.",
+            )
         wish = of(entry)
         if entry.method != "symlink" and entry.path not in listed:
             continue

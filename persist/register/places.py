@@ -38,7 +38,7 @@ class Move(Record):
 def look(wish: Wish, path: str, place: str, link: str, image: Image) -> Move:
     """What has to be done for one path, and its wish as it is to be registered. Raises PersistError where
     nothing can be."""
-    at = image.behind(os.path.dirname(place)).rstrip("/") + "/" + os.path.basename(place) if place else ""
+    at = image.place(place) if place else ""
     here, there = image.lstat(path), image.lstat(at) if at else None
     if here is None:
         todo = LEAVE if link or there is not None else DONE

@@ -8,6 +8,7 @@ import os
 
 from persist.boot.ini import words
 from persist.errors import PersistError
+from persist.foresee.image import Image
 from persist.record import Record
 from persist.register.wish import quoted
 from persist.system.files import write_atomically
@@ -48,14 +49,19 @@ def about(root: str, name: str) -> About:
     return About(found.get("Description", ""), tuple(words(found.get("Program", ""))))
 
 
+def _registry(root: str) -> str:
+    """/etc/persist.d of an image, links followed within it."""
+    return Image(root).behind(REGISTRY) if root else REGISTRY
+
+
 def link_of(root: str, name: str) -> str:
     """The link that enables a preset."""
-    return f"{root}{REGISTRY}/{LINK.format(name)}"
+    return f"{root}{_registry(root)}/{LINK.format(name)}"
 
 
 def without_file(root: str, name: str) -> str:
     """The file of what is left out of a preset."""
-    return f"{root}{REGISTRY}/{WITHOUT.format(name)}"
+    return f"{root}{_registry(root)}/{WITHOUT.format(name)}"
 
 
 def _declared(root: str, file: str) -> dict[str, str]:
@@ -140,19 +146,18 @@ def enable(root: str, names: list[str], without: list[str]) -> None:
     _known(root, names)
     if without and len(names) > 1:
         raise PersistError("--without= goes with one preset.", hint="Enable the presets one after the other.")
-    os.makedirs(root + REGISTRY, 0o755, exist_ok=True)
+    links = {link_of(root, name): f"{SHIPPED}/{name}.conf" for name in names}
+    for link, target in links.items():
+        if os.path.lexists(link) and not (os.path.islink(link) and os.readlink(link) == target):
+            raise PersistError(
+                f"'{link}' exists and is not a link to the preset.", hint="Move it away first."
+            )
+    os.makedirs(root + _registry(root), 0o755, exist_ok=True)
     for name in names:
         leave_out(root, name, [p.rstrip("/") or "/" for p in without])
-    for name in names:
-        link = link_of(root, name)
-        target = f"{SHIPPED}/{name}.conf"
-        try:
+    for link, target in links.items():
+        if not os.path.islink(link):
             os.symlink(target, link)
-        except FileExistsError:
-            if not os.path.islink(link) or os.readlink(link) != target:
-                raise PersistError(
-                    f"'{link}' exists and is not a link to the preset.", hint="Move it away first."
-                ) from None
 
 
 def disable(root: str, names: list[str]) -> None:

@@ -145,6 +145,67 @@ def test_a_list_that_is_none(root: Path, what: str, capsys: pytest.CaptureFixtur
     assert sorted(os.listdir((root / LIST).parent)) == before and not (root / "usr/lib/persist.d").exists()
 
 
+@pytest.mark.parametrize("how", ["registered", "listed"])
+def test_a_path_with_a_link_above_it_is_finished_again(root: Path, how: str) -> None:
+    put(root, "data/a/x", "content")
+    (root / "srv").symlink_to("data")
+    if how == "listed":
+        put(root, LIST, "/srv/a;true\n")
+    else:
+        assert persistctl(root, "register", "--leave-symlink", "/srv/a") == 0
+    assert persistctl(root, "register", "--finalise") == 0
+    assert os.readlink(root / "data/a") == "/mnt/state/data/a"
+    before = snapshot(root)
+    assert persistctl(root, "register", "--finalise") == 0
+    assert persistctl(root, "register", "--leave-symlink", "/srv/a") == 0
+    assert snapshot(root) == before
+
+
+def test_links_of_the_building_machine_are_none_of_the_image(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "machine").mkdir()
+    (tmp_path / "machine/a").symlink_to("/elsewhere")
+    (root / "srv").symlink_to(tmp_path / "machine")
+    assert persistctl(root, "register", "/srv/a") == 0
+
+
+@pytest.mark.parametrize("method", ["overlay", "image"])
+def test_what_is_shown_from_the_image_below_a_listed_path(
+    root: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(root, "srv/a/b/x", "content")
+    put(root, LIST, "/srv/a;\n")
+    if method == "overlay":
+        assert persistctl(root, "register", "--method=overlay", "/srv/a/b") == 0
+    else:
+        put(root, "usr/lib/persist.d/60-hole.conf", "[Path]\nPath=/srv/a/b\nMethod=image\n")
+    before = snapshot(root)
+    assert persistctl(root, "register", "--finalise") == 1 and snapshot(root) == before
+    assert "shows '/srv/a/b' from the image" in capsys.readouterr().err
+
+
+def test_directories_are_open_whatever_the_umask(root: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        assert persistctl(root, "register", "--leave-symlink", "/opt/new/a") == 0
+        assert persistctl(root, "register", "--finalise") == 0
+        assert persistctl(root, "register-state-path", "/srv/b") == 0
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    for path in ("opt/new", "usr/lib/persist.d", "var/lib/use-ephemeral"):
+        assert (root / path).stat().st_mode & 0o777 == 0o755, path
+
+
+def test_unregistered_after_it_says_where_the_content_is(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(root, "srv/a/x", "content")
+    assert persistctl(root, "register", "--leave-symlink", "/srv/a") == 0
+    assert persistctl(root, "register", "--finalise") == 0
+    assert persistctl(root, "unregister", "/srv/a") == 0
+    assert "'/srv/a' is still in '/usr/share/factory/srv/a'" in capsys.readouterr().err
+
+
 def _at_once(calls: list[list[str]], root: Path) -> list[int]:
     """Exit statuses of calls that all begin at once."""
     command = [sys.executable, str(TOP / "bin/persistctl")]

@@ -147,3 +147,33 @@ def test_what_is_kept_twice_is_said(root: Path, capsys: pytest.CaptureFixture[st
     assert persistctl(root, "preset", "enable", "mariadb") == 0
     said = capsys.readouterr().err
     assert "/var/lib/mysql has no place of its own: /var/lib above it keeps it already.\n" in said
+
+
+def test_what_is_left_out_is_not_said_to_be_kept(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    enable = ["preset", "enable", "--root", str(root), "chrony"]
+    assert main([*enable, "--without=/var/lib/chrony"]) == 0
+    assert "/var/lib/chrony" not in capsys.readouterr().err
+    (root / "etc/persist.d/00-mine.conf").write_text("[Path]\nPath=/var/lib/chrony\nMethod=none\n")
+    assert main(enable) == 0
+    assert "/var/lib/chrony is not kept, as /etc/persist.d/00-mine.conf:2" in capsys.readouterr().err
+
+
+def test_all_presets_are_enabled_or_none(root: Path) -> None:
+    enable = ["preset", "enable", "--root", str(root)]
+    assert main([*enable, "chrony", "--without=/var/lib/chrony"]) == 0
+    (root / "etc/persist.d/zz-preset-redis.conf").write_text("mine\n")
+    before = sorted((root / "etc/persist.d").iterdir())
+    assert main([*enable, "mariadb", "chrony", "redis"]) == 1
+    assert sorted((root / "etc/persist.d").iterdir()) == before
+
+
+def test_a_linked_registry_stays_in_the_image(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (root / "etc/persist.d").rmdir()
+    (root / "etc/persist.d").symlink_to(outside)
+    assert main(["preset", "enable", "--root", str(root), "chrony", "root", "--without=/srv"]) == 1
+    assert main(["preset", "enable", "--root", str(root), "root", "--without=/srv"]) == 0
+    assert not any(outside.iterdir()) and len(list((root / str(outside)[1:]).iterdir())) == 2
+    assert main(["preset", "disable", "--root", str(root), "root"]) == 0
+    assert not any((root / str(outside)[1:]).iterdir())

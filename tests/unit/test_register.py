@@ -170,7 +170,7 @@ REFUSED = {
     "own comment": (["--user=root ", "/srv/a"], "a registry file cannot say"),
     "foreign link": (["/var/lib/foreign"], "'/var/lib/foreign' is a symbolic link to '/srv/elsewhere'"),
     "foreign link by a link": (["--leave-symlink", "/var/lib/foreign"], "which is not ours"),
-    "our link by another method": (["/var/lib/ours"], "is a symbolic link to '/mnt/state/var/lib/ours'"),
+    "our link by another method": (["/var/lib/ours"], "is a link to the volume, and Method=bind needs"),
     "state directory": (["--leave-symlink", "/var/lib/app"], "is StateDirectory= of app.service"),
     "a deeper one": (["--leave-symlink", "/var/lib/app/deep"], "Use Method=bind."),
     "logs directory": (["--leave-symlink", "/var/log/app-logs"], "is LogsDirectory= of app.service"),
