@@ -106,10 +106,11 @@ class Image:
             )
         except OSError:
             return
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            return
         with open(fd, "rb") as f:
-            text = (
-                f.read(_MOST).decode("utf-8", "surrogateescape") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
-            )
+            text = f.read(_MOST).decode("utf-8", "surrogateescape")
         yield from enumerate(text.split("\n"), 1)
 
     def root_read_only(self) -> bool:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from persist.boot.entry import Entry
@@ -78,6 +79,19 @@ def _placed(wish: Wish, image: Image, known: dict[str, Owner], found: Plan) -> W
             hint="Register the path that it leads to, or take the link out of the image.",
         )
     return wish
+
+
+def must_be_read(image: Image) -> None:
+    """Raise PersistError where the registry of an image is behind links that only the image itself
+    follows."""
+    for directory in (top + "/persist.d" for top in DIRECTORIES):
+        real = os.path.realpath(image.root + directory)
+        if image.root and real != os.path.realpath(image.root) + image.behind(directory):
+            raise PersistError(
+                f"'{directory}' is behind a symbolic link to an absolute path, with which the registry of an "
+                "image is not read from outside.",
+                hint="Make it a relative link, or run this in a chroot of the image.",
+            )
 
 
 def _load(image: Image) -> Loaded:

@@ -20,7 +20,7 @@ from persist.errors import PersistError
 from persist.foresee.entries import FACTORY, USE_EPHEMERAL
 from persist.foresee.image import Image
 from persist.register import files, tripleo
-from persist.register.check import Plan, judge
+from persist.register.check import Plan, judge, must_be_read
 from persist.register.places import DONE, MEND, MOVE, Move, check_apart, look
 from persist.register.wish import of
 from persist.system.run import run
@@ -35,6 +35,7 @@ def finalise(image: Image) -> tuple[list[str], list[str]]:
         raise PersistError(
             "This machine runs with a state volume.", hint="An image is finished while it is built."
         )
+    must_be_read(image)
     plan = judge(tripleo.read(image), image)
     moves = _moves(plan, {wish.path for wish in plan.wishes}, image)
     check_apart(moves)
@@ -55,7 +56,7 @@ def _moves(plan: Plan, listed: set[str], image: Image) -> list[Move]:
     found = list[Move]()
     for planned in plan.entries:
         entry, path = planned.entry, planned.path
-        over = above(path, {each.path for each in found})
+        over = above(path, {each.path for each in found if each.wish.seed_from})
         if over and entry.method in ("overlay", "image"):
             raise PersistError(
                 f"The content of '{over}' cannot be moved: {entry.source} shows '{path}' from the image.",
@@ -65,7 +66,10 @@ def _moves(plan: Plan, listed: set[str], image: Image) -> list[Move]:
         if entry.method != "symlink" and entry.path not in listed:
             continue
         link = plan.mount + path if entry.method == "symlink" else ""
-        place = (USE_EPHEMERAL if entry.path in listed else FACTORY) + path
+        places = [USE_EPHEMERAL + path, FACTORY + path]
+        place = places[0 if entry.path in listed else 1]
+        if entry.seed_from in places and image.has(entry.seed_from):
+            place = entry.seed_from  # moved before, when it was on the list, or not yet
         if entry.file != wish.file:
             if image.kind(path) in ("directory", "file"):
                 raise PersistError(
@@ -130,7 +134,11 @@ def _remove(path: str) -> None:
 def _mount_point(path: str, place: str) -> None:
     """An empty directory or file with owner, mode and label of what was moved away."""
     there, new = os.lstat(place), path + ".persist-tmp"
-    run("rm", "-rf", "--one-file-system", "--", new, timeout=None)
+    # What was left by a call that was killed is empty; anything else of that name stays, and is said.
+    if os.path.isdir(new) and not os.path.islink(new):
+        os.rmdir(new)
+    elif os.path.isfile(new) and not os.path.islink(new) and os.path.getsize(new) == 0:
+        os.unlink(new)
     if stat.S_ISDIR(there.st_mode):
         os.mkdir(new, 0o700)
     else:

@@ -183,6 +183,68 @@ def test_what_is_shown_from_the_image_below_a_listed_path(
     assert "shows '/srv/a/b' from the image" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("top", ["usr", "etc"])
+def test_a_registry_that_is_not_read_from_outside(
+    root: Path, top: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(root, "srv/a/x", "content")
+    (root / top).rename(root / "system")
+    (root / top).symlink_to("/system")
+    before = snapshot(root)
+    assert persistctl(root, "register", "--finalise") == 1
+    assert "/persist.d' is behind a symbolic link to an absolute path" in capsys.readouterr().err
+    assert snapshot(root) == before
+    (root / top).unlink()
+    (root / top).symlink_to("system")
+    assert persistctl(root, "register", "--leave-symlink", "/srv/a") == 0
+    assert persistctl(root, "register", "--finalise") == 0
+    assert os.readlink(root / "srv/a") == "/mnt/state/srv/a"
+
+
+def test_directories_with_names_of_units_are_none(root: Path) -> None:
+    (root / "usr/lib/systemd/system/odd.service").mkdir()
+    assert persistctl(root, "register", "/srv/a") == 0
+    (root / "srv/a").mkdir(parents=True)
+    assert persistctl(root, "verify") == 0
+
+
+@pytest.mark.parametrize("first", ["listed", "link"])
+def test_on_the_list_or_off_it_the_content_stays_together(root: Path, first: str) -> None:
+    put(root, "srv/a/x", "content")
+    if first == "listed":
+        put(root, LIST, "/srv/a;true\n")
+    else:
+        assert persistctl(root, "register", "--leave-symlink", "/srv/a") == 0
+    assert persistctl(root, "register", "--finalise") == 0
+    if first == "listed":
+        (root / LIST).unlink()
+    else:
+        put(root, LIST, "/srv/a;true\n")
+    (root / "srv/a").unlink()
+    put(root, "srv/a/y", "of a package")
+    assert persistctl(root, "register", "--finalise") == 0
+    seed = "var/lib/use-ephemeral/srv/a" if first == "listed" else "usr/share/factory/srv/a"
+    assert f'SeedFrom="/{seed}"' in registry(root, "50-srv-a.conf")
+    assert sorted(os.listdir(root / seed)) == ["x", "y"]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_what_has_the_name_of_a_mount_point_in_the_making_stays(root: Path, kind: str) -> None:
+    put(root, "srv/a/x", "content")
+    put(root, LIST, "/srv/a;\n")
+    theirs = root / "srv/a.persist-tmp"
+    if kind == "link":
+        theirs.symlink_to("a")
+    else:
+        put(root, "srv/a.persist-tmp" + ("/x" if kind == "directory" else ""), "theirs")
+    assert persistctl(root, "register", "--finalise") == 1
+    assert os.path.lexists(theirs / "x" if kind == "directory" else theirs)
+    theirs.rename(root / "srv/moved")
+    assert persistctl(root, "register", "--finalise") == 0
+    assert (root / "var/lib/use-ephemeral/srv/a/x").read_text() == "content"
+    assert not any((root / "srv/a").iterdir())
+
+
 def test_directories_are_open_whatever_the_umask(root: Path) -> None:
     before = os.umask(0o077)
     try:
