@@ -7,6 +7,8 @@ from .units import READ_BY_PID1
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .config import Config
     from .entry import Entry
     from .facts import Facts
@@ -235,6 +237,20 @@ def _in_time(accepted: dict[str, Planned], facts: "Facts", outside: list[Outside
     return entries
 
 
+def _through_our_links(
+    aliases: dict[str, str], config: "Config", entries: "Sequence[Entry]"
+) -> dict[str, str]:
+    """The paths behind links, but for the link that a symlink entry has made: what is below it has its path
+    in front of that."""
+    links = {aliases.get(e.path, e.path) for e in entries if e.method == "symlink"}
+    found = dict(aliases)
+    for path, real in aliases.items():
+        for volume in (config.mount, VOLUME):
+            if real.startswith(volume + "/") and above(real[len(volume) :], links):
+                found[path] = real[len(volume) :]
+    return found
+
+
 def accept(config: "Config", registry: "Registry", facts: "Facts") -> tuple[list[Planned], list[Outside]]:
     """The entries that can be in force, parents first, and what became of the others: together all of the
     registry."""
@@ -244,6 +260,7 @@ def accept(config: "Config", registry: "Registry", facts: "Facts") -> tuple[list
     aliases = facts.aliases
     ordered = registry.entries
     if any([aliases.get(e.path, e.path) != e.path for e in ordered]):
+        aliases = _through_our_links(aliases, config, ordered)
         ordered = sorted(ordered, key=lambda e: aliases.get(e.path, e.path) + "/")
     none = {aliases.get(e.path, e.path): e.source for e in ordered if e.method == "none"}
     for entry in ordered:

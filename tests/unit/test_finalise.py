@@ -188,6 +188,22 @@ def test_registered_again_after_it(root: Path) -> None:
         assert 'SeedFrom="/usr/share/factory/var/lib/app"' in lines and "Mode=0700" in lines
 
 
+def test_an_entry_below_a_link_that_was_left_is_kept_as_before(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(root, "data/a/b/x", "content")
+    (root / "srv").symlink_to("data")
+    assert persistctl(root, "register", "--leave-symlink", "/srv/a/b", "/srv/a") == 0
+    for _ in range(2):
+        assert persistctl(root, "register", "--finalise") == 0
+        capsys.readouterr()
+        assert persistctl(root, "verify") == 0
+        assert "Will not keep /srv/a/b (/data/a/b): /data/a above it keeps it already" in (
+            capsys.readouterr().out
+        )
+    assert (root / "usr/share/factory/data/a/b/x").read_text() == "content"
+
+
 # -- TripleO's
 
 
