@@ -16,13 +16,15 @@ import stat
 
 from persist import cut
 from persist.boot.paths import VOLUME, above
+from persist.boot.registry import load
 from persist.errors import PersistError
 from persist.foresee.entries import FACTORY, USE_EPHEMERAL
 from persist.foresee.image import Image
+from persist.record import replace
 from persist.register import files, tripleo
 from persist.register.check import Plan, judge, must_be_read
 from persist.register.places import DONE, MEND, MOVE, Move, check_apart, look
-from persist.register.wish import of
+from persist.register.wish import Wish, of
 from persist.system.run import run
 
 STEPS = ("recorded", "copied", "moved", "emptied", "left")
@@ -36,7 +38,7 @@ def finalise(image: Image) -> tuple[list[str], list[str]]:
             "This machine runs with a state volume.", hint="An image is finished while it is built."
         )
     must_be_read(image)
-    plan = judge(tripleo.read(image), image)
+    plan = judge(_listed(image), image)
     moves = _moves(plan, {wish.path for wish in plan.wishes}, image)
     check_apart(moves)
     plan.wishes = [move.wish for move in moves if move.place]
@@ -45,6 +47,12 @@ def finalise(image: Image) -> tuple[list[str], list[str]]:
     for move in moves:
         _do(move, image)
     return [m.path for m in moves if m.todo != DONE or m.wish.file in written], plan.notes
+
+
+def _listed(image: Image) -> list[Wish]:
+    """What is on the list, with the keys that 'persistctl register' was told for the same paths."""
+    told = {e.path: of(e) for e in load(image.root, []).entries if e.file == of(e).file}
+    return [replace(told.get(wish.path, wish), method=wish.method) for wish in tripleo.read(image)]
 
 
 def _step(name: str) -> None:

@@ -204,6 +204,13 @@ def test_an_entry_below_a_link_that_was_left_is_kept_as_before(
     assert (root / "usr/share/factory/data/a/b/x").read_text() == "content"
 
 
+def test_directories_with_names_of_units_are_none(root: Path) -> None:
+    (root / "usr/lib/systemd/system/odd.service").mkdir()
+    assert persistctl(root, "register", "/srv/a") == 0
+    (root / "srv/a").mkdir(parents=True)
+    assert persistctl(root, "verify") == 0
+
+
 # -- TripleO's
 
 

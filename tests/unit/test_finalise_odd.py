@@ -201,13 +201,6 @@ def test_a_registry_that_is_not_read_from_outside(
     assert os.readlink(root / "srv/a") == "/mnt/state/srv/a"
 
 
-def test_directories_with_names_of_units_are_none(root: Path) -> None:
-    (root / "usr/lib/systemd/system/odd.service").mkdir()
-    assert persistctl(root, "register", "/srv/a") == 0
-    (root / "srv/a").mkdir(parents=True)
-    assert persistctl(root, "verify") == 0
-
-
 @pytest.mark.parametrize("first", ["listed", "link"])
 def test_on_the_list_or_off_it_the_content_stays_together(root: Path, first: str) -> None:
     put(root, "srv/a/x", "content")
@@ -243,6 +236,17 @@ def test_what_has_the_name_of_a_mount_point_in_the_making_stays(root: Path, kind
     assert persistctl(root, "register", "--finalise") == 0
     assert (root / "var/lib/use-ephemeral/srv/a/x").read_text() == "content"
     assert not any((root / "srv/a").iterdir())
+
+
+def test_what_register_was_told_of_a_listed_path_counts(root: Path) -> None:
+    put(root, "srv/a/x", "content")
+    put(root, LIST, "/srv/a;\n")
+    for _ in range(2):
+        assert persistctl(root, "register", "--mode=0700", "--services=a.service", "/srv/a") == 0
+        assert persistctl(root, "register", "--finalise") == 0
+        lines = registry(root, "50-srv-a.conf")
+        assert "Mode=0700" in lines and "Services=a.service" in lines
+        assert 'SeedFrom="/var/lib/use-ephemeral/srv/a"' in lines
 
 
 def test_directories_are_open_whatever_the_umask(root: Path) -> None:
