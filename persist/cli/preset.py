@@ -30,7 +30,6 @@ from persist.register.presets import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from persist.boot.load import Loaded
     from persist.boot.plan import Planned
 
 
@@ -64,9 +63,10 @@ def add(verbs: Any) -> None:
 
 def _list(root: str, as_json: bool) -> int:
     from persist.foresee.image import Image
+    from persist.foresee.switch import as_if_on
 
     image = Image(root)
-    kept = {planned.path: planned for planned in _load(root).plan.entries}
+    kept = {planned.path: planned for planned in as_if_on(root).plan.entries}
     rows = []
     for name in shipped(root):
         head = about(root, name)
@@ -142,10 +142,11 @@ def _along(root: str) -> list[str]:
     """
     from persist.foresee.image import Image
     from persist.foresee.overlay_limits import missing_presets
+    from persist.foresee.switch import as_if_on
 
     more = [
         (name, why)
-        for name, why in missing_presets(_load(root), Image(root))
+        for name, why in missing_presets(as_if_on(root), Image(root))
         if name in shipped(root) and not _chosen(root, name)
     ]
     enable(root, [name for name, _ in more], [])
@@ -154,7 +155,9 @@ def _along(root: str) -> list[str]:
 
 def _twice(root: str, names: list[str]) -> list[str]:
     """What these presets keep that something else keeps already, each with a sentence."""
-    loaded = _load(root)
+    from persist.foresee.switch import as_if_on
+
+    loaded = as_if_on(root)
     files = [f"{REGISTRY}/{LINK.format(name)}" for name in names]
     left_out_by = [f"{REGISTRY}/{WITHOUT.format(name)}" for name in names]
     found = []
@@ -184,26 +187,16 @@ def chroot(root: str) -> str:
     return f"chroot {shlex.quote(root)} " if root else ""
 
 
-def _load(root: str) -> Loaded:
-    """What the registry asks for, as if it were switched on, whatever the command line of this boot says."""
-    from persist.boot.facts import gather
-    from persist.boot.load import Loaded
-
-    facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""})
-    facts.enabled = True
-    return Loaded(root, facts, {}, wanted=True)
-
-
 def _missing(root: str) -> list[str]:
     """What else must be done before the presets take effect."""
     from persist.foresee.image import Image
-    from persist.foresee.switch import why_off
+    from persist.foresee.switch import as_if_on, why_off
     from persist.verdict.not_before_pid1 import missing
 
     image = Image(root)
     why, remedy = why_off(image)
     notes = [f"{why}, so nothing is kept. {remedy}"] if why else []
-    lacking = missing(_load(root), image.has)
+    lacking = missing(as_if_on(root), image.has)
     if lacking:
         notes.append(lacking)
     if not root:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The master switch of a machine or an image: whether persist is there and persist-setup.target enabled, and
-what to do where not."""
+"""The master switch of a machine or an image: whether persist is there and persist-setup.target enabled, what
+to do where not, and what would be kept if it were."""
 
 from __future__ import annotations
 
 import os
 
-from persist.boot.facts import UNIT_DIRECTORIES, enabled
+from persist.boot.facts import UNIT_DIRECTORIES, enabled, gather
+from persist.boot.load import Loaded
 from persist.foresee.image import Image
 
 _TARGET = "/persist-setup.target"
@@ -35,3 +36,10 @@ def why_off(image: Image) -> tuple[str, str]:
         "persist-setup.target is not enabled",
         f"Run 'systemctl {image.option()}enable persist-setup.target'.",
     )
+
+
+def as_if_on(root: str) -> Loaded:
+    """What the registry asks for, as if it were switched on, whatever the command line of this boot says."""
+    facts = gather(root, {"SYSTEMD_PROC_CMDLINE": ""})
+    facts.enabled = True
+    return Loaded(root, facts, {}, wanted=True)

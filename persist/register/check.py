@@ -7,12 +7,13 @@ import os
 from collections.abc import Sequence
 
 from persist.boot.entry import Entry
-from persist.boot.facts import gather, gather_paths
+from persist.boot.facts import gather_paths
 from persist.boot.load import Loaded
 from persist.boot.paths import DIRECTORIES, VOLUME, forbidden, wrong_path
 from persist.boot.plan import Planned, plan
 from persist.errors import PersistError
 from persist.foresee.image import Image
+from persist.foresee.switch import as_if_on
 from persist.foresee.unit_directories import Owner, owners, private, wrong
 from persist.foresee.unit_files import Units
 from persist.record import replace
@@ -32,7 +33,7 @@ class Plan:
 
 def judge(asked: Sequence[Wish], image: Image) -> Plan:
     """What becomes of wishes. Raises PersistError for the first one that cannot be fulfilled."""
-    known, loaded = owners(Units(image)), _load(image)
+    known, loaded = owners(Units(image)), as_if_on(image.root)
     found = Plan(loaded.config.mount)
     for wish in asked:
         placed = _placed(_normal(wish), image, known, found)
@@ -92,14 +93,6 @@ def must_be_read(image: Image) -> None:
                 "image is not read from outside.",
                 hint="Make it a relative link, or run this in a chroot of the image.",
             )
-
-
-def _load(image: Image) -> Loaded:
-    """What is registered in an image, as if it were switched on, whatever the command line of this boot
-    says."""
-    facts = gather(image.root, {"SYSTEMD_PROC_CMDLINE": ""})
-    facts.enabled = True
-    return Loaded(image.root, facts, {}, wanted=True)
 
 
 def _seed_from(wish: Wish, loaded: Loaded, image: Image) -> str:

@@ -99,8 +99,7 @@ def _write(directory: Dir, wish: Wish) -> bool:
 
 def remove(paths: Sequence[str], image: Image) -> tuple[list[str], list[str]]:
     """Take the files of paths away; returns their names, and notes on what 'register --finalise' has left.
-    Raises PersistError, before any is taken away, for a
-    path that has none, and OSError."""
+    Raises PersistError, before any is taken away, for a path that has none, and OSError."""
     directory = _directory(image, make=False)
     if directory is None:
         raise _not_registered(paths[0], image)

@@ -34,10 +34,8 @@ _OTHER_BOOT_KEYS = (
 )
 # Of two that do not agree. The local one is taken away by us, and must not make the other one valid by that;
 # of two from outside somebody takes one away, and has decided by that.
-_HINTS_OF_TWO = (
-    "Take one of them away: the next boot then honours the other one.",
-    "None of them counts from now on. Ask once, with an ID that is new.",
-)
+_TAKE_ONE_AWAY = "Take one of them away: the next boot then honours the other one."
+_ASK_ONCE = "None of them counts from now on. Ask once, with an ID that is new."
 
 
 class Answer:
@@ -206,7 +204,7 @@ def _decide(seen: "Seen", requests: "list[Request]", wrong: "list[tuple[str, str
         answer = Answer(REFUSED, None, requests[0].source)
         answer.code = "two"
         answer.sentence = "Not sealing, though it is asked for: %s do not agree." % named
-        answer.hint = _HINTS_OF_TWO[requests[0].source == LOCAL]
+        answer.hint = _ASK_ONCE if requests[0].source == LOCAL else _TAKE_ONE_AWAY
         return answer
     for request in requests:
         if request.source == CREDENTIAL and seen.confidential:
