@@ -273,6 +273,10 @@ class Container(System):
             raise MachineError(f"no answer in {timeout + GRACE_SEC:g} s: {command}\n{self.tail()}") from error
         return Result(done.returncode, done.stdout, done.stderr, done.returncode in (124, 137))
 
+    def has(self, path: str) -> bool:
+        """Whether PATH, no link, is there, looked for from outside: nothing runs in the container for it."""
+        return os.path.lexists(f"/proc/{self._leader}/root{path}")
+
     # -- traces
 
     def console_text(self) -> str:
