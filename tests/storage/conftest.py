@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.unit.seal_tree import MadeUp
+
 from .rig import HEADER, LoopDisk, tool
+from .seal_rig import sh
 from .volumes import unmounted
 
 Make = Callable[..., LoopDisk]
@@ -65,3 +69,33 @@ def place(own_run: Path) -> Iterator[Path]:
     the test ends."""
     with unmounted(str(own_run / "volume")):
         yield own_run
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> MadeUp:
+    """A root that is made up, to be sealed."""
+    return MadeUp(tmp_path / "t")
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mounts things below the test's directory; afterwards nothing is left."""
+    points: list[Path] = []
+
+    def mount(point: Path, *words: object) -> Path:
+        point.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", *map(str, words), point], check=True, capture_output=True)
+        points.append(point)
+        return point
+
+    yield mount
+    for point in reversed(points):
+        subprocess.run(["umount", "-l", point], check=True)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, mounted: Callable[..., Path]) -> MadeUp:
+    """A tree on an ext4 of its own, small enough to be filled."""
+    image = tmp_path / "disk"
+    sh('truncate -s 16M "$1"; mkfs.ext4 -q -m 0 -O ^has_journal "$1"', image)
+    return MadeUp(mounted(tmp_path / "t", "-o", "loop", image))

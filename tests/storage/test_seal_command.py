@@ -15,10 +15,9 @@ import pytest
 from persist.cli.main import main
 from tests.unit.seal_tree import ID, MadeUp
 
-pytestmark = [
-    pytest.mark.storage,
-    pytest.mark.skipif(os.geteuid() != 0, reason="sealing needs root"),
-]
+from .seal_rig import AS_ROOT
+
+pytestmark = AS_ROOT
 TOP = Path(__file__).resolve().parents[2]
 
 

@@ -14,12 +14,9 @@ import pytest
 from persist.errors import PersistError
 from tests.unit.seal_tree import MadeUp
 
-from .test_seal import SEAL_JSON, snapshot
+from .seal_rig import AS_ROOT, SEAL_JSON, snapshot
 
-pytestmark = [
-    pytest.mark.storage,
-    pytest.mark.skipif(os.geteuid() != 0, reason="sealing needs root"),
-]
+pytestmark = AS_ROOT
 NAMES = ("a", "b", "key", "x.log", ".h")
 ACTIONS = ("remove", "remove", "truncate", "empty-dir", "write", "report")
 CLASSES = ("identity", "secret", "log", "cache", "user", "shared")

@@ -27,7 +27,7 @@ from tests.unit.test_seed_cuts import killed
 
 from .namespace import kept, kept_overlay, own_machine, sh
 from .rig import LoopDisk, format_set, only_disks
-from .test_seal import LIST, SEAL_JSON, hook
+from .seal_rig import LIST, SEAL_JSON, hook
 
 CONF = "/run/persist/persist.conf"
 AT = "/srv/v"  # where a test mounts the volume
