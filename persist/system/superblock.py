@@ -51,6 +51,11 @@ class Superblock(Record):
     empty: bool = False
     root: int = 0
 
+    @property
+    def newness(self) -> tuple[int, int]:
+        """What orders members by how much they have seen of what was written: commits, then the log."""
+        return self.generation, self.log_root
+
 
 def crc32c(data: bytes) -> int:
     """The checksum of btrfs (Castagnoli's polynomial, reflected)."""

@@ -39,7 +39,7 @@ def newest_generation(members: list[Member]) -> int:
 def _marks(member: Member) -> Iterator[DegradedMark | None]:
     """Its mark; and the one before it, where nothing was written to it under that: a cut came between the
     marks of two members, or before the first commit."""
-    mark, state = member.mark, (member.superblock.generation, member.superblock.log_root)
+    mark, state = member.mark, member.superblock.newness
     yield mark
     while mark is not None and degraded_mark.nothing_since(mark, *state):
         mark = mark.before()

@@ -69,7 +69,7 @@ class Assembly(Record):
 def newest_first(members: Iterable[Member]) -> list[Member]:
     """The order in which a new mark is written: a cut between two must not have it on one that lacks what
     another one has."""
-    return sorted(members, key=lambda m: (m.superblock.generation, m.superblock.log_root), reverse=True)
+    return sorted(members, key=lambda m: m.superblock.newness, reverse=True)
 
 
 def _rank(side: list[Member]) -> tuple[int, int, str]:

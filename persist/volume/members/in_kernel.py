@@ -137,7 +137,7 @@ def head(found: Iterable[LiveDevice]) -> DegradedMark | None:
 def newest_first(found: Iterable[LiveDevice]) -> list[str]:
     """The nodes of members in use, in the order in which a new mark is written to them."""
     blocks = [(m.block, m.node) for m in found if m.ok and m.block is not None]
-    return [node for _, node in sorted(blocks, key=lambda b: (b[0].generation, b[0].log_root), reverse=True)]
+    return [node for _, node in sorted(blocks, key=lambda b: b[0].newness, reverse=True)]
 
 
 def split(member: Member, found: Iterable[LiveDevice], is_ancestor: IsAncestor = ancestor) -> bool:
@@ -175,7 +175,7 @@ def begin(path: str) -> None:
     blocks = [m.block for m in every if m.ok and m.block is not None]
     if len(blocks) < 2 or len(blocks) < len(every):
         return
-    newest = max(blocks, key=lambda b: (b.generation, b.log_root))
+    newest = max(blocks, key=lambda b: b.newness)
     mark = degraded_mark.following(
         newest.fsid, head(every), newest.generation, newest.log_root, whole=True, mounted=True
     )

@@ -52,7 +52,7 @@ def mark_lost(uuid: str, devices: list[LiveDevice], known: Collection[int] = ())
     if fresh and left:
         newest = max(
             (m.block for m in devices if m.ok and m.block is not None),
-            key=lambda b: (b.generation, b.log_root),
+            key=lambda b: b.newness,
         )
         mark = degraded_mark.following(uuid, head, newest.generation, newest.log_root, mounted=True)
         degraded_mark.write(left, mark)

@@ -16,10 +16,7 @@ def _unreached(member: Member, assembly: Assembly) -> bool:
     and nothing was synced under that mark."""
     own, head, block = member.mark, assembly.head, member.superblock
     before = head is not None and (head.earlier[:1] == (own.id,) if own is not None else not head.earlier)
-    return before and any(
-        (m.superblock.generation, m.superblock.log_root) == (block.generation, block.log_root)
-        for m in assembly.use
-    )
+    return before and any(m.superblock.newness == block.newness for m in assembly.use)
 
 
 def mend(assembly: Assembly) -> Assembly | None:
