@@ -31,6 +31,7 @@ PERSISTENT = "/run/persist/persistent"
 STORES = (
     "/run/persist/stores"  # a file for each entry whose place on the volume was looked at (entries/stores.py)
 )
+MIGRATED = "/run/persist/migrations"  # a file for each migration that has its stamp on the volume
 READONLY = PRIVATE + "/readonly"  # the volume itself with persist=ro; VOLUME is memory then
 BELOW = STORE + "/below"  # with persist=ro: what each overlay entry has on the volume
 # there where bind entries are held read-only, because the volume that is known is away

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .config import Config
     from .facts import Facts
     from .rare.in_time import Use
+    from .rare.migrations import PlannedMigration
     from .registry import Registry
 
 
@@ -45,7 +46,7 @@ class Plan:
 
     ``outside``: the entries that are not in force. ``read_only``: persist=ro, the volume lies below memory.
     ``net``: it comes with the network. ``fstab`` as in the facts. ``uses``: lines of it that are told to wait
-    for us.
+    for us. ``migrations``: those in force, in the order of the files.
     """
 
     def __init__(self) -> None:
@@ -58,6 +59,7 @@ class Plan:
         self.net = False
         self.fstab: dict[str, str] = {}
         self.uses: list[Use] = []
+        self.migrations: list[PlannedMigration] = []
 
 
 def _children(accepted: dict[str, Planned]) -> dict[str, list[str]]:
@@ -174,6 +176,13 @@ def _target(plan: Plan, wants: list[str]) -> None:
         plan.files[name] = text
 
 
+def _migrations(plan: Plan, registry: "Registry", accepted: dict[str, Planned]) -> None:
+    preload("rare/__init__", "rare/services")
+    from .rare import migrations
+
+    migrations.add(plan, registry, accepted)
+
+
 def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
     """What shall be mounted, seeded and ordered on this machine. Never raises on what users wrote: see
     Plan.outside."""
@@ -183,6 +192,8 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
         return result
     if not registry.entries:
         result.reason = "the registry has no entries"
+        if registry.migrations:
+            _migrations(result, registry, {})
         return result
     result.fstab = facts.fstab
     result.read_only = facts.mode == "ro"
@@ -195,6 +206,8 @@ def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
         from .rare import services
 
         services.order(result, accepted, facts)
+    if registry.migrations:
+        _migrations(result, registry, accepted)
     required: list[str] = []
     if any([o.state == "not-before-pid1" and o.entry.required != "no" for o in result.outside]):
         preload("rare/__init__", "rare/services", "rare/absent")

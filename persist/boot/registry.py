@@ -3,6 +3,7 @@
 Boot-safe."""
 
 from . import entry as entries
+from . import preload
 from .dropins import fragments, read
 from .entry import Entry
 from .ini import DEBUG, ERROR, NOTICE, Problem, Section, parse
@@ -11,10 +12,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .rare.migrations import Migration
+
 
 class Registry:
     """What the files said: entries sorted by path (a parent before its children), and the other sections as
-    they stand.
+    they stand; migrations in the order of the files.
 
     ``ignored``: entries for a path that a file which sorts before has declared, each with the one that
     counts. ``refused``: mistakes that cost an entry whose path could be read.
@@ -22,6 +25,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.migrations: list[Migration] = []
         self.others: list[Section] = []
         self.ignored: list[tuple[Entry, Entry]] = []
         self.refused: list[Problem] = []
@@ -44,6 +48,15 @@ def _sections(data: bytes, file: str, registry: Registry, problems: list[Problem
             if entry is not None:
                 registry.entries.append(entry)
             continue
+        if section.name == "Migration":
+            entries.all_keys()
+            preload("rare/__init__", "rare/migrations")
+            from .rare import migrations
+
+            migration = migrations.read(section, problems)
+            if migration is not None:
+                registry.migrations.append(migration)
+            continue
         if entries.all_keys().is_known(section, problems):
             registry.others.append(section)
 
@@ -61,6 +74,10 @@ def load(root: str, problems: list[Problem], files: "Sequence[str]" = ()) -> Reg
         data = read(path, shown, problems, "" if files else root)
         if data:
             parse_file(data, shown, registry, problems)
+    if registry.migrations:
+        from .rare import migrations
+
+        registry.migrations = migrations.each_once(registry.migrations, problems)
     seen: dict[str, Entry] = {}
     none: set[str] = set()
     for entry in registry.entries:

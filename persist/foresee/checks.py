@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from persist.boot import paths
 from persist.boot.ini import ERROR, NOTICE, WARNING, Problem
 from persist.boot.load import Loaded
-from persist.foresee import entries, no_effect, others_mounts, privileges, unit_directories
+from persist.foresee import entries, migrations, no_effect, others_mounts, privileges, unit_directories
 from persist.foresee.image import Image
 from persist.foresee.overlay_limits import below_overlays
 from persist.foresee.switch import why_off
@@ -149,6 +149,7 @@ _MORE: tuple[Check, ...] = (
     lines_that_stop_the_boot,
     units_that_do_not_wait,
     unit_directories.check,
+    migrations.check,
     # What nobody sees: it does nothing.
     privileges.without_effect,
     no_effect.settings,
@@ -173,6 +174,7 @@ def judge_files(loaded: Loaded, image: Image) -> list[Problem]:
         *entries.check(loaded, image),
         *named_like_files(loaded, image),
         *unit_directories.check(loaded, image),
+        *migrations.check(loaded, image),
         *privileges.without_effect(loaded, image),
         *no_effect.entries(loaded, image),
     ]

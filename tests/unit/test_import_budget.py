@@ -38,6 +38,9 @@ def machine(root: Path, entries: int) -> Path:
         (registry / "etc.conf").write_text("[Path]\nPath=/etc\nRequired=service\n")
         (root / "proc/1").mkdir(parents=True)
         (root / "proc/1/mountinfo").write_text("1 1 0:1 / / rw - ext4 /dev/vda1 rw\n")
+        (registry / "migrations.conf").write_text(
+            "".join(f"[Migration]\nId={i}\nPath=/srv/grün/{i}\nExec=/bin/true\n" for i in range(entries))
+        )
         (registry / "bad.conf").write_bytes(b"\xff\n")
         (registry / "worse.conf").write_text("nonsense\n[Path]\nPath=/usr\n[Path]\nPath=no\n")
     (root / "etc/fstab").write_text("UUID=1 /srv/grün/0 ext4 defaults\n")

@@ -14,7 +14,7 @@ import pytest
 
 from persist.boot import paths
 from persist.boot.entry import METHODS
-from persist.boot.rare import keys, settings
+from persist.boot.rare import keys, migrations, settings
 from persist.cli.main import VERBS, parser
 from persist.version import VERSION
 
@@ -32,7 +32,7 @@ def text(page: str) -> str:
     return "\n".join(lines)
 
 
-REGISTRY_KEYS = sorted({*keys.PATH_KEYS, *keys.IDENTITY_KEYS, *keys.MIGRATION_KEYS, *keys.LINK_KEYS})
+REGISTRY_KEYS = sorted({*keys.PATH_KEYS, *keys.IDENTITY_KEYS, *migrations.KEYS, *keys.LINK_KEYS})
 
 
 @pytest.mark.parametrize("key", REGISTRY_KEYS)

@@ -156,7 +156,10 @@ def test_paths_that_are_taken_out_in_vain(
         ("Snapshot=no\n", "4: Snapshot=no has no effect in this version."),
         ("Snapshot=yes\n", ""),
         ("[Identity]\nPath=/etc/x\nAction=remove\n", ""),
-        ("[Migration]\nId=1\n", "4: [Migration] has no effect in this version"),
+        (
+            "[Migration]\nId=1\nPath=/srv/d\nExec=/usr/bin/true\n",
+            "5: [Migration] has no effect in this version: the migration 1 is not run.",
+        ),
         ("[Link]\nPath=/x\n", "4: [Link] has no effect in this version"),
         ("[X-Mine]\nPath=/x\n", ""),
     ],
@@ -166,6 +169,7 @@ def test_keys_and_sections_of_later_versions(
 ) -> None:
     machine.registry(f"[Path]\nPath=/srv/d\nMethod=bind\n{text}")
     machine.file("usr/lib/systemd/system/there.service")
+    machine.file("usr/bin/true")
     for files in ([], [str(machine.top / "usr/lib/persist.d/t.conf")]):
         found = _said(machine, capsys, 5, *files)
         assert len(found) == bool(said) and all(words.startswith(said) for words in found), found

@@ -11,15 +11,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .migrations import Migration
+
     Parser = Callable[[Entry, str], str]
 
 IDENTITY_KEYS = ("Path", "Action", "RegeneratedBy", "Class", "Content", "Exec", "Regenerate", "Reason")
-MIGRATION_KEYS = ("Id", "Path", "Services", "Exec", "When", "Downgrade")
 LINK_KEYS = ("Path", "Target")
 ACTIONS = ("remove", "truncate", "empty-dir", "write", "run", "report")
 
 
-def _path_value(value: str) -> str:
+def path_value(value: str) -> str:
     """The path that Path= or SeedFrom= names. Raises ValueError."""
     if value[:1] == '"':
         return unquote(value)
@@ -72,20 +73,21 @@ def _mode(entry: Entry, value: str) -> str:
 
 def _seed_from(entry: Entry, value: str) -> str:
     try:
-        entry.seed_from = _path_value(value)
+        entry.seed_from = path_value(value)
     except ValueError as e:
         return "cannot be taken: %s" % e
     return wrong_path(entry.seed_from) or wrong_source(entry.seed_from)
 
 
-def _services(entry: Entry, value: str) -> str:
+def services(to: "Entry | Migration", value: str) -> str:
+    """Take Services=; returns what is wrong with it, or an empty string."""
     for unit in words(value):
         if not is_unit_name(unit):
             return "'%s' is not the full name of a unit, such as foo.service%s" % (
                 unit,
                 "; blanks stand between units, not commas" if "," in unit else "",
             )
-        entry.services.append(unit)
+        to.services.append(unit)
     return ""
 
 
@@ -109,13 +111,14 @@ _PARSERS: "dict[str, Parser]" = {
     "Mode": _mode,
     "SeedFrom": _seed_from,
     "Required": choice("required", ("no", "service", "boot"), "must be no, service or boot"),
-    "Services": _services,
+    "Services": services,
     "Stale": choice("stale", ("ro", "allow"), "must be ro or allow"),
     "Snapshot": yes_or_no("snapshot"),
     "Options": _options,
 }
 PATH_KEYS = ("Path", *_PARSERS, "Early")
-_KEYS = {"Path": PATH_KEYS, "Identity": IDENTITY_KEYS, "Migration": MIGRATION_KEYS, "Link": LINK_KEYS}
+# Those of [Migration] are in migrations.py, which reads that.
+_KEYS = {"Path": PATH_KEYS, "Identity": IDENTITY_KEYS, "Migration": (), "Link": LINK_KEYS}
 
 
 def path_of(section: Section, problems: list[Problem]) -> tuple[str, int]:
@@ -130,7 +133,7 @@ def path_of(section: Section, problems: list[Problem]) -> tuple[str, int]:
             wrong = "A second Path= in one [Path] section, the section is ignored. Begin a new [Path]."
         else:
             try:
-                path = _path_value(value)
+                path = path_value(value)
             except ValueError as e:
                 wrong = "Path=%s: %s, the entry is ignored.%s" % (value, e, _instead(value))
         if wrong:
