@@ -97,7 +97,7 @@ class Store:
         placed."""
         self.work.remove("marker")
         self.work.sync()
-        for name in sorted(os.listdir(self.work.fd)):
+        for name in _names(self.work):
             self.work.remove(name)
 
     def one_at_a_time(self) -> None:
@@ -178,7 +178,7 @@ class Store:
     def kept_below(self) -> list[str]:
         """Paths on the volume that other entries below this one have their content at."""
         found = []
-        for name in sorted(os.listdir(self.seeds.fd)):
+        for name in _names(self.seeds):
             if name.endswith(".json"):
                 try:
                     path = unescape(name.removesuffix(".json"))
@@ -187,6 +187,12 @@ class Store:
                 if path.startswith(self.entry_path + "/"):
                     found.append(path)
         return found
+
+
+def _names(of: Dir) -> list[str]:
+    """What is in a directory now. Not by its own descriptor: on btrfs (Linux 6.5 and later, tried with
+    6.18) that lists what was there when it was opened."""
+    return sorted(os.listdir(of.proc()))
 
 
 def only_leads_to(top: Dir, name: str, path: str, kept: list[str]) -> bool:
