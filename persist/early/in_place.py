@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Entries brought into place before PID 1: overlays are seeded, which copies nothing, and what is seeded is
-mounted. What PID 1 reads is seeded by copy too; other copies are left to the real root, which shows how far
-they are."""
+"""Entries brought into place before PID 1: overlays are seeded, where that copies nothing, and what is
+seeded is mounted. What PID 1 reads is seeded by copy too; other copies are left to the real root, which
+shows how far they are."""
 
 from __future__ import annotations
 
@@ -120,16 +120,23 @@ class InPlace:
     def _seed(self, planned: Planned) -> bool:
         """Whether an entry is seeded now; one that copies is not, unless PID 1 reads it. Raises PersistError
         and OSError."""
-        if planned.entry.method != "overlay" and not planned.before_pid1:
-            with Dir.at(paths.VOLUME) as volume:
-                if not stores.seeded(volume, planned.name):
-                    return False
+        if not planned.before_pid1 and self._copies(planned):
+            return False
         if planned.entry.required != "no" and not self.places.persistent:
             return False
         self._seed_now(planned)
         with Dir.at(paths.VOLUME) as volume:
             stores.note(volume, planned.path, planned.name, planned.entry.method)
         return True
+
+    def _copies(self, planned: Planned) -> bool:
+        """Raises PersistError and OSError."""
+        from persist.entries.seeding import copies, request  # not in a steady boot
+
+        with Dir.at(paths.VOLUME) as volume:
+            if stores.seeded(volume, planned.name):
+                return False
+        return copies(request(planned, self.loaded.plan), paths.VOLUME)
 
     def _seed_now(self, planned: Planned) -> None:
         """Raises PersistError and OSError."""
@@ -139,7 +146,7 @@ class InPlace:
         from persist.seed.tree import Progress
 
         roots = Roots(image_version=image_version("/"), mounts=(self.loaded.config.mount,))
-        wanted = request(planned, self.loaded.plan.fstab)
+        wanted = request(planned, self.loaded.plan)
         for note in told(wanted, seed(wanted, roots, Progress(lambda text: self.status(text, 60)))):
             self.say(note)
 

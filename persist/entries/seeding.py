@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from persist.boot.paths import above
-from persist.boot.plan import Planned
+from persist.boot.plan import Plan, Planned
 from persist.note import INFO, NOTICE, Note
 from persist.record import Record
+from persist.seed import from_above
 from persist.seed.request import Result, SeedRequest, fields
+from persist.system.safepath import Dir
 
 
 class _Request(Record):
@@ -24,11 +24,15 @@ class _Request(Record):
     seed_from: str
     source: str
     below_mount: bool
+    overlay_above: str
 
 
-def request(planned: Planned, fstab: Mapping[str, object]) -> SeedRequest:
-    """What seeding is asked for an entry; ``fstab`` has what others mount."""
+def request(planned: Planned, plan: Plan) -> SeedRequest:
+    """What seeding is asked for an entry of a plan."""
     e = planned.entry
+    below_mount = above(planned.path, plan.fstab) != ""
+    # Below a mount, an overlay has what the path shows below it: nothing gets out of sight.
+    overlays = () if below_mount else [p.path for p in plan.entries if p.entry.method == "overlay"]
     return _Request(
         planned.path,
         e.method,
@@ -38,8 +42,20 @@ def request(planned: Planned, fstab: Mapping[str, object]) -> SeedRequest:
         e.mode,
         e.seed_from,
         e.source,
-        above(planned.path, fstab) != "",
+        below_mount,
+        planned.parent if planned.parent in overlays else "",
     )
+
+
+def copies(entry: SeedRequest, volume: str) -> bool:
+    """Whether seeding an entry copies, so that it may take long. Raises PersistError and OSError."""
+    if entry.method != "overlay":
+        return True
+    with Dir.at(volume) as top:
+        kept = from_above.find(top, entry.overlay_above, entry.path)
+        if kept is not None:
+            kept.layer.close()
+    return kept is not None
 
 
 def told(entry: SeedRequest, result: Result) -> list[Note]:

@@ -47,6 +47,8 @@ class SeedRequest(Protocol):
     def below_mount(
         self,
     ) -> bool: ...  # it lies on another filesystem than the root's, which fstab mounts above it
+    @property
+    def overlay_above(self) -> str: ...  # the entry above, where that is an overlay, ''
 
 
 def fields(entry: SeedRequest) -> dict[str, str]:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Overlay entries: nothing is copied, their changes lie on the volume in an upper."""
+"""Overlay entries: their changes lie on the volume in an upper. Nothing is copied but what an overlay above
+has kept of the path (from_above.py)."""
 
 from __future__ import annotations
 
 import os
 import stat
 
-from persist.boot.paths import escape, parents
 from persist.errors import PersistError
 from persist.note import NOTICE, WARNING
+from persist.seed import from_above
 from persist.seed.attempt import Attempt
 from persist.seed.copy import Source, copy_attributes
 from persist.seed.intent import Intent
@@ -20,45 +21,88 @@ from persist.system.safepath import Dir
 
 
 class Upper(Attempt):
-    """Makes an empty upper, or adopts the one that is there."""
+    """Makes an upper, or adopts the one that is there."""
 
     def bring(self) -> None:
         entry, store = self.entry, self.store
-        self._lower()
-        intent = store.placed()
-        if intent is None or store.overlays.lstat(store.name) is None:
-            store.wipe()
-            adopted = store.overlays.lstat(store.name) is not None
-            with store.work.own("tree") as tree:
-                self._upper(tree)
-            intent = Intent(
-                entry.path,
-                entry.method,
-                "directory",
-                self.roots.image_version,
-                "",
-                adopted=adopted,
-                summary=Summary(),
-                listed=False,
-            )
-            if adopted:
-                self.note(
-                    NOTICE,
-                    f"The changes of '{entry.path}' were already on the state volume and are used as they "
-                    "are.",
-                    "ENTRY_ADOPTED",
-                )
-                self._complete()
-                store.work.remove("tree")
-            store.intend(intent, b"")
-            if not adopted:
-                store.place(store.overlays, store.name)
-        self.result.state, self.result.source = ("adopted" if intent.adopted else "seeded"), ""
+        above = from_above.find(store.volume, entry.overlay_above, entry.path)
+        try:
+            self._lower(taken=above is not None)
+            live = LivePath(entry.path, self.live, self.roots.links, self.roots.mounts)
+            live.check_mount_point("directory")
+            intent = store.placed()
+            if intent is None or store.overlays.lstat(store.name) is None:
+                intent = self._make(above)
+        finally:
+            if above is not None:
+                above.layer.close()
+        # Only now: made in the overlay above, it would be opaque there, and as good as the machine's own.
+        live.mount_point("directory")
+        self.result.state = "adopted" if intent.adopted else "seeded"
+        self.result.source, self.result.summary = intent.source, intent.summary
         store.commit(intent)
 
+    def _make(self, above: from_above.Kept | None) -> Intent:
+        """Bring an upper to its place, or complete what is there."""
+        entry, store = self.entry, self.store
+        store.wipe()
+        adopted = store.overlays.lstat(store.name) is not None
+        if adopted:
+            above = None
+        summary = Summary()
+        with store.work.own("tree") as tree:
+            if above is None:
+                self._upper(tree)
+            else:
+                summary = self._take_along(above, tree)
+            apply_owner(owner_of(entry), tree, "upper")
+            tree.own("work").close()
+        step("copied")
+        intent = Intent(
+            entry.path,
+            entry.method,
+            "directory",
+            self.roots.image_version,
+            above.label if above is not None else "",
+            adopted=adopted,
+            summary=summary,
+            listed=False,
+        )
+        if adopted:
+            self.note(
+                NOTICE,
+                f"The changes of '{entry.path}' were already on the state volume and are used as they are.",
+                "ENTRY_ADOPTED",
+            )
+            self._complete()
+            store.work.remove("tree")
+        store.intend(intent, b"")
+        if not adopted:
+            store.place(store.overlays, store.name)
+        return intent
+
+    def _take_along(self, above: from_above.Kept, tree: Dir) -> Summary:
+        """The upper, with what the overlay above has kept of the path; there it stays."""
+        self.store.one_at_a_time()
+        self.progress.status(f"Copying {above.label}")
+        with Dir.at(self.roots.lower) as lower:
+            fd = lower.node(self.entry.path)
+        try:
+            image = None if fd is None else os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECTORY)
+        finally:
+            if fd is not None:
+                os.close(fd)
+        try:
+            summary, lost = from_above.take_along(above, image, tree, self.progress)
+        finally:
+            if image is not None:
+                os.close(image)
+        for text in lost:
+            self.note(WARNING, text, "SEED_DONE")
+        return summary
+
     def _upper(self, tree: Dir) -> None:
-        """An empty upper that looks like its lower directory from outside, and the work directory overlayfs
-        needs."""
+        """An empty upper that looks like its lower directory from outside."""
         with tree.own("upper") as upper:
             os.fchmod(upper.fd, 0o755)
             fd = (self.live if self.entry.below_mount else self.image).node(self.entry.path)
@@ -73,9 +117,6 @@ class Upper(Attempt):
                         f"The state volume does not support {', '.join(lost)} of '{self.entry.path}'.",
                         "SEED_DONE",
                     )
-        apply_owner(owner_of(self.entry), tree, "upper")
-        tree.own("work").close()
-        step("copied")
 
     def _complete(self) -> None:
         """Add what an adopted overlay lacks; links in it are refused."""
@@ -86,13 +127,9 @@ class Upper(Attempt):
                 there.sub(part).close()
             there.sync()
 
-    def _lower(self) -> None:
-        """Both ends of the overlay must exist: the directory that it hides as its lower, and something to
-        mount on.
-
-        The lower is the image's directory, and below another mount what the path itself shows, as in the
-        mount's unit.
-        """
+    def _lower(self, *, taken: bool) -> None:
+        """The directory that the overlay hides must exist: the image's, and below another mount what the path
+        itself shows, as in the mount's unit. ``taken``: what the path has is taken along."""
         path, below_mount = self.entry.path, self.entry.below_mount
         with Dir.at(self.roots.root if below_mount else self.roots.lower) as lower:
             fd = lower.node(path)
@@ -113,7 +150,7 @@ class Upper(Attempt):
             live = self.live.node(path)
             if live is not None:
                 seen = Source(live, "directory", path)
-                filled = stat.S_ISDIR(os.fstat(live).st_mode) and not seen.empty()
+                filled = not taken and stat.S_ISDIR(os.fstat(live).st_mode) and not seen.empty()
                 os.close(live)
                 if filled:
                     raise PersistError(
@@ -127,16 +164,3 @@ class Upper(Attempt):
             )
             there = LivePath(path, self.image, self.roots.links, self.roots.mounts, ", or use Method=bind")
             there.mount_point("directory")
-        LivePath(path, self.live, self.roots.links, self.roots.mounts).mount_point("directory")
-        for up in parents(path):
-            relative = path[len(up) + 1 :]
-            with self.store.overlays.sub("") as overlays:
-                fd = overlays.node(f"{escape(up)}/upper/{relative}")
-            if fd is not None:
-                os.close(fd)
-                self.note(
-                    WARNING,
-                    f"Changes made below '{path}' as a part of '{up}' are hidden from now on; they stay in "
-                    f".persist/overlay/{escape(up)}/upper/{relative} on the state volume.",
-                    "SEED_DONE",
-                )

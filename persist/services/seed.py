@@ -27,7 +27,7 @@ def find(loaded: Loaded, escaped_name: str) -> SeedRequest:
     """
     for planned in loaded.plan.entries:
         if planned.name == escaped_name:
-            return request(planned, loaded.facts.fstab)
+            return request(planned, loaded.plan)
     raise PersistError(
         f"No entry of the registry has the name '{escaped_name}'.",
         hint="Its file was changed or removed since PID 1 read it: run 'systemctl daemon-reload'.",

@@ -80,6 +80,21 @@ def test_what_was_seeded_by_copy_is_mounted_with_all_below_it(make_disk: Make, t
     assert seen["at"]["/srv/bind/below"][0] == "overlay"
 
 
+def test_an_overlay_below_an_overlay_takes_along_what_that_has(make_disk: Make, tmp_path: Path) -> None:
+    """That copies, so it is left to the real root; where there is nothing to copy it is not."""
+    disk = make_disk()
+    var = "[Path]\nPath=/var\nMethod=overlay\n"
+    boots("early\nmkdir -p /var/opt; echo mine >/var/opt/f", disk, registry=var, root=tmp_path)
+    more = f"{var}[Path]\nPath=/var/opt\nMethod=overlay\n[Path]\nPath=/var/local\nMethod=overlay\n"
+    seed = "/usr/bin/env PERSIST_LIBRARY=$PYTHONPATH $PYTHONPATH/bin/persist-service seed var-opt"
+    found = boots(f"early\n{seed}", disk, registry=more, root=tmp_path)
+    assert "'/var/opt' was seeded from /var/opt as a part of /var: 1 file, 5 bytes." in found.log
+    at = found.report[0]["at"]
+    assert "/var/opt" not in at and at["/var/local"][0] == "overlay" and "staged" in found.report[0]["flags"]
+    again = boots("early\ncat /var/opt/f >&2", disk, registry=more, root=tmp_path)
+    assert again.last["at"]["/var/opt"][0] == "overlay" and "mine" in again.log.split("\n")
+
+
 def test_what_etc_says_counts_once_it_is_there(make_disk: Make, tmp_path: Path) -> None:
     """The registry, fstab and the master switch of the upper layer."""
     disk = make_disk()

@@ -82,6 +82,29 @@ def linked(rig: Rig) -> None:
     (rig.root / "var/lib/x").symlink_to("/mnt/state/var/lib/x")
 
 
+def below(rig: Rig) -> None:
+    """What an overlay above has kept of the path: a file, a removed one, and one directory in its place."""
+    tree(rig)
+    rig.put("/var/lib/x/gone", "image")
+    upper = rig.at("/.persist/overlay/var/upper/lib/x")
+    (upper / "d1").mkdir(parents=True)
+    (upper / "d1/f").write_text("mine")
+    os.mknod(upper / "gone", stat.S_IFCHR, 0)
+    os.setxattr(upper / "d1", "trusted.overlay.opaque", b"y")
+    for part in (".persist", ".persist/overlay"):
+        rig.at(part).chmod(0o700)
+
+
+def removed(rig: Rig) -> None:
+    """An overlay above has removed the path: the mount point is made there anew."""
+    tree(rig)
+    (rig.root / "var/lib/x").rename(rig.root / "var/lib/y")
+    rig.at("/.persist/overlay/var/upper/lib").mkdir(parents=True)
+    os.mknod(rig.at("/.persist/overlay/var/upper/lib/x"), stat.S_IFCHR, 0)
+    for part in (".persist", ".persist/overlay"):
+        rig.at(part).chmod(0o700)
+
+
 def nothing(_rig: Rig) -> None:
     """An image without the path."""
 
@@ -95,6 +118,8 @@ CASES: dict[str, tuple[Callable[[Rig], None], str, dict[str, str]]] = {
     "bind-file": (etc, "/etc/f", {"method": "bind"}),
     "overlay": (tree, "/var/lib", {"method": "overlay"}),
     "overlay-missing": (nothing, "/var/lib", {"method": "overlay"}),
+    "overlay-below": (below, "/var/lib/x", {"method": "overlay", "overlay_above": "/var"}),
+    "overlay-removed": (removed, "/var/lib/x", {"method": "overlay", "overlay_above": "/var"}),
     "overlay-etc": (etc, "/etc", {"method": "overlay"}),
     "symlink": (tree, "/var/lib/x", {"method": "symlink", "group": "3"}),
     "symlink-file": (etc, "/etc/f", {"method": "symlink"}),
