@@ -25,6 +25,7 @@ from persist.volume.ondisk import store
 
 PLACE = SEALING + "/volume"
 TOP = SEALING + "/volume-top"
+_FSCK = "/usr/lib/systemd/systemd-fsck"
 _WHOLE = "A volume is sealed when it is whole and alone: see 'persistctl status'."
 
 
@@ -109,10 +110,24 @@ def _mount(found: Found, assembly: Assembly | None, conf: Config, say: Say, *, l
         btrfs_mount.mount_assembly(found, assembly, say, at=PLACE)
     elif found.fstype in NATIVE:
         # Not as native.py has it, by PID 1: this mount is this process's own.
+        _check(found)
         options = native.options(conf, found.fstype)
         run("mount", "-t", found.fstype, "-o", options, found.node, PLACE, timeout=None)
     else:
         raise PersistError(f"The state volume on {found.node} is {found.fstype}, which cannot keep state.")
+
+
+def _check(found: Found) -> None:
+    """Have it checked as each boot does that mounts it: by what systemd-fsck@.service runs, which knows
+    fsck.mode= and what there is no fsck for. Damage that is left may hide what is to be wiped. Raises
+    PersistError."""
+    try:
+        run(_FSCK, found.node, timeout=None)
+    except CommandError as e:
+        raise PersistError(
+            f"The state volume on {found.node} is damaged, and not all of it could be repaired: {e.message}",
+            hint=f"'fsck {found.node}' asks what to do about it.",
+        ) from e
 
 
 def _top(found: Found, nodes: Iterable[str]) -> str:
