@@ -138,3 +138,20 @@ def test_volumes_and_swap(pair: tuple[LoopDisk, LoopDisk]) -> None:
     assert secret not in file.read_bytes() and secret not in two.file.read_bytes()
     other, _ = disks.swap_space(lines[:1], disks.whole_disks(one.node), "/srv/m")
     assert other == []
+
+
+@own_machine
+def test_swap_space_in_use(pair: tuple[LoopDisk, LoopDisk]) -> None:
+    """A machine that asks to be sealed uses its swap space as ever; the boot that wipes it must not."""
+    node = pair[0].node
+    sh(f"mkswap {node}; swapon {node}; mkdir /srv/m")
+    try:
+        lines = [Line(node, "", "swap", "sw", "/etc/fstab:1")]
+        on = disks.whole_disks(node)
+        assert disks.swap_space(lines, on, "/srv/m", looking=True)[1] == []
+        assert disks.swap_space(lines, on, "/srv/m") == (
+            [],
+            [f"The swap space {node} is in use: 'swapoff {node}'."],
+        )
+    finally:
+        sh(f"swapoff {node}")

@@ -83,11 +83,14 @@ def _place(what: str, top: str) -> str:
     return run("findfs", what, ok=(0, 1)).strip() if "=" in what else ""
 
 
-def swap_space(lines: Iterable[Line], disks: set[str], top: str) -> tuple[list[Swap], list[str]]:
+def swap_space(
+    lines: Iterable[Line], disks: set[str], top: str, *, looking: bool = False
+) -> tuple[list[Swap], list[str]]:
     """The swap space of fstab on these disks, and in files of the tree whose directory is TOP; and what is
-    wrong with it. Raises CommandError."""
+    wrong with it. ``looking``: the machine runs and uses it as ever, which the seal boot does not. Raises
+    CommandError."""
     found, errors = [], []
-    used = {blockdev.number_of(name) or name for name in blockdev.swaps()}
+    used = set() if looking else {blockdev.number_of(name) or name for name in blockdev.swaps()}
     for line in lines:
         node = "" if line.where else _place(line.what, top)
         is_file = bool(node) and node.startswith(top.rstrip("/") + "/")

@@ -93,13 +93,21 @@ class Work:
     """The tree of a machine, opened, and the run over it; with its state volume, where that is sealed too."""
 
     def __init__(
-        self, copy: Copy, keep: Sequence[str], seal: Seal, machine: Facts, included: Included | None
+        self,
+        copy: Copy,
+        keep: Sequence[str],
+        seal: Seal,
+        machine: Facts,
+        included: Included | None,
+        *,
+        looking: bool = False,
     ) -> None:
         self.copy = copy
         self.keep = keep
         self.seal = seal
         self.machine = machine
         self.included = included
+        self.looking = looking
         self.swap: list[disks.Swap] = []
 
     def first_pass(self, before: Sequence[str] = ()) -> Result:
@@ -113,7 +121,7 @@ class Work:
         errors, notes = unmounted.judge(known_mounts(self.machine), there, patterns, homes(self.seal.tree))
         volume = () if self.included is None else self.included.volume.nodes
         on = disks.captured(self.copy.mounts).union(*map(disks.whole_disks, volume))
-        self.swap, wrong = disks.swap_space(self.machine.lines, on, self.copy.path)
+        self.swap, wrong = disks.swap_space(self.machine.lines, on, self.copy.path, looking=self.looking)
         known = [blockdev.number_of(node) for node in volume]
         for node in disks.volumes_on(on):
             if blockdev.number_of(node) not in known:
@@ -170,4 +178,4 @@ def opened(
             volume = stack.enter_context(included.opened(copy.path, machine, looking=looking, trim=wiped))
         beside = None if volume is None else volume.beside
         seal = Seal(tree, keep, copy.mounts, judge, regenerate_list, running=True, beside=beside)
-        yield Work(copy, keep, seal, machine, volume)
+        yield Work(copy, keep, seal, machine, volume, looking=looking)
