@@ -56,8 +56,14 @@ def run(arguments: argparse.Namespace) -> int:
         from persist.cli import seal_here
 
         return seal_here.run(arguments)
-    if arguments.then != THEN[0] or arguments.include_volume:
-        raise PersistError("--then and --include-volume are for a machine that seals itself, not for --root.")
+    if arguments.include_volume:
+        raise PersistError(
+            "--include-volume is not for --root: a state volume is sealed by the machine that it belongs to.",
+            hint="Leave --root out on that machine, or leave out --include-volume: what a volume keeps is "
+            "not in the tree.",
+        )
+    if arguments.then != THEN[0]:
+        raise PersistError("--then is for a machine that seals itself, not for --root.")
     from persist.seal import report
     from persist.seal.engine import Seal
     from persist.seal.opened import open_tree

@@ -305,4 +305,6 @@ def test_a_machine_that_does_not_reboot_is_not_asked_later(tmp_path: Path) -> No
 
 def test_seal_of_an_image_has_no_end_of_its_own(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["seal", "--root", str(image), "--then", "reboot"]) == 1
-    assert "not for --root" in capsys.readouterr().err
+    assert "--then is for a machine that seals itself, not for --root" in capsys.readouterr().err
+    assert main(["seal", "--root", str(image), "--include-volume"]) == 1
+    assert "a state volume is sealed by the machine that it belongs to" in capsys.readouterr().err
