@@ -22,7 +22,7 @@ from persist.boot.units import OVERLAY_OPTIONS
 from persist.entries.bind import failure
 from persist.errors import PersistError
 from persist.seed.copy import Source, copy, copy_attributes
-from persist.seed.marker import LIMIT
+from persist.seed.marker import LIMIT, only_a_link, parse
 from persist.seed.tree import Progress
 from persist.system import mountinfo, newmount
 from persist.system.safepath import Dir, LinkRefused, split
@@ -92,7 +92,7 @@ class _Entry:
         if self.planned.entry.method == "overlay":
             self._overlay(marker)
         elif marker is not None and not self._done():
-            self._tree()
+            self._tree(marker)
             self._mark(marker)
 
     def _marker(self) -> bytes | None:
@@ -154,10 +154,13 @@ class _Entry:
 
     # -- bind and symlink
 
-    def _tree(self) -> None:
+    def _tree(self, marker: bytes) -> None:
         assert self.kept is not None
         path = self.planned.path
         source = self.kept.node(path)
+        if source is None and self._only_a_link(marker):
+            self._parent().close()
+            return
         if source is None:
             raise PersistError(f"{self.kept.path(path[1:])} does not exist any more.")
         try:
@@ -174,6 +177,12 @@ class _Entry:
                 )
         finally:
             os.close(source)
+
+    @staticmethod
+    def _only_a_link(marker: bytes) -> bool:
+        with contextlib.suppress(ValueError):  # stores.note() says what is wrong with it
+            return only_a_link(parse(marker))
+        return False
 
     def _directory(self, source: int) -> None:
         """An overlay of the volume's directory, at its place in memory."""

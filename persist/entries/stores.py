@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 NOT_SEEDED = "was not seeded"
+NOTHING = "-"  # in a flag: there is but a link, and a place for the file
 METHODS = ("overlay", "bind", "symlink")  # those that have a place on the volume
 
 
@@ -63,8 +64,19 @@ def _content(volume: Dir, path: str) -> os.stat_result:
     return found
 
 
+def _may_be_missing(volume: Dir, path: str, name: str) -> bool:
+    """Whether an entry was seeded with nothing but its link, and the directory that it leads into is there.
+    Raises PersistError and OSError."""
+    if not marker.only_a_link(_marker(volume, name) or {}):
+        return False
+    with suppress(FileNotFoundError), volume.sub(os.path.dirname(path)):
+        return True
+    return False
+
+
 def look(volume: Dir, path: str, name: str, method: str) -> str:
-    """What the flag of an entry says while its place on the volume is as it should be: device and inode.
+    """What the flag of an entry says while its place on the volume is as it should be: device and inode, or
+    NOTHING.
 
     Follows no link, opens no device, and writes nothing. Raises PersistError for a place that must not be
     used, OSError.
@@ -72,6 +84,8 @@ def look(volume: Dir, path: str, name: str, method: str) -> str:
     try:
         found = _overlay(volume, name) if method == "overlay" else _content(volume, path)
     except FileNotFoundError as e:
+        if method == "symlink" and _may_be_missing(volume, path, name):
+            return NOTHING
         at = volume.path(f".persist/overlay/{name}" if method == "overlay" else path[1:])
         raise PersistError(
             f"'{at}' is missing or incomplete.",

@@ -36,6 +36,8 @@ class Content(Attempt):
         entry, store = self.entry, self.store
         kind = entry.type or (source.kind if source else "directory")
         as_link = entry.method == "symlink"
+        # A program that makes the file writes through the link, and may stop at an empty one (ssh-keygen).
+        nothing = as_link and kind == "file" and source is None
         live = LivePath(entry.path, self.live, self.roots.links, self.roots.mounts)
         with store.parents(
             entry.path, [self.live] if entry.below_mount else [self.image, self.live]
@@ -53,8 +55,12 @@ class Content(Attempt):
                     live.check(kind)
                 else:
                     live.check_mount_point(kind)
-                intent = self._adopt(kind) if there is not None else self._copy(source, kind)
-                if there is None:
+                if there is not None:
+                    intent = self._adopt(kind)
+                elif nothing:
+                    intent = self._nothing(kind)
+                else:
+                    intent = self._copy(source, kind)
                     store.place(parent, name)
             # The mount point only now: an empty one made earlier would look like a source to the next
             # attempt.
@@ -144,17 +150,23 @@ class Content(Attempt):
         return kind
 
     def _adopt(self, kind: str) -> Intent:
-        entry = self.entry
         self.note(
-            NOTICE, f"'{entry.path}' was already on the state volume and is used as it is.", "ENTRY_ADOPTED"
+            NOTICE,
+            f"'{self.entry.path}' was already on the state volume and is used as it is.",
+            "ENTRY_ADOPTED",
         )
+        return self._nothing(kind, adopted=True)
+
+    def _nothing(self, kind: str, *, adopted: bool = False) -> Intent:
+        """The marker to be of what was not copied."""
+        entry = self.entry
         intent = Intent(
             entry.path,
             entry.method,
             kind,
             self.roots.image_version,
             "",
-            adopted=True,
+            adopted=adopted,
             summary=Summary(),
             listed=False,
         )

@@ -25,3 +25,13 @@ def parse(data: bytes) -> dict[str, Any]:
     if record.get("version") != VERSION:
         raise ValueError(f"version {record.get('version')!r}")
     return record
+
+
+def only_a_link(record: dict[str, Any]) -> bool:
+    """Whether nothing was seeded but a link, through which a program is going to make the file."""
+    return (
+        record.get("method") == "symlink"
+        and record.get("type") == "file"
+        and not record.get("source")
+        and not record.get("adopted")
+    )

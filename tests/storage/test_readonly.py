@@ -201,3 +201,29 @@ def test_a_volume_that_is_no_memory_is_left_alone() -> None:
     problems = prepare(loaded, print)
     assert len(problems) == 1 and "No tmpfs is mounted" in str(problems[0])
     assert sorted(os.listdir(paths.STORE)) == sorted(store.DIRECTORIES)
+
+
+@own_machine
+def test_a_file_behind_a_link_that_nobody_has_made_yet() -> None:
+    machine()
+    sh(f"mount -o remount,rw {REAL}; mkdir -p {REAL}/srv/keys; mkdir /srv/keys")
+    text_of = '{"version": 1, "method": "symlink", "type": "file", "source": "", "adopted": false}'
+    Path(f"{REAL}/.persist/seed/{paths.escape('/srv/keys/key')}.json").write_text(text_of)
+    os.symlink(f"{paths.VOLUME}/srv/keys/key", "/srv/keys/key")
+    loaded = registry("[Path]\nPath=/srv/keys/key\nMethod=symlink\nType=file\n", cmdline="persist=ro")
+    assert prepare(loaded, print) == [] and mount_seeded(loaded) == []
+    found = judge.judge(loaded, replace(judge.read_volume(), kind="tmpfs"), judge.Look())
+    assert [(e.state, e.reason) for e in found.entries] == [("linked", "")]
+    Path("/srv/keys/key").write_text("memory")
+    assert not os.path.exists(f"{REAL}/srv/keys/key")
+
+
+@own_machine
+def test_a_new_overlay_below_one_takes_along_what_that_shows() -> None:
+    machine()
+    loaded = registry(f"{ENTRIES}[Path]\nPath=/srv/over/opaque\n", cmdline="quiet persist=ro")
+    assert prepare(loaded, print) == [] and mount_seeded(loaded) == []
+    Path(paths.MOUNT_ENTRIES).touch()
+    assert seed_service.main("srv-over-opaque") == 0
+    mount_unit(loaded, "srv-over-opaque.mount")
+    assert os.listdir("/srv/over/opaque") == []

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from persist.entries import stores
 from persist.errors import PersistError
 from persist.record import replace
 from persist.seed.steps import STEPS
+from persist.system.safepath import Dir
 
 from .test_seed_basic import ID, Rig
 
@@ -123,6 +125,7 @@ CASES: dict[str, tuple[Callable[[Rig], None], str, dict[str, str]]] = {
     "overlay-etc": (etc, "/etc", {"method": "overlay"}),
     "symlink": (tree, "/var/lib/x", {"method": "symlink", "group": "3"}),
     "symlink-file": (etc, "/etc/f", {"method": "symlink"}),
+    "symlink-file-missing": (nothing, "/var/lib/x", {"method": "symlink", "type": "file"}),
     "symlink-missing": (nothing, "/var/lib/x", {"method": "symlink"}),
     "symlink-adopted": (old, "/var/lib/x", {"method": "symlink"}),
     "symlink-in-image": (linked, "/var/lib/x", {"method": "symlink", "seed_from": "/usr/share/x"}),
@@ -170,6 +173,35 @@ def test_symlink_keeps_the_pristine_copy(tmp_path: Path) -> None:
     assert os.readlink(link) == "/run/persist/volume/var/lib/x"
     assert (rig.root / "var/lib/x.persist-orig/d0/f").read_text() == "content 0"
     assert rig.at("/var/lib/x/d0/f").read_text() == "content 0"
+
+
+def test_a_link_to_a_file_that_a_program_is_going_to_make(tmp_path: Path) -> None:
+    """ssh-keygen stops with a question at an empty file, and writes through a link that leads nowhere."""
+    rig = Rig(tmp_path)
+    (rig.root / "etc/ssh").mkdir(parents=True)
+    (rig.root / "etc/ssh").chmod(0o750)
+    assert rig.seed("/etc/ssh/key", "symlink", type="file", mode="0600").state == "empty"
+    assert os.readlink(rig.root / "etc/ssh/key") == "/run/persist/volume/etc/ssh/key"
+    assert not os.path.lexists(rig.at("/etc/ssh/key")) and rig.leftovers() == []
+    assert stat.S_IMODE(rig.at("/etc/ssh").stat().st_mode) == 0o750
+    with Dir.at(str(rig.volume)) as volume:
+        assert stores.look(volume, "/etc/ssh/key", "etc-ssh-key", "symlink") == "-"
+        rig.at("/etc/ssh").rename(rig.at("/etc/gone"))
+        with pytest.raises(PersistError, match="missing"):
+            stores.look(volume, "/etc/ssh/key", "etc-ssh-key", "symlink")
+        rig.at("/etc/gone").rename(rig.at("/etc/ssh"))
+        rig.at("/etc/ssh/key").write_text("made")
+        assert stores.look(volume, "/etc/ssh/key", "etc-ssh-key", "symlink") != "-"
+    assert rig.seed("/etc/ssh/key", "symlink", type="file").state == "present"
+
+
+def test_a_file_that_was_seeded_and_is_missing_is_told(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.put("/etc/key", "x")
+    rig.seed("/etc/key", "symlink", type="file")
+    rig.at("/etc/key").unlink()
+    with Dir.at(str(rig.volume)) as volume, pytest.raises(PersistError, match="missing"):
+        stores.look(volume, "/etc/key", "etc-key", "symlink")
 
 
 def test_symlink_after_the_volume_was_lost(tmp_path: Path) -> None:
