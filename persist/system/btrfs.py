@@ -16,6 +16,7 @@ from persist.system.run import run
 SUBVOLUMES = ("@persist-state", "@persist-data", "@persist-state-snapshots")
 SYSFS = "/sys/fs/btrfs"
 CONTROL = "/dev/btrfs-control"
+MOVE_SEC = 900.0  # for move_metadata() in a boot that seals: less than what persist-seal-end.service has
 _FS_INFO = 0x8400941F  # two 64-bit numbers, then the UUID
 _DEV_INFO = 0xD000941E
 _SCAN_DEV, _FORGET_DEV, _ADD_DEV, _RESIZE = (
@@ -63,6 +64,14 @@ def mounted_uuid(path: str) -> str:
         return filesystem_uuid(path)
     except OSError:
         return ""  # not a btrfs: it knows no such ioctl
+
+
+def move_metadata(path: str, seconds: float) -> None:
+    """Write all metadata of a mounted filesystem anew, in other places, and have the old ones free: so none
+    of what it said before is left in a block that is set aside. Raises CommandError, OSError; where it has
+    taken too long the next mount goes on with it."""
+    run("btrfs", "balance", "start", "-m", path, timeout=seconds)
+    sync(path)
 
 
 def named(name: str) -> bytearray:

@@ -88,6 +88,7 @@ def test_an_etc_that_is_kept(disk: Disk, container: Boot) -> None:
     ask(one)
     assert any("/etc/upper/ssh/ssh_host_rsa_key" in line for line in look(disk)), "the test can fail"
     seal(one, disk)
+    assert "from the free blocks of the state volume" not in one.console_text()
     found = look(disk)
     assert [line for line in found if not line.startswith("there ")] == []
     assert "there .persist/overlay/etc/upper/machine-id 0" in found

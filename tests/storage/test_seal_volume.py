@@ -378,6 +378,26 @@ def test_what_nothing_is_wiped_on(disk: LoopDisk) -> None:
 
 
 @own_machine
+def test_an_etc_that_is_kept(disk: LoopDisk) -> None:
+    """The stage has mounted the volume for the request, and it stays in use: nothing of what was wiped is in
+    a block that btrfs has set aside for its next metadata."""
+    with only_disks(disk):
+        made = machine(disk)
+        sh(f"mkdir -p {VOLUME}; mount -o subvol=@persist-state {nodes(disk)[1]} {VOLUME}")
+        for number in range(100):
+            Path(f"{VOLUME}/home/bob/.bash_history").write_text(f"{SECRET} {number}", encoding="ascii")
+            if number % 20 == 0:
+                sh(f"sync -f {VOLUME}")
+        said = seal(made)
+        assert (said.get("errors", said), said.get("failures")) == ([], [])
+        said = end(made)
+        assert (said["failures"], said["notes"]) == ([], [])
+        sh(f"umount {VOLUME}")
+        is_sealed(made, disk)
+        assert disk.holds(SECRET) == 0
+
+
+@own_machine
 def test_command_lines_that_keep_it_out(disk: LoopDisk) -> None:
     with only_disks(disk):
         made = machine(disk)

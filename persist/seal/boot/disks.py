@@ -5,15 +5,16 @@ in memory, and blocks of what was wiped."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from persist.boot.fstab import Line
 from persist.errors import CommandError, PersistError
 from persist.record import Record
-from persist.system import blockdev
+from persist.system import blockdev, btrfs
 from persist.system.blockdev import Disk
 from persist.system.mountinfo import Mount
 from persist.system.run import run
+from persist.volume.find.decision import BTRFS
 from persist.volume.ondisk.partition_table import DATA_NAME
 
 _TRIM_SEC = 1500.0  # some disks take their time to discard
@@ -127,15 +128,19 @@ def make_swap(swap: Swap) -> None:
     run("mkswap", *uuid, *label, swap.node)
 
 
-def trim(points: Sequence[str], top: str) -> list[str]:
-    """Give back the blocks of what was wiped, at places in the tree whose directory is TOP. Returns a warning
-    for each place where they stay."""
-    said = []
-    for point in points:
+def trim(mounts: Iterable[Mount], top: str) -> list[str]:
+    """Give back the blocks of what was wiped, on mounts in the tree whose directory is TOP. A btrfs that is
+    in use keeps old metadata in what it has set aside for its next (tried), so that is moved before. Returns
+    a warning for each place where they stay. Raises OSError."""
+    said, moved = [], set()
+    for mount in mounts:
         try:
-            run("fstrim", point, timeout=_TRIM_SEC)
+            if mount.fstype == BTRFS and mount.device not in moved:
+                moved.add(mount.device)
+                btrfs.move_metadata(mount.mount_point, btrfs.MOVE_SEC)
+            run("fstrim", mount.mount_point, timeout=_TRIM_SEC)
         except CommandError as e:
-            shown = point.removeprefix(top) or "/"
+            shown = mount.mount_point.removeprefix(top) or "/"
             why = e.stderr.strip().rpartition(": ")[2] or e.message
-            said.append(f"What was wiped can be read from the free blocks of '{shown}': fstrim: {why}.")
+            said.append(f"What was wiped can be read from the free blocks of '{shown}': {e.argv[0]}: {why}.")
     return said

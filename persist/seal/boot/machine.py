@@ -154,7 +154,7 @@ class Work:
     def trim(self) -> list[str]:
         """Give back the blocks of what was wiped; a warning for each place where they stay."""
         stay = () if self.included is None else self.included.stay
-        return [*disks.trim([m.mount_point for m in self.copy.mounts], self.copy.path), *stay]
+        return [*disks.trim(self.copy.mounts, self.copy.path), *stay]
 
 
 @contextmanager

@@ -140,15 +140,18 @@ def _top(found: Found, nodes: Iterable[str]) -> str:
     return TOP
 
 
-def _trim(*, fresh: bool) -> list[str]:
-    """Give back the blocks of what was wiped; why they stay. Before anything is written: fstrim(8) leaves out
-    what btrfs has set aside for its next metadata, and old metadata with it (tried)."""
-    why = "it was in use" if not fresh else ""
+def _trim(found: Found, *, fresh: bool) -> list[str]:
+    """Give back the blocks of what was wiped; why they stay. fstrim(8) leaves out what a btrfs has set aside
+    for its next metadata, and old metadata with it (tried): when it was just mounted, before anything is
+    written, that is nothing; where it was in use, as for an /etc that is kept, its metadata is moved."""
     try:
+        if not fresh and found.fstype == BTRFS:
+            btrfs.move_metadata(PLACE, btrfs.MOVE_SEC)
         run("fstrim", PLACE, timeout=None)
     except CommandError as e:
-        why = "fstrim: " + (e.stderr.strip().rpartition(": ")[2] or e.message)
-    return [f"What was wiped can be read from the free blocks of the state volume: {why}."] if why else []
+        why = f"{e.argv[0]}: " + (e.stderr.strip().rpartition(": ")[2] or e.message)
+        return [f"What was wiped can be read from the free blocks of the state volume: {why}."]
+    return []
 
 
 def mount(machine: Facts, notes: list[str], *, looking: bool, trim: bool) -> tuple[Volume, list[str]]:
@@ -164,7 +167,7 @@ def mount(machine: Facts, notes: list[str], *, looking: bool, trim: bool) -> tup
     found, assembly = _found(conf, machine, say)
     fresh = not _is_there(found)
     _mount(found, assembly, conf, say, looking=looking)
-    stay = _trim(fresh=fresh or found.fstype != BTRFS) if trim else []
+    stay = _trim(found, fresh=fresh) if trim else []
     strange.check(PLACE, found.node, found.uuid, say)
     at = mountinfo.at(PLACE)
     assert at is not None
