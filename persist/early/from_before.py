@@ -15,11 +15,15 @@ from persist.boot import paths
 from persist.boot.load import Loaded
 from persist.boot.plan import Planned
 from persist.entries import stores
-from persist.errors import PersistError
+from persist.errors import CommandError, PersistError
 from persist.note import NOTICE, WARNING, Note, Say
 from persist.system import mountinfo, newmount
 from persist.system.files import write_atomically
+from persist.system.run import run
 from persist.system.safepath import Dir
+
+
+LEFT_BY_PID1 = "/etc"
 
 
 def flags() -> dict[str, str]:
@@ -38,6 +42,32 @@ def _now(planned: Planned, volume: Dir) -> str:
         return stores.look(volume, planned.path, planned.name, "overlay")
     except (PersistError, OSError):
         return ""  # whoever brings the entry into place looks again, and says it
+
+
+def _is_ours(planned: Planned, mounted: mountinfo.Mount, flag: str) -> bool:
+    if mounted.fstype == "overlay":
+        return mounted.upper == f"{paths.STORE}/overlay/{planned.name}/upper"
+    found = os.stat(planned.path)
+    return f"{found.st_dev}:{found.st_ino}" == flag
+
+
+def unmount(loaded: Loaded, before: Mapping[str, str], say: Say) -> None:
+    """Unmount what PID 1 should have, children first: it looks at mounts that it did not make itself up to a
+    second later (five times a second at most, systemd 252 and 257), and unmounts none that it has not seen.
+    ``before``: flags(). What is in use stays, as at PID 1's own umount. Raises OSError."""
+    at = {m.mount_point: m for m in mountinfo.mounts()} if before else {}
+    for planned in reversed(loaded.plan.entries):
+        mounted, flag = at.get(planned.path), before.get(planned.name, "")
+        if mounted is None or not flag or planned.path == LEFT_BY_PID1:
+            continue
+        if not _is_ours(planned, mounted, flag):
+            continue
+        try:
+            run("umount", planned.path)
+        except CommandError as e:
+            say(
+                Note(WARNING, f"'{planned.path}' stays mounted: {e}", "EARLY", {"PERSIST_PATH": planned.path})
+            )
 
 
 def elsewhere(loaded: Loaded, before: Mapping[str, str]) -> list[Planned]:

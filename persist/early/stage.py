@@ -102,6 +102,7 @@ class Stage:
             self._later(f"{why.message} {why.hint}")
             return
         self.before = from_before.flags()
+        from_before.unmount(loaded, self.before, self.say)
         (self.filesystems or coldplug.filesystems())(self.say)
         now = root_kept.look()
         root = will_be(loaded.facts, now)
