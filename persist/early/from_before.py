@@ -22,7 +22,6 @@ from persist.system.files import write_atomically
 from persist.system.run import run
 from persist.system.safepath import Dir
 
-
 LEFT_BY_PID1 = "/etc"
 
 
