@@ -86,6 +86,10 @@ def _make(item: Again) -> None:
     run(*item.command)
     os.sync()
     left = _missing(item)
+    closed = next((d for d in map(os.path.dirname, left) if not os.access(d, os.W_OK)), "")
+    if closed:
+        # ssh-keygen(1) ends well all the same.
+        raise PersistError(f"'{closed}' takes no writes.")
     fields = {"PERSIST_PATH": what, "PERSIST_SOURCE": item.source}
     if left:
         # A key of a type that the program of today does not make any more; running it again would not help.

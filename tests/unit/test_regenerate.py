@@ -106,6 +106,16 @@ def test_directories(clone: Clone) -> None:
     assert clone.run() == 0 and clone.called() == ["b"]
 
 
+def test_a_directory_that_takes_no_writes(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ssh-keygen(1) ends well on a root that is read-only, and has made no key: that is tried again."""
+    clone.put(clone.item("a", "key", does="true"), clone.item("b", "other"))
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(clone.top))
+    assert clone.run() == 1 and clone.left() == ["a"]
+    monkeypatch.undo()
+    clone.program("a", f"echo new >{clone.top}/key")
+    assert clone.run() == 0 and clone.left() == []
+
+
 def test_a_failure_stops_nothing(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:
     clone.put(
         clone.item("a", "one", does="echo no primes today >&2; exit 3"),
