@@ -60,6 +60,9 @@ def test_the_tree(pair: tuple[LoopDisk, LoopDisk]) -> None:
     top = Path(copy.path)
     assert [m.mount_point for m in copy.inside] == ["/var"]
     assert [e for e in copy.errors if not e.startswith(tuple(f"'/{name}" for name in _HOST))] == []
+    assert copy.notes == (
+        "'/var' is not empty below what is mounted there: that was not looked at, and stays.",
+    )
     assert (top / "etc/machine-id").read_text() == "image\n"
     assert Path("/etc/machine-id").read_text() == "running\n"
     assert sorted(os.listdir(top / "var")) == ["kept", "lost+found"]
@@ -120,24 +123,25 @@ def test_volumes_and_swap(pair: tuple[LoopDisk, LoopDisk]) -> None:
             f.seek(1 << 19)
             f.write(secret)
     lines = [
+        Line("/dev/loop-control", "", "swap", "sw", "/etc/fstab:5"),
+        Line(one.node, "", "swap", "sw,_netdev", "/etc/fstab:6"),
         Line(two.node, "", "swap", "sw", "/etc/fstab:1"),
         Line("/swapfile", "", "swap", "sw", "/etc/fstab:2"),
         Line("LABEL=nowhere", "", "swap", "sw", "/etc/fstab:3"),
         Line(one.node, "", "swap", "sw", "/etc/fstab:4"),
     ]
-    found, errors = disks.swap_space(lines, disks.whole_disks(two.node), "/srv/m")
+    found, errors = disks.swap_space(lines, "/srv/m")
     assert errors == [] and [(s.node, s.label) for s in found] == [
         (two.node, "swap"),
         (str(file), "inside"),
     ]
+    assert disks.swap_space([Line(two.node, "", "swap", "_netdev", "/etc/fstab:1")], "/srv/m") == ([], [])
     for swap in found:
         disks.make_swap(swap)
     after = blockdev.probe(two.node)
     assert (after["UUID"], after["LABEL"], after["TYPE"]) == (before["UUID"], "swap", "swap")
     assert blockdev.probe(str(file))["LABEL"] == "inside"
     assert secret not in file.read_bytes() and secret not in two.file.read_bytes()
-    other, _ = disks.swap_space(lines[:1], disks.whole_disks(one.node), "/srv/m")
-    assert other == []
 
 
 @own_machine
@@ -147,9 +151,8 @@ def test_swap_space_in_use(pair: tuple[LoopDisk, LoopDisk]) -> None:
     sh(f"mkswap {node}; swapon {node}; mkdir /srv/m")
     try:
         lines = [Line(node, "", "swap", "sw", "/etc/fstab:1")]
-        on = disks.whole_disks(node)
-        assert disks.swap_space(lines, on, "/srv/m", looking=True)[1] == []
-        assert disks.swap_space(lines, on, "/srv/m") == (
+        assert disks.swap_space(lines, "/srv/m", looking=True)[1] == []
+        assert disks.swap_space(lines, "/srv/m") == (
             [],
             [f"The swap space {node} is in use: 'swapoff {node}'."],
         )

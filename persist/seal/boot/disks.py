@@ -84,18 +84,17 @@ def _place(what: str, top: str) -> str:
     return run("findfs", what, ok=(0, 1)).strip() if "=" in what else ""
 
 
-def swap_space(
-    lines: Iterable[Line], disks: set[str], top: str, *, looking: bool = False
-) -> tuple[list[Swap], list[str]]:
-    """The swap space of fstab on these disks, and in files of the tree whose directory is TOP; and what is
-    wrong with it. ``looking``: the machine runs and uses it as ever, which the seal boot does not. Raises
+def swap_space(lines: Iterable[Line], top: str, *, looking: bool = False) -> tuple[list[Swap], list[str]]:
+    """The swap space of fstab, on whatever disk, and in files of the tree whose directory is TOP; and what is
+    wrong with it. On a disk of its own it has what was in memory, too, and nothing tells which of its disks
+    somebody copies. ``looking``: the machine runs and uses it as ever, which the seal boot does not. Raises
     CommandError."""
     found, errors = [], []
     used = set() if looking else {blockdev.number_of(name) or name for name in blockdev.swaps()}
     for line in lines:
-        node = "" if line.where else _place(line.what, top)
+        node = "" if line.where or line.network() else _place(line.what, top)
         is_file = bool(node) and node.startswith(top.rstrip("/") + "/")
-        if not node or not (is_file or whole_disks(node) & disks):
+        if not node or not (is_file or whole_disks(node)):
             continue
         probed = blockdev.probe(node)
         if probed.get("TYPE") not in _SWAP:

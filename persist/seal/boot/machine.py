@@ -121,7 +121,7 @@ class Work:
         errors, notes = unmounted.judge(known_mounts(self.machine), there, patterns, homes(self.seal.tree))
         volume = () if self.included is None else self.included.volume.nodes
         on = disks.captured(self.copy.mounts).union(*map(disks.whole_disks, volume))
-        self.swap, wrong = disks.swap_space(self.machine.lines, on, self.copy.path, looking=self.looking)
+        self.swap, wrong = disks.swap_space(self.machine.lines, self.copy.path, looking=self.looking)
         known = [blockdev.number_of(node) for node in volume]
         for node in disks.volumes_on(on):
             if blockdev.number_of(node) not in known:
@@ -133,7 +133,7 @@ class Work:
             wrong += self.included.wrong()
             notes += self.included.notes
         result.errors[:0] = [*before, *self.copy.errors, *errors, *wrong]
-        result.notes += notes
+        result.notes += [*self.copy.notes, *notes]
         return result
 
     def empty_swap(self) -> None:

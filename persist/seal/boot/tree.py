@@ -23,13 +23,14 @@ _READ_ONLY = "which takes no writes, so that nothing on it could be wiped"
 
 
 class Copy(Record):
-    """The copy: its directory, the mounts at and below it, those of the machine that went into it, and what
-    is wrong with it."""
+    """The copy: its directory, the mounts at and below it, those of the machine that went into it, what is
+    wrong with it, and what is to be told of it."""
 
     path: str
     mounts: tuple[Mount, ...]
     inside: tuple[Mount, ...] = ()
     errors: tuple[str, ...] = made(tuple)
+    notes: tuple[str, ...] = made(tuple)
 
 
 def memory(path: str) -> str:
@@ -47,6 +48,14 @@ def _make_writable(path: str, shown: str) -> None:
     run("mount", "--options-mode", "ignore", "-o", "remount,rw", path)
     if os.statvfs(path).f_flag & os.ST_RDONLY:
         raise PersistError(f"'{shown}' is on a filesystem {_READ_ONLY}.")
+
+
+def _hidden(top: Dir, point: str) -> list[str]:
+    """A notice where there is something below what is to be put at a place. Raises OSError, PersistError."""
+    with top.descend(split(point)) as at:
+        if set(os.listdir(at.fd)) <= {"lost+found"}:
+            return []
+    return [f"'{point}' is not empty below what is mounted there: that was not looked at, and stays."]
 
 
 def _put(source: str, top: Dir, parts: list[str]) -> None:
@@ -82,10 +91,12 @@ def make(*, writable: bool, whole: bool, place: str = PLACE, root: str = "/") ->
     sorted_ = sort(every) if whole else None
     errors = list(sorted_.errors) if sorted_ else []
     inside = list(sorted_.inside) if sorted_ else []
+    notes: list[str] = []
     with Dir.at(place) as tree:
         for mount in inside:
             point = mount.mount_point
             try:
+                notes += _hidden(tree, point)
                 _put(point, tree, split(point))
                 if writable:
                     _make_writable(place + point, point)
@@ -93,7 +104,7 @@ def make(*, writable: bool, whole: bool, place: str = PLACE, root: str = "/") ->
                 errors.append(f"'{point}' could not be put into the tree: {e}")
     top = place.rstrip("/") + "/"
     own = tuple(m for m in mountinfo.mounts() if (m.mount_point + "/").startswith(top))
-    return Copy(place, own, tuple(inside), tuple(errors))
+    return Copy(place, own, tuple(inside), tuple(errors), tuple(notes))
 
 
 @contextmanager
