@@ -57,6 +57,9 @@ MESSAGE_IDS: dict[str, str] = {
     "ENTRY_STALE": "79da9eb22fb554acbc66c2570649658e",
     # content was already at its place on the volume and is used as it is
     "ENTRY_ADOPTED": "86669b358759559b86b73f9242af0099",
+    # an entry keeps the form that it was seeded for, whatever it says now
+    "ENTRY_AS_SEEDED": "dcd01708d9fb54b981e19f06de489b06",
+    "ENTRY_CONVERTED": "768924df07405b209cb9464f341855f4",  # an entry has the form now that it says
     "MEMBER_MISSING": "4b19d2c66cfc52b8b4134d88a241cc3d",  # the volume runs without a member
     # a member that did not see the last writes is left out
     "MEMBER_STALE": "43a67a27fa055ce191c65564321cd343",

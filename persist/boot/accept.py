@@ -100,7 +100,12 @@ def _wrong(planned: Planned, config: "Config", facts: "Facts") -> str:
             "SeedFrom=%s is the state volume itself or what persist has there, and not a place to copy from"
             % source
         )
-    if entry.method != "symlink" and entry.type == "file" and entry.path in facts.links:
+    if (
+        entry.method != "symlink"
+        and entry.type == "file"
+        and entry.path in facts.links
+        and facts.aliases.get(entry.path) not in (config.mount + path, VOLUME + path)
+    ):
         return "a symbolic link in the image cannot be bound over; keep its directory"
     return _network(planned, facts) if facts.network and not config.netdev and path not in facts.fstab else ""
 
@@ -240,13 +245,13 @@ def _in_time(accepted: dict[str, Planned], facts: "Facts", outside: list[Outside
 def _through_our_links(
     aliases: dict[str, str], config: "Config", entries: "Sequence[Entry]"
 ) -> dict[str, str]:
-    """The paths behind links, but for the link that a symlink entry has made: what is below it has its path
-    in front of that."""
+    """The paths behind links, but for those to the place of an entry on the volume: a symlink entry has made
+    it, or did once (entries/as_seeded.py), and what is below has its path in front of that."""
     links = {aliases.get(e.path, e.path) for e in entries if e.method == "symlink"}
     found = dict(aliases)
     for path, real in aliases.items():
         for volume in (config.mount, VOLUME):
-            if real.startswith(volume + "/") and above(real[len(volume) :], links):
+            if real == volume + path or real.startswith(volume + "/") and above(real[len(volume) :], links):
                 found[path] = real[len(volume) :]
     return found
 

@@ -91,9 +91,7 @@ def _after_mount(path: str, why: str) -> str:
     return ("Wants=" if why.startswith("mount.usr=") else "Requires=") + unit + "After=" + unit
 
 
-def _entry_files(
-    plan: Plan, planned: Planned, children: list[str], above_it: "Sequence[Planned]", again: bool
-) -> None:
+def _entry_files(plan: Plan, planned: Planned, children: list[str], above_it: "Sequence[Planned]") -> None:
     """The unit of one entry, and the drop-in of its seed where it lies on a filesystem of fstab."""
     entry = planned.entry
     binds = [p.unit for p in above_it if p.entry.method == "bind" and not p.before_pid1] if above_it else []
@@ -101,7 +99,7 @@ def _entry_files(
     if entry.method == "bind":
         plan.files[planned.unit] = bind_unit(plan, planned, children, binds, bool(mounted))
     elif planned.unit:
-        plan.files[planned.unit] = mount_unit(plan, planned, children, binds, again)
+        plan.files[planned.unit] = mount_unit(plan, planned, children, binds)
     if entry.method in ("image", "tmpfs"):
         return
     after = "Wants=" + NET_UNIT + "\nAfter=" + NET_UNIT + "\n" if plan.net else ""
@@ -135,13 +133,11 @@ def _units(plan: Plan, accepted: dict[str, Planned]) -> list[str]:
     """Add the units of all entries; returns those that are wanted."""
     children = _children(accepted)
     ways = {p.path: _above(p, accepted) for p in plan.entries if p.parent}
-    # Overlays that persist-volume.service mounts because a bind lies in them (entries/bind.py).
-    again = {p.path for path, way in ways.items() if accepted[path].entry.method == "bind" for p in way}
     wants: list[str] = []
     for planned in plan.entries:
         if not planned.before_pid1:
             path = planned.path
-            _entry_files(plan, planned, children.get(path, []), ways.get(path, ()), path in again)
+            _entry_files(plan, planned, children.get(path, []), ways.get(path, ()))
             wants.append(planned.unit or "persist-seed@" + planned.name + ".service")
     return wants
 

@@ -135,12 +135,8 @@ def _ordering(plan: "Plan", children: list[str]) -> str:
     return " ".join(before).replace(" \n", "\n")
 
 
-def mount_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list[str], again: bool) -> str:
-    """The text of an entry's mount unit.
-
-    ``binds`` are the units of bind entries above it; ``again`` where persist-volume.service may have mounted
-    it for the sake of one below.
-    """
+def mount_unit(plan: "Plan", planned: "Planned", children: list[str], binds: list[str]) -> str:
+    """The text of an entry's mount unit. ``binds`` are the units of bind entries above it."""
     entry = planned.entry
     method = entry.method
     path = specifiers(planned.path)
@@ -160,7 +156,7 @@ def mount_unit(plan: "Plan", planned: "Planned", children: list[str], binds: lis
         # As RequiresMountsFor= says of a mount above that has a fragment.
         text += "Requires=" + " ".join(binds) + "\nAfter=" + " ".join(binds) + "\n"
     volume = NET_UNIT if plan.net else VOLUME_UNIT
-    return text + (_hole(path, volume) if method == "image" else _overlay(plan, planned, volume, again))
+    return text + (_hole(path, volume) if method == "image" else _overlay(plan, planned, volume))
 
 
 def _in_memory(path: str) -> str:
@@ -181,14 +177,14 @@ def _hole(path: str, volume: str) -> str:
     )
 
 
-def _overlay(plan: "Plan", planned: "Planned", volume: str, again: bool) -> str:
+def _overlay(plan: "Plan", planned: "Planned", volume: str) -> str:
     """The same of an overlay entry's."""
     entry, name, path = planned.entry, planned.name, specifiers(planned.path)
     seed = "persist-seed@" + name + ".service"  # an escaped name has no specifiers
-    text = f"Wants={volume} {seed}\nAfter={volume} {seed}\n"
-    if again:
-        # Mounts of others are seen by PID 1 a moment later, and an upper must not be mounted twice.
-        text += "ConditionPathIsMountPoint=!" + path + "\n"
+    # persist-volume.service may have mounted it, for the sake of an entry below, or as what it was seeded as
+    # (entries/as_seeded.py). Mounts of others are seen by PID 1 a moment later, and an upper must not be
+    # mounted twice.
+    text = f"Wants={volume} {seed}\nAfter={volume} {seed}\nConditionPathIsMountPoint=!{path}\n"
     test = "Condition"
     if entry.required != "no":
         test = "Assert"

@@ -159,7 +159,7 @@ def print_verdict(
     ]
     if found.reasons or found.notices or quiet:
         print()
-    for text in [n.message for n in found.notices] + quiet:
+    for text in [f"{n.message} {n.hint}".rstrip() for n in found.notices] + quiet:
         print(show.safe(f"- {text}"))
     for reason in found.reasons:
         print(show.safe(f"* {reason.message}"))

@@ -25,7 +25,8 @@ from persist.system.safepath import Dir
 class InPlace:
     """One pass over the entries of a plan. ``say`` and ``status`` as ever; ``root_writable``: PID 1 is going
     to find a root that takes writes, or to make it one. ``failed``: paths that failed in an earlier pass, and
-    why: they are not tried again."""
+    why: they are not tried again.
+    ``later``: paths of entries that are converted in the real root."""
 
     def __init__(
         self,
@@ -35,10 +36,12 @@ class InPlace:
         *,
         root_writable: bool,
         failed: Mapping[str, str] | None = None,
+        later: Collection[str] = (),
     ) -> None:
         self.loaded, self.say, self.status, self.root_writable = loaded, say, status, root_writable
         self.places = Places(loaded, early=True)
         self.left: list[str] = []
+        self.later = later
         self.why = dict(failed or {})  # of those that failed
 
     def bring(self, only: Collection[str] | None = None) -> list[str]:
@@ -74,7 +77,7 @@ class InPlace:
             return self._memory(planned)
         if method == "image":
             return self._hole(planned)
-        if self.places.waits(path) or self.places.later(path):
+        if path in self.later or self.places.waits(path) or self.places.later(path):
             return False
         if not stores.flag(planned.name) and not self._seed(planned):
             return False

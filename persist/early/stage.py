@@ -230,19 +230,24 @@ class Stage:
     def _in_place(self, only: tuple[str, ...] | None = None) -> InPlace:
         """Bring entries into place. Raises PersistError and OSError."""
         loaded = self.loaded
-        as_seeded.settle(loaded)
+        settled = as_seeded.settle(loaded, root_kept=self.result.root_kept)
         problems: list[PersistError] = []
         if loaded.plan.read_only and self.result.kind == "tmpfs":
             from persist.entries import read_only_boot  # rare
 
             problems += read_only_boot.prepare(loaded, lambda text: self.status(text, 60))
-        problems += bind.note_stores(loaded)
+        problems += bind.note_stores(loaded, but=settled.convert)
         for problem in problems:
             if problem.message not in self.complained:
                 self.say(of(problem, WARNING))
             self.complained.add(problem.message)
         done = InPlace(
-            loaded, self.say, self.status, root_writable=not self.result.root_read_only, failed=self.tried
+            loaded,
+            self.say,
+            self.status,
+            root_writable=not self.result.root_read_only,
+            failed=self.tried,
+            later=settled.convert,
         )
         done.bring(only)
         self.tried = done.why

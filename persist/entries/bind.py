@@ -16,11 +16,10 @@ from persist.boot.load import Loaded
 from persist.boot.paths import above
 from persist.boot.plan import Planned
 from persist.boot.units import lower, overlay_options
-from persist.entries import stores
+from persist.entries import as_seeded, stores
 from persist.errors import PersistError
 from persist.system import mountinfo, newmount
 from persist.system.files import kind as kind_of
-from persist.system.files import write_atomically
 from persist.system.safepath import Dir
 
 # Where generators and others put units that systemd ships none of: what mounts a path above an entry need not
@@ -33,7 +32,7 @@ _UNITS = (
 )
 
 
-def _error(planned: Planned, message_id: str, message: str, hint: str = "") -> PersistError:
+def error(planned: Planned, message_id: str, message: str, hint: str = "") -> PersistError:
     return PersistError(
         message,
         hint=hint,
@@ -46,16 +45,16 @@ def _error(planned: Planned, message_id: str, message: str, hint: str = "") -> P
 
 def failure(
     planned: Planned,
-    error: PersistError | OSError,
+    cause: PersistError | OSError,
     what: str = "Failed to mount",
     where: str = "from the state volume",
 ) -> PersistError:
     """What to log about an entry that failed: what could not be done with its path, and where."""
-    if isinstance(error, PersistError):
-        text, hint = error.message, error.hint
+    if isinstance(cause, PersistError):
+        text, hint = cause.message, cause.hint
     else:
-        text, hint = f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}.", ""
-    return _error(planned, "ENTRY_FAILED", f"{what} '{planned.path}' {where}: {text}", hint)
+        text, hint = f"{cause.strerror or cause}{f' ({cause.filename})' if cause.filename else ''}.", ""
+    return error(planned, "ENTRY_FAILED", f"{what} '{planned.path}' {where}: {text}", hint)
 
 
 def _kind(fd: int) -> str:
@@ -108,7 +107,7 @@ def mount_bind(planned: Planned) -> None:
         os.close(source)
 
 
-def _mount_overlay(planned: Planned, loaded: Loaded) -> bool:
+def mount_overlay(planned: Planned, loaded: Loaded) -> bool:
     """Mount an overlay entry, which was looked at, as its unit would. False where the unit's other conditions
     do not hold.
 
@@ -187,12 +186,14 @@ def place(planned: Planned, places: Places) -> bool:
         mount_bind(planned)
         return True
     # One that is there: of an earlier run, or somebody else's, which the verdict says.
-    return method == "overlay" and (path in places.at or _mount_overlay(planned, places.loaded))
+    return method == "overlay" and (path in places.at or mount_overlay(planned, places.loaded))
 
 
-def note_stores(loaded: Loaded, methods: Iterable[str] = stores.METHODS) -> list[PersistError]:
+def note_stores(
+    loaded: Loaded, methods: Iterable[str] = stores.METHODS, but: Iterable[str] = ()
+) -> list[PersistError]:
     """Look at the places on the volume of all entries that are seeded, those too that are mounted already,
-    and write their flags.
+    and write their flags. ``but``: paths that are seeded once more.
 
     For persist-volume.service, before anything is mounted from there: the units of entries have a condition
     on their flag. An entry whose place is not as it should be has no flag and is in the result. Raises
@@ -203,7 +204,9 @@ def note_stores(loaded: Loaded, methods: Iterable[str] = stores.METHODS) -> list
         return problems
     with Dir.at(paths.VOLUME) as volume:
         for planned in loaded.plan.entries:
-            if planned.entry.method not in methods:
+            if planned.entry.method not in methods or planned.path in but:
+                continue
+            if as_seeded.waits_for_its_seed(planned, loaded):
                 continue
             try:
                 if stores.seeded(volume, planned.name):
@@ -213,16 +216,17 @@ def note_stores(loaded: Loaded, methods: Iterable[str] = stores.METHODS) -> list
     return problems
 
 
-def mount_seeded(loaded: Loaded, ours: Iterable[str] = ()) -> list[PersistError]:
+def mount_seeded(loaded: Loaded, ours: Iterable[str] = (), but: Iterable[str] = ()) -> list[PersistError]:
     """Look at the places of all seeded entries; mount the binds among them that lie on the root filesystem or
     below entries there, and the overlays above.
 
     For persist-volume.service, once the volume is there. What has its time later (it is not seeded, or below
-    a mount of fstab) is left to its unit. ``ours``: overlays that have no unit (as_seeded.py).
+    a mount of fstab) is left to its unit. ``ours``: overlays that have no unit; ``but``: what is converted
+    first (as_seeded.py).
     An entry that fails costs that entry and those below it: it is in the result. Raises OSError where /proc
     is not mounted.
     """
-    problems = note_stores(loaded)
+    problems = note_stores(loaded, but=but)
     needed = _needed(loaded.plan.entries, ours)
     if not needed:
         return problems
@@ -241,58 +245,3 @@ def mount_seeded(loaded: Loaded, ours: Iterable[str] = ()) -> list[PersistError]
         except (PersistError, OSError) as e:
             problems.append(failure(planned, e))
     return problems
-
-
-def hold(planned: Planned) -> PersistError | None:
-    """Make one bind entry read-only where it is. None where there is nothing to hold, or it is held. Raises
-    PersistError and OSError."""
-    with Dir.at("/") as live:
-        fd = live.node(planned.path)
-    if fd is None:
-        return None
-    try:
-        if _kind(fd) not in ("directory", "file"):
-            raise PersistError(f"It is a {_kind(fd)}.")
-        if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
-            return None
-        # What is mounted below stays in sight, and as it is.
-        newmount.attach(fd, fd, read_only=True, recursive=True)
-    finally:
-        os.close(fd)
-    return _error(
-        planned,
-        "ENTRY_STALE",
-        f"'{planned.path}' is read-only on this boot: its state volume is missing or read-only, and would "
-        "hide what is written now when it is back.",
-        f"Attach the disk of the volume, or set Stale=allow ({planned.entry.source}).",
-    )
-
-
-def hold_stale(loaded: Loaded) -> list[PersistError]:
-    """Hold each bind entry with Stale=ro read-only, on a writable root that has known a volume and boots
-    without it, or with one that takes no writes.
-
-    The result is what to log: each entry that is held, and each that could not be. Entries below a mount of
-    fstab are held by persist-bind@.service, after that mount; it looks for /run/persist/stale. Raises
-    OSError.
-    """
-    write_atomically(paths.STALE, "")
-    places = Places(loaded)
-    said = []
-    for planned in loaded.plan.entries:
-        if (
-            planned.entry.method != "bind"
-            or planned.entry.stale != "ro"
-            or above(planned.path, loaded.plan.fstab)
-        ):
-            continue
-        try:
-            later = places.later(planned.path)
-            if later:
-                raise PersistError(f"{later} is mounted only later.", hint="Mount it from fstab(5).")
-            held = hold(planned)
-        except (PersistError, OSError) as e:
-            held = failure(planned, e, "Failed to make", "read-only while the state volume is away")
-        if held is not None:
-            said.append(held)
-    return said

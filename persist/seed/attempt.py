@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from persist.note import WARNING, Note
+from persist.seed.intent import Intent
 from persist.seed.request import Result, Roots, SeedRequest, fields
 from persist.seed.store import Store
 from persist.seed.tree import Progress
@@ -41,12 +42,7 @@ class Attempt:
         done = self.store.marker()
         if done is not None:
             if done.method != self.entry.method:
-                self.note(
-                    WARNING,
-                    f"'{self.entry.path}' was seeded for Method={done.method}, and its entry now says "
-                    f"Method={self.entry.method}. Its content was not converted.",
-                    "ENTRY_ADOPTED",
-                )
+                self.convert(done)
             self.store.tidy()
             self.result.state, self.result.source, self.result.summary = "present", done.source, done.summary
             return self.result
@@ -64,6 +60,16 @@ class Attempt:
                 e.add_note(f"What was copied so far could not be removed: {left}")
             raise
         return self.result
+
+    def convert(self, done: Intent) -> None:
+        """Have the entry in the form that it says now, which is not the one that it was seeded for; or say
+        why not."""
+        self.note(
+            WARNING,
+            f"'{self.entry.path}' was seeded for Method={done.method}, and its entry now says "
+            f"Method={self.entry.method}. Its content was not converted.",
+            "ENTRY_AS_SEEDED",
+        )
 
     def bring(self) -> None:
         """Bring the entry onto the volume, and what it needs on the live system; note in ``result`` what was

@@ -8,6 +8,7 @@ import stat
 
 from persist.errors import PersistError
 from persist.note import NOTICE, WARNING
+from persist.record import replace
 from persist.seed.attempt import Attempt
 from persist.seed.copy import Source, copy
 from persist.seed.intent import Intent
@@ -31,6 +32,30 @@ class Content(Attempt):
         finally:
             if source is not None:
                 os.close(source.fd)
+
+    def convert(self, done: Intent) -> None:
+        """A bind and a link share their place: the path becomes what the entry says, then the marker says it.
+        Raises PersistError with the path as it was, or on the way."""
+        entry, store = self.entry, self.store
+        if done.method not in ("bind", "symlink"):
+            super().convert(done)
+            return
+        with store.parents(entry.path, []) as parent:
+            if parent.lstat(split(entry.path)[-1]) is None:
+                raise PersistError(f"'{parent.path(split(entry.path)[-1])}' does not exist, or not yet.")
+        live = LivePath(entry.path, self.live, self.roots.links, self.roots.mounts)
+        if entry.method == "symlink":
+            live.check(done.type)
+            live.put(store, self.progress)
+        else:
+            live.take_away(done.type)
+        store.say_anew(replace(done, method=entry.method))
+        self.note(
+            NOTICE,
+            f"'{entry.path}' was seeded for Method={done.method}, and is what its entry says now: "
+            f"Method={entry.method}.",
+            "ENTRY_CONVERTED",
+        )
 
     def _bring_from(self, source: Source | None) -> None:
         entry, store = self.entry, self.store

@@ -157,6 +157,28 @@ class LivePath:
                 parent.sync()
             step("linked")
 
+    def take_away(self, kind: str) -> None:
+        """Make a path that is a link into the volume what can be mounted on: what put() has laid aside, else
+        something empty. Raises PersistError."""
+        with self._parent() as parent:
+            if self._link(parent) == "ours":
+                self._writable(parent, self.name)
+                os.unlink(self.name, dir_fd=parent.fd)
+                step("unlinked")
+            aside = parent.lstat(self.name + ASIDE)
+            fits = aside is not None and (stat.S_ISDIR if kind == "directory" else stat.S_ISREG)(
+                aside.st_mode
+            )
+            if fits and self._link(parent) is None:
+                try:
+                    rename_noreplace(parent, self.name + ASIDE, parent, self.name)
+                except OSError as e:
+                    if e.errno != errno.EXDEV:
+                        raise  # a directory of a lower layer stays where it is
+            parent.sync()
+            step("link-back")
+        self.mount_point(kind)
+
     def _aside(self, parent: Dir, store: Store, progress: Progress) -> None:
         aside = self.name + ASIDE
         if parent.lstat(aside) is None:

@@ -136,6 +136,14 @@ class Store:
         self.tidy()
         step("done")
 
+    def say_anew(self, intent: Intent) -> None:
+        """Replace the marker, whole or not at all."""
+        name = self.name + ".json"
+        self.work.write("marker.new", intent.to_json(self.name))
+        os.rename("marker.new", name, src_dir_fd=self.work.fd, dst_dir_fd=self.seeds.fd)
+        self.seeds.sync()
+        step("said-anew")
+
     def tidy(self) -> None:
         """Remove the work directory with all that is in it."""
         self.wipe()

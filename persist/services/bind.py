@@ -7,12 +7,15 @@ from __future__ import annotations
 import os
 
 from persist.boot import paths
+from persist.boot.load import Loaded
 from persist.boot.plan import Planned
 from persist.entries import as_seeded, stores
-from persist.entries.bind import failure, hold, mount_bind
+from persist.entries.bind import failure, mount_bind, mount_overlay
+from persist.entries.hold import hold
 from persist.errors import PersistError
 from persist.log import DEBUG, ERR, log, log_error, say
-from persist.services.running import running
+from persist.services.running import root_kept, running
+from persist.system import mountinfo
 
 
 def _why_not(planned: Planned) -> str:
@@ -51,14 +54,25 @@ def _bind(planned: Planned, *, net: bool) -> int:
     return 1
 
 
+def _as_seeded(planned: Planned, loaded: Loaded) -> None:
+    """Mount an entry that keeps another form than its own, where persist-volume.service has not: below a
+    mount of fstab. Raises PersistError and OSError."""
+    if (
+        planned.entry.method == "overlay"
+        and paths.above(planned.path, loaded.plan.fstab)
+        and not _why_not(planned)
+        and mountinfo.at(planned.path) is None
+    ):
+        mount_overlay(planned, loaded)
+
+
 def main(escaped_name: str) -> int:
     """Mount the bind entry with this escaped path; returns the exit status of the service."""
     loaded = running()
-    plan, settled = loaded.plan, as_seeded.settle(loaded)
+    plan, settled = loaded.plan, as_seeded.settle(loaded, root_kept=root_kept())
+    kept = settled.kept
     for planned in plan.entries:
-        if planned.name == escaped_name and planned.path in settled:
-            return 0  # persist-volume.service mounts it, as what it was seeded as, or has said why not
-        if planned.name == escaped_name and planned.entry.method == "bind":
+        if planned.name == escaped_name and (planned.entry.method == "bind" or planned.path in kept):
             break
     else:
         log(
@@ -69,6 +83,9 @@ def main(escaped_name: str) -> int:
         )
         return 1
     try:
+        if planned.entry.method != "bind":
+            _as_seeded(planned, loaded)
+            return 0
         return _bind(planned, net=plan.net)
     except (PersistError, OSError) as e:
         log_error(failure(planned, e))

@@ -8,12 +8,20 @@ import os
 from persist import log
 from persist.boot import paths
 from persist.boot.load import Loaded, load
+from persist.volume import outcome
 
 
 def running() -> Loaded:
     """Its configuration, what is known of it (``facts.mode`` is what this boot was asked for), and the plan.
     What is wrong with them is for the verdict to say."""
     return load("", os.environ)
+
+
+def root_kept() -> bool:
+    """Whether what is written to the root filesystem is there at the next boot, as persist-volume.service
+    or the stage before PID 1 has found."""
+    found = outcome.read()
+    return found is not None and found.root_kept
 
 
 def say_early() -> None:

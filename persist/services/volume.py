@@ -88,9 +88,9 @@ def rescue(result: Outcome, error: Exception) -> None:
             fallback.tmpfs(result, log.say)
             binds.bind_image()
         elif result.expected:
-            from persist.entries import bind
+            from persist.entries import hold
 
-            for problem in bind.hold_stale(running()):
+            for problem in hold.hold_stale(running()):
                 log.log_error(problem)
     except (PersistError, OSError) as e:
         log.log(log.ERR, f"Failed to mount a tmpfs in its place: {e}", "FALLBACK", PERSIST_REASON="failed")

@@ -11,7 +11,7 @@ from persist.entries import as_seeded
 from persist.errors import PersistError
 from persist.system.run import run
 from persist.verdict import judge as v
-from persist.verdict import sealing
+from persist.verdict import remedies, sealing
 from persist.volume.outcome import Outcome
 
 
@@ -48,24 +48,16 @@ def _health(volume: Outcome, look: v.Look) -> list[v.Reason]:
 def current() -> tuple[v.Verdict, Loaded]:
     """The verdict of this moment."""
     loaded = load("", environment())
-    settled = as_seeded.settle(loaded)
     volume, look = v.read_volume(), v.Look()
+    settled = as_seeded.settle(loaded, root_kept=volume.root_kept)
     found = v.judge(loaded, volume, look, _health(volume, look))
     told = sealing.look_back(loaded.facts, sealing.environment())
     found.reasons += told.reasons
     found.notices += told.notices
     if told.reasons and found.verdict == v.ONLINE:
         found.verdict = v.DEGRADED
-    found.notices += [
-        v.Reason(
-            "method",
-            f"{path} was seeded for Method=overlay and stays an overlay; Method=bind in its entry has no "
-            "effect.",
-            "",
-            path,
-        )
-        for path in settled
-    ]
+    forms = {p.path: p.entry.method for p in loaded.plan.entries}
+    found.notices += [remedies.kept_form(path, forms[path], says) for path, says in settled.kept.items()]
     return found, loaded
 
 

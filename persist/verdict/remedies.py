@@ -10,6 +10,7 @@ from persist.boot import paths
 from persist.boot.accept import Outside
 from persist.boot.ini import Problem
 from persist.boot.plan import Planned
+from persist.reason import Reason
 
 VENDOR = ("/usr/lib/", "/usr/local/lib/", "/lib/")
 LOCAL = "/etc/persist.d/00-local.conf"  # sorts before what packages ship
@@ -118,6 +119,16 @@ def elsewhere(out: Outside, mounted: bool) -> str:
         else f"See {command('systemctl', 'status', f'{paths.escape(out.real)}.mount')}"
     )
     return f"{look}, or {without(entry.path, entry.source)}."
+
+
+def kept_form(path: str, form: str, says: str) -> Reason:
+    """The notice of an entry that keeps the form that the volume has."""
+    return Reason(
+        "method",
+        f"{path} was seeded for Method={form} and stays so; Method={says} in its entry has no effect.",
+        f"Say Method={form} in an entry of your own ({LOCAL}), or convert it by hand (persist.d(5)).",
+        path,
+    )
 
 
 def options(planned: Planned) -> str:

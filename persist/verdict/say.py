@@ -39,7 +39,7 @@ _REASONS = _OWN | {
     "heal-failed": "HEAL_FAILED",
     "entry-failed": "ENTRY_FAILED",
 }
-_NOTICES = {"method": "ENTRY_ADOPTED", "seal-refused": "SEAL_REFUSED"}
+_NOTICES = {"method": "ENTRY_AS_SEEDED", "seal-refused": "SEAL_REFUSED"}
 _PRIORITIES = {v.ONLINE: NOTICE, v.DEGRADED: WARNING, v.VOLATILE: ERR, v.OFF: NOTICE}
 
 
@@ -108,7 +108,12 @@ def records(found: v.Verdict, loaded: Loaded | None) -> list[Note]:
         source = next((e.source for e in found.entries if e.path == notice.path), "")
         name = _NOTICES.get(notice.code, "ENTRY_ELSEWHERE")
         notes.append(
-            Note(NOTICE, notice.message, name, {"PERSIST_PATH": notice.path, "PERSIST_SOURCE": source})
+            Note(
+                NOTICE,
+                f"{notice.message} {notice.hint}".rstrip(),
+                name,
+                {"PERSIST_PATH": notice.path, "PERSIST_SOURCE": source},
+            )
         )
     fields = {
         "PERSIST_VERDICT": found.verdict,

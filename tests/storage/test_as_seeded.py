@@ -5,15 +5,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
 
 from persist.boot import paths
 from persist.boot.load import Loaded, load
 from persist.entries import as_seeded, stores
 from persist.entries.bring_up import bring_up
+from persist.seed.intent import Intent
+from persist.seed.tree import Summary
 from persist.services import bind as bind_service
+from persist.services import seed as seed_service
 from persist.system import mountinfo
+from persist.verdict import current
 from persist.verdict.entry_state import EntryState, Here, entry_state
 from persist.verdict.look import Look
+from persist.volume import outcome
+from persist.volume.ondisk import store
 from persist.volume.outcome import Outcome
 
 from .namespace import disk, kept, kept_overlay, own_machine, registry, sh
@@ -46,7 +56,7 @@ def boot(loaded: Loaded) -> list[str]:
 
 def states(loaded: Loaded) -> list[EntryState]:
     """What the verdict says of the entries of the plan."""
-    as_seeded.settle(loaded)
+    as_seeded.settle(loaded, root_kept=True)
     look = Look()
     return [
         entry_state(planned, Here(look, look.mount(paths.VOLUME), "btrfs", "/mnt/state"))
@@ -97,18 +107,11 @@ def test_all_else_is_as_ever() -> None:
         kept(path, "kept")
         seeded(path, method)
     os.makedirs("/srv/new")
-    kept_overlay("/srv/over")
-    seeded("/srv/over", "bind")
     text = "".join(f"[Path]\nPath={p}\nMethod=bind\n" for p in ("/srv/bind", "/srv/new", "/srv/late/x"))
-    loaded = registry(text + "[Path]\nPath=/srv/over\n", fstab="tmpfs /srv/late tmpfs defaults 0 0\n")
-    assert as_seeded.settle(loaded) == []
-    problems = boot(loaded)
-    assert (
-        len(problems) == 1
-        and "Refused to use '/srv/over'" in problems[0]
-        and "was seeded for Method=bind" in problems[0]
-    )
-    assert not stores.flag("srv-over") and Path("/srv/bind/f").read_text() == "kept"
+    loaded = registry(text, fstab="tmpfs /srv/late tmpfs defaults 0 0\n")
+    assert as_seeded.settle(loaded, root_kept=True) == as_seeded.Settled()
+    assert boot(loaded) == []
+    assert Path("/srv/bind/f").read_text() == "kept"
 
 
 @own_machine
@@ -119,3 +122,183 @@ def test_a_marker_that_is_none() -> None:
     problems = boot(registry(BIND))
     assert len(problems) == 1 and "is not a marker of persist" in problems[0]
     assert mountinfo.at("/srv/home") is None
+
+
+def whole_marker(path: str, method: str) -> None:
+    """Its marker as seeding writes it."""
+    made = Intent(path, method, "directory", "", path, adopted=False, summary=Summary(), listed=False)
+    Path(f"{paths.STORE}/seed/{paths.escape(path)}.json").write_bytes(made.to_json(paths.escape(path)))
+
+
+def content(method: str, path: str = "/srv/x") -> None:
+    """A bind or symlink entry on the volume, and what the image has at the path: a directory, or the link."""
+    disk()
+    kept(path, "kept")
+    whole_marker(path, method)
+    if method == "bind":
+        os.makedirs(path)
+        Path(f"{path}/image").touch()
+    else:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.symlink(paths.VOLUME + path, path)
+
+
+def says(method: str, path: str = "/srv/x", **more: str) -> Loaded:
+    """The registry now."""
+    return registry(f"[Path]\nPath={path}\nMethod={method}\n", **more)
+
+
+def begins(loaded: Loaded, **root: Any) -> list[str]:
+    """persist-volume.service, and what it leaves for the services after it."""
+    stores.clear()
+    result = Outcome("btrfs", **root)
+    problems = [str(p) for p in bring_up(loaded, result, print)]
+    outcome.write(result)
+    return problems
+
+
+def now() -> list[tuple[str, ...]]:
+    """What the verdict says, with its notices."""
+    with mock.patch.object(current, "environment", dict):  # the tests may run in a container
+        found, _ = current.current()
+    assert not [r for r in found.reasons if r.path], found.reasons
+    return [(e.method, e.state, *[n.message for n in found.notices]) for e in found.entries]
+
+
+def stays(form: str, says: str) -> str:
+    return f"/srv/x was seeded for Method={form} and stays so; Method={says} in its entry has no effect."
+
+
+@own_machine
+def test_a_bind_that_says_overlay_stays_a_bind() -> None:
+    content("bind")
+    loaded = says("overlay")
+    assert "ConditionPathIsMountPoint=!/srv/x\n" in loaded.plan.files["srv-x.mount"]
+    assert begins(loaded) == []
+    assert os.listdir("/srv/x") == ["f"] and stores.flag("srv-x")
+    assert not os.path.exists(f"{paths.STORE}/overlay/srv-x")
+    assert now() == [("bind", "mounted", stays("bind", "overlay"))]
+
+
+@own_machine
+def test_a_link_that_says_overlay_stays_a_link() -> None:
+    content("symlink")
+    assert begins(says("overlay")) == []
+    assert mountinfo.at("/srv/x") is None and Path("/srv/x/f").read_text() == "kept"
+    for _ in range(2):
+        assert not stores.flag("srv-x"), "PID 1 would mount an overlay on it"
+        assert seed_service.main("srv-x") == 0
+    assert now() == [("symlink", "linked", stays("symlink", "overlay"))]
+
+
+@own_machine
+def test_an_overlay_that_says_symlink_stays_an_overlay() -> None:
+    overlay()
+    os.rename("/srv/home", "/srv/x")
+    os.rename(f"{paths.STORE}/overlay/srv-home", f"{paths.STORE}/overlay/srv-x")
+    seeded("/srv/x", "overlay")
+    assert begins(says("symlink")) == []
+    assert sorted(os.listdir("/srv/x")) == ["image", "mine"]
+    assert seed_service.main("srv-x") == 0 and sorted(os.listdir("/srv/x")) == ["image", "mine"]
+    assert now() == [("overlay", "mounted", stays("overlay", "symlink"))]
+
+
+@own_machine
+def test_an_overlay_cannot_be_mounted_over_a_link() -> None:
+    """Nothing is begun anew behind the link, and it is said where the content is."""
+    disk()
+    kept_overlay("/srv/x")
+    seeded("/srv/x", "overlay")
+    os.symlink(f"{paths.VOLUME}/srv/x", "/srv/x")
+    problems = begins(says("symlink"))
+    assert len(problems) == 1 and "is in '/run/persist/volume/.persist/overlay/srv-x/upper'" in problems[0]
+    assert seed_service.main("srv-x") == 1 and not os.path.lexists(f"{paths.VOLUME}/srv/x")
+
+
+@own_machine
+def test_a_bind_becomes_a_link() -> None:
+    content("bind")
+    loaded = says("symlink")
+    assert begins(loaded) == [] and not stores.flag("srv-x") and mountinfo.at("/srv/x") is None
+    assert seed_service.main("srv-x") == 0
+    assert os.readlink("/srv/x") == f"{paths.VOLUME}/srv/x" and Path("/srv/x/f").read_text() == "kept"
+    assert os.listdir("/srv/x.persist-orig") == ["image"]
+    assert now() == [("symlink", "linked")]
+    assert begins(says("symlink")) == [] and stores.flag("srv-x"), (
+        "and at the next boot nothing is to be done"
+    )
+
+
+@own_machine
+def test_a_link_becomes_a_bind() -> None:
+    content("bind")
+    assert begins(says("symlink")) == [] and seed_service.main("srv-x") == 0
+    assert begins(says("bind")) == [] and not stores.flag("srv-x")
+    assert seed_service.main("srv-x") == 0 and os.listdir("/srv/x") == ["image"], "what was laid aside"
+    assert bind_service.main("srv-x") == 0
+    assert os.listdir("/srv/x") == ["f"] and not os.path.lexists("/srv/x.persist-orig")
+    assert now() == [("bind", "mounted")]
+
+
+@own_machine
+@pytest.mark.parametrize("root", [{"root_memory": "in memory"}, {"root_read_only": True}])
+def test_where_the_root_keeps_nothing_nothing_is_converted(root: dict[str, Any]) -> None:
+    """The image would be back at the next boot."""
+    content("bind")
+    assert begins(says("symlink"), **root) == [] and stores.flag("srv-x")
+    assert os.listdir("/srv/x") == ["f"] and mountinfo.at("/srv/x") is not None
+    assert now() == [("bind", "mounted", stays("bind", "symlink"))]
+    sh("umount /srv/x; rm -r /srv/x; ln -s /run/persist/volume/srv/x /srv/x")
+    whole_marker("/srv/x", "symlink")
+    assert begins(says("bind"), **root) == [] and bind_service.main("srv-x") == 0
+    assert os.path.islink("/srv/x") and stores.flag("srv-x")
+    assert now() == [("symlink", "linked", stays("symlink", "bind"))]
+
+
+@own_machine
+def test_what_cannot_be_converted_is_kept_all_the_same() -> None:
+    content("bind")
+    os.mkdir("/srv/x.persist-orig")
+    assert begins(says("symlink")) == []
+    assert seed_service.main("srv-x") == 0
+    assert os.listdir("/srv/x") == ["f"] and not os.path.islink("/srv/x") and stores.flag("srv-x")
+    assert now() == [("bind", "mounted", stays("bind", "symlink"))]
+
+
+@own_machine
+@pytest.mark.parametrize(
+    ("was", "wanted"), [("bind", "overlay"), ("overlay", "bind"), ("overlay", "symlink")]
+)
+def test_below_a_mount_of_fstab(was: str, wanted: str) -> None:
+    """It comes after persist-volume.service, so the entry's own services mount it."""
+    disk()
+    if was == "bind":
+        kept("/srv/late/x", "kept")
+    else:
+        (kept_overlay("/srv/late/x") / "f").touch()
+    seeded("/srv/late/x", was)
+    os.mkdir("/srv/late")
+    loaded = says(wanted, "/srv/late/x", fstab="tmpfs /srv/late tmpfs defaults 0 0\n")
+    assert begins(loaded) == []
+    if wanted == "overlay":
+        assert not stores.flag("srv-late-x"), "PID 1 would mount an overlay"
+    sh("mount -t tmpfs none /srv/late; mkdir /srv/late/x")
+    if not stores.flag("srv-late-x"):
+        assert seed_service.main("srv-late-x") == 0
+    if wanted == "bind":
+        assert bind_service.main("srv-late-x") == 0
+    assert os.listdir("/srv/late/x") == ["f"] and stores.flag("srv-late-x")
+    assert [found[1] for found in now()] == ["mounted"]
+
+
+@own_machine
+def test_with_persist_ro_the_volume_says_the_form() -> None:
+    disk(paths.READONLY)
+    kept("/srv/x", "kept", paths.READONLY)
+    Path(f"{paths.READONLY}/.persist/seed/srv-x.json").write_text('{"version": 1, "method": "bind"}')
+    sh(f"mount -o remount,ro {paths.READONLY}; mkdir -p /srv/x {paths.VOLUME}")
+    sh(f"mount -t tmpfs none {paths.VOLUME}")
+    store.make(paths.VOLUME)
+    loaded = says("overlay", cmdline="quiet persist=ro")
+    assert [str(p) for p in bring_up(loaded, Outcome("tmpfs"), print)] == []
+    assert Path("/srv/x/f").read_text() == "kept"

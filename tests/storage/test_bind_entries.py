@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from persist.boot import paths
-from persist.entries.bind import hold_stale, mount_seeded
+from persist.entries.bind import mount_seeded
+from persist.entries.hold import hold_stale
 from persist.errors import PersistError
 from persist.record import replace
 from persist.services import bind as bind_service

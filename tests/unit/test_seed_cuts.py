@@ -165,6 +165,49 @@ def test_cut_after_each_step(tmp_path: Path, case: str) -> None:
     assert cuts >= 8
 
 
+@pytest.mark.parametrize("path", ["/var/lib/x", "/etc/f"])
+@pytest.mark.parametrize(("was", "says"), [("bind", "symlink"), ("symlink", "bind")])
+def test_bind_and_symlink_become_each_other(tmp_path: Path, was: str, says: str, path: str) -> None:
+    def rig(name: str) -> Rig:
+        (tmp_path / name).mkdir()
+        made = Rig(tmp_path / name)
+        (tree if path == "/var/lib/x" else etc)(made)
+        before = snapshot(made.root)
+        made.seed(path, "bind")
+        if was == "symlink":
+            made.seed(path, "symlink")
+        else:
+            assert snapshot(made.root) == before
+        return made
+
+    whole = rig("whole")
+    content = snapshot(whole.at(path))
+    assert whole.notes(whole.seed(path, says)) == ["ENTRY_CONVERTED"]
+    marker = whole.marker(path)
+    assert marker is not None and marker["method"] == says
+    live = whole.root / path[1:]
+    assert live.is_symlink() == (says == "symlink")
+    assert live.with_name(f"{live.name}.persist-orig").exists() == (says == "symlink")
+    expected = snapshot(tmp_path / "whole")
+    cuts = 0
+    for name in STEPS:
+        cut = rig(name)
+        if killed(lambda cut=cut: cut.seed(path, says), name):  # type: ignore[misc]
+            cuts += 1
+            assert snapshot(cut.at(path)) == content, "what is on the volume is not touched"
+            cut.seed(path, says)
+            assert snapshot(tmp_path / name) == expected, name
+    assert cuts >= 4
+
+
+def test_a_link_that_leads_to_nothing_yet_is_not_converted(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.seed("/etc/key", "symlink", type="file")
+    with pytest.raises(PersistError, match="does not exist, or not yet"):
+        rig.seed("/etc/key", "bind", type="file")
+    assert (rig.root / "etc/key").is_symlink()
+
+
 def test_symlink_keeps_the_pristine_copy(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     tree(rig)
