@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Entries that say something else than at the boot before, under a real PID 1: what they have kept is in
+sight, and no unit fails."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from tests.vm.checks import entries, failed_units, records, state
+
+from .conftest import Boot
+from .container import Container
+from .disk import Disk
+from .registry import ENABLED, named
+
+BEFORE = """[Path]
+Path=/etc
+[Path]
+Path=/srv/bind
+Method=bind
+[Path]
+Path=/srv/over
+[Path]
+Path=/srv/linked
+Method=bind
+"""
+AFTER = """[Path]
+Path=/etc
+[Path]
+Path=/etc/ssh
+Services=ssh.service
+[Path]
+Path=/srv/bind
+Method=overlay
+Required=service
+Services=ssh.service
+[Path]
+Path=/srv/over
+Method=bind
+[Path]
+Path=/srv/linked
+Method=symlink
+"""
+FILES = {f"/srv/{name}/image": "image\n" for name in ("bind", "over", "linked")}
+REGISTRY = "/usr/lib/persist.d/t.conf"
+MINE = "cat /srv/bind/mine /srv/over/mine /srv/linked/mine /etc/ssh/mine"
+
+
+def _boot(one: Container, disk: Disk) -> None:
+    one.start(devices=disk.nodes())
+    one.wait_for_boot()
+    found = state(one)
+    assert (found["verdict"], failed_units(one)) == ("online", []), found["reasons"]
+
+
+@pytest.mark.parametrize("stage", [True, False])
+def test_what_was_kept_is_in_sight(disk: Disk, container: Boot, stage: bool) -> None:
+    name = str(uuid.uuid4())
+    disk.make_volume(name)
+    # Without the stage /etc is not kept.
+    before, after = (text if stage else text.replace("=/etc\n", "=/opt\n") for text in (BEFORE, AFTER))
+    one = container(files={**ENABLED, **FILES, **named(name), REGISTRY: before}, stage=stage)
+    _boot(one, disk)
+    one.succeed("for d in /srv/bind /srv/over /srv/linked /etc/ssh; do echo mine >$d/mine; done")
+    key = one.succeed("sha256sum /etc/ssh/ssh_host_*_key")
+    one.succeed(f"cat >{REGISTRY} <<'E'\n{after}E")
+    for boot in (2, 3):
+        one.shutdown()
+        _boot(one, disk)
+        assert one.succeed(MINE).split() == ["mine"] * 4
+        assert one.succeed("sha256sum /etc/ssh/ssh_host_*_key") == key
+        mounts = one.succeed("findmnt -nlo TARGET,FSTYPE -t btrfs,overlay | grep -E '^/(srv|etc)/'").split(
+            "\n"
+        )
+        assert sorted(line.split() for line in mounts if line) == [
+            ["/etc/ssh", "overlay"],
+            ["/srv/bind", "btrfs"],
+            ["/srv/over", "overlay"],
+        ], "each once"
+        assert one.succeed("readlink /srv/linked").strip() == "/run/persist/volume/srv/linked"
+        found = state(one)
+        assert entries(found)["/srv/linked"] == "linked" and entries(found)["/srv/bind"] == "mounted"
+        said = {r["PERSIST_PATH"] for r in records(one, "ENTRY_AS_SEEDED")}
+        assert said == {"/srv/bind", "/srv/over"}
+        assert bool(records(one, "ENTRY_CONVERTED")) == (boot == 2)
+        assert one.succeed("systemctl is-active ssh.service").strip() == "active"
+    one.shutdown()
