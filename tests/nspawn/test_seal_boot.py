@@ -242,6 +242,14 @@ def test_a_missing_disk(container: Boot) -> None:
     three = container(files={**PROTOTYPE, "/etc/fstab": line.format("/srv", "noauto")})
     seal(three, ASKED)
     assert report(three)["sealed"] is True
+    needed = {
+        "/etc/systemd/system/srv.mount": "[Unit]\nDefaultDependencies=no\n[Mount]\nWhat=/dev/x\nWhere=/srv\n",
+        "/etc/systemd/system/local-fs.target.requires/srv.mount": "-> ../srv.mount",
+    }
+    four = container(files={**PROTOTYPE, **needed})  # no unit fails, only the jobs of those that need it
+    seal(four, ASKED)
+    not_sealed(four, "'/srv' (/dev/x, srv.mount) is not mounted.")
+    assert "assertion" not in four.console_text(), four.tail()
 
 
 def test_a_cut_before_the_wipe(container: Boot) -> None:

@@ -285,13 +285,20 @@ def test_the_report_names_the_request_and_no_old_id() -> None:
 def test_what_failed() -> None:
     text = (
         "Id=persist-seal.service\nActiveState=failed\nResult=timeout\nAssertResult=yes\n\n"
-        "Id=persist-seal-begin.service\nActiveState=inactive\nResult=success\nAssertResult=no\n\n"
+        "Id=persist-seal-begin.service\nActiveState=inactive\nResult=success\nAssertResult=no\n"
+        "AssertTimestampMonotonic=7\n\n"
+        "Id=persist-seal-off.service\nActiveState=inactive\nResult=success\nAssertResult=no\n"
+        "AssertTimestampMonotonic=0\n\n"
         "Id=persist-seal-end.service\nActiveState=inactive\nResult=success\nAssertResult=yes\n"
     )
     assert ended.parse_units(text) == [
         "persist-seal.service failed (timeout).",
         "persist-seal-begin.service was not started: an assertion of its unit failed.",
     ]
+    text = (
+        "What=/dev/x\nWhere=/srv\nId=srv.mount\nActiveState=inactive\n\nId=a\nActiveState=active\nWhere=/a\n"
+    )
+    assert ended.parse_mounts(text) == ["'/srv' (/dev/x, srv.mount) is not mounted."]
     assert ended.failure("id", ["a\nb", "c"]) == b"id\na b\nc\n"
 
 

@@ -20,7 +20,8 @@ UNITS = (
     "persist-operator-script.service",
     "persist-seal-end.service",
 )
-_SHOWN = "Id,ActiveState,Result,AssertResult"
+_SHOWN = "Id,ActiveState,Result,AssertResult,AssertTimestampMonotonic"
+_LOCAL_FS = "local-fs.target"
 _NOTHING = "It did not come to the end, and nothing says why."
 
 
@@ -46,11 +47,33 @@ def parse_units(text: str) -> list[str]:
     for block in text.split("\n\n"):
         fields = dict(line.partition("=")[::2] for line in block.split("\n") if "=" in line)
         name, result = fields.get("Id", ""), fields.get("Result", "success")
-        if fields.get("AssertResult") == "no":
+        # Of a unit that was never tried, for what it requires was not there, the result is "no", too.
+        tried = fields.get("AssertTimestampMonotonic", "0") != "0"
+        if tried and fields.get("AssertResult") == "no":
             found.append(f"{name} was not started: an assertion of its unit failed.")
         elif fields.get("ActiveState") == "failed" or result != "success":
             found.append(f"{name} failed ({result}).")
     return found
+
+
+def parse_mounts(text: str) -> list[str]:
+    """A sentence for each mount that is not there, by what 'systemctl show' prints."""
+    found = []
+    for block in text.split("\n\n"):
+        fields = dict(line.partition("=")[::2] for line in block.split("\n") if "=" in line)
+        if fields.get("Where") and fields.get("ActiveState") != "active":
+            what = fields.get("What") or "of nothing that is known"
+            found.append(f"'{fields['Where']}' ({what}, {fields.get('Id', '')}) is not mounted.")
+    return found
+
+
+def _not_mounted() -> list[str]:
+    """What the boot waited for and has not got: a disk of fstab that is not there fails no unit, only the
+    jobs of those that need it. Raises CommandError."""
+    shown = run("systemctl", "show", "--property=Requires", "--value", "--", _LOCAL_FS).strip()
+    mounts = [unit for unit in words(shown) if unit.endswith(".mount")]
+    asked = "--property=Id,ActiveState,Where,What"
+    return parse_mounts(run("systemctl", "show", asked, "--", *mounts)) if mounts else []
 
 
 def why_not() -> list[str]:
@@ -58,8 +81,9 @@ def why_not() -> list[str]:
     try:
         names = run("systemctl", "list-units", "--failed", "--plain", "--no-legend", "--full")
         failed = [words(line)[0] for line in names.split("\n") if words(line)]
-        every = sorted({*UNITS, *failed, "local-fs.target"})
+        every = sorted({*UNITS, *failed, _LOCAL_FS})
         found = parse_units(run("systemctl", "show", f"--property={_SHOWN}", "--", *every))
+        found += _not_mounted()
     except CommandError as e:
         return [e.message]
     return found or [_NOTHING]
