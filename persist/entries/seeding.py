@@ -24,6 +24,7 @@ class _Request(Record):
     seed_from: str
     source: str
     below_mount: bool
+    snapshot: bool
     overlay_above: str
 
 
@@ -43,6 +44,7 @@ def request(planned: Planned, plan: Plan) -> SeedRequest:
         e.seed_from,
         e.source,
         below_mount,
+        e.snapshot,
         planned.parent if planned.parent in overlays else "",
     )
 

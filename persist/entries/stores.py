@@ -18,6 +18,7 @@ from contextlib import suppress
 from persist.boot import paths
 from persist.errors import PersistError
 from persist.seed import marker
+from persist.system.btrfs import TOP_INODE
 from persist.system.files import write_atomically
 from persist.system.safepath import Dir
 
@@ -92,6 +93,19 @@ def look(volume: Dir, path: str, name: str, method: str) -> str:
             hint="Restore it, or remove its marker below .persist/seed to seed the path again.",
         ) from e
     return f"{found.st_dev}:{found.st_ino}"
+
+
+def in_snapshots(path: str, name: str, method: str, root: str = "") -> bool:
+    """Whether a directory of an entry on a btrfs is no subvolume of its own. What cannot be looked at is no
+    matter of this: wrong() says it."""
+    try:
+        with (
+            Dir.at(root + paths.VOLUME) as volume,
+            volume.inner(f".persist/overlay/{name}" if method == "overlay" else path[1:]) as store,
+        ):
+            return os.fstat(store.fd).st_ino != TOP_INODE
+    except (PersistError, OSError):
+        return False
 
 
 def flag(name: str, root: str = "") -> str:

@@ -112,6 +112,7 @@ NOT_BEFORE: dict[str, str] = {
             "hides",
             "gpt",
             "method",
+            "snapshot",
         ),
         _DISKS,
     ),

@@ -81,9 +81,12 @@ def entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
                 f"start without {entry.path}.",
                 entry.path,
             )
-        if not entry.snapshot:
+        if not entry.snapshot and (entry.type == "file" or entry.method in ("image", "tmpfs")):
             yield Problem(
-                NOTICE, entry.where("Snapshot"), "Snapshot=no has no effect in this version.", entry.path
+                NOTICE,
+                entry.where("Snapshot"),
+                "Snapshot=no has no effect: it is for directories that the state volume keeps.",
+                entry.path,
             )
     for planned in loaded.plan.migrations:
         migration = planned.migration

@@ -85,7 +85,9 @@ class Content(Attempt):
                 elif nothing:
                     intent = self._nothing(kind)
                 else:
-                    intent = self._copy(source, kind)
+                    # A directory does not move into the subvolume of another entry, a subvolume does.
+                    apart = os.fstat(parent.fd).st_dev != os.fstat(store.work.fd).st_dev
+                    intent = self._copy(source, kind, nested=apart or not entry.snapshot)
                     store.place(parent, name)
             # The mount point only now: an empty one made earlier would look like a source to the next
             # attempt.
@@ -97,14 +99,13 @@ class Content(Attempt):
                 live.put(store, self.progress)
             store.commit(intent)
 
-    def _copy(self, source: Source | None, kind: str) -> Intent:
+    def _copy(self, source: Source | None, kind: str, *, nested: bool) -> Intent:
         """Make the tree in the work directory, complete and synced."""
         entry, store = self.entry, self.store
         owner, summary = owner_of(entry), Summary()
         if source is None:
             if kind == "directory":
-                os.mkdir("tree", 0o755, dir_fd=store.work.fd)
-                os.chmod(store.work.proc("tree"), 0o755)
+                store.begin(nested=nested)
             else:
                 store.work.write("tree", b"", 0o644)
             if entry.method != "symlink" or entry.seed_from:
@@ -117,7 +118,8 @@ class Content(Attempt):
         else:
             store.one_at_a_time()
             self.progress.status(f"Copying {source.label}")
-            summary, lost = copy(source, store.work, "tree", self.progress)
+            begin = (lambda: store.begin(nested=True)) if nested and kind == "directory" else None
+            summary, lost = copy(source, store.work, "tree", self.progress, begin)
             for text in lost:
                 self.note(WARNING, text, "SEED_DONE")
         apply_owner(owner, store.work, "tree")

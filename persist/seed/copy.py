@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 
 from persist.errors import CommandError, PersistError
 from persist.record import Record, replace
@@ -19,6 +20,7 @@ from persist.system.run import follow
 from persist.system.safepath import Dir, without_submounts
 
 ATTEMPTS = 3
+Begin = Callable[[], None]
 _FICLONE = 0x40049409  # linux/fs.h; another number on a few architectures, where nothing is a reflink then
 
 
@@ -79,22 +81,26 @@ def _changed(e: CommandError) -> bool:
     )
 
 
-def copy(source: Source, target: Dir, name: str, progress: Progress) -> tuple[Summary, list[str]]:
+def copy(
+    source: Source, target: Dir, name: str, progress: Progress, begin: Begin | None = None
+) -> tuple[Summary, list[str]]:
     """Copy a source to a new name; returns what was copied and sentences about what could not be kept.
+    ``begin`` makes the directory of that name, where it is not to be an ordinary one.
 
     Raises PersistError, the half copy removed, when there is no space or the source does not stand still.
     """
     clone = without_submounts(source.fd) if source.kind == "directory" else None
     own = source if clone is None else Source(clone, source.kind, source.label)
     try:
-        return _copy(own, target, name, progress, one_device=clone is None and source.kind == "directory")
+        one_device = clone is None and source.kind == "directory"
+        return _copy(own, target, name, progress, begin or (lambda: None), one_device=one_device)
     finally:
         if clone is not None:
             os.close(clone)
 
 
 def _copy(
-    source: Source, target: Dir, name: str, progress: Progress, *, one_device: bool
+    source: Source, target: Dir, name: str, progress: Progress, begin: Begin, *, one_device: bool
 ) -> tuple[Summary, list[str]]:
     extra = ["--preserve=mode,ownership,timestamps,links,xattr"]  # -a alone is silent about lost attributes
     extra += ["--one-file-system"] if one_device else []
@@ -107,6 +113,7 @@ def _copy(
             continue
         if not _fits(source, target, before):
             raise no_space(target, source.label, before)
+        begin()
         try:
             _cp(source, target, name, Watch(target.proc(name), before, source.label, progress), *extra)
         except CommandError as e:

@@ -48,6 +48,8 @@ class SeedRequest(Protocol):
         self,
     ) -> bool: ...  # it lies on another filesystem than the root's, which fstab mounts above it
     @property
+    def snapshot(self) -> bool: ...
+    @property
     def overlay_above(self) -> str: ...  # the entry above, where that is an overlay, ''
 
 

@@ -24,6 +24,7 @@ from persist.boot.paths import escape, unescape
 from persist.errors import PersistError
 from persist.seed.intent import Intent
 from persist.seed.steps import step
+from persist.system.btrfs import make_subvolume
 from persist.system.safepath import Dir, rename_noreplace, split
 
 TYPE_CHECKING = False  # typing.TYPE_CHECKING, without loading typing
@@ -99,6 +100,14 @@ class Store:
         self.work.sync()
         for name in _names(self.work):
             self.work.remove(name)
+
+    def begin(self, *, nested: bool) -> None:
+        """Make an empty directory of what is going to be placed, root's and 0755. ``nested``: a subvolume
+        of its own, where the filesystem has some. Snapshots of the state leave it out, and it can be moved
+        to wherever it belongs, into another subvolume too (tried)."""
+        if not nested or not make_subvolume(self.work.proc(), "tree"):
+            os.mkdir("tree", 0o755, dir_fd=self.work.fd)
+            os.chmod(self.work.proc("tree"), 0o755)
 
     def one_at_a_time(self) -> None:
         """Wait until no other entry is being copied, so that what is free now is free for us. Held until
@@ -182,6 +191,25 @@ class Store:
         except FileExistsError:
             # The seed of a sibling entry was faster. Its directory took after the same one.
             self.work.remove("parent")
+        except OSError as e:
+            if e.errno != errno.EXDEV:
+                raise
+            self._parent_there(here, name, (uid, gid, mode))
+
+    def _parent_there(self, here: Dir, name: str, attributes: tuple[int, int, int]) -> None:
+        """In a subvolume of an entry with Snapshot=no: no directory is moved there from here."""
+        uid, gid, mode = attributes
+        temporary = f".{name}.persist-parent"
+        self.work.remove("parent")
+        here.remove(temporary)
+        os.mkdir(temporary, 0o700, dir_fd=here.fd)
+        os.chown(temporary, uid, gid, dir_fd=here.fd, follow_symlinks=False)
+        os.chmod(here.proc(temporary), mode)
+        try:
+            rename_noreplace(here, temporary, here, name)
+        except FileExistsError:
+            here.remove(temporary)
+        here.sync()
 
     def kept_below(self) -> list[str]:
         """Paths on the volume that other entries below this one have their content at."""

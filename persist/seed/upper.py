@@ -50,6 +50,9 @@ class Upper(Attempt):
         if adopted:
             above = None
         summary = Summary()
+        if not entry.snapshot and not adopted:
+            store.begin(nested=True)
+            os.chmod(store.work.proc("tree"), 0o700)
         with store.work.own("tree") as tree:
             if above is None:
                 self._upper(tree)

@@ -26,6 +26,8 @@ _SCAN_DEV, _FORGET_DEV, _ADD_DEV, _RESIZE = (
     0x50009403,
 )  # struct btrfs_ioctl_vol_args
 _SYNC = 0x9408
+_SUBVOL_CREATE = 0x5000940E
+TOP_INODE = 256  # of the top directory of each subvolume
 _REPLACE = 0xCA289435  # struct btrfs_ioctl_dev_replace_args, of 2600 bytes
 _AVOID_SOURCE = 1  # BTRFS_IOCTL_DEV_REPLACE_CONT_READING_FROM_SRCDEV_MODE_AVOID
 _NOT_DONE = {
@@ -276,3 +278,15 @@ def stands(path: str) -> bool:
         sum(devid in missing for devid in ids) <= next((n for bit, n in _TOLERANCE if kind & bit), 0)
         for kind, ids in _chunks(path)
     )
+
+
+def make_subvolume(parent: str, name: str) -> bool:
+    """Make a subvolume, root's and 0755; False where the filesystem knows none. Raises OSError."""
+    try:
+        ioctl(parent, _SUBVOL_CREATE, named(name))
+    except OSError as e:
+        if e.errno in (errno.ENOTTY, errno.EOPNOTSUPP):
+            return False
+        raise
+    os.chmod(f"{parent}/{name}", 0o755)
+    return True

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from persist.boot import paths
 from persist.boot.load import Loaded, load
-from persist.entries import as_seeded
+from persist.entries import as_seeded, stores
 from persist.errors import PersistError
 from persist.system.run import run
 from persist.verdict import judge as v
@@ -58,6 +58,12 @@ def current() -> tuple[v.Verdict, Loaded]:
         found.verdict = v.DEGRADED
     forms = {p.path: p.entry.method for p in loaded.plan.entries}
     found.notices += [remedies.kept_form(path, forms[path], says) for path, says in settled.kept.items()]
+    if volume.kind == "btrfs":
+        found.notices += [
+            remedies.in_snapshots(p.path)
+            for p in loaded.plan.entries
+            if not p.entry.snapshot and stores.in_snapshots(p.path, p.name, p.entry.method)
+        ]
     return found, loaded
 
 

@@ -131,6 +131,17 @@ def kept_form(path: str, form: str, says: str) -> Reason:
     )
 
 
+def in_snapshots(path: str) -> Reason:
+    """The notice of an entry with Snapshot=no that was seeded without."""
+    return Reason(
+        "snapshot",
+        f"{path} was seeded into a plain directory of the state volume, which snapshots include; "
+        "Snapshot=no in its entry has no effect.",
+        "Convert it by hand (persist.d(5)), or leave it so.",
+        path,
+    )
+
+
 def options(planned: Planned) -> str:
     """How a mount gets the options of its entry."""
     return (

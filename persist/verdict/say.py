@@ -39,7 +39,7 @@ _REASONS = _OWN | {
     "heal-failed": "HEAL_FAILED",
     "entry-failed": "ENTRY_FAILED",
 }
-_NOTICES = {"method": "ENTRY_AS_SEEDED", "seal-refused": "SEAL_REFUSED"}
+_NOTICES = {"method": "ENTRY_AS_SEEDED", "snapshot": "ENTRY_AS_SEEDED", "seal-refused": "SEAL_REFUSED"}
 _PRIORITIES = {v.ONLINE: NOTICE, v.DEGRADED: WARNING, v.VOLATILE: ERR, v.OFF: NOTICE}
 
 

@@ -153,7 +153,11 @@ def test_paths_that_are_taken_out_in_vain(
         ("Required=service\n", "4: Required=service has no effect, because Services= names no unit."),
         ("Required=service\nServices=there.service\n", ""),
         ("Required=boot\n", ""),
-        ("Snapshot=no\n", "4: Snapshot=no has no effect in this version."),
+        ("Snapshot=no\n", ""),
+        (
+            "Method=tmpfs\nSnapshot=no\n",
+            "5: Snapshot=no has no effect: it is for directories",
+        ),
         ("Snapshot=yes\n", ""),
         ("[Identity]\nPath=/etc/x\nAction=remove\n", ""),
         (

@@ -37,6 +37,7 @@ class Entry:
     seed_from: str = ""
     source: str = "/usr/lib/persist.d/test.conf:1"
     below_mount: bool = False
+    snapshot: bool = True
     overlay_above: str = ""
 
 
