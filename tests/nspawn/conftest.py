@@ -64,6 +64,18 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.fixture
+def second(tmp_path: Path) -> Iterator[Disk]:
+    """Another one."""
+    place = tmp_path / "second"
+    place.mkdir()
+    one = Disk(place, 512, b"")
+    try:
+        yield one
+    finally:
+        one.unplug()
+
+
+@pytest.fixture
 def container(request: pytest.FixtureRequest, tree: Path) -> Iterator[Boot]:
     """container(files=..., ...): a Container that is removed after the test; a failure leaves its traces."""
     label = re.sub(r"[^A-Za-z0-9_.-]+", "-", request.node.name).strip("-")

@@ -103,10 +103,10 @@ class Container(System):
         self.console_log = self._work.path / "console.log"
         for part in ("upper", "work", "root"):
             (self._work.path / part).mkdir(mode=0o755)
-        init = INIT.format(stage=STAGE if stage else ":")
-        signs = {f"{OURS}/init": init, "usr/bin/systemd-detect-virt": NO_CONTAINER} if machine else {}
+        self.stage = stage  # may be another at the next start
+        signs = {"usr/bin/systemd-detect-virt": NO_CONTAINER} if machine else {}
         timer = {"etc/systemd/system/persist-heal.timer.d/uptime.conf": TIMER}
-        write(self.own, {**signs, **timer, f"{OURS}/cmdline": "\n", **(files or {})})
+        write(self.own, {**signs, **timer, **(files or {})})
         self._process: subprocess.Popen[bytes] | None = None
         self._cgroups: Cgroups | None = None
         self._console: IO[bytes] | None = None
@@ -136,7 +136,9 @@ class Container(System):
         """Switch on, and return at once. COMMAND_LINE, of a machine, and nodes in /dev are for this start."""
         if self._process is not None:
             raise MachineError("it is running already")
-        write(self.own, {f"{OURS}/cmdline": f"quiet systemd.show_status=1 {command_line}\n"})
+        init = INIT.format(stage=STAGE if self.stage else ":")
+        cmdline = f"quiet systemd.show_status=1 {command_line}\n"
+        write(self.own, {f"{OURS}/init": init, f"{OURS}/cmdline": cmdline})
         what = [f"/{OURS}/init"] if self._is_machine else ["--boot"]
         options = [*(["--read-only"] if self._read_only else []), *(f"--bind={node}" for node in devices)]
         self._cgroups = Cgroups(self._work.path.name)

@@ -4,6 +4,8 @@ no udev."""
 
 from __future__ import annotations
 
+import glob
+
 from tests.storage.rig import LoopDisk, attached, tool
 
 # Where this is, btrfs is in the kernel, and nothing has to be loaded.
@@ -28,7 +30,7 @@ class Disk(LoopDisk):
     def nodes(self) -> list[str]:
         """What a container has to see of it, for its next start."""
         self.replug()
-        return [self.node, CONTROL]
+        return [self.node, *sorted(glob.glob(f"{self.node}p*")), CONTROL]
 
     def make_volume(self, uuid: str) -> None:
         """Make the whole disk a state volume, as somebody may do it by hand."""

@@ -27,6 +27,8 @@ def named(uuid: str) -> dict[str, str]:
     return {"/usr/lib/persist/persist.conf.d/50-volume.conf": f"[Volume]\nDevice=UUID={uuid}\n"}
 
 
+# What is away is waited for one second.
+QUICK = {"/usr/lib/persist/persist.conf.d/80-timeout.conf": "[Volume]\nMemberTimeoutSec=1\n"}
 # The volume is found by its label, on any disk.
 LABEL = {"/usr/lib/persist/persist.conf.d/60-removable.conf": "[Volume]\nAllowRemovable=yes\n"}
 OVERLAY = {"/usr/lib/persist.d/over.conf": "[Path]\nPath=/srv/over\n", "/srv/over/f": "image\n"}

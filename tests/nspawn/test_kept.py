@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import uuid
 
 from tests.vm import scene
-from tests.vm.checks import codes, entries, failed_units, healthy_boot, records, state
+from tests.vm.checks import codes, entries, failed_units, healthy_boot, only_said, records, state
 from tests.vm.recipe import UNITS
 from tests.vm.steady import identity, steady
 
@@ -15,9 +17,18 @@ from .container import Container
 from .disk import Disk
 from .registry import ENABLED, NOTES, ODD, PRESET, named, wanted
 
+# PID 1 reads the table of mounts some times in a second and no more (tried, 257): what services of ours have
+# mounted in the second before a power-off it would not unmount, nor what that lies in.
+KNOWN = (
+    "findmnt -rno TARGET -t btrfs,overlay,tmpfs | while read -r place; do"
+    " case $place in /run*|/dev*|/sys*|/proc*) continue;; esac;"
+    ' systemctl is-active -q -- "$(systemd-escape -p --suffix=mount "$(printf %b "$place")")" || exit 1; done'
+)
+
 
 def off(one: Container) -> None:
     """A clean power-off, at which nothing fails."""
+    one.wait_until_succeeds(KNOWN)
     begin = len(one.console_text())
     one.shutdown()
     end = one.console_text()[begin:]
@@ -136,3 +147,40 @@ def test_without_the_stage(disk: Disk, container: Boot) -> None:
     assert set(failed_units(one)) <= {"ssh.service"}
     never_reloaded(one)
     one.shutdown()
+
+
+# What the package for initramfs-tools installs.
+GLUE = (
+    "usr/share/initramfs-tools/hooks/persist",
+    "usr/share/initramfs-tools/scripts/init-bottom/persist",
+)
+
+
+def test_the_stage_is_gone(disk: Disk, container: Boot) -> None:
+    """A machine that was started with persist-init is started without: it keeps no /etc on that boot, and
+    says what to do."""
+    name = str(uuid.uuid4())
+    disk.make_volume(name)
+    one = container(files={**ENABLED, **PRESET, **NOTES, **named(name)}, read_only=True)
+    for file in GLUE:
+        (one.own / file).parent.mkdir(parents=True, exist_ok=True)
+        os.mknod(one.own / file, stat.S_IFCHR)  # removed
+    one.start(devices=disk.nodes())
+    healthy_boot(one)
+    one.succeed("echo kept-name >/etc/hostname")
+    off(one)
+    one.start(devices=disk.nodes())
+    healthy_boot(one)
+    assert one.succeed("hostname").strip() == "kept-name"
+    off(one)
+    one.stage = False
+    one.start(devices=disk.nodes())
+    one.wait_for_boot()
+    found = state(one)
+    assert (found["verdict"], codes(found)) == ("degraded", {"not-before-pid1"}), found["reasons"]
+    (why,) = [r for r in found["reasons"] if r["path"] == "/etc"]
+    assert "persist-initramfs-tools" in why["hint"] and "persist-init" in why["hint"], why
+    assert entries(found)["/etc"] == "not-before-pid1" and entries(found)["/var"] == "mounted"
+    assert one.succeed("hostname").strip() != "kept-name"
+    only_said(one, "VERDICT_DEGRADED", "not-before-pid1")
+    off(one)

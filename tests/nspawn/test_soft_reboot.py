@@ -5,7 +5,6 @@ only the boot before may believe is not believed by the next one."""
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,12 @@ from . import tree as trees
 from .conftest import Boot
 from .container import Container
 from .disk import Disk
-from .registry import ENABLED, NOTES, PRESET, named, wanted
+from .registry import ENABLED, NOTES, PRESET, QUICK, named, wanted
 
 # Two places besides /etc that PID 1 reads, and that have no mount unit.
 READ = {
     "/usr/lib/persist.d/read.conf": "[Path]\nPath=/usr/local\n[Path]\nPath=/etc/systemd/system\n",
-    # Who is to wait for what is not here does so for a second.
-    "/usr/lib/persist/persist.conf.d/80-timeout.conf": "[Volume]\nMemberTimeoutSec=1\n",
+    **QUICK,
 }
 # Told without the console, of which a login prompt that begins discards what nobody has read yet.
 UP = "/run/is-up"
@@ -62,18 +60,6 @@ OF_ONE_BOOT = (
 def tree() -> Path:
     """Debian 12's systemd has no soft reboot."""
     return trees.build("trixie", scene.packages())
-
-
-@pytest.fixture
-def second(tmp_path: Path) -> Iterator[Disk]:
-    """Another disk, as ``disk``."""
-    place = tmp_path / "second"
-    place.mkdir()
-    one = Disk(place, 512, b"")
-    try:
-        yield one
-    finally:
-        one.unplug()
 
 
 def write(one: Container) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .journal import lines
+from .journal import Gate, lines
 from .system import System
 
 
@@ -52,6 +52,26 @@ def healthy_boot(machine: System) -> dict[str, Any]:
     warnings = lines(machine.succeed)
     assert not warnings, "\n".join(map(str, warnings))
     return found
+
+
+def only_said(machine: System, *what: str) -> None:
+    """In this boot each of these was said of ours at warning or above, and nothing else (journal.py): for a
+    machine whose test has no gate."""
+    gate = Gate()
+    gate.expect(*what)
+    gate.take(lines(machine.succeed))
+    gate.judge()
+
+
+def volatile_notices(machine: System) -> None:
+    """A boot without its volume is said on the console, in the journal, before and after login; and the
+    target is not reached."""
+    assert "VOLATILE" in machine.console_text()
+    assert records(machine, "VERDICT_VOLATILE")
+    assert "VOLATILE" in machine.succeed("cat /run/issue.d/persist.issue /run/motd.d/persist")
+    assert machine.execute("systemctl is-active persist-online.target")[0] != 0
+    assert machine.execute("persistctl status")[0] == 2
+    machine.succeed("touch /etc/x /var/x /home/x /tmp/x")
 
 
 def clean_shutdown(machine: System) -> None:

@@ -144,13 +144,15 @@ def machine(request: pytest.FixtureRequest) -> Iterator[MachineFactory]:
 
 
 @pytest.fixture(scope="session")
-def booted_once() -> Iterator[Machine]:
+def booted_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A machine of Debian 12 with a volume on its disk "state" of 2 GiB, kept as "booted" at the end of its
-    first boot."""
+    first boot. It was made beside a stick that does not count."""
     with Machine(scene.story_image("bookworm"), "booted-once", extra=scene.DMI, buses=("usb",)) as one:
         one.add_disk("state", "2G", header=scene.HEADER)
+        one.attach_disk(scene.stick(tmp_path_factory.mktemp("booted-once") / "stick.raw"), bus="usb")
         one.start()
-        healthy_boot(one)
+        assert healthy_boot(one)["volume"]["device"] == "/dev/vdb2"
+        one.detach_disk("stick")
         one.snapshot("booted")
         yield one
 

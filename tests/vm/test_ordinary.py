@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from . import image, scene
-from .checks import clean_shutdown, codes, entries, failed_units, healthy_boot, mounted, records, state
+from .checks import clean_shutdown, entries, failed_units, healthy_boot, mounted, records, state
 from .conftest import MachineFactory
 from .machine import Machine
 
@@ -13,7 +13,7 @@ ENABLED = ("mkdir -p /mnt/state && systemctl enable persist-setup.target",)
 
 def test_writable_root(machine: MachineFactory) -> None:
     """No preset, no disk; then both. The boot loader says ro, fstab says rw, and the root counts as writable.
-    tests/nspawn/test_held_back.py has the boot with a preset and no disk."""
+    tests/nspawn has the boots with a preset and no disk, with persist=off and without the volume."""
     one = machine(
         image.build("bookworm", [*scene.packages(), scene.notes_package()], "rw", customize=ENABLED)
     )
@@ -45,8 +45,6 @@ def test_writable_root(machine: MachineFactory) -> None:
     assert one.execute("findmnt /tmp")[0] != 0, "a writable root needs no tmpfs on /tmp"
     one.succeed("echo more >/home/more; mkdir /var/cache/apt/hole && rmdir /var/cache/apt/hole")
     clean_shutdown(one)
-    off(one)
-    stale(one)
 
 
 def running_system_is_left_alone(one: Machine) -> None:
@@ -58,32 +56,3 @@ def running_system_is_left_alone(one: Machine) -> None:
     )
     one.succeed("systemctl start var.mount persist-volume.service")
     assert mounted(one, "overlay", "btrfs") == []
-
-
-def off(one: Machine) -> None:
-    """persist=off for one boot, in quotes: nothing of ours, the root as it was before there was a volume."""
-    one.start('"persist=off"')
-    one.wait_for_boot()
-    found = state(one)
-    assert (found["verdict"], codes(found)) == ("off", {"off"})
-    assert mounted(one, "overlay", "btrfs") == []
-    assert one.succeed("cat /home/mine") == "mine\n"
-    assert one.execute("cat /home/more")[0] != 0
-    one.shutdown()
-
-
-def stale(one: Machine) -> None:
-    """The volume that this root has known is away: bind entries are read-only rather than forked, everything
-    else goes on, and it is said."""
-    one.detach_disk("state")
-    one.expect("VOLUME_MISSING", "ENTRY_STALE", "VERDICT_VOLATILE", "known-volume-missing")
-    one.start("persist.volume=")
-    one.wait_for_boot()
-    found = state(one)
-    assert found["verdict"] == "volatile" and "known-volume-missing" in codes(found), found["reasons"]
-    assert entries(found)["/var/lib/demo-notes"] == "stale"
-    assert "Read-only file system" in one.fail("echo fork >>/var/lib/demo-notes/notes.txt")
-    one.succeed("touch /var/lib/elsewhere /etc/elsewhere")
-    assert one.execute("systemctl is-active persist-online.target")[0] != 0
-    assert "VOLATILE" in one.succeed("cat /run/issue.d/persist.issue")
-    one.shutdown()

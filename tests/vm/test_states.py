@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Every state a machine can be in is somebody's machine: it must boot to multi-user and say what is wrong."""
+"""Every state a machine can be in is somebody's machine: it must boot to multi-user and say what is wrong.
+More of them are in tests/nspawn."""
 
 from __future__ import annotations
 
@@ -7,21 +8,10 @@ import subprocess
 from pathlib import Path
 
 from . import cache, scene
-from .checks import codes, failed_units, healthy_boot, records, state
+from .checks import codes, failed_units, records, state, volatile_notices
 from .conftest import MachineFactory
 from .disks import write_at
 from .machine import Machine
-
-
-def volatile_notices(machine: Machine) -> None:
-    """A boot without its volume is said on the console, in the journal, before and after login; and the
-    target is not reached."""
-    assert "VOLATILE" in machine.console_text()
-    assert records(machine, "VERDICT_VOLATILE")
-    assert "VOLATILE" in machine.succeed("cat /run/issue.d/persist.issue /run/motd.d/persist")
-    assert machine.execute("systemctl is-active persist-online.target")[0] != 0
-    assert machine.execute("persistctl status")[0] == 2
-    machine.succeed("touch /etc/x /var/x /home/x /tmp/x")
 
 
 def test_no_disk(booted_without: Machine) -> None:
@@ -110,38 +100,3 @@ def foreign(kind: str) -> bytes:
         return scene.HEADER + start[len(scene.HEADER) :]
     finally:
         path.unlink(missing_ok=True)
-
-
-def test_filesystem_does_not_mount(after_first_boot: Machine) -> None:
-    """A volume with a broken tree is left as it is, and the boot goes on in memory; mended, it is back with
-    all that it kept."""
-    one = after_first_boot
-    disk = one.disk("state")
-    one.succeed("echo kept >/home/kept && sync")
-    block = int(
-        one.succeed("btrfs inspect-internal dump-super /dev/vdb2 | awk '$1 == \"chunk_root\" {print $2}'")
-    )
-    start = int(one.succeed("cat /sys/class/block/vdb2/start")) * 512
-    one.shutdown()
-    # The chunk tree lies in a system chunk that maps one to one near the start; DUP has two copies.
-    copies = [start + block + (n << 23) for n in (0, 1)]
-    kept = [one.read_disk(disk, at, 16384) for at in copies]
-    assert kept[0] == kept[1], "the second copy of the chunk root is not where it was expected"
-    for at in copies:
-        one.write_disk(disk, at, bytes(16384))
-    one.start()
-    one.wait_for_boot()
-    found = state(one)
-    assert (found["verdict"], found["volume"]["kind"]) == ("volatile", "tmpfs")
-    assert records(one, "VOLUME_BROKEN")
-    one.expect("VOLUME_BROKEN", "VERDICT_VOLATILE", "FALLBACK")
-    volatile_notices(one)
-    one.shutdown()
-    assert one.read_disk(disk, copies[0], 16384) == bytes(16384), (
-        "a volume that does not mount is left untouched"
-    )
-    for at, data in zip(copies, kept, strict=True):
-        one.write_disk(disk, at, data)
-    one.start()
-    healthy_boot(one)
-    assert one.succeed("cat /home/kept") == "kept\n"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Which volume, and in which state: two of one label, a copy, a full one, one that must not be written, one
-that is no btrfs, one that is away."""
+"""Which volume: one of two of one label, a copy, one that is no btrfs, one that is away. tests/nspawn has one
+that is full or damaged, two that nothing tells apart, and one that must not be written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .checks import clean_shutdown, codes, entries, failed_units, healthy_boot, 
 from .conftest import MachineFactory
 from .disks import Disk
 from .machine import Machine
-from .test_mirror import VOLUME, node, wait_for_verdict
+from .test_mirror import VOLUME, node
 
 BINDING = 256
 
@@ -33,10 +33,8 @@ def volatile(machine: Machine, code: str) -> None:
 
 
 def test_which_volume(after_first_boot: Machine, tmp_path: Path) -> None:
-    """Of two filesystems with our label the machine's own one wins by what formatting bound to it; with
-    nothing known none is taken; a copy stops both.
-
-    One on a stick never counts."""
+    """Of two filesystems with our label the machine's own one wins by what formatting bound to it; a copy
+    stops both. One on a stick never counts."""
     one = after_first_boot
     own = one.disk("state")
     one.attach_disk(scene.stick(tmp_path / "stick.raw"), bus="usb")
@@ -61,19 +59,6 @@ def test_which_volume(after_first_boot: Machine, tmp_path: Path) -> None:
     assert found["volume"]["uuid"] == uuid and entries(found)["/etc"] == "early"
     assert one.succeed("cat /home/mine") == "mine\n"
     clean_shutdown(one)
-    # Nothing tells any more which one it is.
-    kept = one.read_disk(own, 0, 512)
-    one.write_disk(own, 0, kept[:BINDING] + bytes(440 - BINDING) + kept[440:])
-    one.expect("VOLUME_AMBIGUOUS")
-    one.start()
-    volatile(one, "duplicate-label")
-    said = records(one, "VOLUME_AMBIGUOUS")
-    assert {n for r in said for n in r["PERSIST_DEVICE"].split()} == {
-        f"{node(one, 'state')}2",
-        f"{node(one, 'stranger')}1",
-    }, said
-    one.shutdown()
-    one.write_disk(own, 0, kept)
     one.detach_disk(stranger)
     copy = replace(own, name="copy", path=own.path.with_name("copy.qcow2"))
     shutil.copyfile(own.path, copy.path)
@@ -81,116 +66,6 @@ def test_which_volume(after_first_boot: Machine, tmp_path: Path) -> None:
     one.start()
     volatile(one, "cloned-disk")
     one.crash()
-
-
-# Data until there is no room, then what has none and lies in metadata, until after a commit not even a
-# directory can be made.
-FILL = """
-import contextlib, errno, os, subprocess
-os.makedirs("/home/full/small")
-with open("/home/full/data", "wb") as f, contextlib.suppress(OSError):
-    while True:
-        f.write(os.urandom(1 << 20)); f.flush(); os.fsync(f.fileno())
-def full():
-    # Also after one more commit, and through the overlay: what a commit frees can be used only after it.
-    for place in ("/run/persist/volume/.persist/tmp/probe", "/home/probe") * 2:
-        try:
-            os.mkdir(place)
-        except OSError as e:
-            if e.errno != errno.ENOSPC:
-                raise
-        else:
-            os.rmdir(place)
-            return False
-        subprocess.run(["btrfs", "filesystem", "sync", "/run/persist/volume"])
-    return True
-while not full():
-    for make in (lambda name: os.symlink("x" * 3000, name), os.mkdir):
-        with contextlib.suppress(OSError):
-            while True:
-                make("/home/full/small/" + os.urandom(8).hex())
-    subprocess.run(["btrfs", "filesystem", "sync", "/run/persist/volume"])
-"""
-
-
-def test_full_volume(machine: MachineFactory, tmp_path: Path) -> None:
-    """A volume filled to the last byte still boots with all entries writable, by its reserve, and says so;
-    with room again the reserve is back. It was made beside a stick that does not count."""
-    one = machine(scene.story_image("bookworm"), buses=("usb",))
-    one.add_disk("state", "500M", header=scene.HEADER)
-    one.attach_disk(scene.stick(tmp_path / "stick.raw"), bus="usb")
-    one.start()
-    assert healthy_boot(one)["volume"]["device"] == f"{node(one, 'state')}1"  # too small for swap space
-    one.detach_disk("stick")
-    size = one.succeed(f"btrfs filesystem show --raw {VOLUME} | awk '$1 == \"devid\" {{print $4}}'")
-    one.write_file("/run/fill.py", FILL.encode())
-    one.succeed("python3 /run/fill.py", 600)
-    one.fail("mkdir /home/more")
-    one.crash()
-    one.expect("VERDICT_DEGRADED", "reserve-used", "space-low", "SPACE_RESERVE")
-    one.start()
-    one.wait_for_boot()
-    found = state(one)
-    assert found["verdict"] == "degraded", json.dumps(found, indent=2)
-    assert "reserve-used" in codes(found), found["reasons"]
-    for path in ("/etc", "/var", "/home"):
-        assert entries(found)[path] in ("early", "mounted")
-        one.succeed(f"mkdir {path}/made && sync")
-    one.succeed("rm -rf /home/full; sync", 300)
-    one.succeed("systemctl start persist-heal.service", 120)
-    wait_for_verdict(one, "online", 60)
-    assert (
-        one.succeed(f"btrfs filesystem show --raw {VOLUME} | awk '$1 == \"devid\" {{print $4}}'") == size
-    ), "the reserve is back"
-    one.crash()
-
-
-def test_words_for_one_boot(after_first_boot: Machine) -> None:
-    """persist=ro shows the volume below memory and writes nothing to it."""
-    one = after_first_boot
-    disk = one.disk("state")
-    identity = one.succeed("cat /etc/machine-id")
-    one.succeed(
-        "echo kept >/home/kept; echo kept >>/var/lib/demo-notes/notes.txt; rm /etc/issue.net; mkdir /home/new"
-    )
-    clean_shutdown(one)
-    before = disk_bytes(disk)
-    one.expect("VERDICT_VOLATILE", "FALLBACK")
-    one.start("persist=ro")
-    one.wait_for_boot()
-    found = state(one)
-    assert found["verdict"] == "volatile" and "read-only" in codes(found), json.dumps(found, indent=2)
-    assert failed_units(one) == []
-    assert one.succeed("cat /home/kept; cat /etc/machine-id") == f"kept\n{identity}"
-    assert "kept" in one.succeed("cat /var/lib/demo-notes/notes.txt")
-    assert one.execute("ls /etc/issue.net")[0] != 0, "what was removed stays removed"
-    for path in (
-        "/home/kept",
-        "/etc/hostname",
-        "/var/lib/demo-notes/notes.txt",
-        "/home/new/file",
-        "/var/lib/new",
-    ):
-        one.succeed(f"echo changed >{path}")
-    one.shutdown()
-    assert disk_bytes(disk) == before, "not a byte of the volume was written"
-
-
-def disk_bytes(disk: Disk) -> str:
-    """A checksum of all that is on a disk of a machine that is off."""
-    done = subprocess.run(
-        [
-            "sh",
-            "-c",
-            'qemu-img convert -O raw "$1" "$1.raw" && sha256sum <"$1.raw"; rm -f "$1.raw"',
-            "sh",
-            str(disk.path),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout
 
 
 EPHEMERAL = {
