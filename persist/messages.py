@@ -60,6 +60,8 @@ MESSAGE_IDS: dict[str, str] = {
     # an entry keeps the form that it was seeded for, whatever it says now
     "ENTRY_AS_SEEDED": "dcd01708d9fb54b981e19f06de489b06",
     "ENTRY_CONVERTED": "768924df07405b209cb9464f341855f4",  # an entry has the form now that it says
+    # a link into the volume was replaced by a file, which is on the volume now
+    "LINK_TAKEN_BACK": "e4cc08af6538570fbafa2307601848dc",
     "MEMBER_MISSING": "4b19d2c66cfc52b8b4134d88a241cc3d",  # the volume runs without a member
     # a member that did not see the last writes is left out
     "MEMBER_STALE": "43a67a27fa055ce191c65564321cd343",

@@ -168,6 +168,10 @@ def _target(plan: Plan, wants: list[str]) -> None:
     if wants:
         # A line for each: PID 1 drops a file with a line of more than 1 MiB.
         lines = "Wants=" + "\nWants=".join(wants) + "\nAfter=" + "\nAfter=".join(wants)
+        if not plan.net:
+            # They come after it: what PID 1 notes of links (units/persist-link@.service).
+            links = [p.name for p in plan.entries if p.entry.method == "symlink"]
+            lines += "".join(["\nWants=persist-link@" + name + ".service" for name in links])
         name, text = _drop_in("persist-setup.target", lines)
         plan.files[name] = text
 

@@ -108,6 +108,14 @@ def in_snapshots(path: str, name: str, method: str, root: str = "") -> bool:
         return False
 
 
+def replaced(path: str) -> bool:
+    """Whether a file is at the path of a link."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 def flag(name: str, root: str = "") -> str:
     """What the flag of an entry says, '' where it has none. Raises OSError."""
     try:

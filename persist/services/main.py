@@ -13,6 +13,7 @@ STEPS = {
     "format": ("format", "format_main", False),
     "volume": ("volume", "volume_main", False),
     "seed": ("seed", "main", True),
+    "link": ("seed", "link_main", True),
     "bind": ("bind", "main", True),
     "verify": ("verify", "main", False),
     "heal": ("heal", "heal_main", False),

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What persist-seed@.service runs: find the entry of an instance name, seed it, log what happened."""
+"""What persist-seed@.service runs: find the entry of an instance name, seed it, log what happened. And what
+persist-link@.service does when it stops."""
 
 from __future__ import annotations
 
 import os
 
 from persist.boot.load import Loaded
-from persist.boot.paths import MOUNT_ENTRIES, VOLUME
+from persist.boot.paths import MOUNT_ENTRIES, VOLUME, unescape
 from persist.boot.plan import Planned
 from persist.entries import as_seeded, stores
 from persist.entries.bind import failure, mount_bind, mount_overlay
@@ -135,5 +136,27 @@ def main(escaped_name: str) -> int:
     except PersistError as e:
         e.message = "; ".join([e.message, *getattr(e, "__notes__", [])])
         log_error(e)
+        return 1
+    return 0
+
+
+def link_main(escaped_name: str) -> int:
+    """Take back the path of a symlink entry, where a file is in the place of its link."""
+    try:
+        entries = running().plan.entries
+        planned = next((p for p in entries if p.name == escaped_name and p.entry.method == "symlink"), None)
+        if planned is None:
+            return 0  # its entry has gone, or says something else by now
+        from persist.entries.take_back import TakeBack  # rare
+
+        note = TakeBack(planned.path, Progress(notify_status)).run()
+        if note is not None:
+            say(note)
+    except (PersistError, OSError) as e:
+        text = str(e) if isinstance(e, OSError) else e.message
+        hint = e.hint if isinstance(e, PersistError) else ""
+        error = PersistError(f"Failed to take back '{unescape(escaped_name)}': {text}", hint=hint)
+        error.message_id = "ENTRY_FAILED"
+        log_error(error)
         return 1
     return 0

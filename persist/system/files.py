@@ -3,11 +3,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+_RENAME_EXCHANGE = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def exchange(directory: int, a: str, b: str) -> None:
+    """Have two names in an open directory change places, in one step. Raises OSError."""
+    first, second = os.fsencode(a), os.fsencode(b)
+    if _libc.renameat2(directory, first, directory, second, ctypes.c_uint(_RENAME_EXCHANGE)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), b)
 
 
 def kind(mode: int) -> str:

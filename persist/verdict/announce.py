@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from persist import log
 from persist.boot import paths
 from persist.boot.load import Loaded
+from persist.entries.stores import replaced
 from persist.errors import PersistError
 from persist.note import ERR, WARNING, Note
 from persist.system.files import held, write_atomically
@@ -108,6 +109,8 @@ class Announcer:
         old = _before()
         try:
             found, loaded = self.make()
+            if _taken_back(loaded, self.tell):
+                found, loaded = self.make()
         except Exception as e:  # noqa: BLE001  # whatever it is: a machine without a verdict would pass for one that is well
             found = failed(e)
         status = 0 if loaded is not None else 1
@@ -139,6 +142,18 @@ class Announcer:
             self.tell(Note(ERR, str(e), e.message_id, e.fields))
             return 1
         return 0
+
+
+def _taken_back(loaded: Loaded, tell: Say) -> bool:
+    """Have links that were replaced by files taken back; whether there was one."""
+    names = [p.name for p in loaded.plan.entries if p.entry.method == "symlink" and replaced(p.path)]
+    for name in names:
+        try:
+            # Where it was no link when this boot began, its unit is not active, and nothing is done.
+            run("systemctl", "try-restart", f"persist-link@{name}.service")
+        except PersistError as e:
+            tell(Note(WARNING, e.message, "ENTRY_FAILED", e.fields))
+    return bool(names)
 
 
 def _leave_word(found: v.Verdict) -> list[Note]:

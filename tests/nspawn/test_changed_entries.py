@@ -87,3 +87,44 @@ def test_what_was_kept_is_in_sight(disk: Disk, container: Boot, stage: bool) -> 
         assert bool(records(one, "ENTRY_CONVERTED")) == (boot == 2)
         assert one.succeed("systemctl is-active ssh.service").strip() == "active"
     one.shutdown()
+
+
+LINKED = """[Path]
+Path=/etc/ssh/ssh_host_ed25519_key
+Method=symlink
+Type=file
+"""
+KEY = "/etc/ssh/ssh_host_ed25519_key"
+
+
+def test_a_link_that_was_replaced_while_the_machine_ran(disk: Disk, container: Boot) -> None:
+    """ssh-keygen -A writes beside a file and renames. Taken back at shutdown, and by the verdict."""
+    name = str(uuid.uuid4())
+    disk.make_volume(name)
+    one = container(files={**ENABLED, **named(name), REGISTRY: LINKED})
+    one.start(devices=disk.nodes())
+    one.wait_for_boot()
+    unit = "persist-link@etc-ssh-ssh_host_ed25519_key.service"
+    assert one.succeed(f"systemctl show -p ActiveState -p ExecMainPID --value {unit}").split() == [
+        "0",
+        "active",
+    ]
+    # There is none yet, nor an empty file, at which this would ask.
+    one.succeed(f"ssh-keygen -q -N '' -t ed25519 -f {KEY} </dev/null; test -L {KEY}")
+    old = one.succeed(f"sha256sum <{KEY}")
+    one.succeed(f"rm {KEY} {KEY}.pub; ssh-keygen -q -A; test -f {KEY} -a ! -L {KEY}")
+    new = one.succeed(f"sha256sum <{KEY}")
+    assert new != old
+    for boot in (2, 3):
+        one.shutdown()
+        _boot(one, disk)
+        assert one.succeed(f"sha256sum <{KEY}") == new and one.succeed(f"readlink {KEY}").strip()
+        one.succeed(f"cmp {KEY} /run/persist/volume{KEY}")
+        replaced = one.succeed("sha256sum /run/persist/volume/.persist/replaced/* | cut -d' ' -f1").split()
+        assert replaced == [old.split()[0]], boot
+    one.succeed(f"rm {KEY} {KEY}.pub; ssh-keygen -q -A; systemctl restart persist-verify.service")
+    assert one.succeed(f"sha256sum <{KEY}") != new and one.succeed(f"readlink {KEY}").strip()
+    assert [r["PERSIST_PATH"] for r in records(one, "LINK_TAKEN_BACK")] == [KEY]
+    found = state(one)
+    assert (found["verdict"], entries(found)[KEY]) == ("online", "linked")
+    one.shutdown()

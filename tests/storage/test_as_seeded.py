@@ -302,3 +302,18 @@ def test_with_persist_ro_the_volume_says_the_form() -> None:
     loaded = says("overlay", cmdline="quiet persist=ro")
     assert [str(p) for p in bring_up(loaded, Outcome("tmpfs"), print)] == []
     assert Path("/srv/x/f").read_text() == "kept"
+
+
+@own_machine
+def test_a_link_that_was_replaced_is_taken_back() -> None:
+    content("symlink")
+    for name in ("link", "gone"):
+        kept(f"/srv/{name}", "kept")
+        sh(f"rm -r {paths.VOLUME}/srv/{name}; echo old >{paths.VOLUME}/srv/{name}; echo new >/srv/{name}")
+    says("symlink", "/srv/link")
+    assert seed_service.link_main("srv-gone") == 0 and Path("/srv/gone").read_text() == "new\n", "no entry"
+    assert seed_service.link_main("srv-link") == 0
+    assert os.readlink("/srv/link") == f"{paths.VOLUME}/srv/link" and Path("/srv/link").read_text() == "new\n"
+    assert [f.read_text() for f in Path(f"{paths.STORE}/replaced").iterdir()] == ["old\n"]
+    sh(f"rm /srv/link; echo newer >/srv/link; mount -o remount,ro {paths.VOLUME}")
+    assert seed_service.link_main("srv-link") == 1 and Path("/srv/link").read_text() == "newer\n"

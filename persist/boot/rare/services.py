@@ -40,7 +40,7 @@ OURS = (
     NET_UNIT,
     VOLUME_UNIT,
 )
-OUR_TEMPLATES = ("persist-absent@", "persist-bind@", "persist-migrate@", "persist-seed@")
+OUR_TEMPLATES = ("persist-absent@", "persist-bind@", "persist-link@", "persist-migrate@", "persist-seed@")
 # What is ordered before persist-volume.service, directly or not (systemd 252 and 257), and so cannot wait for
 # an entry: PID 1 would break the circle by dropping a job, ours for one.
 BEFORE_US = (

@@ -88,11 +88,15 @@ def _ours(every: Iterable[Subvolume]) -> list[Subvolume]:
 
 
 def _left_over(volume: Volume) -> Iterator[Dir]:
-    """Directories in which nothing is kept: seeds that were cut, what an overlay was copying, and what lies
-    beside snapshots."""
+    """Directories in which nothing is kept: seeds that were cut, what links have led to before, what an
+    overlay was copying, and what lies beside snapshots."""
     with Dir.at(volume.path) as top:
-        with top.inner(".persist/tmp") as there:
-            yield there
+        for name in ("tmp", "replaced"):
+            try:
+                with top.inner(f".persist/{name}") as there:
+                    yield there
+            except FileNotFoundError:
+                continue  # no link was ever replaced
         with top.inner(".persist/overlay") as overlays:
             for name in sorted(os.listdir(overlays.fd)):
                 try:

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A link into the volume that was replaced by a file while the machine ran: what writes beside a file and
+renames (ssh-keygen -A) does so. The file goes to the volume, what was there to ``.persist/replaced``, and the
+path is the link again. Nothing is lost in between: a run that is cut is begun again.
+
+Only for links that were there in this boot, which PID 1 knows (persist-link@.service): a file that the image
+has must not take the place of what the machine has kept.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from persist.boot.paths import VOLUME
+from persist.errors import PersistError
+from persist.note import NOTICE, Note
+from persist.seed.copy import Source, copy
+from persist.seed.steps import step
+from persist.seed.store import Store
+from persist.seed.tree import Progress
+from persist.system.files import exchange
+from persist.system.safepath import Dir, rename_noreplace, split
+
+_TRIES = 5
+
+
+def _same(a: os.stat_result, b: os.stat_result | None) -> bool:
+    return b is not None and (a.st_ino, a.st_size, a.st_mtime_ns) == (b.st_ino, b.st_size, b.st_mtime_ns)
+
+
+class TakeBack:
+    """One entry. ``root`` and ``volume`` are where things are; ``progress`` as ever."""
+
+    def __init__(self, path: str, progress: Progress, root: str = "/", volume: str = VOLUME) -> None:
+        self.path, self.progress, self.root, self.volume = path, progress, root, volume
+        self.name = split(path)[-1]
+        # What was at the path, from when the link is there again until it is known to be on the volume.
+        self.out = f".{self.name}.persist-taken"
+
+    def run(self) -> Note | None:
+        """Take the path back; what is to be said, None where it is no file. Raises PersistError and
+        OSError."""
+        with Dir.at(self.root) as live, live.sub(os.path.dirname(self.path)) as parent:
+            if self._source(parent) == "":
+                return None
+            with Store(self.volume, self.path) as store, store.parents(self.path, [live]) as place:
+                aside = ""
+                for _ in range(_TRIES):
+                    source = self._source(parent)
+                    if not source:
+                        store.tidy()
+                        return self._said(aside)
+                    aside = self._once(parent, source, store, place) or aside
+        raise PersistError(
+            f"'{self.path}' changed while it was copied, {_TRIES} times.",
+            hint="Find out who writes there.",
+        )
+
+    def _source(self, parent: Dir) -> str:
+        """The name of a file that is to go to the volume, '' for none."""
+        for name in (self.out, self.name):
+            there = parent.lstat(name)
+            if there is not None and stat.S_ISREG(there.st_mode):
+                return name
+        return ""
+
+    def _once(self, parent: Dir, source: str, store: Store, place: Dir) -> str:
+        """Raises PersistError and OSError. Returns where what was there is now."""
+        fd = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
+        try:
+            before = os.fstat(fd)
+            aside = self._to_the_volume(fd, store, place)
+        finally:
+            os.close(fd)
+        if source == self.name:
+            parent.remove(self.out)
+            os.symlink(self.volume + self.path, self.out, dir_fd=parent.fd)
+            exchange(parent.fd, self.out, self.name)
+            parent.sync()
+            step("taken-linked")
+        there = parent.lstat(self.out)
+        if _same(before, there):
+            os.unlink(self.out, dir_fd=parent.fd)
+            parent.sync()
+        return aside
+
+    def _to_the_volume(self, fd: int, store: Store, place: Dir) -> str:
+        store.wipe()
+        copy(Source(fd, "file", self.path), store.work, "tree", self.progress)
+        store.work.sync_filesystem()
+        step("taken-copied")
+        aside = ""
+        there = place.lstat(self.name)
+        if there is not None and stat.S_ISREG(there.st_mode) and self._equal(store, place):
+            store.work.remove("tree")  # of a run that was cut
+            return aside
+        if there is not None:
+            if not stat.S_ISREG(there.st_mode):
+                raise PersistError(f"'{place.path(self.name)}' is not a file.", hint="Move one of them away.")
+            with store.persist.own("replaced") as kept:
+                aside = f"{store.name}.{time.time_ns()}"
+                rename_noreplace(place, self.name, kept, aside)
+                kept.sync()
+            place.sync()
+        step("taken-aside")
+        rename_noreplace(store.work, "tree", place, self.name)
+        place.sync()
+        step("taken-placed")
+        return aside
+
+    def _equal(self, store: Store, place: Dir) -> bool:
+        with open(store.work.proc("tree"), "rb") as a, open(place.proc(self.name), "rb") as b:
+            one, other = os.fstat(a.fileno()), os.fstat(b.fileno())
+            if (one.st_size, one.st_mode, one.st_uid, one.st_gid) != (
+                other.st_size,
+                other.st_mode,
+                other.st_uid,
+                other.st_gid,
+            ):
+                return False
+            while block := a.read(1 << 20):
+                if block != b.read(1 << 20):
+                    return False
+        return True
+
+    def _said(self, aside: str) -> Note:
+        was = f"; what was there is {self.volume}/.persist/replaced/{aside}" if aside else ""
+        return Note(
+            NOTICE,
+            f"The link '{self.path}' was replaced by a file while the machine ran. The file is on the state "
+            f"volume now, and the link is there again{was}.",
+            "LINK_TAKEN_BACK",
+            {"PERSIST_PATH": self.path, "PERSIST_METHOD": "symlink"},
+        )
