@@ -75,7 +75,7 @@ class Request:
                 json.dumps(self.files),
                 json.dumps(self.customize),
                 str(FREE_MIB),
-                self.initrd,
+                recipe.DRACUT if self.initrd == "dracut" else self.initrd,
                 *(cache.file_digest(deb) for deb in self.debs),
             ]
         )
@@ -203,7 +203,7 @@ def _customize(request: Request, tree: Path, name: str) -> None:
     with step(f"{name}: initrd"):
         version = _boot_file(tree, "vmlinuz-").name.removeprefix("vmlinuz-")
         if request.initrd == "dracut":
-            chroot.run(tree, f"dracut --force /boot/initrd.img-{version} {version}")
+            chroot.run(tree, f"{recipe.DRACUT} /boot/initrd.img-{version} {version}")
         else:
             chroot.run(tree, f"update-initramfs -u -k {version}")
 
