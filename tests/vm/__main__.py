@@ -35,20 +35,20 @@ SHARED_BY_MODULES = ("booted_once", "booted_without")
 # kept roughly true.
 SECONDS = {
     "mirror: pairs bookworm": 390,
-    "booted_once": 370,
     "powercut: first_boot": 300,
-    "stage: dracut[bookworm]": 220,
-    "stage: dracut[trixie]": 220,
-    "mirror: pairs trixie": 170,
-    "ordinary: writable_root": 170,
-    "story: machine_remembers": 170,
-    "booted_without": 150,
-    "volumes: full_volume": 150,
-    "volumes: a_disk_of_the_cloud": 140,
-    "stage: init": 120,
+    "booted_once": 200,
     "seal_boot: two_clones[bookworm]": 200,
     "seal_boot: two_clones[trixie]": 190,
+    "stage: dracut[bookworm]": 170,
+    "mirror: pairs trixie": 170,
+    "story: machine_remembers": 170,
+    "booted_without": 150,
     "seal_boot: power_cuts": 150,
+    "stage: dracut[trixie]": 140,
+    "volumes: a_disk_of_the_cloud": 140,
+    "ordinary: writable_root": 90,
+    "stage: init": 80,
+    "mirror: three_disks": 70,
 }
 USUAL = 50
 
