@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections.abc import Callable
 
 from persist.boot.paths import VOLUME
 from persist.errors import PersistError
@@ -31,10 +32,18 @@ def _same(a: os.stat_result, b: os.stat_result | None) -> bool:
 
 
 class TakeBack:
-    """One entry. ``root`` and ``volume`` are where things are; ``progress`` as ever."""
+    """One entry. ``root`` and ``volume`` are where things are; ``copying`` and ``progress`` as ever."""
 
-    def __init__(self, path: str, progress: Progress, root: str = "/", volume: str = VOLUME) -> None:
+    def __init__(
+        self,
+        path: str,
+        progress: Progress,
+        root: str = "/",
+        volume: str = VOLUME,
+        copying: Callable[[Source, Dir, str, Progress], object] = copy,
+    ) -> None:
         self.path, self.progress, self.root, self.volume = path, progress, root, volume
+        self.copying = copying
         self.name = split(path)[-1]
         # What was at the path, from when the link is there again until it is known to be on the volume.
         self.out = f".{self.name}.persist-taken"
@@ -88,7 +97,7 @@ class TakeBack:
 
     def _to_the_volume(self, fd: int, store: Store, place: Dir) -> str:
         store.wipe()
-        copy(Source(fd, "file", self.path), store.work, "tree", self.progress)
+        self.copying(Source(fd, "file", self.path), store.work, "tree", self.progress)
         store.work.sync_filesystem()
         step("taken-copied")
         aside = ""

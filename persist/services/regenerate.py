@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 
 from persist import log
 from persist.errors import PersistError
 from persist.seal import again
 from persist.seal.again import Again
 from persist.system.run import run
+
+Access = Callable[[str, int], bool]
 
 _MOST = 1 << 20  # bytes of a list that are read
 
@@ -75,7 +78,7 @@ def _take_away_what_is_empty(paths: list[str]) -> None:
             os.unlink(real)
 
 
-def _make(item: Again) -> None:
+def _make(item: Again, access: Access) -> None:
     """Run one item, unless its files are there. Raises OSError, PersistError."""
     if not item.anyway and item.paths and not _missing(item):
         return
@@ -86,7 +89,7 @@ def _make(item: Again) -> None:
     run(*item.command)
     os.sync()
     left = _missing(item)
-    closed = next((d for d in map(os.path.dirname, left) if not os.access(d, os.W_OK)), "")
+    closed = next((d for d in map(os.path.dirname, left) if not access(d, os.W_OK)), "")
     if closed:
         # ssh-keygen(1) ends well all the same.
         raise PersistError(f"'{closed}' takes no writes.")
@@ -108,8 +111,9 @@ def _make(item: Again) -> None:
         )
 
 
-def main(path: str = again.PATH) -> int:
-    """Work the list off; returns the exit status of the service, 1 where something could not be made."""
+def main(path: str = again.PATH, access: Access = os.access) -> int:
+    """Work the list off; returns the exit status of the service, 1 where something could not be made.
+    ``access``: as access(2)."""
     try:
         items, wrong = again.parse(_read(path))
     except FileNotFoundError:
@@ -123,7 +127,7 @@ def main(path: str = again.PATH) -> int:
     while todo:
         item = todo.pop(0)
         try:
-            _make(item)
+            _make(item, access)
         except (OSError, PersistError) as e:
             failed.append(item)
             log.log(

@@ -45,9 +45,9 @@ def _health(volume: Outcome, look: v.Look) -> list[v.Reason]:
         ]
 
 
-def current() -> tuple[v.Verdict, Loaded]:
-    """The verdict of this moment."""
-    loaded = load("", environment())
+def current(environ: dict[str, str] | None = None) -> tuple[v.Verdict, Loaded]:
+    """The verdict of this moment. ``environ``: as environment() says, which is asked where there is none."""
+    loaded = load("", environment() if environ is None else environ)
     volume, look = v.read_volume(), v.Look()
     settled = as_seeded.settle(loaded, root_kept=volume.root_kept)
     found = v.judge(loaded, volume, look, _health(volume, look))

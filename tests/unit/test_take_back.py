@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from persist.entries.take_back import TakeBack
 from persist.errors import PersistError
-from persist.seed import copy
+from persist.seed.copy import Source, copy
 from persist.seed.steps import STEPS
+from persist.seed.tree import Progress
+from persist.system.safepath import Dir
 
 from .test_seed_basic import QUIET, Rig
 from .test_seed_cuts import killed
@@ -37,9 +40,9 @@ def replaced(top: Path, *, seeded: bool = True) -> Rig:
     return rig
 
 
-def back(rig: Rig) -> str:
+def back(rig: Rig, copying: Callable[..., object] = copy) -> str:
     """What is said."""
-    note = TakeBack(KEY, QUIET, str(rig.root), str(rig.volume)).run()
+    note = TakeBack(KEY, QUIET, str(rig.root), str(rig.volume), copying).run()
     assert note is None or note.message_id == "LINK_TAKEN_BACK"
     return "" if note is None else note.message
 
@@ -83,20 +86,18 @@ def test_cut_after_each_step(tmp_path: Path) -> None:
     assert cuts >= 6
 
 
-def test_what_is_written_meanwhile_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_written_meanwhile_counts(tmp_path: Path) -> None:
     rig = replaced(tmp_path)
-    once = copy.copy
     done: list[int] = []
 
-    def slow(*args: object, **more: object) -> object:
-        found = once(*args, **more)  # type: ignore[arg-type]
+    def slow(source: Source, place: Dir, name: str, progress: Progress) -> object:
+        found = copy(source, place, name, progress)
         if not done:
             done.append(1)
             (rig.root / KEY[1:]).write_text("newest")
         return found
 
-    monkeypatch.setattr("persist.entries.take_back.copy", slow)
-    assert back(rig)
+    assert back(rig, slow)
     assert rig.at(KEY).read_text() == "newest" and kept(rig) == ["new", "old"]
     assert (rig.root / KEY[1:]).is_symlink()
 
