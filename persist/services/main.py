@@ -18,12 +18,12 @@ STEPS = {
     "verify": ("verify", "main", False),
     "heal": ("heal", "heal_main", False),
     "regenerate": ("regenerate", "main", False),
-    "seal-begin": ("seal_begin", "begin_main", False),
-    "seal": ("seal", "seal_main", False),
-    "operator-script": ("seal", "script_main", False),
-    "seal-end": ("seal_end", "end_main", False),
-    "seal-off": ("seal_end", "off_main", False),
-    "seal-refused": ("seal_begin", "refused_main", False),
+    "seal-begin": ("seal.begin", "begin_main", False),
+    "seal": ("seal.wipe", "seal_main", False),
+    "operator-script": ("seal.wipe", "script_main", False),
+    "seal-end": ("seal.end", "end_main", False),
+    "seal-off": ("seal.end", "off_main", False),
+    "seal-refused": ("seal.begin", "refused_main", False),
     "scrub": ("scrub", "scrub_main", False),
 }
 

@@ -14,7 +14,7 @@ from persist.seal.boot.kept import Kept
 from persist.seal.boot.machine import Work, known, opened, settle
 from persist.seal.boot.voice import Voice
 from persist.seal.engine import Result
-from persist.services.seal_begin import say, tried
+from persist.services.seal.begin import say, tried
 
 
 def _tell(voice: Voice, result: Result) -> None:

@@ -24,7 +24,7 @@ _REBOOTS = ("reboot", "halt")
 def _end(voice: Voice, notes: Kept) -> list[str]:
     from persist.seal.boot import asked, tree
     from persist.seal.boot.machine import opened
-    from persist.services.seal import finish
+    from persist.services.seal.wipe import finish
 
     request = asked.begun()
     if not notes.marked(kept.WIPED):
@@ -38,7 +38,7 @@ def _end(voice: Voice, notes: Kept) -> list[str]:
 
 def end_main() -> int:
     """Run as persist-seal-end.service."""
-    from persist.services.seal_begin import tried
+    from persist.services.seal.begin import tried
 
     return tried(_end)
 
