@@ -37,6 +37,12 @@ class Attempt:
         """Add something to be logged."""
         self.result.notes.append(Note(priority, message, message_id, fields(self.entry)))
 
+    def commit(self, intent: Intent) -> None:
+        """Write the marker; before it, what data of this image have been through."""
+        if intent.fresh and intent.image_version == self.roots.image_version:
+            self.roots.stamp(self.entry.path)
+        self.store.commit(intent)
+
     def run(self) -> Result:
         """Do what is left to do."""
         done = self.store.marker()

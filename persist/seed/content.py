@@ -12,6 +12,7 @@ from persist.record import replace
 from persist.seed.attempt import Attempt
 from persist.seed.copy import Source, copy
 from persist.seed.intent import Intent
+from persist.seed.fresh import of_the_image
 from persist.seed.live_path import LivePath
 from persist.seed.request import apply_owner, owner_of
 from persist.seed.source import Sources
@@ -97,7 +98,7 @@ class Content(Attempt):
             self.result.source, self.result.summary = intent.source, intent.summary
             if as_link:
                 live.put(store, self.progress)
-            store.commit(intent)
+            self.commit(intent)
 
     def _copy(self, source: Source | None, kind: str, *, nested: bool) -> Intent:
         """Make the tree in the work directory, complete and synced."""
@@ -134,6 +135,7 @@ class Content(Attempt):
             adopted=False,
             summary=summary,
             listed=True,
+            fresh=source is None or of_the_image(source, self),
         )
         store.intend(intent, listing)
         return intent
@@ -196,6 +198,7 @@ class Content(Attempt):
             adopted=adopted,
             summary=Summary(),
             listed=False,
+            fresh=not adopted,
         )
         self.store.intend(intent, b"")
         return intent

@@ -29,6 +29,7 @@ class Intent(Record, frozen=False):
     adopted: bool
     summary: Summary
     listed: bool
+    fresh: bool = False  # of this image, and of nothing older
 
     def to_json(self, name: str) -> bytes:
         """The marker's text."""
@@ -41,6 +42,7 @@ class Intent(Record, frozen=False):
             "image_version": self.image_version,
             "source": self.source,
             "adopted": self.adopted,
+            "fresh": self.fresh,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "manifest": counted | ({"list": f"{name}.manifest"} if self.listed else {}),
         }
@@ -60,6 +62,7 @@ class Intent(Record, frozen=False):
                 source=str(record["source"]),
                 adopted=bool(record["adopted"]),
                 listed="list" in numbers,
+                fresh=record.get("fresh") is True,
                 summary=Summary(*(int(numbers[k]) for k in _COUNTED)),
             )
         except (ValueError, KeyError, TypeError) as e:

@@ -8,6 +8,7 @@ import grp
 import os
 import pwd
 import stat
+from collections.abc import Callable
 
 from persist.boot.paths import IMAGE, LOWER, VOLUME, wrong_source
 from persist.boot.rare.values import number
@@ -58,6 +59,10 @@ def fields(entry: SeedRequest) -> dict[str, str]:
     return {"PERSIST_PATH": entry.path, "PERSIST_METHOD": entry.method, "PERSIST_SOURCE": entry.source}
 
 
+def _no_migrations(path: str) -> None:
+    pass
+
+
 class Roots(Record):
     """Where things are. The defaults are the running system's; ``links`` is what a symlink entry's link
     begins with."""
@@ -69,6 +74,9 @@ class Roots(Record):
     image_version: str = ""
     links: str = VOLUME
     mounts: tuple[str, ...] = ("/mnt/state",)  # other names of the volume that an image's link may have
+    stamp: Callable[[str], None] = (
+        _no_migrations  # called of an entry that comes from the image, before its marker
+    )
 
 
 class Result(Record, frozen=False):

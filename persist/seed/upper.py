@@ -12,6 +12,7 @@ from persist.note import NOTICE, WARNING
 from persist.seed import from_above
 from persist.seed.attempt import Attempt
 from persist.seed.copy import Source, copy_attributes
+from persist.seed.fresh import kept_above
 from persist.seed.intent import Intent
 from persist.seed.live_path import LivePath
 from persist.seed.request import apply_owner, owner_of
@@ -40,7 +41,7 @@ class Upper(Attempt):
         live.mount_point("directory")
         self.result.state = "adopted" if intent.adopted else "seeded"
         self.result.source, self.result.summary = intent.source, intent.summary
-        store.commit(intent)
+        self.commit(intent)
 
     def _make(self, above: from_above.Kept | None) -> Intent:
         """Bring an upper to its place, or complete what is there."""
@@ -79,6 +80,7 @@ class Upper(Attempt):
             )
             self._complete()
             store.work.remove("tree")
+        intent.fresh = not adopted and above is None and not kept_above(self)
         store.intend(intent, b"")
         if not adopted:
             store.place(store.overlays, store.name)
