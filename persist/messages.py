@@ -62,6 +62,13 @@ MESSAGE_IDS: dict[str, str] = {
     "ENTRY_CONVERTED": "768924df07405b209cb9464f341855f4",  # an entry has the form now that it says
     # a link into the volume was replaced by a file, which is on the volume now
     "LINK_TAKEN_BACK": "e4cc08af6538570fbafa2307601848dc",
+    # a migration of kept data begins, or waits for another boot
+    "MIGRATION_BEGUN": "8e006e6a5b625dcb96b1b1fee01927ef",
+    "MIGRATION_DONE": "c233532fd6f15b95b8eed6fc57b8d2d3",  # it is done, and has its stamp
+    # it failed, or must not run: its services stay down
+    "MIGRATION_FAILED": "38dc794cd72352c297df3621c83887fb",
+    # one was cut, and its data are again as they were before it
+    "MIGRATION_RESTORED": "bc0b9c23401d5a409595a725af427ea7",
     "MEMBER_MISSING": "4b19d2c66cfc52b8b4134d88a241cc3d",  # the volume runs without a member
     # a member that did not see the last writes is left out
     "MEMBER_STALE": "43a67a27fa055ce191c65564321cd343",

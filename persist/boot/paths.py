@@ -32,6 +32,7 @@ STORES = (
     "/run/persist/stores"  # a file for each entry whose place on the volume was looked at (entries/stores.py)
 )
 MIGRATED = "/run/persist/migrations"  # a file for each migration that has its stamp on the volume
+MIGRATION_SNAPSHOT = "/run/persist/migration-snapshot"  # the last one, and the paths of the runs since
 READONLY = PRIVATE + "/readonly"  # the volume itself with persist=ro; VOLUME is memory then
 BELOW = STORE + "/below"  # with persist=ro: what each overlay entry has on the volume
 # there where bind entries are held read-only, because the volume that is known is away
@@ -44,9 +45,7 @@ ONLINE = "/run/persist/online"
 RECORD = "/run/persist/volume.json"  # what persist-volume.service came to
 HEAL = "/run/persist/heal"  # word for persist-heal.service: persist-heal.path starts it where this is there
 HEAL_LOCK = "/run/persist/heal.lock"
-HEAL_FAILED = (
-    "/run/persist/heal-failed"  # the message of a healing that could not go on, and a line for that service
-)
+HEAL_FAILED = "/run/persist/heal-failed"  # why a healing could not go on, and a line for that service
 MEMBERS_GONE = "/run/persist/members-gone"  # a mark, and the devids that it was written for
 FORMAT = "/run/persist/format"  # left by 65-persist.rules, awaited by persist-format.path
 FORMAT_LOCK = "/run/persist/format.lock"

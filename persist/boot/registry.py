@@ -49,7 +49,6 @@ def _sections(data: bytes, file: str, registry: Registry, problems: list[Problem
                 registry.entries.append(entry)
             continue
         if section.name == "Migration":
-            entries.all_keys()
             preload("rare/__init__", "rare/migrations")
             from .rare import migrations
 

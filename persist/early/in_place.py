@@ -144,11 +144,17 @@ class InPlace:
     def _seed_now(self, planned: Planned) -> None:
         """Raises PersistError and OSError."""
         from persist.entries.seeding import request, told  # not in a steady boot
+        from persist.migrate import seeded
         from persist.seed.request import Roots, image_version
         from persist.seed.seed import seed
         from persist.seed.tree import Progress
 
-        roots = Roots(image_version=image_version("/"), mounts=(self.loaded.config.mount,))
+        version = image_version("/")
+        roots = Roots(
+            image_version=version,
+            mounts=(self.loaded.config.mount,),
+            stamp=lambda path: seeded.stamp(self.loaded.plan, planned.name, version),
+        )
         wanted = request(planned, self.loaded.plan)
         for note in told(wanted, seed(wanted, roots, Progress(lambda text: self.status(text, 60)))):
             self.say(note)

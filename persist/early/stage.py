@@ -17,6 +17,7 @@ from persist.early.in_place import InPlace
 from persist.early.root import will_be
 from persist.entries import as_seeded, bind, set_up, stores
 from persist.errors import PersistError
+from persist.migrate import at_boot
 from persist.note import DEBUG, INFO, WARNING, Note, Say, Status, of
 from persist.record import replace
 from persist.system import mountinfo
@@ -258,6 +259,7 @@ class Stage:
         stores.clear()  # not before: where the stage leaves the volume, the service asks what they say
         if self.before and from_before.take_away(self.loaded, self.before, self.say):
             self.loaded = load("", self.environ, wanted=True)
+        at_boot.begin(self.result, self.say, self.status)
         if table.may_mount(self.result):
             if any(p.path in READ_BY_PID1 for p in self.loaded.plan.entries):
                 self._in_place(READ_BY_PID1)

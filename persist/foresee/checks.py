@@ -136,6 +136,8 @@ NOT_BEFORE: dict[str, str] = {
             "space-low",
             "metadata-low",
             "reserve-used",
+            "migration-failed",
+            "migration-waiting",
             "seal-begun",
             "seal-refused",
         ),

@@ -88,13 +88,6 @@ def entries(loaded: Loaded, image: Image) -> Iterator[Problem]:
                 "Snapshot=no has no effect: it is for directories that the state volume keeps.",
                 entry.path,
             )
-    for planned in loaded.plan.migrations:
-        migration = planned.migration
-        yield Problem(
-            NOTICE,
-            migration.source,
-            f"[Migration] has no effect in this version: the migration {migration.id} is not run.",
-        )
     for section in loaded.registry.others:
         if section.name == "Identity":
             continue  # read by persistctl seal

@@ -12,10 +12,9 @@ from persist.record import replace
 from persist.seed.attempt import Attempt
 from persist.seed.copy import Source, copy
 from persist.seed.intent import Intent
-from persist.seed.fresh import of_the_image
 from persist.seed.live_path import LivePath
 from persist.seed.request import apply_owner, owner_of
-from persist.seed.source import Sources
+from persist.seed.source import Sources, of_the_image
 from persist.seed.steps import step
 from persist.seed.store import only_leads_to, remove_empty
 from persist.seed.tree import Summary, manifest

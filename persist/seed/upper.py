@@ -12,10 +12,10 @@ from persist.note import NOTICE, WARNING
 from persist.seed import from_above
 from persist.seed.attempt import Attempt
 from persist.seed.copy import Source, copy_attributes
-from persist.seed.fresh import kept_above
 from persist.seed.intent import Intent
 from persist.seed.live_path import LivePath
 from persist.seed.request import apply_owner, owner_of
+from persist.seed.source import kept_above
 from persist.seed.steps import step
 from persist.seed.tree import Summary
 from persist.system.safepath import Dir

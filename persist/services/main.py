@@ -15,6 +15,7 @@ STEPS = {
     "seed": ("seed", "main", True),
     "link": ("seed", "link_main", True),
     "bind": ("bind", "main", True),
+    "migrate": ("migrate", "main", True),
     "verify": ("verify", "main", False),
     "heal": ("heal", "heal_main", False),
     "regenerate": ("regenerate", "main", False),

@@ -14,6 +14,7 @@ from persist.entries.bind import failure, mount_bind, mount_overlay
 from persist.entries.seeding import request, told
 from persist.errors import PersistError
 from persist.log import DEBUG, log, log_error, notify_status, say
+from persist.migrate import seeded
 from persist.seed.request import Roots, fields, image_version
 from persist.seed.seed import seed
 from persist.seed.store import explain
@@ -117,7 +118,12 @@ def _seed(escaped_name: str) -> None:
             hint="See 'systemctl status persist-volume.service'.",
             PERSIST_PATH=entry.path,
         )
-    roots = Roots(image_version=image_version("/"), mounts=(loaded.config.mount,))
+    version = image_version("/")
+    roots = Roots(
+        image_version=version,
+        mounts=(loaded.config.mount,),
+        stamp=lambda path: seeded.stamp(loaded.plan, escaped_name, version),
+    )
     if planned.path in settled.convert:
         _convert(planned, loaded, roots)
         _as_seeded(planned, loaded)

@@ -9,6 +9,7 @@ from persist.boot.paths import VOLUME
 from persist.early import from_before
 from persist.entries import set_up
 from persist.errors import PersistError
+from persist.migrate import at_boot
 from persist.services.running import running, say_early
 from persist.system import mountinfo
 from persist.volume import mode, outcome, root_kept
@@ -53,6 +54,7 @@ def _run(result: Outcome) -> int:
     if result.kind != "none":
         for note in set_up.beside(loaded, result, log.say, takes_writes=takes_writes):
             log.say(note)
+    at_boot.begin(result, log.say, log.notify_status)
     # After a soft reboot in which the stage has left the volume to us.
     lost = from_before.elsewhere(loaded, before) if result.kind != "none" else []
     for problem in bring_up(loaded, result, log.notify_status):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from persist.errors import CommandError
@@ -211,9 +211,16 @@ def stream(*argv: str | os.PathLike[str], line: Callable[[str], None], cwd: str 
                 return process.wait()
 
 
-def status(*argv: str | os.PathLike[str], timeout: float | None = 300, bound: bool = False) -> int:
-    """Run a program for its exit status alone; ``bound``: it ends with us, as a Child does. Raises
-    CommandError when it cannot be started or takes too long."""
+def status(
+    *argv: str | os.PathLike[str],
+    timeout: float | None = 300,
+    bound: bool = False,
+    more: Mapping[str, str] | None = None,
+    loud: bool = False,
+) -> int:
+    """Run a program for its exit status alone, with a minus the signal that ended it; ``bound``: it ends with
+    us, as a Child does. ``more`` is for its environment; ``loud``: its outputs are ours. Raises CommandError
+    when it cannot be started or takes too long."""
     import subprocess
 
     args = [os.fspath(a) for a in argv]
@@ -222,10 +229,10 @@ def status(*argv: str | os.PathLike[str], timeout: float | None = 300, bound: bo
             return subprocess.run(
                 args,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stdout=None if loud else subprocess.DEVNULL,
+                stderr=None if loud else subprocess.DEVNULL,
                 timeout=timeout,
-                env=ENVIRONMENT,
+                env=ENVIRONMENT | dict(more or {}),
                 check=False,
                 preexec_fn=_bound() if bound else None,  # noqa: PLW1509
             ).returncode

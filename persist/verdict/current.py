@@ -11,7 +11,7 @@ from persist.entries import as_seeded, stores
 from persist.errors import PersistError
 from persist.system.run import run
 from persist.verdict import judge as v
-from persist.verdict import remedies, sealing
+from persist.verdict import migrations, remedies, sealing
 from persist.volume.outcome import Outcome
 
 
@@ -54,7 +54,10 @@ def current(environ: dict[str, str] | None = None) -> tuple[v.Verdict, Loaded]:
     told = sealing.look_back(loaded.facts, sealing.environment())
     found.reasons += told.reasons
     found.notices += told.notices
-    if told.reasons and found.verdict == v.ONLINE:
+    failed_ones, waiting = migrations.look(loaded)
+    found.reasons += failed_ones
+    found.notices += waiting
+    if (told.reasons or failed_ones) and found.verdict == v.ONLINE:
         found.verdict = v.DEGRADED
     forms = {p.path: p.entry.method for p in loaded.plan.entries}
     found.notices += [remedies.kept_form(path, forms[path], says) for path, says in settled.kept.items()]

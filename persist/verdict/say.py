@@ -38,8 +38,14 @@ _REASONS = _OWN | {
     "reserve-used": "SPACE_RESERVE",
     "heal-failed": "HEAL_FAILED",
     "entry-failed": "ENTRY_FAILED",
+    "migration-failed": "MIGRATION_FAILED",
 }
-_NOTICES = {"method": "ENTRY_AS_SEEDED", "snapshot": "ENTRY_AS_SEEDED", "seal-refused": "SEAL_REFUSED"}
+_NOTICES = {
+    "method": "ENTRY_AS_SEEDED",
+    "snapshot": "ENTRY_AS_SEEDED",
+    "seal-refused": "SEAL_REFUSED",
+    "migration-waiting": "MIGRATION_BEGUN",
+}
 _PRIORITIES = {v.ONLINE: NOTICE, v.DEGRADED: WARNING, v.VOLATILE: ERR, v.OFF: NOTICE}
 
 

@@ -2,7 +2,7 @@
 """How long PID 1 waits for the generator, as ratios that were measured in one run (make bench).
 
     a  100 entries in 100 files, bind mounts, against systemd-fstab-generator emitting the same 100 mounts
-    from fstab b  no registry, against a Python that does nothing
+    from fstab b  no registry, against a Python that does nothing c  as a, and 20 migrations of these entries
 
 Runs of all programs alternate, so that a slow moment of the machine meets all alike. The package is compiled
 in a copy, as packaging/debian/persist.postinst does it. The exit status says whether the bars hold, by the
@@ -26,7 +26,8 @@ TOP = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
 GENERATORS = ("/usr/lib/systemd/system-generators", "/lib/systemd/system-generators")
 ENTRIES = 100
-BARS = {"a": 1.4, "b": 1.05}
+MIGRATIONS = 20
+BARS = {"a": 1.4, "b": 1.05, "c": 1.4}
 
 
 class Program:
@@ -60,7 +61,7 @@ class Program:
         return min(self.seconds)
 
 
-def machine(root: Path, entries: int) -> None:
+def machine(root: Path, entries: int, migrations: int = 0) -> None:
     """A root directory as the generator finds one, with what a Debian machine has beside the registry."""
     wants = root / "etc/systemd/system/local-fs.target.wants"
     wants.mkdir(parents=True)
@@ -83,6 +84,12 @@ def machine(root: Path, entries: int) -> None:
         (root / f"srv/data/{i:03}").mkdir(parents=True)
         (registry / f"{i:03}.conf").write_text(
             f"# A package's registry file\n[Path]\nPath=/srv/data/{i:03}\nMethod=bind\n"
+            + (
+                f"[Migration]\nId=m{i}\nPath=/srv/data/{i:03}\nExec=/usr/bin/up --to 2\n"
+                f"Services=unit-{i % 5}.service\n"
+                if i < migrations
+                else ""
+            )
         )
 
 
@@ -111,8 +118,8 @@ def prepare(work: Path) -> dict[str, tuple[Program, Program]]:
     )
     if not fstab_generator:
         sys.exit("bench: systemd-fstab-generator is not installed")
-    for name, entries in (("full", ENTRIES), ("empty", 0)):
-        machine(work / name, entries)
+    for name, entries, migrations in (("full", ENTRIES, 0), ("more", ENTRIES, MIGRATIONS), ("empty", 0, 0)):
+        machine(work / name, entries, migrations)
     full = Program(
         "persist-generator, 100 entries",
         [str(script), str(work / "out/full")],
@@ -131,14 +138,20 @@ def prepare(work: Path) -> dict[str, tuple[Program, Program]]:
         {**env, "PERSIST_GENERATOR_ROOT": str(work / "empty")},
         work / "out/empty",
     )
+    more = Program(
+        "persist-generator, and 20 migrations",
+        [str(script), str(work / "out/more")],
+        {**env, "PERSIST_GENERATOR_ROOT": str(work / "more")},
+        work / "out/more",
+    )
     nothing = Program("python3 -IS -c pass", [PYTHON, "-IS", "-c", "pass"], {}, None)
-    for program in (full, theirs):
+    for program in (full, more, theirs):
         program.run()
         out = program.out or work
         written = len([*out.glob("srv-data-*.mount"), *out.glob("persist-bind@srv-data-*.service")])
         if written != ENTRIES:
             sys.exit(f"bench: {program.name} wrote the units of {written} entries and not of {ENTRIES}")
-    return {"a": (full, theirs), "b": (empty, nothing)}
+    return {"a": (full, theirs), "b": (empty, nothing), "c": (more, theirs)}
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from persist.messages import MESSAGE_IDS, NAMESPACE
 NAMES = tuple(MESSAGE_IDS)
 TOP = Path(__file__).resolve().parents[2]
 CATALOG = TOP / "units/persist.catalog"
-FIELDS = {"PERSIST_PATH", "PERSIST_DEVICE", "PERSIST_REASON", "PERSIST_SOURCE"}
+FIELDS = {"PERSIST_MIGRATION", "PERSIST_PATH", "PERSIST_DEVICE", "PERSIST_REASON", "PERSIST_SOURCE"}
 
 
 def entries() -> dict[str, tuple[dict[str, str], str]]:

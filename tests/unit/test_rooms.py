@@ -27,6 +27,7 @@ ROOMS = (
     "volume.space",
     "volume.heal",
     "seed",
+    "migrate",
     "entries",
     "early",
     "verdict",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""[Migration]: what has to be done once to data that an older image has left. Boot-safe; loaded
-only where a registry file has such a section."""
+"""[Migration]: what has to be done once to data that an older image has left, and the units that do it
+(docs/migrations.md). Boot-safe; loaded only where a registry file has such a section."""
 
-from ..ini import ERROR, NOTICE, Problem, choice
-from ..paths import above, unsayable, wrong_path
-from . import keys
+from ..ini import ERROR, NOTICE, Problem, choice, words
+from ..paths import MIGRATED, STORES, above, is_unit_name, name_of_plain, specifiers, unsayable, wrong_path
+from ..units import FIRST_LINE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 
 BEFORE, AFTER = "before-services", "after-services"
 LONGEST_ID = 64
+DROPIN = "50-persist.migrations.conf"  # no entry has a name that makes this one
 _ID = "0123456789abcdefghijklmnopqrstuvwxyz._-"
 _ESCAPES = {"\\": "\\", '"': '"', "'": "'", "s": " ", "t": "\t", "n": "\n"}
+# What may wait for one that runs before it: a mount, say, is there before any migration starts, and a target
+# that fails takes the boot with it.
+_MAY_WAIT = ("service", "socket", "path", "timer")
+# What comes before the files that the migration's own unit waits for (systemd 252 and 257).
+_EARLIER = ("systemd-journal-flush.service", "systemd-journald.service", "systemd-tmpfiles-setup.service")
 
 
 class Migration:
@@ -66,6 +72,8 @@ class PlannedMigration:
 def arguments(command: str) -> list[str]:
     """The words of a command line, quoted as in units (systemd.syntax(7)); neither specifiers nor variables
     are expanded. Raises ValueError."""
+    if "\\" not in command and '"' not in command and "'" not in command:
+        return words(command)
     found: list[str] = []
     word: str | None = None
     quote = ""
@@ -108,6 +116,11 @@ def _id(to: Migration, value: str) -> str:
 
 
 def _path(to: Migration, value: str) -> str:
+    to.path = value
+    if name_of_plain(value):
+        return ""
+    from . import keys  # as an entry's
+
     try:
         path = keys.path_value(value)
     except ValueError as e:
@@ -116,6 +129,16 @@ def _path(to: Migration, value: str) -> str:
         path = path[:-1]
     to.path = path
     return wrong_path(path)
+
+
+def _services(to: Migration, value: str) -> str:
+    units = words(value)
+    if not all([is_unit_name(unit) for unit in units]):
+        from . import keys  # only where something is wrong
+
+        return keys.services(to, value)
+    to.services += units
+    return ""
 
 
 def _exec(to: Migration, value: str) -> str:
@@ -135,7 +158,7 @@ _PARSERS: "dict[str, Parser]" = {
     "Path": _path,
     "Exec": _exec,
     "When": choice("when", (BEFORE, AFTER)),
-    "Services": keys.services,
+    "Services": _services,
     "Downgrade": choice("downgrade", ("refuse", "allow")),
 }
 _REQUIRED = ("Id", "Path", "Exec")
@@ -192,11 +215,13 @@ def each_once(found: "list[Migration]", problems: "list[Problem]") -> "list[Migr
 def _keeper(path: str, entries: "dict[str, Planned]") -> "tuple[Planned | None, str]":
     """The nearest entry at or above a path, by its own path or by that without aliases, and the path without
     them."""
-    best, real, length = None, path, 0
+    at = path if path in entries else above(path, entries)
+    best, length = entries.get(at), len(at)
+    real = path
     for planned in entries.values():
-        for name in (planned.path, planned.entry.path):
-            if len(name) > length and (path == name or path.startswith(name + "/")):
-                best, real, length = planned, planned.path + path[len(name) :], len(name)
+        name = planned.entry.path
+        if name != planned.path and len(name) > length and (path == name or path.startswith(name + "/")):
+            best, real, length = planned, planned.path + path[len(name) :], len(name)
     return best, real
 
 
@@ -244,10 +269,88 @@ def _accept(migration: Migration, accepted: "dict[str, Planned]", plan: "Plan") 
     return PlannedMigration(migration, keeper, path)
 
 
+# -- units
+
+
+def _cannot_wait(unit: str, plan: "Plan") -> str:
+    """Why a unit cannot wait for a migration, or ''."""
+    from .services import BEFORE_NET, BEFORE_US, OUR_TEMPLATES, OURS
+
+    if unit in OURS or unit.startswith(OUR_TEMPLATES):
+        return "is a unit of persist"
+    if unit.rpartition(".")[2] not in _MAY_WAIT:
+        return "is neither a service nor a socket, path or timer"
+    if unit in BEFORE_US or unit in _EARLIER or plan.net and unit in BEFORE_NET:
+        return "starts before a migration can run"
+    return ""
+
+
+def _waiting(found: PlannedMigration, plan: "Plan") -> list[str]:
+    """The units that wait for one that runs before them; says which cannot."""
+    migration, good = found.migration, []
+    for unit in dict.fromkeys(migration.services):
+        why = _cannot_wait(unit, plan)
+        if why:
+            text = (
+                "Services=%s %s, so it cannot wait for the migration %s; it is not ordered. Take it out of "
+                "Services=." % (unit, why, migration.id)
+            )
+            plan.problems.append(Problem(ERROR, migration.where("Services", unit), text))
+        else:
+            good.append(unit)
+    return good
+
+
+def _unit(found: PlannedMigration, after: list[str], before: list[str]) -> str:
+    migration = found.migration
+    return (
+        f"{FIRST_LINE}[Unit]\nDescription=persist: migration {migration.id} of {specifiers(found.path)}\n"
+        f"Documentation=man:persist.d(5)\nSourcePath={specifiers(migration.file)}\nDefaultDependencies=no\n"
+        f"Conflicts=shutdown.target\nAfter={' '.join(after)}\nBefore={' '.join(before)}\n"
+        f"ConditionPathExists={STORES}/{found.planned.name}\nConditionPathExists=!{MIGRATED}/{migration.id}\n"
+        # What the program prints is for the journal, and that PID 1 skips the unit is not. No time-out:
+        # nobody knows how much there is to do.
+        "\n[Service]\nLogLevelMax=notice\nSyslogLevel=notice\nType=oneshot\nNotifyAccess=main\n"
+        "ExecStart=/usr/lib/persist/persist-service migrate %i\nStandardOutput=journal\n"
+        "TimeoutStartSec=infinity\n"
+    )
+
+
+def _lines(key: str, units: list[str]) -> str:
+    return "".join([key + unit + "\n" for unit in units])
+
+
 def add(plan: "Plan", registry: "Registry", accepted: "dict[str, Planned]") -> None:
-    """Add the migrations of a registry that are in force to a plan, and what is wrong with the others to its
-    problems."""
+    """Add the migrations of a registry that are in force to a plan, with their units in the order of the
+    files, and what is wrong with the others to its problems."""
+    begin = ["persist-setup.target", "local-fs.target", "systemd-sysusers.service"]
+    begin += ["systemd-tmpfiles-setup.service", *(["remote-fs.target"] if plan.net else [])]
+    earlier: list[str] = []  # in the order of the files; of which a boot may leave out any
+    later: list[str] = []
+    alone: list[str] = []
+    required: dict[str, list[str]] = {}
     for migration in registry.migrations:
         found = _accept(migration, accepted, plan)
-        if found is not None:
-            plan.migrations.append(found)
+        if found is None:
+            continue
+        plan.migrations.append(found)
+        if migration.when == AFTER:
+            after = [*begin, "sysinit.target", *dict.fromkeys(migration.services), *later]
+            plan.files[found.unit] = _unit(found, after, ["shutdown.target"])
+            later.append(found.unit)
+            continue
+        services = _waiting(found, plan)
+        plan.files[found.unit] = _unit(
+            found, begin + earlier, [*(services or ["basic.target"]), "shutdown.target"]
+        )
+        earlier.append(found.unit)
+        for service in services:
+            required.setdefault(service, []).append(found.unit)
+        if not services:
+            alone.append(found.unit)
+    for service, units in required.items():
+        text = _lines("Requires=", units) + _lines("After=", units)
+        plan.files[service + ".d/" + DROPIN] = FIRST_LINE + "[Unit]\n" + text
+    for target, units in (("basic.target", alone), ("multi-user.target", later)):
+        if units:
+            plan.files[target + ".d/" + DROPIN] = FIRST_LINE + "[Unit]\n" + _lines("Wants=", units)

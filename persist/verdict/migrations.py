@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What became of migrations on this boot: those that have failed keep their services down. Looks only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from persist.boot import paths
+from persist.boot.load import Loaded
+from persist.boot.rare.migrations import PlannedMigration
+from persist.entries import stores
+from persist.errors import PersistError
+from persist.migrate.at_boot import remedy
+from persist.migrate.records import DUE, FAILED, Records, Run
+from persist.reason import Reason
+from persist.system.run import run
+from persist.verdict import remedies
+
+
+def _of_run(found: Run, busy: bool) -> Reason | None:
+    what = f"The migration {found.id} of {found.path}"
+    if found.state == FAILED:
+        return Reason("migration-failed", f"{what} has failed: {found.why}.", remedy(found.id), found.path)
+    if busy:
+        return Reason("migration-waiting", f"{what} is running.", "", found.path)
+    if found.state == DUE:
+        return None  # as one that was never begun
+    hint = "Restart the machine." if found.snapshot else remedy(found.id)
+    return Reason("migration-failed", f"{what} did not end.", hint, found.path)
+
+
+def _of_plan(found: PlannedMigration, busy: bool) -> Reason:
+    """What is to be said of one that has not begun."""
+    what = f"The migration {found.migration.id} of {found.path}"
+    status = remedies.command("systemctl", "status", found.unit)
+    if not busy and run("systemctl", "is-failed", found.unit, ok=range(256)).strip() == "failed":
+        return Reason("migration-failed", f"{what} is not done.", f"See {status}.", found.path)
+    return Reason("migration-waiting", f"{what} has not run yet.", "", found.path)
+
+
+def _all(loaded: Loaded) -> Iterator[Reason]:
+    with Records() as records:
+        begun = records.begun()
+        due = [m for m in loaded.plan.migrations if not records.has(m.migration.id)]
+        busy = records.busy() if begun or due else False
+        told = set()
+        for id in begun:
+            found = None if records.has(id) else records.run(id)
+            reason = None if found is None else _of_run(found, busy)
+            if reason is not None:
+                told.add(id)
+                yield reason
+        for planned in due:
+            if planned.migration.id not in told and stores.flag(planned.planned.name):
+                yield _of_plan(planned, busy)
+
+
+def look(loaded: Loaded) -> tuple[list[Reason], list[Reason]]:
+    """What costs the verdict, and what is worth a word."""
+    if loaded.plan.reason:
+        return [], []
+    try:
+        found = list(_all(loaded))
+    except (PersistError, OSError) as e:
+        text = f"Failed to look at migrations: {e}"
+        return [Reason("migration-failed", text, f"See what is in {paths.STORE}/migrations.")], []
+    return [r for r in found if r.code == "migration-failed"], [
+        r for r in found if r.code == "migration-waiting"
+    ]
