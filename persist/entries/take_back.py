@@ -19,7 +19,7 @@ from persist.errors import PersistError
 from persist.note import NOTICE, Note
 from persist.seed.copy import Source, copy
 from persist.seed.steps import step
-from persist.seed.store import Store
+from persist.seed.store import Store, copy_there
 from persist.seed.tree import Progress
 from persist.system.files import exchange
 from persist.system.safepath import Dir, rename_noreplace, split
@@ -47,6 +47,7 @@ class TakeBack:
         self.name = split(path)[-1]
         # What was at the path, from when the link is there again until it is known to be on the volume.
         self.out = f".{self.name}.persist-taken"
+        self.was = "what was there"  # what is in .persist/replaced
 
     def run(self) -> Note | None:
         """Take the path back; what is to be said, None where it is no file. Raises PersistError and
@@ -56,12 +57,14 @@ class TakeBack:
                 return None
             with Store(self.volume, self.path) as store, store.parents(self.path, [live]) as place:
                 aside = ""
-                for _ in range(_TRIES):
+                for number in range(_TRIES):
                     source = self._source(parent)
                     if not source:
                         store.tidy()
                         return self._said(aside)
-                    aside = self._once(parent, source, store, place) or aside
+                    # Since a run was cut, others may have written through the link.
+                    old = number == 0 and source == self.out
+                    aside = self._once(parent, source, store, place, old=old) or aside
         raise PersistError(
             f"'{self.path}' changed while it was copied, {_TRIES} times.",
             hint="Find out who writes there.",
@@ -75,12 +78,12 @@ class TakeBack:
                 return name
         return ""
 
-    def _once(self, parent: Dir, source: str, store: Store, place: Dir) -> str:
+    def _once(self, parent: Dir, source: str, store: Store, place: Dir, *, old: bool) -> str:
         """Raises PersistError and OSError. Returns where what was there is now."""
         fd = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
         try:
             before = os.fstat(fd)
-            aside = self._to_the_volume(fd, store, place)
+            aside = self._to_the_volume(fd, store, place, old=old)
         finally:
             os.close(fd)
         if source == self.name:
@@ -95,28 +98,45 @@ class TakeBack:
             parent.sync()
         return aside
 
-    def _to_the_volume(self, fd: int, store: Store, place: Dir) -> str:
+    def _to_the_volume(self, fd: int, store: Store, place: Dir, *, old: bool) -> str:
+        """``old``: what is newer on the volume stays there."""
         store.wipe()
         self.copying(Source(fd, "file", self.path), store.work, "tree", self.progress)
         store.work.sync_filesystem()
         step("taken-copied")
-        aside = ""
         there = place.lstat(self.name)
-        if there is not None and stat.S_ISREG(there.st_mode) and self._equal(store, place):
+        if there is not None and not stat.S_ISREG(there.st_mode):
+            raise PersistError(f"'{place.path(self.name)}' is not a file.", hint="Move one of them away.")
+        if there is not None and self._equal(store, place):
             store.work.remove("tree")  # of a run that was cut
-            return aside
-        if there is not None:
-            if not stat.S_ISREG(there.st_mode):
-                raise PersistError(f"'{place.path(self.name)}' is not a file.", hint="Move one of them away.")
-            with store.persist.own("replaced") as kept:
-                aside = f"{store.name}.{time.time_ns()}"
-                rename_noreplace(place, self.name, kept, aside)
-                kept.sync()
-            place.sync()
+            return ""
+        if old and there is not None and there.st_mtime_ns >= os.fstat(fd).st_mtime_ns:
+            self.was = "an older one"
+            return self._aside(store, store.work, "tree")
+        # A subvolume of its own (Snapshot=no): nothing is renamed into it, or out of it.
+        apart = os.fstat(place.fd).st_dev != os.fstat(store.work.fd).st_dev
+        near = copy_there(store.work, "tree", place, self.name) if apart else ""
+        aside = ""
+        if there is not None and apart:
+            aside = self._aside(store, store.work, copy_there(place, self.name, store.work, "was"))
+        elif there is not None:
+            aside = self._aside(store, place, self.name)
         step("taken-aside")
-        rename_noreplace(store.work, "tree", place, self.name)
+        if apart:
+            os.rename(near, self.name, src_dir_fd=place.fd, dst_dir_fd=place.fd)
+        else:
+            rename_noreplace(store.work, "tree", place, self.name)
         place.sync()
         step("taken-placed")
+        return aside
+
+    def _aside(self, store: Store, old: Dir, name: str) -> str:
+        """Keep a file in .persist/replaced; returns its name there."""
+        aside = f"{store.name}.{time.time_ns()}"
+        with store.persist.own("replaced") as kept:
+            rename_noreplace(old, name, kept, aside)
+            kept.sync()
+        old.sync()
         return aside
 
     def _equal(self, store: Store, place: Dir) -> bool:
@@ -135,7 +155,7 @@ class TakeBack:
         return True
 
     def _said(self, aside: str) -> Note:
-        was = f"; what was there is {self.volume}/.persist/replaced/{aside}" if aside else ""
+        was = f"; {self.was} is {self.volume}/.persist/replaced/{aside}" if aside else ""
         return Note(
             NOTICE,
             f"The link '{self.path}' was replaced by a file while the machine ran. The file is on the state "

@@ -12,6 +12,7 @@ STEPS = (
     "copied",
     "synced",
     "intent",
+    "near",
     "placed",
     "link-aside-copied",
     "link-aside",

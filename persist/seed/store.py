@@ -22,8 +22,10 @@ from types import TracebackType
 
 from persist.boot.paths import escape, unescape
 from persist.errors import PersistError
+from persist.seed.copy import Source, copy
 from persist.seed.intent import Intent
 from persist.seed.steps import step
+from persist.seed.tree import Progress
 from persist.system.btrfs import make_subvolume
 from persist.system.safepath import Dir, rename_noreplace, split
 
@@ -128,7 +130,18 @@ class Store:
 
     def place(self, parent: Dir, name: str) -> None:
         """Rename the tree to its final place. What is there already is never replaced: FileExistsError."""
-        rename_noreplace(self.work, "tree", parent, name)
+        try:
+            rename_noreplace(self.work, "tree", parent, name)
+        except OSError as e:
+            made = self.work.lstat("tree")
+            if e.errno != errno.EXDEV or made is None or not stat.S_ISREG(made.st_mode):
+                raise
+            temporary = copy_there(self.work, "tree", parent, name)
+            # Gone before the name is there: together they would mean that the content is somebody else's.
+            self.work.remove("tree")
+            self.work.sync()
+            step("near")
+            rename_noreplace(parent, temporary, parent, name)
         parent.sync()
         self.work.sync()
         step("placed")
@@ -229,6 +242,20 @@ def _names(of: Dir) -> list[str]:
     """What is in a directory now. Not by its own descriptor: on btrfs (Linux 6.5 and later, tried with
     6.18) that lists what was there when it was opened."""
     return sorted(os.listdir(of.proc()))
+
+
+def copy_there(old: Dir, name: str, new: Dir, as_name: str) -> str:
+    """Copy a file into a directory that it cannot be renamed into, since that is in another subvolume.
+    Returns its temporary name there."""
+    temporary = f".{as_name}.persist-new"
+    new.remove(temporary)
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=old.fd)
+    try:
+        copy(Source(fd, "file", old.path(name)), new, temporary, Progress(lambda _: None))
+    finally:
+        os.close(fd)
+    new.sync_filesystem()
+    return temporary
 
 
 def only_leads_to(top: Dir, name: str, path: str, kept: list[str]) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from persist.boot import paths
 from persist.entries import stores
 from persist.entries.bring_up import bring_up
+from persist.entries.take_back import TakeBack
 from persist.errors import PersistError
 from persist.seed.steps import STEPS
 from persist.services import bind as bind_service
@@ -21,7 +23,7 @@ from persist.verdict import current
 from persist.volume import outcome
 from persist.volume.ondisk import store
 from persist.volume.outcome import Outcome
-from tests.unit.test_seed_basic import Rig
+from tests.unit.test_seed_basic import QUIET, Rig
 from tests.unit.test_seed_cuts import killed, snapshot, tree
 
 from .namespace import own_machine, registry, sh
@@ -172,3 +174,47 @@ def test_it_is_mounted_and_the_verdict_knows_it() -> None:
         sh("umount /srv/data /srv/plain")
         stores.clear()
         assert bring_up(registry(text), Outcome("btrfs"), print) == []
+
+
+@pytest.mark.parametrize("method", ["bind", "symlink"])
+def test_a_file_below_the_subvolume_of_an_entry_that_is_gone(tmp_path: Path, method: str) -> None:
+    cuts = 0
+    with btrfs(tmp_path, 256) as volume:
+        for name in ("whole", *STEPS):
+            (volume / name).mkdir()
+            (tmp_path / name).mkdir()
+            cut = Rig(tmp_path / name, volume / name)
+            cut.put("/var/lib/old")
+            cut.seed("/var/lib", snapshot=False)
+            cut.put("/var/lib/new/f", "new").chmod(0o640)
+            seed = partial(cut.seed, "/var/lib/new/f", method, type="file")
+            cuts += name != "whole" and killed(seed, name)
+            seed()
+            assert cut.at("/var/lib/new/f").read_text() == "new" and cut.leftovers() == []
+            assert os.listdir(cut.at("/var/lib/new")) == ["f"], name
+            assert (cut.marker("/var/lib/new/f") or {})["adopted"] is False, name
+        assert cuts >= 9
+        assert cut.seed("/var/lib/none", method, type="file").state == "empty"
+
+
+def test_a_link_into_it_is_taken_back(tmp_path: Path) -> None:
+    cuts = 0
+    with btrfs(tmp_path, 256) as volume:
+        for name in ("whole", *STEPS):
+            (volume / name).mkdir()
+            (tmp_path / name).mkdir()
+            cut = Rig(tmp_path / name, volume / name)
+            cut.put("/var/lib/old")
+            cut.seed("/var/lib", snapshot=False)
+            cut.at("/var/lib/key").write_text("old")
+            cut.put("/var/lib/key", "new")
+            back = TakeBack("/var/lib/key", QUIET, str(cut.root), str(cut.volume)).run
+            cuts += name != "whole" and killed(back, name)
+            kept = {p.read_text() for top in (cut.root, cut.volume) for p in top.rglob("*") if p.is_file()}
+            assert {"old", "new"} <= kept, name
+            back()
+            assert os.readlink(cut.root / "var/lib/key") == str(cut.at("/var/lib/key"))
+            assert cut.at("/var/lib/key").read_text() == "new" and cut.leftovers() == []
+            assert {p.read_text() for p in cut.at("/.persist/replaced").iterdir()} == {"old"}
+            assert sorted(os.listdir(cut.at("/var/lib"))) == ["key", "old"], name
+        assert cuts >= 6

@@ -122,3 +122,12 @@ def test_a_directory_on_the_volume_is_no_place_for_a_file(tmp_path: Path) -> Non
     with pytest.raises(PersistError, match="is not a file"):
         back(rig)
     assert (rig.root / KEY[1:]).read_text() == "new" and rig.at(KEY).is_dir()
+
+
+def test_what_was_written_through_the_link_since_a_cut_stays(tmp_path: Path) -> None:
+    rig = replaced(tmp_path)
+    assert killed(lambda: back(rig), "taken-linked")
+    (rig.root / KEY[1:]).write_text("newest")
+    assert "an older one is" in back(rig)
+    assert rig.at(KEY).read_text() == "newest" and kept(rig) == ["new", "old"]
+    assert (rig.root / KEY[1:]).is_symlink() and rig.leftovers() == []
