@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from persist.boot.load import Loaded
-from persist.boot.paths import MOUNT_ENTRIES, VOLUME, unescape
+from persist.boot.paths import MOUNT_ENTRIES, PERSISTENT, VOLUME, unescape
 from persist.boot.plan import Planned
 from persist.entries import as_seeded, stores
 from persist.entries.bind import failure, mount_bind, mount_overlay
@@ -153,6 +153,13 @@ def link_main(escaped_name: str) -> int:
         planned = next((p for p in entries if p.name == escaped_name and p.entry.method == "symlink"), None)
         if planned is None:
             return 0  # its entry has gone, or says something else by now
+        if not os.path.exists(PERSISTENT):
+            return 0  # the volume is in memory, and the root filesystem may keep the file
+        if stores.replaced(planned.path) and not os.path.ismount(VOLUME):
+            raise PersistError(
+                f"no state volume is mounted at {VOLUME} any more, and the file stays where it is.",
+                hint="Copy it to a safe place, if the root filesystem does not keep it.",
+            )
         from persist.entries.take_back import TakeBack  # rare
 
         note = TakeBack(planned.path, Progress(notify_status)).run()

@@ -150,7 +150,7 @@ def _taken_back(loaded: Loaded, tell: Say) -> bool:
     for name in names:
         try:
             # Where it was no link when this boot began, its unit is not active, and nothing is done.
-            run("systemctl", "try-restart", f"persist-link@{name}.service")
+            run("systemctl", "try-reload-or-restart", f"persist-link@{name}.service")
         except PersistError as e:
             tell(Note(WARNING, e.message, "ENTRY_FAILED", e.fields))
     return bool(names)

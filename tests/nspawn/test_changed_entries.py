@@ -128,3 +128,24 @@ def test_a_link_that_was_replaced_while_the_machine_ran(disk: Disk, container: B
     found = state(one)
     assert (found["verdict"], entries(found)[KEY]) == ("online", "linked")
     one.shutdown()
+
+
+def test_what_cannot_be_taken_back_stays(disk: Disk, container: Boot) -> None:
+    name = str(uuid.uuid4())
+    disk.make_volume(name)
+    one = container(files={**ENABLED, **named(name), REGISTRY: LINKED})
+    _boot(one, disk)
+    unit, there = "persist-link@etc-ssh-ssh_host_ed25519_key.service", f"/run/persist/volume{KEY}"
+    new = f"echo new >{KEY}.new; mv {KEY}.new {KEY}"
+    # Failed by the verdict, tried again at shutdown.
+    one.succeed(f"{new}; mkdir {there}; systemctl restart persist-verify.service; systemctl is-active {unit}")
+    assert entries(state(one))[KEY] == "failed" and one.succeed(f"cat {KEY}") == "new\n"
+    one.succeed(f"rmdir {there}")
+    one.shutdown()
+    _boot(one, disk)
+    assert one.succeed(f"readlink {KEY}; cat {there}").split() == [there, "new"]
+    # No volume any more: it would go to /run.
+    one.succeed(f"{new}; umount -l /mnt/state /run/persist/volume; systemctl stop {unit}")
+    assert one.succeed(f"test ! -L {KEY}; cat {KEY}; ls -A /run/persist/volume") == "new\n"
+    assert "the file stays where it is" in one.succeed(f"journalctl -b -u {unit} -o cat")
+    one.shutdown()

@@ -309,9 +309,30 @@ def test_a_link_that_was_replaced_is_taken_back() -> None:
         kept(f"/srv/{name}", "kept")
         sh(f"rm -r {paths.VOLUME}/srv/{name}; echo old >{paths.VOLUME}/srv/{name}; echo new >/srv/{name}")
     says("symlink", "/srv/link")
+    assert seed_service.link_main("srv-link") == 0 and Path("/srv/link").read_text() == "new\n"
+    assert not os.path.islink("/srv/link"), "into memory, from a root that may keep it"
+    outcome.write(Outcome("btrfs"))
     assert seed_service.link_main("srv-gone") == 0 and Path("/srv/gone").read_text() == "new\n", "no entry"
     assert seed_service.link_main("srv-link") == 0
     assert os.readlink("/srv/link") == f"{paths.VOLUME}/srv/link" and Path("/srv/link").read_text() == "new\n"
     assert [f.read_text() for f in Path(f"{paths.STORE}/replaced").iterdir()] == ["old\n"]
     sh(f"rm /srv/link; echo newer >/srv/link; mount -o remount,ro {paths.VOLUME}")
     assert seed_service.link_main("srv-link") == 1 and Path("/srv/link").read_text() == "newer\n"
+    assert not os.path.islink("/srv/link")
+    sh(f"umount -l {paths.VOLUME}")
+    assert seed_service.link_main("srv-link") == 1 and Path("/srv/link").read_text() == "newer\n"
+    assert not os.path.islink("/srv/link") and not os.listdir(paths.VOLUME)
+
+
+@own_machine
+@pytest.mark.parametrize("method", ["bind", "overlay"])
+def test_a_new_overlay_below_what_is_a_bind(method: str) -> None:
+    content("bind")
+    sh(f"mkdir /srv/x/app {paths.VOLUME}/srv/x/app; touch /srv/x/app/image {paths.VOLUME}/srv/x/app/mine")
+    sh("umount /run/persist/private/lower; mount --rbind / /run/persist/private/lower")
+    loaded = registry(f"[Path]\nPath=/srv/x\nMethod={method}\n[Path]\nPath=/srv/x/app\n")
+    assert begins(loaded) == [] and "mine" in os.listdir("/srv/x/app")
+    assert seed_service.main("srv-x-app") == 1 and not stores.flag("srv-x-app"), "so PID 1 does not mount it"
+    # Where nothing would be hidden it is as ever.
+    sh(f"rm -r {paths.VOLUME}/srv/x/app; cp -a /run/persist/private/lower/srv/x/app {paths.VOLUME}/srv/x/")
+    assert seed_service.main("srv-x-app") == 0 and stores.flag("srv-x-app")
