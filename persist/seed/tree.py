@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 
 from persist.errors import PersistError
 from persist.record import Record, replace
@@ -106,6 +107,20 @@ def manifest(top: str) -> bytes:
             )
         )
     return ("\n".join(lines) + "\n").encode("ascii")
+
+
+def as_in(one: str, other: str) -> bool:
+    """Whether two trees have the same names, and files as a manifest tells them apart."""
+    for a, b in zip_longest(walk(one), walk(other)):
+        if a is None or b is None or a[0] != b[0]:
+            return False
+        x, y = a[1], b[1]
+        if (x.st_mode, x.st_uid, x.st_gid) != (y.st_mode, y.st_uid, y.st_gid):
+            return False
+        # A directory has other numbers on each filesystem, and the time of the last mount point made in it.
+        if not stat.S_ISDIR(x.st_mode) and (x.st_size, x.st_mtime_ns) != (y.st_size, y.st_mtime_ns):
+            return False
+    return True
 
 
 def stalled(label: str, progress: Progress) -> PersistError:

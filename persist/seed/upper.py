@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import ExitStack
 
 from persist.errors import PersistError
 from persist.note import NOTICE, WARNING
@@ -17,7 +18,7 @@ from persist.seed.live_path import LivePath
 from persist.seed.request import apply_owner, owner_of
 from persist.seed.source import kept_above
 from persist.seed.steps import step
-from persist.seed.tree import Summary
+from persist.seed.tree import Summary, as_in
 from persist.system.safepath import Dir
 
 
@@ -33,6 +34,8 @@ class Upper(Attempt):
             live.check_mount_point("directory")
             intent = store.placed()
             if intent is None or store.overlays.lstat(store.name) is None:
+                if above is None and store.overlays.lstat(store.name) is None:
+                    self._hides_nothing()
                 intent = self._make(above)
         finally:
             if above is not None:
@@ -85,6 +88,29 @@ class Upper(Attempt):
         if not adopted:
             store.place(store.overlays, store.name)
         return intent
+
+    def _hides_nothing(self) -> None:
+        """Raise PersistError where a bind above shows something else than the image, on which an overlay
+        begins."""
+        path, store = self.entry.path, self.store
+        with ExitStack() as stack, Dir.at(self.roots.lower) as lower:
+            found = [top.node(path) for top in (store.volume, self.live, lower)]
+            for fd in found:
+                if fd is not None:
+                    stack.callback(os.close, fd)
+            kept, shown, image = found
+            if kept is None or shown is None or image is None:
+                return
+            if not os.path.samestat(os.fstat(kept), os.fstat(shown)):
+                return
+            if as_in(f"/proc/self/fd/{kept}/.", f"/proc/self/fd/{image}/."):
+                return
+        raise PersistError(
+            f"'{path}' is kept by an entry above it, and is not as in the image any more: an overlay would "
+            "hide that.",
+            hint=f"Take its entry out ({self.entry.source}), for it is kept already. To begin on the image, "
+            f"move '{store.volume.path(path[1:])}' away.",
+        )
 
     def _take_along(self, above: from_above.Kept, tree: Dir) -> Summary:
         """The upper, with what the overlay above has kept of the path; there it stays."""
