@@ -53,7 +53,7 @@ def _binds_below(loaded: Loaded, path: str, volume: str) -> list[Planned]:
     return found
 
 
-def _link(path: str, mount: str) -> str:
+def link(path: str, mount: str) -> str:
     """What a path is: ``ours`` for a link to its place on the volume, ``other`` for another one, else ''."""
     try:
         target = os.readlink(path)
@@ -76,19 +76,19 @@ def _form(planned: Planned, loaded: Loaded, seeded: str, *, root_kept: bool) -> 
     says, path = planned.entry.method, planned.path
     if says == seeded or not seeded:
         return says
-    link = _link(path, loaded.config.mount)
+    found = link(path, loaded.config.mount)
     if seeded == "overlay":
-        return says if link else seeded  # over a link it cannot be mounted: stores.note() says where it is
+        return says if found else seeded  # over a link it cannot be mounted: stores.note() says where it is
     if says == "overlay":
-        return "symlink" if link == "ours" else "bind"
-    as_it_says = link == "ours" if says == "symlink" else not link and os.path.lexists(path)
+        return "symlink" if found == "ours" else "bind"
+    as_it_says = found == "ours" if says == "symlink" else not found and os.path.lexists(path)
     if as_it_says:
         return says
     # What has a flag was decided in this boot, and what is mounted was before.
     open_ = not stores.flag(planned.name) and mountinfo.at(path) is None
     if open_ and _lasts(planned, loaded, root_kept=root_kept):
         return ""
-    return seeded if link or says == "symlink" else says
+    return seeded if found or says == "symlink" else says
 
 
 def settle(loaded: Loaded, *, root_kept: bool) -> Settled:

@@ -69,9 +69,11 @@ def _convert(planned: Planned, loaded: Loaded, roots: Roots) -> None:
         for note in told(wanted, seed(wanted, roots, Progress(notify_status))):
             say(note)
     except PersistError as e:
-        planned.entry.method = "bind" if says == "symlink" else "symlink"
+        # It may have failed before the path was changed, or after that, at the marker.
+        planned.entry.method = "symlink" if as_seeded.link(planned.path, loaded.config.mount) else "bind"
+        was = "is as its entry says" if planned.entry.method == says else "stays as it was seeded"
         error = PersistError(
-            f"'{planned.path}' stays as it was seeded (Method={planned.entry.method}): {e.message}",
+            f"'{planned.path}' {was} (Method={planned.entry.method}): {e.message}",
             hint=e.hint,
             message_id="ENTRY_AS_SEEDED",
             **fields(wanted),
