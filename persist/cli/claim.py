@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from persist.cli import confirm, show
+from persist.cli import show
 from persist.errors import PersistError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add(verbs: Any) -> None:
     sub.add_argument(
         "--bind-serial", action="store_true", help="a copy of the header counts for no other disk"
     )
-    confirm.option(sub)
+    show.yes(sub)
     show.options(sub)
     sub.set_defaults(run=run, parser=sub)
 
@@ -102,7 +102,7 @@ def _agreed(arguments: argparse.Namespace, devices: list[str], config: Config, j
         f"Let {'it' if len(lines) == 1 else 'them'} "
         f"{f'join the state volume {join}' if join else 'become a state volume'}? "
     )
-    return confirm.ask(lines, f"{what}Formatting begins at once where persist-setup.target is enabled.")
+    return show.ask(lines, f"{what}Formatting begins at once where persist-setup.target is enabled.")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     devices, options = _wishes(arguments)
     config = show.settings()
-    if confirm.wanted(arguments) and not _agreed(arguments, devices, config, options.join):
+    if show.somebody(arguments) and not _agreed(arguments, devices, config, options.join):
         print("Nothing was done.", file=sys.stderr)
         return 1
     claimed = write_claims(devices, config, options, force=arguments.force, bind_serial=arguments.bind_serial)

@@ -13,10 +13,23 @@ from persist.errors import PersistError
 from persist.log import safe
 from persist.version import VERSION
 
-VERBS = ("status", "list", "plan", "verify", "register", "preset", "claim", "volume", "seal", "image")
+VERBS = (
+    "status",
+    "list",
+    "plan",
+    "verify",
+    "register",
+    "preset",
+    "migrate",
+    "claim",
+    "volume",
+    "seal",
+    "image",
+)
 _OF_THIS_MACHINE = (
     "status",
     "preset",
+    "migrate",
     "claim",
     "volume",
 )  # nothing to look at where persist is not installed

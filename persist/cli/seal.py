@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from persist.boot.seal.request import THEN
-from persist.cli import confirm, show
+from persist.cli import show
 from persist.errors import PersistError
 
 NOT_SEALED = 3  # the exit status of a run that began to wipe and came to no end
@@ -40,7 +40,7 @@ def add(verbs: Any) -> None:
         help="what this machine does when it is sealed (default: %(default)s)",
     )
     sub.add_argument("--include-volume", action="store_true", help="seal the state volume, too")
-    confirm.option(sub)
+    show.yes(sub)
     show.options(sub, root=True)
     sub.set_defaults(run=run)
 
@@ -75,9 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
         work = Seal(tree, arguments.keep, mounts(), judge, regenerate_list)
         result = work.first_pass()
         wanted = not arguments.dry_run and not result.errors
-        if wanted and confirm.wanted(arguments):
+        if wanted and show.somebody(arguments):
             lines = [*report.of_plan(result), *result.notes, report.summary(result, dry_run=True)]
-            if not confirm.ask(lines, f"Seal {tree.path}? What is wiped does not come back."):
+            if not show.ask(lines, f"Seal {tree.path}? What is wiped does not come back."):
                 raise PersistError("Nothing was touched.")
         if wanted:
             work.seal()

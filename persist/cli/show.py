@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How persistctl prints: tables for people, JSON for programs."""
+"""How persistctl prints, and asks: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -68,6 +68,24 @@ def settings() -> Config:
         if problem.level <= WARNING:
             print(safe(str(problem)), file=sys.stderr)
     return found
+
+
+def yes(sub: argparse.ArgumentParser) -> None:
+    """``--yes``, for verbs that give disks away."""
+    sub.add_argument("--yes", action="store_true", help="do not ask, on a terminal")
+
+
+def somebody(arguments: argparse.Namespace) -> bool:
+    """Whether somebody is there to be asked: on a terminal only, so that scripts go on as they are."""
+    return not arguments.yes and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask(lines: Sequence[str], what: str) -> bool:
+    """Show what it is about, and ask. On standard error: standard output is for the result."""
+    for line in lines:
+        print(safe(line), file=sys.stderr)
+    print(f"{what} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from persist import log
-from persist.cli import confirm, show
+from persist.cli import show
 from persist.note import INFO, Note
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def add(verbs: Any) -> None:
     )
     join = action("add", "make a blank disk a member, and mirror to it as the layout asks")
     join.add_argument("device", metavar="DEVICE", help="the whole disk, such as /dev/vdc")
-    confirm.option(join)
+    show.yes(join)
     join.add_argument(
         "--force",
         action="store_true",
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print_members(found, full=arguments.full)
         case "add":
             config = show.settings()
-            if confirm.wanted(arguments) and not _agreed(arguments, config):
+            if show.somebody(arguments) and not _agreed(arguments, config):
                 return 1
             found = by_hand.add(arguments.device, say, force=arguments.force, config=config)
         case "remove":
@@ -95,7 +95,7 @@ def _agreed(arguments: argparse.Namespace, config: Config) -> bool:
     from persist.volume.format.write_claim import describe
 
     lines = describe([arguments.device], config, force=arguments.force)
-    return confirm.ask(
+    return show.ask(
         [f"{line}{'; WHAT IS ON IT IS LOST' if arguments.force else ''}" for line in lines],
         "Make it a member of the state volume?",
     )

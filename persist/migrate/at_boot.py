@@ -58,8 +58,8 @@ def _cut(run: Run, records: Records, say: Say, status: Status) -> None:
 def remedy(id: str) -> str:
     """What to do about one that has failed."""
     return (
-        f"See 'journalctl -u persist-migrate@{id}.service', mend what it says, remove "
-        f"{VOLUME}/.persist/migrations/{id}:run, and restart the machine."
+        f"See 'journalctl -u persist-migrate@{id}.service', mend what it says, then run 'persistctl migrate "
+        f"retry {id}' and restart the machine."
     )
 
 

@@ -32,7 +32,8 @@ STATES = (RUNNING, DUE, FAILED)
 
 class Stamp(Record):
     """A migration that was done: ``image`` is the version of the image that did it, ``how`` is ``run``, or
-    ``seeded`` where its data came from that image."""
+    ``seeded`` where its data came from that image; ``snapshot`` has the data as they were before, '' where
+    nothing has."""
 
     id: str
     path: str
@@ -40,7 +41,8 @@ class Stamp(Record):
     downgrade: str
     image: str
     how: str
-    time: str = ""
+    snapshot: str
+    time: str
 
 
 class Run(Record):

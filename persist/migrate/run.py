@@ -252,10 +252,9 @@ class Migration:
         with Dir.at(VOLUME) as volume:
             volume.sync_filesystem()
         step("synced")
-        m = self.asked
-        self.records.write(
-            Stamp(self.id, self.path, tuple(m.services), m.downgrade, self.image, "run", now())
-        )
+        m, services = self.asked, tuple(self.asked.services)
+        stamp = Stamp(self.id, self.path, services, m.downgrade, self.image, "run", run.snapshot, now())
+        self.records.write(stamp)
         step("stamped")
         self.records.forget(self.id)
         step("run-done")

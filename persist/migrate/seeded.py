@@ -20,7 +20,7 @@ def stamp(plan: Plan, name: str, image: str) -> None:
             m = found.migration
             if not records.has(m.id):
                 services = tuple(m.services)
-                records.write(Stamp(m.id, found.path, services, m.downgrade, image, "seeded", now()))
+                records.write(Stamp(m.id, found.path, services, m.downgrade, image, "seeded", "", now()))
             records.forget(m.id)
             flags.write(m.id)
     step("seed-stamped")

@@ -150,7 +150,7 @@ def test_one_that_fails_keeps_its_services_down(disk: Disk, container: Boot) -> 
         one.shutdown()
     one.start(devices=disk.nodes())
     one.wait_for_boot()
-    one.succeed("rm /run/persist/volume/.persist/migrations/bad:run; sed -i 's/exit 7/exit 0/' /usr/bin/up")
+    one.succeed("persistctl migrate retry bad; sed -i 's/exit 7/exit 0/' /usr/bin/up")
     one.succeed("systemctl start down.service; systemctl is-active down.service")
     one.wait_until_succeeds('grep -q \'"verdict": "online"\' /run/persist/state.json')
     one.shutdown()
