@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -16,7 +14,6 @@ from persist.boot.load import Loaded, load
 from persist.entries import as_seeded, stores
 from persist.entries.bring_up import bring_up
 from persist.seed.intent import Intent
-from persist.seed.store import Store
 from persist.seed.tree import Summary
 from persist.services import bind as bind_service
 from persist.services import seed as seed_service
@@ -344,11 +341,13 @@ def test_a_new_overlay_below_what_is_a_bind(method: str) -> None:
 @own_machine
 @pytest.mark.parametrize(("was", "wanted"), [("bind", "symlink"), ("symlink", "bind")])
 def test_converted_but_for_the_marker(was: str, wanted: str) -> None:
-    """The volume is full."""
+    """The marker cannot be replaced."""
     content(was)
     assert begins(says(wanted)) == []
-    with mock.patch.object(Store, "say_anew", side_effect=OSError(errno.ENOSPC, "full")):
-        assert seed_service.main("srv-x") == 0 and (wanted == "symlink" or bind_service.main("srv-x") == 0)
+    marker = f"{paths.STORE}/seed/srv-x.json"
+    sh(f"chattr +i {marker}")
+    assert seed_service.main("srv-x") == 0 and (wanted == "symlink" or bind_service.main("srv-x") == 0)
+    sh(f"chattr -i {marker}")
     assert os.listdir("/srv/x") == ["f"] and stores.flag("srv-x")
     assert [found[0] for found in now()] == [wanted]
     assert begins(says(wanted)) == [] and os.listdir("/srv/x") == ["f"] and len(now()) == 1
