@@ -177,10 +177,10 @@ def _target(plan: Plan, wants: list[str]) -> None:
 
 
 def _migrations(plan: Plan, registry: "Registry", accepted: dict[str, Planned]) -> None:
-    preload("rare/__init__", "rare/services")
-    from .rare import migrations
+    preload("rare/__init__", "rare/services", "rare/migration_units")
+    from .rare import migration_units
 
-    migrations.add(plan, registry, accepted)
+    migration_units.add(plan, registry, accepted)
 
 
 def plan(config: "Config", registry: "Registry", facts: "Facts") -> Plan:
