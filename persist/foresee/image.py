@@ -15,6 +15,7 @@ from persist.boot import paths
 from persist.boot.facts import resolve as real_path
 from persist.boot.ini import words
 from persist.system.files import kind as kind_of
+from persist.system.mountinfo import unescape
 
 _PASSWD = {"user": "/etc/passwd", "group": "/etc/group"}
 _SYSUSERS = tuple(base + "/sysusers.d" for base in paths.DIRECTORIES)
@@ -113,13 +114,22 @@ class Image:
             text = f.read(_MOST).decode("utf-8", "surrogateescape")
         yield from enumerate(text.split("\n"), 1)
 
+    def mounted_read_only(self, path: str) -> str:
+        """The mount point of fstab(5) of the image that a path lies on where it is mounted read-only, else
+        ''; without a word there nobody knows."""
+        best, options = "", ""
+        for _, line in self.lines("/etc/fstab"):
+            fields = words(line)
+            if len(fields) < 2 or fields[0].startswith("#"):
+                continue
+            at = unescape(fields[1]).rstrip("/")
+            if (path + "/").startswith(at + "/") and len(at or "/") > len(best):
+                best, options = at or "/", (fields[3:4] or [""])[0]
+        return best if "ro" in options.split(",") else ""
+
     def root_read_only(self) -> bool:
         """Whether fstab(5) of the image mounts its root read-only; without a word there nobody knows."""
-        lines = [words(line) for _, line in self.lines("/etc/fstab")]
-        return any(
-            w[1:2] == ["/"] and not w[0].startswith("#") and "ro" in (w[3:4] or [""])[0].split(",")
-            for w in lines
-        )
+        return self.mounted_read_only("/") == "/"
 
     def names(self, directory: str) -> list[str]:
         """What a directory of the image holds; nothing where there is none."""

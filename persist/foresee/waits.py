@@ -23,7 +23,7 @@ _FILES = re.compile(
 _SETTING = re.compile(r"^(RequiresMountsFor|What)=(.*)$", re.MULTILINE)
 
 
-def _kept_at(path: str, loaded: Loaded) -> Planned | None:
+def kept_at(path: str, loaded: Loaded) -> Planned | None:
     """The entry that shows a path, where it is kept."""
     entries = {p.path: p for p in loaded.plan.entries if p.entry.method in ("overlay", "bind", "symlink")}
     for at in (path, *parents(path)):
@@ -62,7 +62,7 @@ def opened_with_what_it_keeps(loaded: Loaded, image: Image) -> Iterator[Problem]
         if len(fields) < 2 or fields[0].startswith("#") or fields[0] not in names:
             continue
         for path in _keys(fields[0], fields, image):
-            kept = _kept_at(image.behind(path), loaded)
+            kept = kept_at(image.behind(path), loaded)
             if kept is not None:
                 yield Problem(
                     ERROR,
@@ -148,7 +148,7 @@ def _unordered(path: str, loaded: Loaded) -> bool:
     for name in (loaded.config.mount, VOLUME):
         if path == name or path.startswith(name + "/"):
             return True
-    kept = _kept_at(path, loaded)
+    kept = kept_at(path, loaded)
     return kept is not None and kept.entry.method != "overlay" and not kept.before_pid1
 
 

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from persist.boot.ini import boolean
+from persist.boot.load import Loaded, load
 from persist.foresee.image import Image
 from persist.foresee.unit_files import Unit, Units
+from persist.foresee.waits import kept_at
 from persist.seal import again
 from persist.seal.again import OUR_UNIT, Again
 from persist.seal.section import KEPT_BY_ALL, NOBODY, Item, arguments
@@ -42,7 +44,8 @@ def judge(item: Item, matched: Sequence[str], root: str, machine_id: str) -> str
         return ""
     units, why_not = _units(root), []
     if item.regenerate:
-        why_not.append(_why_not_run(item.regenerate, units, Image(root)))
+        image = Image(root)
+        why_not.append(_why_not_run(item.regenerate, units, image) or _why_not_written(matched, image))
     if item.regenerated_by:
         why_not.append(_why_not_started(item.regenerated_by, units, machine_id))
     if not why_not and item.cls in _NEEDS_A_WAY_BACK:
@@ -106,6 +109,27 @@ def _why_not_run(line: str, units: Units, image: Image) -> str:
     for program in (words[0], *_PROGRAM.findall(" ".join(words[1:]))):
         if not _executable(image, program):
             return f"{program} of Regenerate= is not there, or no program."
+    return ""
+
+
+@lru_cache(maxsize=1)
+def _kept(root: str) -> Loaded:
+    return load(root, {"SYSTEMD_PROC_CMDLINE": ""}, wanted=True)
+
+
+def _why_not_written(matched: Sequence[str], image: Image) -> str:
+    """Why a command cannot write on a clone what it is to make."""
+    for path in matched:
+        try:
+            real = image.behind(path)
+        except OSError:
+            continue  # a loop of links: the plan has said so
+        at = image.mounted_read_only(real)
+        if at and kept_at(real, _kept(image.root)) is None:
+            return (
+                f"fstab mounts '{at}' read-only, and no entry of the registry keeps {path}, so Regenerate= "
+                "could not write there: keep it with a [Path] section, or mount that with 'rw'."
+            )
     return ""
 
 

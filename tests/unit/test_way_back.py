@@ -408,3 +408,35 @@ def test_lines_that_are_none(line: str) -> None:
     items, wrong = again.parse(data)
     assert items == [Again(("/a",), ("/b",))]
     assert len(wrong) == 1 and wrong[0].startswith("line 2: ")
+
+
+RO = "/dev/x / ext4 defaults,ro 0 1\n"
+ON = {
+    "usr/lib/systemd/system/persist-setup.target": "[Unit]\n",
+    f"{ETC}/local-fs.target.wants/persist-setup.target": "-> /usr/lib/systemd/system/persist-setup.target",
+}
+# fstab and the registry of the image -> the mount point that takes no writes on a clone, '' for none.
+FSTAB = {
+    "none": ({}, ""),
+    "of a comment": ({"etc/fstab": "# " + RO}, ""),
+    "rw": ({"etc/fstab": "/dev/x / ext4 rw 0 1\n"}, ""),
+    "ro": ({"etc/fstab": RO}, "'/'"),
+    "a filesystem of its own": ({"etc/fstab": RO + "/dev/y /etc/x ext4 defaults\n"}, ""),
+    "a read-only filesystem of its own": ({"etc/fstab": "/dev/y /etc/x/ ext4 ro\n"}, "'/etc/x'"),
+    "another one": ({"etc/fstab": RO + "/dev/y /etc/xy ext4 rw\n"}, "'/'"),
+    "kept": ({"etc/fstab": RO, "usr/lib/persist.d/e.conf": "[Path]\nPath=/etc\n", **ON}, ""),
+    "not switched on": ({"etc/fstab": RO, "usr/lib/persist.d/e.conf": "[Path]\nPath=/etc\n"}, "'/'"),
+    "in memory": (
+        {"etc/fstab": RO, "usr/lib/persist.d/e.conf": "[Path]\nPath=/etc/x\nMethod=tmpfs\n", **ON},
+        "'/'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FSTAB)
+def test_what_takes_no_writes_on_a_clone(root: Path, name: str) -> None:
+    """sshd without host keys does not start, and nobody can log in to see why."""
+    files, at = FSTAB[name]
+    put(root, OURS | files)
+    said = judge(item(regenerate="/bin/true"), PATHS, str(root), "empty")
+    assert (f"fstab mounts {at} read-only" in said and "/etc/x/key" in said) if at else said == ""
