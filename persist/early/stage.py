@@ -259,7 +259,7 @@ class Stage:
         stores.clear()  # not before: where the stage leaves the volume, the service asks what they say
         if self.before and from_before.take_away(self.loaded, self.before, self.say):
             self.loaded = load("", self.environ, wanted=True)
-        at_boot.begin(self.result, self.say, self.status)
+        at_boot.begin(self.result, self.loaded, self.say, self.status)
         if table.may_mount(self.result):
             if any(p.path in READ_BY_PID1 for p in self.loaded.plan.entries):
                 self._in_place(READ_BY_PID1)

@@ -137,6 +137,7 @@ NOT_BEFORE: dict[str, str] = {
             "metadata-low",
             "reserve-used",
             "migration-failed",
+            "migration-held",
             "migration-waiting",
             "seal-begun",
             "seal-refused",

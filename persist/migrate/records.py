@@ -26,8 +26,8 @@ RUN = ":run"  # no Id= has a colon
 _NEW = ":new"
 _LIMIT = 1 << 16  # bytes; ours have some hundred
 _ID = "0123456789abcdefghijklmnopqrstuvwxyz._-"
-RUNNING, DUE, FAILED = "running", "due", "failed"
-STATES = (RUNNING, DUE, FAILED)
+RUNNING, DUE, FAILED, BACK, HELD = "running", "due", "failed", "back", "held"
+STATES = (RUNNING, DUE, FAILED, BACK, HELD)
 
 
 class Stamp(Record):
@@ -46,9 +46,10 @@ class Stamp(Record):
 
 
 class Run(Record):
-    """A run without a stamp. ``path`` lies in the entry of that ``method`` at ``entry``; ``old`` and ``new``
-    are versions of images; ``snapshot`` has the data as they were before, '' where nothing has; ``cuts``: how
-    often it did not end; ``why`` it failed."""
+    """A run without a stamp, or one that is to be undone. ``path`` lies in the entry of that ``method`` at
+    ``entry``; ``old`` and ``new`` are versions of images, ``file`` is the registry file that declares it.
+    ``snapshot`` has the data as this run began, '' where nothing has, and ``before`` as the first one of
+    those that failed did, '' where they are so now. ``cuts``: how often it did not end; ``why`` it failed."""
 
     id: str
     path: str
@@ -59,6 +60,8 @@ class Run(Record):
     snapshot: str
     old: str
     new: str
+    file: str
+    before: str = ""
     cuts: int = 0
     why: str = ""
 
@@ -109,6 +112,7 @@ class Records:
 
     def __init__(self, volume: str = VOLUME, *, make: bool = False) -> None:
         self._dir: Dir | None = None
+        self._volume = volume
         try:
             with Dir.at(volume) as top:
                 if make:
@@ -139,6 +143,10 @@ class Records:
         if self._dir is None:
             raise PersistError("The state volume has no place for migrations.", hint="Restart the machine.")
         return self._dir
+
+    def volume(self) -> Dir:
+        """The volume that they are on. Raises OSError."""
+        return Dir.at(self._volume)
 
     def lock(self) -> None:
         """Wait until no other process runs a migration, and let none begin as long as this is open."""
@@ -200,6 +208,18 @@ class Records:
             return kind(**_parse(data, kind))
         except ValueError as e:
             raise self._strange(name, str(e)) from e
+
+    def snapshots(self) -> set[str]:
+        """Those that runs may go back to. Raises OSError."""
+        found = set()
+        for id in self.begun():
+            try:
+                run = self.run(id)
+            except PersistError:
+                continue  # whoever needs it says so
+            if run is not None:
+                found |= {run.snapshot, run.before}
+        return found
 
     def write(self, record: Stamp | Run) -> None:
         """Write a stamp or a run. Raises PersistError and OSError."""

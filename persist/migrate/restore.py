@@ -10,12 +10,16 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from persist.boot.paths import VOLUME, escape
 from persist.errors import PersistError
 from persist.migrate import snapshot
 from persist.migrate.records import Records, Run
 from persist.migrate.steps import step
+from persist.record import Record
 from persist.seed.copy import Source, copy
 from persist.seed.tree import Progress, walk
 from persist.system.safepath import Dir, rename_noreplace, split
@@ -94,19 +98,19 @@ class _Restoration:
     def __init__(self, run: Run, volume: Dir, kept: Dir, progress: Progress) -> None:
         self.run, self.volume, self.kept, self.progress = run, volume, kept, progress
 
-    def _copy(self, to: Dir) -> str:
-        """Copy what the snapshot has to ``data``, synced; returns its kind."""
+    def _copy(self, to: Dir, as_name: str) -> str:
+        """Copy what the snapshot has to a new name, synced; returns its kind."""
         directory, name = place(self.run)
         try:
             with self.kept.sub(directory) as parent:
                 kind = _kind(parent, name)
                 if kind == "whiteout":
-                    os.mknod("data", stat.S_IFCHR, 0, dir_fd=to.fd)
+                    os.mknod(as_name, stat.S_IFCHR, 0, dir_fd=to.fd)
                 elif kind:
                     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
                     try:
                         label = f"{self.run.path} of {self.run.snapshot}"
-                        copy(Source(fd, kind, label), to, "data", self.progress)
+                        copy(Source(fd, kind, label), to, as_name, self.progress)
                     finally:
                         os.close(fd)
         except FileNotFoundError:
@@ -115,35 +119,46 @@ class _Restoration:
         step("restore-copied")
         return kind
 
-    def _put(self, work: Dir, kind: str) -> None:
-        """Exchange it with what is at the place."""
+    def _put(self, work: Dir, work_name: str, kind: str) -> bool:
+        """Exchange it with what is at the place, in one rename; whether there was anything."""
         directory, name = place(self.run)
         try:
             parent = self.volume.sub(directory)
         except FileNotFoundError:
             if kind:
                 raise
-            return
+            return False
         with parent:
             there = _kind(parent, name)
             if there:
                 _no_subvolumes(self.volume, parent, name)
             if there and kind:
-                _exchange(work, "data", parent, name)
+                _exchange(work, work_name, parent, name)
             elif there:
-                rename_noreplace(parent, name, work, "data")
+                rename_noreplace(parent, name, work, work_name)
             elif kind:
-                rename_noreplace(work, "data", parent, name)
+                rename_noreplace(work, work_name, parent, name)
             parent.sync()
         work.sync()
         step("restore-placed")
+        return bool(there)
 
-    def __call__(self) -> None:
+    def remove(self) -> None:
+        """Put it back; what is there is for tidy() to remove."""
         with self.volume.own(".persist") as store, store.own("tmp") as tmp:
             name = _TEMPORARY + self.run.id
             tmp.remove(name)
             with tmp.own(name) as work:
-                self._put(work, self._copy(work))
+                self._put(work, "data", self._copy(work, "data"))
+
+    def keep(self) -> str:
+        """Put it back, and what is there into .persist/replaced; returns its name there, '' where nothing is.
+
+        The copy is made there: whatever a cut leaves there is not removed by anybody.
+        """
+        with self.volume.own(".persist") as store, store.own("replaced") as kept:
+            name = f"{_TEMPORARY}{self.run.id}.{time.time_ns()}"
+            return name if self._put(kept, name, self._copy(kept, name)) else ""
 
 
 def _unstamp(run: Run, kept: Dir, records: Records) -> None:
@@ -163,22 +178,50 @@ def _unstamp(run: Run, kept: Dir, records: Records) -> None:
             records.unstamp(id)
 
 
-def restore(run: Run, becomes: Run, records: Records, progress: Progress) -> None:
-    """Put the path of a run back as its snapshot has it, and write what it ``becomes``. Killed at any
-    instant, the next call does all of it again. Raises PersistError and OSError; the path is then as
-    it was."""
-    with Dir.at(VOLUME) as volume, snapshot.opened(run.snapshot) as kept:
-        _Restoration(run, volume, kept, progress)()
+class Places(Record):
+    """Where things are: the volume, and what opens a snapshot of it by its name."""
+
+    volume: str = VOLUME
+    opened: Callable[[str], AbstractContextManager[Dir]] = snapshot.opened
+
+
+HERE = Places()
+
+
+def restore(
+    run: Run,
+    becomes: Run | None,
+    records: Records,
+    progress: Progress,
+    *,
+    keep: bool = False,
+    places: Places = HERE,
+) -> str:
+    """Put the path of a run back as its snapshot has it, and write what it ``becomes``, None for nothing.
+    What was there is removed; with ``keep`` it goes to .persist/replaced, and its name there is returned.
+    Killed at any instant, the next call does all of it again. Raises PersistError and OSError; the path is
+    then as it was."""
+    aside = ""
+    with Dir.at(places.volume) as volume, places.opened(run.snapshot) as kept:
+        restoration = _Restoration(run, volume, kept, progress)
+        if keep:
+            aside = restoration.keep()
+        else:
+            restoration.remove()
         _unstamp(run, kept, records)
-        records.write(becomes)
+        if becomes is None:
+            records.forget(run.id)
+        else:
+            records.write(becomes)
     step("restore-noted")
-    tidy(run.id)
+    tidy(run.id, places)
     step("restore-done")
+    return aside
 
 
-def tidy(id: str) -> None:
+def tidy(id: str, places: Places = HERE) -> None:
     """Remove what a restoration has left. Raises PersistError and OSError."""
-    with Dir.at(VOLUME) as volume, volume.own(".persist") as store, store.own("tmp") as tmp:
+    with Dir.at(places.volume) as volume, volume.own(".persist") as store, store.own("tmp") as tmp:
         if tmp.lstat(_TEMPORARY + id) is not None:
             tmp.remove(_TEMPORARY + id)
             tmp.sync()

@@ -13,7 +13,7 @@ from persist.boot.rare.migrations import AFTER, BEFORE, PlannedMigration
 from persist.errors import CommandError, PersistError
 from persist.migrate import flags, snapshot
 from persist.migrate.at_boot import MOST_CUTS, remedy
-from persist.migrate.records import DUE, FAILED, RUNNING, Records, Run, Stamp, now, overlap
+from persist.migrate.records import BACK, DUE, FAILED, HELD, RUNNING, Records, Run, Stamp, now, overlap
 from persist.migrate.restore import in_snapshots
 from persist.migrate.steps import step
 from persist.note import NOTICE, WARNING, Note, Say
@@ -135,6 +135,11 @@ class Migration:
                 f"{self._name} did not end, and is not begun anew before the path is restored.",
                 "Restart the machine." if left.snapshot else remedy(self.id),
             )
+        if left.state == BACK:
+            raise self._failed(f"{self._name} is to be rolled back.", "Restart the machine.")
+        if left.state == HELD:
+            hint = f"To have it run again: 'persistctl migrate retry {self.id}'."
+            raise self._failed(f"{self._name} was rolled back, and is held.", hint)
         raise self._failed(
             f"{self._name} has failed ({left.why}), and is not repeated by itself.",
             remedy(self.id),
@@ -167,8 +172,6 @@ class Migration:
         OSError."""
         if self.asked.when == AFTER:
             return ""
-        if run.snapshot and snapshot.there(run.snapshot):
-            return run.snapshot
         with Dir.at(VOLUME) as volume:
             good = snapshot.possible() and in_snapshots(volume, run)
         if not good:
@@ -181,10 +184,7 @@ class Migration:
             return ""
         name = snapshot.as_good(self.path)
         if not name:
-            needed = [
-                left.snapshot for left in map(self.records.run, self.records.begun()) if left is not None
-            ]
-            name = snapshot.take(self.id, needed)
+            name = snapshot.take(self.id, self.records.snapshots())
         step("snapshot")
         return name
 
@@ -198,12 +198,14 @@ class Migration:
             method=entry.entry.method,
             when=self.asked.when,
             state=RUNNING,
-            snapshot="" if left is None else left.snapshot,
+            snapshot="",
             old=self._old() if left is None else left.old,
             new=self.image,
+            file=self.asked.file,
             cuts=0 if left is None else left.cuts,
         )
-        run = replace(run, snapshot=self._snapshot(run))
+        kept = self._snapshot(run)
+        run = replace(run, snapshot=kept, before=left.before if left is not None and left.before else kept)
         snapshot.begins(self.path)
         self.records.write(run)
         step("begun")
@@ -253,7 +255,7 @@ class Migration:
             volume.sync_filesystem()
         step("synced")
         m, services = self.asked, tuple(self.asked.services)
-        stamp = Stamp(self.id, self.path, services, m.downgrade, self.image, "run", run.snapshot, now())
+        stamp = Stamp(self.id, self.path, services, m.downgrade, self.image, "run", run.before, now())
         self.records.write(stamp)
         step("stamped")
         self.records.forget(self.id)
@@ -263,8 +265,8 @@ class Migration:
     def _give_up(self, run: Run, why: str) -> None:
         """Raise PersistError for a run that has failed."""
         text = f"{self._name} has failed: {why}."
-        if run.snapshot:
-            text += f" The data of before are in the snapshot {run.snapshot}."
+        if run.before:
+            text += f" The data of before are in the snapshot {run.before}."
         error = self._failed(text, remedy(self.id))
         try:
             self.records.write(replace(run, state=FAILED, why=why))

@@ -54,7 +54,7 @@ def _run(result: Outcome) -> int:
     if result.kind != "none":
         for note in set_up.beside(loaded, result, log.say, takes_writes=takes_writes):
             log.say(note)
-    at_boot.begin(result, log.say, log.notify_status)
+    at_boot.begin(result, loaded, log.say, log.notify_status)
     # After a soft reboot in which the stage has left the volume to us.
     lost = from_before.elsewhere(loaded, before) if result.kind != "none" else []
     for problem in bring_up(loaded, result, log.notify_status):

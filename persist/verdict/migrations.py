@@ -11,7 +11,7 @@ from persist.boot.rare.migrations import PlannedMigration
 from persist.entries import stores
 from persist.errors import PersistError
 from persist.migrate.at_boot import remedy
-from persist.migrate.records import DUE, FAILED, Records, Run
+from persist.migrate.records import BACK, DUE, FAILED, HELD, Records, Run
 from persist.reason import Reason
 from persist.system.run import run
 from persist.verdict import remedies
@@ -21,6 +21,11 @@ def _of_run(found: Run, busy: bool) -> Reason | None:
     what = f"The migration {found.id} of {found.path}"
     if found.state == FAILED:
         return Reason("migration-failed", f"{what} has failed: {found.why}.", remedy(found.id), found.path)
+    if found.state == HELD:
+        hint = f"To have it run again: 'persistctl migrate retry {found.id}', then restart the machine."
+        return Reason("migration-held", f"{what} was rolled back, and is held.", hint, found.path)
+    if found.state == BACK:
+        return Reason("migration-waiting", f"{what} is rolled back at the next boot.", "", found.path)
     if busy:
         return Reason("migration-waiting", f"{what} is running.", "", found.path)
     if found.state == DUE:
@@ -45,8 +50,10 @@ def _all(loaded: Loaded) -> Iterator[Reason]:
         busy = records.busy() if begun or due else False
         told = set()
         for id in begun:
-            found = None if records.has(id) else records.run(id)
-            reason = None if found is None else _of_run(found, busy)
+            found = records.run(id)
+            if found is None or (found.state != BACK and records.has(id)):
+                continue
+            reason = _of_run(found, busy)
             if reason is not None:
                 told.add(id)
                 yield reason
@@ -64,6 +71,5 @@ def look(loaded: Loaded) -> tuple[list[Reason], list[Reason]]:
     except (PersistError, OSError) as e:
         text = f"Failed to look at migrations: {e}"
         return [Reason("migration-failed", text, f"See what is in {paths.STORE}/migrations.")], []
-    return [r for r in found if r.code == "migration-failed"], [
-        r for r in found if r.code == "migration-waiting"
-    ]
+    waiting = [r for r in found if r.code == "migration-waiting"]
+    return [r for r in found if r not in waiting], waiting

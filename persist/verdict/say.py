@@ -39,6 +39,7 @@ _REASONS = _OWN | {
     "heal-failed": "HEAL_FAILED",
     "entry-failed": "ENTRY_FAILED",
     "migration-failed": "MIGRATION_FAILED",
+    "migration-held": "MIGRATION_FAILED",
 }
 _NOTICES = {
     "method": "ENTRY_AS_SEEDED",

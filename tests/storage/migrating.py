@@ -98,7 +98,7 @@ class World:
             os.environ[cut.KILL] = step
         result = Outcome("btrfs")
         self.loaded = registry(self.text)
-        at_boot.begin(result, self.said.append, _quiet)
+        at_boot.begin(result, self.loaded, self.said.append, _quiet)
         Path("/run/persist/mount-entries").touch()
         problems = bind.mount_seeded(self.loaded, [p.path for p in self.loaded.plan.entries])
         assert problems == [], list(map(str, problems))

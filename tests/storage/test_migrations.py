@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from persist.boot.paths import VOLUME
-from persist.cli.migrate import retry
+from persist.cli.migrate import retry, rollback
+from persist.migrate import snapshot
 from persist.migrate.records import Records
 from persist.migrate.steps import RESTORE, RUN
 
@@ -89,7 +90,7 @@ def test_cut_in_the_middle_and_while_it_is_put_back(step: str) -> None:
     assert tree(DATA) == OLD, "as before it began"
     assert world.condition() and world.run() == 0
     assert tree(DATA) == NEW and world.records() == ["one"] and os.listdir(f"{VOLUME}/.persist/tmp") == []
-    assert len(snapshots()) == 1, "what it was restored from is the way back"
+    assert len(snapshots()) == 2 and _stamp()["snapshot"] == snapshots()[1], "one for each attempt"
 
 
 @pytest.mark.parametrize("below", ["", "/deep/er"])
@@ -186,6 +187,41 @@ def test_an_image_that_does_not_know_it_puts_it_back_too() -> None:
     world.text = ENTRY + MIGRATION
     world.reboot()
     assert world.run() == 0 and tree(DATA) == NEW
+
+
+@pytest.mark.parametrize("done", [True, False])
+@own_machine
+def test_an_image_of_before_gets_its_data_back(done: bool) -> None:
+    """By itself where it failed, by request where it was done; and what is written then stays."""
+    btrfs()
+    world = World()
+    world.old_data()
+    world.boot()
+    if not done:
+        Path("/run/bad").touch()
+    assert world.run() == (0 if done else 1)
+    (DATA / "later").write_text("mine\n")
+    there = tree(DATA)
+    if done:
+        with Records() as records:
+            assert world.loaded is not None
+            records.write(rollback("one", records, world.loaded, snapshot.there))
+    world.text = ENTRY
+    world.reboot()
+    assert tree(DATA) == OLD
+    kept = Path(VOLUME) / ".persist/replaced"
+    assert [tree(p) for p in kept.iterdir()] == [there]
+    (DATA / "newer").write_text("mine\n")
+    world.text = ENTRY + MIGRATION
+    world.reboot()
+    assert tree(DATA) == {**OLD, "newer": "mine\n"} and world.condition()
+    if done:
+        assert world.run() == 1, "held"
+        with Records() as records:
+            retry("one", records)
+    else:
+        os.unlink("/run/bad")
+    assert world.run() == 0 and tree(DATA) == {**NEW, "newer": "mine\n"}
 
 
 TWO = "[Migration]\nId=two\nPath=/srv/data\nExec=/run/two\n"

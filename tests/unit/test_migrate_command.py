@@ -21,6 +21,7 @@ from persist.record import replace
 from .test_migration_records import RUN, STAMP
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the store is root's")
+DONE = replace(STAMP, id="a", path="/srv/data", snapshot="migration-x")
 REGISTRY = "[Path]\nPath=/srv/data\nMethod=bind\n" + "".join(
     f"[Migration]\nId={id}\nPath=/srv/data\nExec=/bin/true\n" for id in ("a", "b", "c")
 )
@@ -89,7 +90,7 @@ def test_retry(records: Records, snapshot: str) -> None:
     failed = replace(RUN, state="failed", why="x", cuts=3, snapshot=snapshot)
     records.write(failed)
     assert "runs at the next boot" in migrate.retry("a", records)
-    assert records.run("a") == replace(failed, state="due", why="", cuts=0)
+    assert records.run("a") == replace(failed, state="due", why="", cuts=0, snapshot="")
 
 
 def test_retry_of_one_that_was_cut_without_a_way_back(records: Records) -> None:
@@ -113,6 +114,63 @@ def test_nothing_to_retry(records: Records, found: Stamp | Run | None, said: str
     with pytest.raises(PersistError, match=said):
         migrate.retry("a", records)
     assert records.run("a") == (found if isinstance(found, Run) else None)
+
+
+def test_retry_takes_a_rollback_back(records: Records) -> None:
+    _write(records, DONE, replace(RUN, state="back"))
+    assert "not rolled back" in migrate.retry("a", records)
+    assert records.run("a") is None and records.has("a")
+
+
+def test_retry_of_what_is_held(records: Records) -> None:
+    _write(records, replace(RUN, state="held", snapshot="", before="", why="x"))
+    migrate.retry("a", records)
+    assert records.run("a") == replace(RUN, state="due", snapshot="", before="")
+
+
+def _back(id: str, records: Records, loaded: Loaded, *, there: bool = True) -> Run:
+    return migrate.rollback(id, records, loaded, lambda name: there)
+
+
+def test_rollback(records: Records, tmp_path: Path) -> None:
+    loaded = _loaded(tmp_path / "root")
+    _write(records, DONE, replace(DONE, id="b", path="/srv", time="2025-01-01T00:00:00Z"))
+    assert _back("a", records, loaded) == replace(
+        RUN, state="back", old="", new="12", before="", file="/usr/lib/persist.d/t.conf"
+    )
+    assert records.run("a") is None, "nothing is written before somebody has agreed"
+    _write(records, replace(RUN, id="c", state="failed", before="migration-first", why="x"))
+    found = _back("c", records, loaded)
+    assert (found.state, found.snapshot, found.before) == ("back", "migration-first", "")
+
+
+@pytest.mark.parametrize(
+    ("found", "there", "said"),
+    [
+        ([], True, "was not done"),
+        ([replace(DONE, snapshot="")], True, "no way back"),
+        ([replace(DONE, how="seeded", snapshot="")], True, "no way back"),
+        ([replace(RUN, snapshot="", before="", state="failed")], True, "no way back"),
+        ([DONE], False, "is gone"),
+        (
+            [DONE, replace(DONE, id="z", path="/srv")],
+            True,
+            "z was done to what is above /srv/data since",
+        ),
+    ],
+)
+def test_no_rollback(
+    records: Records, tmp_path: Path, found: list[Stamp | Run], there: bool, said: str
+) -> None:
+    _write(records, *found)
+    with pytest.raises(PersistError, match=said):
+        _back("a", records, _loaded(tmp_path / "root"), there=there)
+
+
+def test_no_rollback_of_what_this_image_does_not_know(records: Records, tmp_path: Path) -> None:
+    records.write(replace(DONE, id="z"))
+    with pytest.raises(PersistError, match="does not know"):
+        _back("z", records, _loaded(tmp_path / "root"))
 
 
 def test_without_a_volume(tmp_path: Path) -> None:

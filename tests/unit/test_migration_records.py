@@ -16,7 +16,19 @@ from persist.migrate.records import Records, Run, Stamp, is_id, overlap
 from persist.record import replace
 
 STAMP = Stamp("a.b-2", "/srv/ü", ("a.service",), "refuse", "12", "run", "", "2026-01-01T00:00:00Z")
-RUN = Run("a", "/srv/data/x", "/srv/data", "bind", "before-services", "running", "migration-x", "1", "2")
+RUN = Run(
+    "a",
+    "/srv/data",
+    "/srv/data",
+    "bind",
+    "before-services",
+    "running",
+    "migration-x",
+    "1",
+    "2",
+    "/usr/lib/persist.d/t.conf",
+    "migration-x",
+)
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the store is root's")
 
 
@@ -90,6 +102,14 @@ def test_links_and_names_of_others(volume: Path) -> None:
     at.chmod(0o777)
     with pytest.raises(PersistError, match="others than root"):
         Records(str(volume))
+
+
+def test_snapshots_that_are_needed(volume: Path) -> None:
+    with Records(str(volume)) as records:
+        records.write(RUN)
+        records.write(replace(RUN, id="b", snapshot="", before="migration-y"))
+        (volume / ".persist/migrations/c:run").touch()
+        assert records.snapshots() - {""} == {"migration-x", "migration-y"}
 
 
 def test_one_at_a_time(volume: Path) -> None:
