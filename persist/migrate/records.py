@@ -33,7 +33,7 @@ STATES = (RUNNING, DUE, FAILED, BACK, HELD)
 class Stamp(Record):
     """A migration that was done: ``image`` is the version of the image that did it, ``how`` is ``run``, or
     ``seeded`` where its data came from that image; ``snapshot`` has the data as they were before, '' where
-    nothing has."""
+    nothing has. ``file`` is the registry file that declared it."""
 
     id: str
     path: str
@@ -41,6 +41,7 @@ class Stamp(Record):
     downgrade: str
     image: str
     how: str
+    file: str
     snapshot: str
     time: str
 

@@ -254,8 +254,9 @@ class Migration:
         with Dir.at(VOLUME) as volume:
             volume.sync_filesystem()
         step("synced")
-        m, services = self.asked, tuple(self.asked.services)
-        stamp = Stamp(self.id, self.path, services, m.downgrade, self.image, "run", run.before, now())
+        m = self.asked
+        more = ("run", m.file, run.before, now())
+        stamp = Stamp(self.id, self.path, tuple(m.services), m.downgrade, self.image, *more)
         self.records.write(stamp)
         step("stamped")
         self.records.forget(self.id)

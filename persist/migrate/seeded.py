@@ -19,8 +19,8 @@ def stamp(plan: Plan, name: str, image: str) -> None:
         for found in mine:
             m = found.migration
             if not records.has(m.id):
-                services = tuple(m.services)
-                records.write(Stamp(m.id, found.path, services, m.downgrade, image, "seeded", "", now()))
+                seen = tuple(m.services), m.downgrade, image, "seeded", m.file, "", now()
+                records.write(Stamp(m.id, found.path, *seen))
             records.forget(m.id)
             flags.write(m.id)
     step("seed-stamped")

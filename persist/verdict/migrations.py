@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from persist.boot import paths
 from persist.boot.load import Loaded
@@ -34,23 +34,32 @@ def _of_run(found: Run, busy: bool) -> Reason | None:
     return Reason("migration-failed", f"{what} did not end.", hint, found.path)
 
 
-def _of_plan(found: PlannedMigration, busy: bool) -> Reason:
+def _unit_failed(unit: str) -> bool:
+    return run("systemctl", "is-failed", unit, ok=range(256)).strip() == "failed"
+
+
+def _of_plan(found: PlannedMigration, failed: bool) -> Reason:
     """What is to be said of one that has not begun."""
     what = f"The migration {found.migration.id} of {found.path}"
     status = remedies.command("systemctl", "status", found.unit)
-    if not busy and run("systemctl", "is-failed", found.unit, ok=range(256)).strip() == "failed":
+    if failed:
         return Reason("migration-failed", f"{what} is not done.", f"See {status}.", found.path)
     return Reason("migration-waiting", f"{what} has not run yet.", "", found.path)
 
 
-def _all(loaded: Loaded) -> Iterator[Reason]:
-    with Records() as records:
+def _all(loaded: Loaded, volume: str, unit_failed: Callable[[str], bool]) -> Iterator[Reason]:
+    with Records(volume) as records:
         begun = records.begun()
         due = [m for m in loaded.plan.migrations if not records.has(m.migration.id)]
         busy = records.busy() if begun or due else False
         told = set()
         for id in begun:
-            found = records.run(id)
+            try:
+                found = records.run(id)
+            except PersistError as e:
+                told.add(id)
+                yield Reason("migration-failed", e.message, e.hint)
+                continue
             if found is None or (found.state != BACK and records.has(id)):
                 continue
             reason = _of_run(found, busy)
@@ -58,16 +67,18 @@ def _all(loaded: Loaded) -> Iterator[Reason]:
                 told.add(id)
                 yield reason
         for planned in due:
-            if planned.migration.id not in told and stores.flag(planned.planned.name):
-                yield _of_plan(planned, busy)
+            if planned.migration.id not in told and stores.flag(planned.planned.name, loaded.facts.root):
+                yield _of_plan(planned, not busy and unit_failed(planned.unit))
 
 
-def look(loaded: Loaded) -> tuple[list[Reason], list[Reason]]:
-    """What costs the verdict, and what is worth a word."""
+def look(
+    loaded: Loaded, volume: str = paths.VOLUME, unit_failed: Callable[[str], bool] = _unit_failed
+) -> tuple[list[Reason], list[Reason]]:
+    """What costs the verdict, and what is worth a word. ``unit_failed``: whether PID 1 says so of a unit."""
     if loaded.plan.reason:
         return [], []
     try:
-        found = list(_all(loaded))
+        found = list(_all(loaded, volume, unit_failed))
     except (PersistError, OSError) as e:
         text = f"Failed to look at migrations: {e}"
         return [Reason("migration-failed", text, f"See what is in {paths.STORE}/migrations.")], []

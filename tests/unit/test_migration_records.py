@@ -15,7 +15,7 @@ from persist.migrate import restore
 from persist.migrate.records import Records, Run, Stamp, is_id, overlap
 from persist.record import replace
 
-STAMP = Stamp("a.b-2", "/srv/ü", ("a.service",), "refuse", "12", "run", "", "2026-01-01T00:00:00Z")
+STAMP = Stamp("a.b-2", "/srv/ü", ("a.service",), "refuse", "12", "run", "/f.conf", "", "2026-01-01T00:00:00Z")
 RUN = Run(
     "a",
     "/srv/data",
