@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from persist.boot.paths import VOLUME
+from persist.boot.paths import MIGRATED, STORES, VOLUME
 from persist.cli.migrate import retry, rollback
 from persist.migrate import snapshot
 from persist.migrate.records import Records
 from persist.migrate.steps import RESTORE, RUN
+from persist.services import seed
 
 from .migrating import DATA, ENTRY, MIGRATION, NEW, OLD, STORE, World, btrfs, child, snapshots, tree
-from .namespace import disk, own_machine, sh
+from .namespace import disk, own_machine, registry, sh
 
 BOTH = [pytest.param(btrfs, id="btrfs"), pytest.param(disk, id="ext4")]
 
@@ -153,6 +154,47 @@ def test_a_failed_one_is_not_repeated_by_itself(make: object) -> None:
     with Records() as records:
         retry("one", records)
     assert world.run() == 0 and tree(DATA) == NEW and world.records() == ["one"]
+
+
+@own_machine
+def test_cut_after_it_has_failed() -> None:
+    btrfs()
+    world = World()
+    world.old_data()
+    world.boot()
+    Path("/run/bad").touch()
+    assert world.run(step="failed") == -9
+    world.reboot()
+    assert world.run() == 1 and tree(DATA) == {**OLD, "f": "half\n"}, "not repeated, and not restored"
+
+
+def _seed(step: str = "") -> int:
+    sh(f"rm -f {STORES}/srv-data; touch /run/persist/mount-entries")
+    return child(lambda: seed.main("srv-data"), step)
+
+
+@pytest.mark.parametrize("step", ["placed", "seed-stamped", "manifest", "marker"])
+@own_machine
+def test_what_is_seeded_is_stamped(step: str) -> None:
+    """Once, by the image whose data they are."""
+    disk()
+    more = (ENTRY + MIGRATION).replace("one", "other").replace("/srv/data", "/srv/other")
+    registry(ENTRY + MIGRATION + more)
+    sh("mkdir -p /srv/data; echo image >/srv/data/f")
+    assert _seed(step) == -9
+    assert _seed() == 0
+    assert os.listdir(STORE) == ["one"] and _stamp()["how"] == "seeded"
+    assert os.listdir(MIGRATED) == ["one"], "so PID 1 does not start it"
+    assert tree(Path(f"{VOLUME}/srv/data")) == {"f": "image\n"}
+
+
+@own_machine
+def test_what_is_adopted_is_not() -> None:
+    disk()
+    registry(ENTRY + MIGRATION)
+    sh(f"mkdir -p /srv/data {VOLUME}/srv/data; echo image >/srv/data/f; echo old >{VOLUME}/srv/data/f")
+    assert _seed() == 0
+    assert os.listdir(STORE) == [] and not os.path.exists(MIGRATED)
 
 
 @own_machine
