@@ -180,7 +180,7 @@ def test_what_is_seeded_is_stamped(step: str) -> None:
     disk()
     more = (ENTRY + MIGRATION).replace("one", "other").replace("/srv/data", "/srv/other")
     registry(ENTRY + MIGRATION + more)
-    sh("mkdir -p /srv/data; echo image >/srv/data/f")
+    sh("mkdir -p /srv/data; echo image >/srv/data/f; mount --bind /srv /run/persist/private/image/srv")
     assert _seed(step) == -9
     assert _seed() == 0
     assert os.listdir(STORE) == ["one"] and _stamp()["how"] == "seeded"
@@ -193,6 +193,7 @@ def test_what_is_adopted_is_not() -> None:
     disk()
     registry(ENTRY + MIGRATION)
     sh(f"mkdir -p /srv/data {VOLUME}/srv/data; echo image >/srv/data/f; echo old >{VOLUME}/srv/data/f")
+    sh("mount --bind /srv /run/persist/private/image/srv")
     assert _seed() == 0
     assert os.listdir(STORE) == [] and not os.path.exists(MIGRATED)
 
