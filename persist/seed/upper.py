@@ -94,13 +94,17 @@ class Upper(Attempt):
         begins."""
         path, store = self.entry.path, self.store
         with ExitStack() as stack, Dir.at(self.roots.lower) as lower:
-            found = [top.node(path) for top in (store.volume, self.live, lower)]
-            for fd in found:
-                if fd is not None:
-                    stack.callback(os.close, fd)
+            found = []
+            for top in (store.volume, self.live, lower):
+                try:
+                    fd = top.node(path)
+                except PersistError:
+                    return  # a link on the way, through which nothing of ours is shown
+                if fd is None:
+                    return
+                stack.callback(os.close, fd)
+                found.append(fd)
             kept, shown, image = found
-            if kept is None or shown is None or image is None:
-                return
             if not os.path.samestat(os.fstat(kept), os.fstat(shown)):
                 return
             if as_in(f"/proc/self/fd/{kept}/.", f"/proc/self/fd/{image}/."):
