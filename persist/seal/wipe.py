@@ -9,10 +9,12 @@ import stat
 from collections.abc import Iterable
 
 from persist import cut
-from persist.errors import PersistError
+from persist.errors import CommandError, PersistError
 from persist.seal.look.obstacles import Surroundings
 from persist.seal.look.tree import Parts, Tree
 from persist.seal.plan import EMPTY, REMOVE, TRUNCATE, UNLINK, WRITE, Deed
+from persist.seed.tree import walk
+from persist.system.btrfs import TOP_INODE
 from persist.system.run import run
 from persist.system.safepath import Dir
 
@@ -53,9 +55,36 @@ def remove(parent: Dir, name: str) -> None:
     if there is None:
         return
     if stat.S_ISDIR(there.st_mode):
-        run("rm", "-rf", "--one-file-system", "--", parent.proc(name), pass_fds=[parent.fd], timeout=None)
+        try:
+            _rm(parent, name)
+        except CommandError:
+            inner = _subvolumes(parent, name)
+            if not inner:
+                raise
+            for path in inner:
+                directory, _, last = path.rpartition("/")
+                with parent.inner(directory) as there_in:
+                    _rm(there_in, last)
+            _rm(parent, name)
     else:
         os.unlink(name, dir_fd=parent.fd)
+
+
+def _rm(parent: Dir, name: str) -> None:
+    run("rm", "-rf", "--one-file-system", "--", parent.proc(name), pass_fds=[parent.fd], timeout=None)
+
+
+def _subvolumes(parent: Dir, name: str) -> list[str]:
+    """The subvolumes in a tree on a btrfs, the innermost first. They are a part of it, and rm(1) takes them
+    for other filesystems. Raises OSError, PersistError where one of them is mounted there."""
+    found = []
+    own = os.stat(name, dir_fd=parent.fd, follow_symlinks=False).st_dev
+    for at, st in walk(parent.proc(name)):
+        if st.st_ino == TOP_INODE and st.st_dev != own and stat.S_ISDIR(st.st_mode):
+            found.append(f"{name}/{at}")
+    for path in found:
+        parent.inner(path).close()
+    return found[::-1]
 
 
 def _write(parent: Dir, name: str, data: bytes) -> None:

@@ -16,9 +16,11 @@ from persist.entries import stores
 from persist.entries.bring_up import bring_up
 from persist.entries.take_back import TakeBack
 from persist.errors import PersistError
+from persist.seal.wipe import remove
 from persist.seed.steps import STEPS
 from persist.services import bind as bind_service
 from persist.services import seed as seed_service
+from persist.system.safepath import Dir
 from persist.verdict import current
 from persist.volume import outcome
 from persist.volume.ondisk import store
@@ -218,3 +220,14 @@ def test_a_link_into_it_is_taken_back(tmp_path: Path) -> None:
             assert {p.read_text() for p in cut.at("/.persist/replaced").iterdir()} == {"old"}
             assert sorted(os.listdir(cut.at("/var/lib"))) == ["key", "old"], name
         assert cuts >= 6
+
+
+def test_what_a_cut_seed_has_left_is_removed_by_seal(rig: Rig) -> None:
+    """rm(1) takes a subvolume for another filesystem."""
+    assert killed(lambda: rig.seed(PATH, snapshot=False), "copied")
+    assert rig.leftovers() == ["var-lib-x"]
+    tool("btrfs", "-q", "subvolume", "create", rig.at("/.persist/tmp/var-lib-x/tree/inner"))
+    rig.at("/.persist/tmp/var-lib-x/tree/inner/f").touch()
+    with Dir.at(str(rig.at("/.persist"))) as top, top.sub("tmp") as tmp:
+        remove(tmp, "var-lib-x")
+        assert os.listdir(tmp.proc()) == []
