@@ -107,6 +107,22 @@ def mount_bind(planned: Planned) -> None:
         os.close(source)
 
 
+def lower_there(planned: Planned, loaded: Loaded) -> bool:
+    """Whether there is what an overlay entry hides. An image that has nothing there gets an empty directory,
+    where it takes one, at each boot that needs one: seeding has made it in a root that is another by now.
+    Raises PersistError where it takes none, OSError."""
+    fstab = loaded.plan.fstab
+    if os.path.isdir(lower(planned, fstab)):
+        return True
+    if above(planned.path, fstab) or not os.path.ismount(paths.IMAGE):
+        return False
+    from persist.seed.live_path import LivePath  # rare, and heavy
+
+    with Dir.at(paths.IMAGE) as image:
+        LivePath(planned.path, image, paths.VOLUME, ()).mount_point("directory")
+    return os.path.isdir(lower(planned, fstab))
+
+
 def mount_overlay(planned: Planned, loaded: Loaded) -> bool:
     """Mount an overlay entry, which was looked at, as its unit would. False where the unit's other conditions
     do not hold.
@@ -114,9 +130,13 @@ def mount_overlay(planned: Planned, loaded: Loaded) -> bool:
     Raises PersistError and OSError.
     """
     read_only = loaded.plan.read_only
-    needed = [lower(planned, loaded.plan.fstab)] + ([f"{paths.BELOW}/{planned.name}"] if read_only else [])
-    if not all(map(os.path.isdir, needed)):
+    if read_only and not os.path.isdir(f"{paths.BELOW}/{planned.name}"):
         return False
+    try:
+        if not lower_there(planned, loaded):
+            return False
+    except PersistError:
+        return False  # a root that takes writes only later; mount_seeded() says it
     there = target(planned, "directory")
     try:
         newmount.overlay(there, overlay_options(planned, loaded.plan.fstab, read_only), planned.entry.options)
@@ -227,6 +247,12 @@ def mount_seeded(loaded: Loaded, ours: Iterable[str] = (), but: Iterable[str] = 
     is not mounted.
     """
     problems = note_stores(loaded, but=but)
+    for planned in loaded.plan.entries:
+        if planned.entry.method == "overlay" and stores.flag(planned.name):
+            try:
+                lower_there(planned, loaded)
+            except (PersistError, OSError) as e:
+                problems.append(failure(planned, e))
     needed = _needed(loaded.plan.entries, ours)
     if not needed:
         return problems

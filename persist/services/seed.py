@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from persist.boot.load import Loaded
-from persist.boot.paths import MOUNT_ENTRIES, PERSISTENT, VOLUME, unescape
+from persist.boot.paths import MOUNT_ENTRIES, VOLUME, unescape
 from persist.boot.plan import Planned
 from persist.entries import as_seeded, stores
 from persist.entries.bind import failure, mount_bind, mount_overlay
@@ -155,15 +155,20 @@ def link_main(escaped_name: str) -> int:
         planned = next((p for p in entries if p.name == escaped_name and p.entry.method == "symlink"), None)
         if planned is None:
             return 0  # its entry has gone, or says something else by now
-        if not os.path.exists(PERSISTENT):
-            return 0  # the volume is in memory, and the root filesystem may keep the file
-        if stores.replaced(planned.path) and not os.path.ismount(VOLUME):
+        from persist.entries.take_back import TakeBack  # rare
+        from persist.volume.root_kept import lost
+
+        # Not by our flags: a soft reboot takes them away before this.
+        volume = mountinfo.at(VOLUME)
+        if volume is None:
+            if not stores.replaced(planned.path):
+                return 0
             raise PersistError(
                 f"no state volume is mounted at {VOLUME} any more, and the file stays where it is.",
                 hint="Copy it to a safe place, if the root filesystem does not keep it.",
             )
-        from persist.entries.take_back import TakeBack  # rare
-
+        if lost(volume, files=False):
+            return 0  # and the root filesystem may keep the file
         note = TakeBack(planned.path, Progress(notify_status)).run()
         if note is not None:
             say(note)

@@ -17,7 +17,7 @@ from typing import ParamSpec
 import pytest
 
 from persist.boot.load import Loaded, load
-from persist.boot.paths import escape
+from persist.boot.paths import IMAGE, escape
 from persist.volume.mount import binds
 from persist.volume.ondisk import store
 
@@ -35,6 +35,7 @@ def _inside(test: Callable[[], object]) -> None:
         raise OSError(ctypes.get_errno(), "unshare")
     sh("mount --make-rprivate /; for d in run srv opt; do mount -t tmpfs none /$d; done")
     binds.bind_image()
+    sh(f"for d in srv opt; do mount -t tmpfs none {IMAGE}/$d; done")  # nothing is made in this machine's root
     test()
 
 

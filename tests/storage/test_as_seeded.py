@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from persist.boot import paths
 from persist.boot.load import Loaded, load
-from persist.entries import as_seeded, stores
+from persist.entries import as_seeded, bind, stores
 from persist.entries.bring_up import bring_up
 from persist.seed.intent import Intent
 from persist.seed.tree import Summary
@@ -129,9 +130,15 @@ def whole_marker(path: str, method: str) -> None:
     Path(f"{paths.STORE}/seed/{paths.escape(path)}.json").write_bytes(made.to_json(paths.escape(path)))
 
 
-def content(method: str, path: str = "/srv/x") -> None:
+def in_memory() -> None:
+    """What stands for a volume as well, where no filesystem of a kind is needed."""
+    sh(f"mkdir -p {paths.VOLUME}; mount -t tmpfs none {paths.VOLUME}")
+    store.make(paths.VOLUME)
+
+
+def content(method: str, path: str = "/srv/x", make: Callable[[], None] = disk) -> None:
     """A bind or symlink entry on the volume, and what the image has at the path: a directory, or the link."""
-    disk()
+    make()
     kept(path, "kept")
     whole_marker(path, method)
     if method == "bind":
@@ -309,9 +316,6 @@ def test_a_link_that_was_replaced_is_taken_back() -> None:
         kept(f"/srv/{name}", "kept")
         sh(f"rm -r {paths.VOLUME}/srv/{name}; echo old >{paths.VOLUME}/srv/{name}; echo new >/srv/{name}")
     says("symlink", "/srv/link")
-    assert seed_service.link_main("srv-link") == 0 and Path("/srv/link").read_text() == "new\n"
-    assert not os.path.islink("/srv/link"), "into memory, from a root that may keep it"
-    outcome.write(Outcome("btrfs"))
     assert seed_service.link_main("srv-gone") == 0 and Path("/srv/gone").read_text() == "new\n", "no entry"
     assert seed_service.link_main("srv-link") == 0
     assert os.readlink("/srv/link") == f"{paths.VOLUME}/srv/link" and Path("/srv/link").read_text() == "new\n"
@@ -351,3 +355,29 @@ def test_converted_but_for_the_marker(was: str, wanted: str) -> None:
     assert os.listdir("/srv/x") == ["f"] and stores.flag("srv-x")
     assert [found[0] for found in now()] == [wanted]
     assert begins(says(wanted)) == [] and os.listdir("/srv/x") == ["f"] and len(now()) == 1
+
+
+@own_machine
+def test_no_link_is_taken_back_into_memory() -> None:
+    """The root filesystem may keep the file."""
+    in_memory()
+    sh("echo new >/srv/link")
+    says("symlink", "/srv/link")
+    assert seed_service.link_main("srv-link") == 0 and Path("/srv/link").read_text() == "new\n"
+    assert not os.path.islink("/srv/link") and not os.path.lexists(f"{paths.VOLUME}/srv/link")
+
+
+@own_machine
+def test_an_overlay_on_what_the_image_has_not() -> None:
+    """Its seed has made an empty directory there, in a root that was in memory, or another image's."""
+    in_memory()
+    sh(f"for d in image lower; do umount -R {paths.PRIVATE}/$d; mount --rbind / {paths.PRIVATE}/$d; done")
+    (kept_overlay("/srv/x") / "mine").touch()
+    seeded("/srv/x", "overlay")
+    loaded = says("overlay")
+    assert begins(loaded) == [] and os.listdir(f"{paths.LOWER}/srv/x") == []
+    assert bind.mount_overlay(loaded.plan.entries[0], loaded) and os.listdir("/srv/x") == ["mine"]
+    sh("umount /srv/x; rmdir /srv/x; mount -o remount,ro,bind /run/persist/private/image/srv")
+    (said,) = begins(says("overlay"))
+    assert "'/srv/x' from the state volume" in said and "cannot be made: Read-only file system" in said
+    assert not bind.mount_overlay(loaded.plan.entries[0], loaded)

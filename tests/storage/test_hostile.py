@@ -325,7 +325,7 @@ def _image(node: str, how: str) -> Loaded:
     (tree / "link").symlink_to(f"{paths.VOLUME}/srv/link")
     sh(f"mount --bind {tree} /srv")
     for place in (paths.IMAGE, paths.LOWER):
-        sh(f"umount {place}; mount --bind /run/tree {place}")
+        sh(f"umount -R {place}; mount --bind /run/tree {place}")
     Path("/run/persist/persist.conf").write_text(
         f"[Volume]\nDevice={node}\nMount=/run/state\nMemberTimeoutSec=0\n"
     )
