@@ -9,6 +9,8 @@ has must not take the place of what the machine has kept.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import time
@@ -31,8 +33,22 @@ def _same(a: os.stat_result, b: os.stat_result | None) -> bool:
     return b is not None and (a.st_ino, a.st_size, a.st_mtime_ns) == (b.st_ino, b.st_size, b.st_mtime_ns)
 
 
+def _written(parent: Dir, name: str) -> bool:
+    """Whether a program has a file open for writing. Raises OSError."""
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent.fd)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as e:
+        return e.errno == errno.EAGAIN  # else the filesystem knows no leases
+    finally:
+        os.close(fd)
+    return False
+
+
 class TakeBack:
-    """One entry. ``root`` and ``volume`` are where things are; ``copying`` and ``progress`` as ever."""
+    """One entry. ``root`` and ``volume`` are where things are; ``copying`` and ``progress`` as ever;
+    ``last``: programs have ended, and what one has open all the same is taken as it is."""
 
     def __init__(
         self,
@@ -41,9 +57,11 @@ class TakeBack:
         root: str = "/",
         volume: str = VOLUME,
         copying: Callable[[Source, Dir, str, Progress], object] = copy,
+        *,
+        last: bool = False,
     ) -> None:
         self.path, self.progress, self.root, self.volume = path, progress, root, volume
-        self.copying = copying
+        self.copying, self.last = copying, last
         self.name = split(path)[-1]
         # What was at the path, from when the link is there again until it is known to be on the volume.
         self.out = f".{self.name}.persist-taken"
@@ -80,6 +98,7 @@ class TakeBack:
 
     def _once(self, parent: Dir, source: str, store: Store, place: Dir, *, old: bool) -> str:
         """Raises PersistError and OSError. Returns where what was there is now."""
+        self._no_writer(parent, source)
         fd = os.open(source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent.fd)
         try:
             before = os.fstat(fd)
@@ -93,10 +112,20 @@ class TakeBack:
             parent.sync()
             step("taken-linked")
         there = parent.lstat(self.out)
+        if there is not None:
+            self._no_writer(parent, self.out)  # who had opened it before still writes there
         if _same(before, there):
             os.unlink(self.out, dir_fd=parent.fd)
             parent.sync()
         return aside
+
+    def _no_writer(self, parent: Dir, name: str) -> None:
+        """Raise PersistError where a program would go on writing to what nobody finds any more."""
+        if not self.last and _written(parent, name):
+            raise PersistError(
+                f"a program has '{parent.path(name)}' open for writing. It stays where it is until shutdown.",
+                hint=f"See which one: fuser -v '{parent.path(name)}'.",
+            )
 
     def _to_the_volume(self, fd: int, store: Store, place: Dir, *, old: bool) -> str:
         """``old``: what is newer on the volume stays there."""

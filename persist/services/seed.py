@@ -169,7 +169,8 @@ def link_main(escaped_name: str) -> int:
             )
         if lost(volume, files=False):
             return 0  # and the root filesystem may keep the file
-        note = TakeBack(planned.path, Progress(notify_status)).run()
+        last = "SERVICE_RESULT" in os.environ  # PID 1 says it to ExecStop=, not to ExecReload=
+        note = TakeBack(planned.path, Progress(notify_status), last=last).run()
         if note is not None:
             say(note)
     except (PersistError, OSError) as e:

@@ -131,3 +131,37 @@ def test_what_was_written_through_the_link_since_a_cut_stays(tmp_path: Path) -> 
     assert "an older one is" in back(rig)
     assert rig.at(KEY).read_text() == "newest" and kept(rig) == ["new", "old"]
     assert (rig.root / KEY[1:]).is_symlink() and rig.leftovers() == []
+
+
+def test_a_file_that_a_program_writes_to_stays_until_shutdown(tmp_path: Path) -> None:
+    """What it writes afterwards would be nowhere."""
+    rig = replaced(tmp_path)
+    path = rig.root / KEY[1:]
+    with path.open("a") as f:
+        with pytest.raises(PersistError, match="open for writing"):
+            back(rig)
+        assert path.read_text() == "new" and rig.at(KEY).read_text() == "old" and kept(rig) == []
+        f.write("er")
+        f.flush()
+        assert TakeBack(KEY, QUIET, str(rig.root), str(rig.volume), last=True).run()
+    assert path.is_symlink() and path.read_text() == "newer" and kept(rig) == ["old"]
+
+
+def test_who_had_it_open_before_it_was_exchanged(tmp_path: Path) -> None:
+    rig = replaced(tmp_path)
+    path = rig.root / KEY[1:]
+    opened = []
+
+    def meanwhile(source: Source, place: Dir, name: str, progress: Progress) -> object:
+        found = copy(source, place, name, progress)
+        opened.append(path.open("a"))
+        return found
+
+    with pytest.raises(PersistError, match="open for writing"):
+        back(rig, meanwhile)
+    assert path.is_symlink() and path.read_text() == "new"
+    opened[0].write("er")
+    opened[0].close()
+    assert back(rig)
+    assert path.is_symlink() and path.read_text() == "newer" and kept(rig) == ["new", "old"]
+    assert rig.leftovers() == [] and sorted(os.listdir(path.parent)) == ["key", "key.persist-orig"]
