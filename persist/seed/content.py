@@ -40,14 +40,15 @@ class Content(Attempt):
         if done.method not in ("bind", "symlink"):
             super().convert(done)
             return
+        live = LivePath(entry.path, self.live, self.roots.links, self.roots.mounts)
         with store.parents(entry.path, []) as parent:
             if parent.lstat(split(entry.path)[-1]) is None:
                 raise PersistError(f"'{parent.path(split(entry.path)[-1])}' does not exist, or not yet.")
-        live = LivePath(entry.path, self.live, self.roots.links, self.roots.mounts)
-        if entry.method == "symlink":
+            home = live.is_home(parent)
+        if entry.method == "symlink" and not home:
             live.check(done.type)
             live.put(store, self.progress)
-        else:
+        elif not home:
             live.take_away(done.type)
         store.say_anew(replace(done, method=entry.method))
         self.note(
@@ -69,6 +70,7 @@ class Content(Attempt):
         ) as parent:
             step("parents")
             name = split(entry.path)[-1]
+            home = live.is_home(parent)
             intent = store.placed()
             if intent is None or parent.lstat(name) is None:
                 store.wipe()
@@ -76,9 +78,9 @@ class Content(Attempt):
                 if there is not None:
                     found = self._adoptable(parent, name, there, source)
                     kind, there = found or kind, there if found else None
-                if as_link:
+                if as_link and not home:
                     live.check(kind)
-                else:
+                elif not home:
                     live.check_mount_point(kind)
                 if there is not None:
                     intent = self._adopt(kind)
@@ -91,11 +93,11 @@ class Content(Attempt):
                     store.place(parent, name)
             # The mount point only now: an empty one made earlier would look like a source to the next
             # attempt.
-            if not as_link:
+            if not as_link and not home:
                 live.mount_point(intent.type)
             self.result.state = "adopted" if intent.adopted else "seeded" if intent.source else "empty"
             self.result.source, self.result.summary = intent.source, intent.summary
-            if as_link:
+            if as_link and not home:
                 live.put(store, self.progress)
             self.commit(intent)
 

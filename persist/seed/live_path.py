@@ -30,6 +30,16 @@ class LivePath:
         self.target = links + path
         self.targets = {self.target} | {mount + path for mount in mounts}
 
+    def is_home(self, place: Dir) -> bool:
+        """Whether the path lies in ``place``, the directory on the volume that its content is in: an entry
+        above is kept by a bind, whatever it says (entries/as_seeded.py). It is in sight there, and a link
+        would lead to itself."""
+        try:
+            with self.live.sub(self.path.rpartition("/")[0]) as parent:
+                return os.path.samestat(os.fstat(parent.fd), os.fstat(place.fd))
+        except FileNotFoundError:
+            return False  # and can be made
+
     # -- mount point
 
     def check_mount_point(self, kind: str) -> None:

@@ -48,6 +48,8 @@ class Here(Record):
 def wrong_mount(planned: Planned, at: Mount | None, volume: Mount, look: Look) -> Wrong:
     """Why what is mounted on an entry is not its store."""
     if at is None:
+        if planned.entry.method == "bind" and look.at_home(planned.path):
+            return WELL
         return "is not mounted", remedies.not_mounted(planned)
     if not _ours(planned, at, volume, look):
         shown = (
@@ -115,6 +117,8 @@ def _wrong_link(planned: Planned, look: Look, public: str) -> Wrong:
         paths.VOLUME + path,
         public + path,
     ):
+        return _wrong_place(planned, look)
+    if not target and look.at_home(path):
         return _wrong_place(planned, look)
     there = look.exists(path)
     holder = look.holder(path)

@@ -143,6 +143,13 @@ class Look:
         except OSError:
             return ""
 
+    def at_home(self, path: str) -> bool:
+        """Whether a path is its own place on the volume, through what is mounted above it."""
+        try:
+            return os.path.samestat(os.lstat(self.root + path), os.lstat(self.root + paths.VOLUME + path))
+        except OSError:
+            return False
+
     def read_only(self, at: Mount) -> Obstacle | None:
         """Why nothing can be written to a volume that is mounted, also where the options of the mount do not
         say so. Raises OSError."""

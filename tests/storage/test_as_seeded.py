@@ -381,3 +381,22 @@ def test_an_overlay_on_what_the_image_has_not() -> None:
     (said,) = begins(says("overlay"))
     assert "'/srv/x' from the state volume" in said and "cannot be made: Read-only file system" in said
     assert not bind.mount_overlay(loaded.plan.entries[0], loaded)
+
+
+@own_machine
+@pytest.mark.parametrize("method", ["bind", "symlink"])
+@pytest.mark.parametrize("there", [True, False])
+def test_below_an_overlay_that_stays_a_bind(method: str, there: bool) -> None:
+    """The path is its own place on the volume: a link there would lead to itself."""
+    content("bind", make=in_memory)
+    if there:
+        sh(f"mkdir {paths.VOLUME}/srv/x/data; touch {paths.VOLUME}/srv/x/data/mine")
+    text = f"[Path]\nPath=/srv/x\n[Path]\nPath=/srv/x/data\nMethod={method}\n"
+    for _ in range(2):
+        assert begins(registry(text)) == []
+        assert seed_service.main("srv-x-data") == 0
+        assert method == "symlink" or bind_service.main("srv-x-data") == 0
+        assert sorted(os.listdir("/srv/x")) == ["data", "f"] and stores.flag("srv-x-data")
+        assert not os.path.islink("/srv/x/data") and os.listdir("/srv/x/data") == ["mine"] * there
+        assert [found[0] for found in now()] == ["bind", method]
+        sh("umount /srv/x")
