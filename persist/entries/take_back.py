@@ -15,6 +15,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from functools import partial
 
 from persist.boot.paths import VOLUME
 from persist.errors import PersistError
@@ -27,6 +28,7 @@ from persist.system.files import exchange
 from persist.system.safepath import Dir, rename_noreplace, split
 
 _TRIES = 5
+COPYING = partial(copy, reserve=False)  # what would not be kept otherwise is what the room is for
 
 
 def _same(a: os.stat_result, b: os.stat_result | None) -> bool:
@@ -56,7 +58,7 @@ class TakeBack:
         progress: Progress,
         root: str = "/",
         volume: str = VOLUME,
-        copying: Callable[[Source, Dir, str, Progress], object] = copy,
+        copying: Callable[[Source, Dir, str, Progress], object] = COPYING,
         *,
         last: bool = False,
     ) -> None:

@@ -82,26 +82,42 @@ def _changed(e: CommandError) -> bool:
 
 
 def copy(
-    source: Source, target: Dir, name: str, progress: Progress, begin: Begin | None = None
+    source: Source,
+    target: Dir,
+    name: str,
+    progress: Progress,
+    begin: Begin | None = None,
+    *,
+    reserve: bool = True,
 ) -> tuple[Summary, list[str]]:
     """Copy a source to a new name; returns what was copied and sentences about what could not be kept.
-    ``begin`` makes the directory of that name, where it is not to be an ordinary one.
+    ``begin`` makes the directory of that name, where it is not to be an ordinary one; ``reserve``: leave room
+    for others.
 
     Raises PersistError, the half copy removed, when there is no space or the source does not stand still.
     """
     clone = without_submounts(source.fd) if source.kind == "directory" else None
     own = source if clone is None else Source(clone, source.kind, source.label)
+    more = _Asked(begin or (lambda: None), clone is None and source.kind == "directory", reserve)
     try:
-        one_device = clone is None and source.kind == "directory"
-        return _copy(own, target, name, progress, begin or (lambda: None), one_device=one_device)
+        return _copy(own, target, name, progress, more)
     finally:
         if clone is not None:
             os.close(clone)
 
 
+class _Asked(Record):
+    """How a copy is made."""
+
+    begin: Begin
+    one_device: bool
+    reserve: bool
+
+
 def _copy(
-    source: Source, target: Dir, name: str, progress: Progress, begin: Begin, *, one_device: bool
+    source: Source, target: Dir, name: str, progress: Progress, asked: _Asked
 ) -> tuple[Summary, list[str]]:
+    one_device = asked.one_device
     extra = ["--preserve=mode,ownership,timestamps,links,xattr"]  # -a alone is silent about lost attributes
     extra += ["--one-file-system"] if one_device else []
     extra += ["-L"] if source.kind == "file" else []  # the descriptor's own link, and only that
@@ -111,9 +127,9 @@ def _copy(
             before = source.count(progress, one_device=one_device)
         except FileNotFoundError:
             continue
-        if not _fits(source, target, before):
+        if not _fits(source, target, before, reserve=asked.reserve):
             raise no_space(target, source.label, before)
-        begin()
+        asked.begin()
         try:
             _cp(source, target, name, Watch(target.proc(name), before, source.label, progress), *extra)
         except CommandError as e:
@@ -163,7 +179,7 @@ def _reflinks(directory: Dir) -> bool:
     return True
 
 
-def _fits(source: Source, target: Dir, needed: Summary) -> bool:
+def _fits(source: Source, target: Dir, needed: Summary, *, reserve: bool) -> bool:
     """Whether a copy leaves room for others.
 
     Tried: a btrfs that was filled once, with all of it given to data, has no room for its metadata
@@ -182,7 +198,8 @@ def _fits(source: Source, target: Dir, needed: Summary) -> bool:
     if same and _reflinks(target):
         return True  # cp(1) shares what is on the disk
     names = needed.files + needed.directories + needed.others
-    return needed.allocated + names * 512 + _reserve(to) <= to.f_bavail * to.f_frsize
+    room = _reserve(to) if reserve else 0
+    return needed.allocated + names * 512 + room <= to.f_bavail * to.f_frsize
 
 
 def no_space(volume: Dir, label: str, needed: Summary) -> PersistError:

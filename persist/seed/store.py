@@ -251,7 +251,7 @@ def copy_there(old: Dir, name: str, new: Dir, as_name: str) -> str:
     new.remove(temporary)
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=old.fd)
     try:
-        copy(Source(fd, "file", old.path(name)), new, temporary, Progress(lambda _: None))
+        copy(Source(fd, "file", old.path(name)), new, temporary, Progress(lambda _: None), reserve=False)
     finally:
         os.close(fd)
     new.sync_filesystem()

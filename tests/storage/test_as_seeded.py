@@ -14,8 +14,9 @@ from persist.boot import paths
 from persist.boot.load import Loaded, load
 from persist.entries import as_seeded, bind, stores
 from persist.entries.bring_up import bring_up
+from persist.entries.take_back import TakeBack
 from persist.seed.intent import Intent
-from persist.seed.tree import Summary
+from persist.seed.tree import Progress, Summary
 from persist.services import bind as bind_service
 from persist.services import seed as seed_service
 from persist.system import mountinfo
@@ -400,3 +401,13 @@ def test_below_an_overlay_that_stays_a_bind(method: str, there: bool) -> None:
         assert not os.path.islink("/srv/x/data") and os.listdir("/srv/x/data") == ["mine"] * there
         assert [found[0] for found in now()] == ["bind", method]
         sh("umount /srv/x")
+
+
+@own_machine
+def test_a_link_is_taken_back_onto_a_volume_that_is_nearly_full() -> None:
+    """What is kept free for others when entries are seeded is there for this."""
+    in_memory()
+    sh(f"cd {paths.VOLUME}; mount -o remount,size=16M .; fallocate -l 15700K big; mkdir srv; echo old >srv/f")
+    Path("/srv/f").write_text("new\n")
+    assert TakeBack("/srv/f", Progress(print)).run()
+    assert os.path.islink("/srv/f") and Path("/srv/f").read_text() == "new\n"
