@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from persist.system.files import exchange
 from persist.system.safepath import Dir, rename_noreplace, split
 
 _TRIES = 5
+KEEP = 5  # of each entry in .persist/replaced: some programs replace their file each minute
 COPYING = partial(copy, reserve=False)  # what would not be kept otherwise is what the room is for
 
 
@@ -163,11 +165,14 @@ class TakeBack:
 
     def _aside(self, store: Store, old: Dir, name: str) -> str:
         """Keep a file in .persist/replaced; returns its name there."""
-        aside = f"{store.name}.{time.time_ns()}"
+        aside = f"{store.name}.{time.time_ns():019}"
         with store.persist.own("replaced") as kept:
             rename_noreplace(old, name, kept, aside)
             kept.sync()
-        old.sync()
+            old.sync()
+            ours = re.compile(re.escape(store.name) + r"\.[0-9]{19}")
+            for too_many in sorted(n for n in os.listdir(kept.proc()) if ours.fullmatch(n))[:-KEEP]:
+                os.unlink(too_many, dir_fd=kept.fd)
         return aside
 
     def _equal(self, store: Store, place: Dir) -> bool:

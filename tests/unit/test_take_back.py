@@ -165,3 +165,15 @@ def test_who_had_it_open_before_it_was_exchanged(tmp_path: Path) -> None:
     assert back(rig)
     assert path.is_symlink() and path.read_text() == "newer" and kept(rig) == ["new", "old"]
     assert rig.leftovers() == [] and sorted(os.listdir(path.parent)) == ["key", "key.persist-orig"]
+
+
+def test_not_all_that_was_ever_replaced_is_kept(tmp_path: Path) -> None:
+    rig = replaced(tmp_path)
+    assert back(rig)
+    other = rig.at("/.persist/replaced/etc-ssh-key.7.1796130533296658130")
+    other.write_text("other")
+    for number in range(9):
+        rig.put(f"{KEY}.new", str(number))
+        os.rename(f"{rig.root}{KEY}.new", f"{rig.root}{KEY}")
+        assert back(rig)
+    assert kept(rig) == ["3", "4", "5", "6", "7", "other"] and rig.at(KEY).read_text() == "8"
